@@ -1,0 +1,82 @@
+"""Export: a trained network becomes a bundle with one proven float32 variant and golden inputs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import edgecv_runtime
+from edgecv_export import graph, parity
+from edgecv_export.graph import Deployed
+from edgecv_runtime import bundle, onnxfile, tasks
+from edgecv_runtime.errors import BadInput
+from edgecv_runtime.manifest import Budget, Manifest, TensorSpec, Variant
+from edgecv_runtime.preprocess import Image, Normalization, Preprocess
+
+GOLDEN_IMAGES = 8
+FLOAT32 = Variant(name="float32", file="model.onnx", precision="float32")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export proved: the largest difference from PyTorch per backend, relative to the largest logit."""
+
+    path: Path
+    parity: dict[str, float]
+
+
+def export(
+    network: nn.Module,
+    path: str | Path,
+    *,
+    name: str,
+    preprocess: Preprocess,
+    normalization: Normalization,
+    labels: Sequence[str],
+    images: Image,
+    task: str = "classification",
+    budget: Budget | None = None,
+    provenance: Mapping[str, str] | None = None,
+) -> Exported:
+    """Export a network to a bundle, behind the parity gate.
+
+    network: takes (N, C, H, W) normalized float tensors and gives (N, classes) logits; it is put into eval mode.
+    images: at least 8 real images, (N, H, W, C) uint8, preprocessed: the gate runs on them, and the first 8 travel as
+    golden inputs. Nothing is written when the gate refuses.
+    Raises ParityError, ComputationError, or BadInput when labels or channels do not match.
+    """
+    if len(normalization.mean) != preprocess.channels:
+        raise BadInput(f"normalization has {len(normalization.mean)} channels, preprocessing {preprocess.channels}")
+    graph.check_frames(images, max(parity.BATCHES), "export")
+    deployed = Deployed(network, normalization)
+    facts = {"edgecv": edgecv_runtime.__version__, "torch": str(torch.__version__), **(provenance or {})}
+    metadata = {"edgecv.name": name, "edgecv.task": task, "edgecv.labels": "\n".join(labels)}
+    model = graph.to_onnx(deployed, preprocess.size, preprocess.channels, "logits", metadata)
+    with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
+        file = Path(folder) / FLOAT32.file
+        file.write_bytes(model.SerializeToString())
+        header = onnxfile.read(file)
+        tasks.create(task, tuple(labels), header.outputs, False)
+        differences = parity.gate(file, deployed, images)
+        golden = bundle.Golden(
+            images=images[:GOLDEN_IMAGES], logits=graph.reference(deployed, images[:GOLDEN_IMAGES], batch=GOLDEN_IMAGES)
+        )
+        manifest = Manifest(
+            name=name,
+            task=task,
+            input=TensorSpec(graph.INPUT, "uint8", (graph.BATCH, *preprocess.size, preprocess.channels)),
+            outputs=header.outputs,
+            preprocess=preprocess,
+            normalization=normalization,
+            labels=tuple(labels),
+            variants=(FLOAT32,),
+            budget=budget or Budget(),
+            provenance=facts,
+        )
+        bundle.write(path, manifest, {FLOAT32.file: file, bundle.GOLDEN: golden.to_bytes()})
+    return Exported(Path(path), differences)

@@ -1,0 +1,113 @@
+"""From a PyTorch network to an ONNX graph that takes camera pixels: uint8 NHWC in, normalization inside."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgecv_runtime.errors import BadInput, ComputationError
+from edgecv_runtime.preprocess import Image, Normalization
+
+# Opset 17 and IR 8 load on everything from TensorRT 8.6 and ONNX Runtime 1.12 on.
+OPSET = 17
+INPUT, BATCH = "image", "batch"
+
+
+class Deployed(nn.Module):
+    """The network as the device sees it: (N, H, W, C) uint8 pixels -> the network's outputs.
+
+    The uint8 input meets the cast before anything else, as TensorRT demands; normalization is one multiplication and
+    one addition: (x / 255 - mean) / std = x * scale + offset.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, network: nn.Module, normalization: Normalization) -> None:
+        super().__init__()
+        mean, std = torch.tensor(normalization.mean), torch.tensor(normalization.std)
+        self.network = network
+        self.register_buffer("scale", (1 / (255 * std)).reshape(1, -1, 1, 1))
+        self.register_buffer("offset", (-mean / std).reshape(1, -1, 1, 1))
+        self.eval()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Pixels (N, H, W, C) uint8 -> outputs of the network."""
+        x = image.float().permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
+        outputs: Tensor = self.network(x * self.scale + self.offset)
+        return outputs
+
+
+def reference(deployed: Deployed, frames: Image, batch: int = 16) -> NDArray[np.float32]:
+    """PyTorch's own outputs for (N, H, W, C) uint8 frames: what every file is compared with."""
+    deployed.eval()
+    with torch.inference_mode():
+        parts = [
+            deployed(torch.from_numpy(np.ascontiguousarray(frames[start : start + batch])))
+            for start in range(0, len(frames), batch)
+        ]
+    outputs: NDArray[np.float32] = torch.cat(parts).numpy().astype(np.float32, copy=False)
+    return outputs
+
+
+def to_onnx(deployed: Deployed, size: tuple[int, int], channels: int, output: str, metadata: dict[str, str]) -> Any:
+    """Export, simplify and check -> onnx.ModelProto with a dynamic batch.
+
+    PyTorch's TorchScript exporter is used: the newer one (`dynamo=True`) writes a Gather with computed indices for a
+    flatten behind a dynamic batch, and has shipped wrong graphs (pytorch#169178).
+    Raises ComputationError when the network cannot be exported or the graph is not valid.
+    """
+    import onnx
+    import onnxslim
+
+    example = torch.zeros((2, *size, channels), dtype=torch.uint8)
+    logging.getLogger("onnxslim").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory(prefix="edgecv-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own notices; the parity gate judges the graph
+        path = Path(folder) / "model.onnx"
+        try:
+            torch.onnx.export(
+                deployed.eval(),
+                (example,),
+                path,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[output],
+                dynamic_axes={INPUT: {0: BATCH}, output: {0: BATCH}},
+            )
+        except Exception as exc:
+            raise ComputationError(f"PyTorch cannot export this network: {str(exc).strip().splitlines()[0]}") from exc
+        model = onnxslim.slim(onnx.load(path))
+    model.doc_string = ""
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, metadata)
+    check(model)
+    return model
+
+
+def check(model: Any) -> None:
+    """ONNX's full checker with shape inference, and our own promise on the input; raises ComputationError."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        raise ComputationError(f"the exported graph is not valid ONNX: {str(exc).strip().splitlines()[0]}") from exc
+    readers = [node.op_type for node in model.graph.node if INPUT in node.input]
+    if readers != ["Cast"]:
+        raise ComputationError(f"the uint8 input '{INPUT}' must be read by one Cast and nothing else, not by {readers}")
+
+
+def check_frames(frames: Image, count: int, what: str) -> None:
+    """Refuse fewer frames than needed."""
+    if len(frames) < count:
+        raise BadInput(f"{what} wants at least {count} real images, got {len(frames)}")

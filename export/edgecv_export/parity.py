@@ -1,0 +1,111 @@
+"""The parity gate: a graph leaves only when it computes what PyTorch computes, at several batch sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgecv_export.graph import INPUT, Deployed, check_frames, reference
+from edgecv_runtime import backends
+from edgecv_runtime.backends import Options
+from edgecv_runtime.errors import ParityError
+from edgecv_runtime.preprocess import Image
+
+BATCHES = (1, 3, 8)
+# Largest difference allowed, relative to the largest logit (at least 1): float32 rounding stays below a tenth of it.
+TOLERANCE = 1e-3
+
+
+def gate(path: Path, deployed: Deployed, frames: Image) -> dict[str, float]:
+    """Compare an ONNX file with PyTorch on every backend of this machine, at batch 1, 3 and 8.
+
+    frames: at least 8 real images, (N, H, W, C) uint8, preprocessed.
+    Gives the largest difference per backend, relative to the largest logit; raises ParityError that says on which
+    backend, at which batch size and where in the network the graph starts to differ.
+    """
+    check_frames(frames, max(BATCHES), "the parity gate")
+    largest: dict[str, float] = {}
+    for name in backends.available():
+        backend = backends.get(name)(path, Options())
+        try:
+            for batch in BATCHES:
+                wanted = reference(deployed, frames[:batch])
+                (got,) = backend.run({INPUT: np.ascontiguousarray(frames[:batch])}).values()
+                difference = distance(wanted, got)
+                if not difference <= TOLERANCE:
+                    raise ParityError(
+                        f"{path.name} differs from PyTorch on {name} at batch {batch}: by {difference:.2g} of the "
+                        f"largest output, where {TOLERANCE:g} is allowed; "
+                        f"{first_difference(path, deployed, frames[:batch])}"
+                    )
+                largest[name] = max(largest.get(name, 0.0), difference)
+        finally:
+            backend.close()
+    return largest
+
+
+def distance(wanted: NDArray[Any], got: NDArray[Any]) -> float:
+    """Largest difference, relative to the largest wanted value (at least 1); infinite for other shapes or NaN."""
+    if wanted.shape != got.shape or not np.isfinite(got).all():
+        return float("inf")
+    return float(np.abs(wanted - got).max()) / max(1.0, float(np.abs(wanted).max()))
+
+
+def first_difference(path: Path, deployed: Deployed, frames: Image) -> str:
+    """Say where the graph starts to differ: the last PyTorch module that an ONNX tensor still equals, and the next one.
+
+    Exporters fold and rename, so modules are matched with tensors by value: a module agrees when some tensor of the
+    graph has its shape and its values. The graph runs on ONNX Runtime with all optimizations off.
+    """
+    tensors = _tensors(path, frames)
+    previous, last = "the input", -1
+    outputs = _module_outputs(deployed, frames)
+    for index, (name, values) in enumerate(outputs):
+        if any(distance(values, tensor) <= TOLERANCE for tensor in tensors if tensor.shape == values.shape):
+            previous, last = f"module '{name}'", index
+    if last + 1 == len(outputs):
+        return f"every module agrees in ONNX Runtime without optimizations, up to {previous}"
+    return f"it agrees up to {previous} and differs from module '{outputs[last + 1][0]}' on"
+
+
+def _module_outputs(deployed: Deployed, frames: Image) -> list[tuple[str, NDArray[Any]]]:
+    """The outputs of all leaf modules in the order in which they run."""
+    outputs: list[tuple[str, NDArray[Any]]] = []
+    handles = []
+    for name, module in deployed.named_modules():
+        if next(module.children(), None) is None:
+            short = name.removeprefix("network.")
+
+            def keep(_module: Any, _inputs: Any, output: Any, name: str = short) -> None:
+                if isinstance(output, torch.Tensor):
+                    outputs.append((name, output.detach().numpy().copy()))
+
+            handles.append(module.register_forward_hook(keep))
+    try:
+        reference(deployed, frames, batch=len(frames))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs
+
+
+def _tensors(path: Path, frames: Image) -> list[NDArray[Any]]:
+    """Every intermediate float tensor of a graph."""
+    import onnx
+    import onnxruntime
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    kept = {output.name for output in model.graph.output}
+    for info in model.graph.value_info:
+        if info.name not in kept and info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+            model.graph.output.append(info)
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    found: list[NDArray[Any]] = session.run(None, {INPUT: np.ascontiguousarray(frames)})
+    return found

@@ -1,0 +1,111 @@
+"""Backends: one file, one class each; they compile an ONNX file for a device and run tensors.
+
+A backend knows nothing of images, labels or tasks. Backends are found through the entry-point group `edgecv.backends`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from edgecv_runtime.errors import BackendUnavailable, BadInput, nearest
+from edgecv_runtime.manifest import Precision
+from edgecv_runtime.records import Record
+
+Tensors = Mapping[str, NDArray[Any]]
+GROUP = "edgecv.backends"
+
+
+class Options(Record, frozen=True):
+    """How a backend shall run a model.
+
+    precision: of what is not quantized, "float32" or "bf16". threads: 0 leaves the number to the backend.
+    device: as the backend names it.
+    """
+
+    device: str = "cpu"
+    precision: Precision = "float32"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise ValueError(f"threads must be at least 0, got {self.threads}")
+
+
+class Executed(Record, frozen=True):
+    """What really runs: the precision of most convolutions and matrix products, and how many run in each."""
+
+    precision: str
+    layers: dict[str, int]
+
+
+class Backend(Protocol):
+    """What a backend does; `run` may be called from several threads at once."""
+
+    def __init__(self, model: Path, options: Options) -> None:
+        """Compile an ONNX file; raises BackendUnavailable or ModelFileError."""
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """Run named tensors through the network; the caller has checked names, dtypes and shapes."""
+        ...
+
+    def executed(self) -> Executed:
+        """The precision that executes, read from the compiled model."""
+        ...
+
+    def close(self) -> None:
+        """Release the model."""
+
+    @staticmethod
+    def probe() -> dict[str, str]:
+        """Versions of the libraries behind it; raises BackendUnavailable with the command that installs them."""
+        ...
+
+    @staticmethod
+    def precisions() -> tuple[Precision, ...]:
+        """The float precisions that this machine's hardware runs natively, "float32" first."""
+        ...
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def names() -> list[str]:
+    """Every backend known, installed or not; test doubles come last."""
+    return sorted(_table(), key=lambda name: (name == "echo", name))
+
+
+def get(name: str) -> type[Backend]:
+    """The class of a backend; raises BadInput with the nearest name when there is none of that name."""
+    if name not in _table():
+        raise BadInput(f"no backend '{name}'{nearest(name, names())}")
+    kind: type[Backend] = _table()[name].load()
+    return kind
+
+
+def available() -> dict[str, dict[str, str]]:
+    """The backends that work here, with the versions of their libraries; test doubles are left out."""
+    working = {}
+    for name in names():
+        if name == "echo":
+            continue
+        try:
+            working[name] = get(name).probe()
+        except BackendUnavailable:
+            continue  # `edgecv doctor` tells why
+    return working
+
+
+def summarize(layers: Mapping[str, int]) -> Executed:
+    """Name the precision that most convolutions and matrix products run in."""
+    if not layers:
+        return Executed(precision="float32", layers={})
+    most = max(layers, key=lambda name: layers[name])
+    return Executed(precision=most, layers=dict(sorted(layers.items())))

@@ -1,0 +1,141 @@
+"""Latency of every variant on every backend: interleaved rounds, percentiles of single calls, peak memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from edgecv_runtime import backends, machine
+from edgecv_runtime.bench.worker import Job, Ready, Round
+from edgecv_runtime.bundle import Bundle
+from edgecv_runtime.choose import Target, targets
+from edgecv_runtime.errors import BadInput, ComputationError
+from edgecv_runtime.manifest import Entry, Latency
+
+T = TypeVar("T")
+FRAME_SIZE = (1080, 1920)
+
+
+def bench(
+    bundle: Bundle,
+    *,
+    seconds: float = 0.5,
+    rounds: int = 5,
+    batch: int = 1,
+    threads: int = 0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Entry]:
+    """Time every variant on every backend of this machine.
+
+    seconds: of one round of one target; rounds: interleaved, every second one in reverse order, so that drift of the
+    machine's speed falls on all alike. threads: 0 leaves the number to the backend.
+    The entries hold latency only; the evidence of the same files keeps their agreement and accuracy.
+    """
+    if seconds <= 0 or rounds < 1 or batch < 1:
+        raise BadInput(f"seconds must be positive, rounds and batch at least 1: got {seconds}, {rounds}, {batch}")
+    found = targets(bundle, threads=threads)
+    with ExitStack() as stack:
+        workers = []
+        for target in found:
+            progress(f"load {target.key}")
+            workers.append(stack.enter_context(_Worker(bundle, target, batch)))
+        for number in range(rounds):
+            progress(f"round {number + 1} of {rounds}")
+            for worker in workers if number % 2 == 0 else reversed(workers):
+                worker.measure(seconds)
+    return [_entry(worker, batch, rounds) for worker in workers]
+
+
+class _Worker:
+    """A benchmark process and what it has measured so far."""
+
+    def __init__(self, bundle: Bundle, target: Target, batch: int) -> None:
+        self.target = target
+        self.rounds: list[Round] = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "edgecv_runtime.bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        job = Job(str(bundle.root), target.backend, target.precision, target.threads, batch, FRAME_SIZE)
+        self.load_ms = self._ask(job, Ready).load_ms
+
+    def measure(self, seconds: float) -> None:
+        self.rounds.append(self._ask({"seconds": seconds}, Round))
+
+    def _ask(self, question: object, kind: type[T]) -> T:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        try:
+            self._process.stdin.write(msgspec.json.encode(question) + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            answer = b""
+        else:
+            answer = self._process.stdout.readline()
+        if not answer:
+            lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
+            self._process.wait()
+            raise ComputationError(
+                f"{self.target.key}: the benchmark process ended: {lines[-1] if lines else 'no message'}"
+            )
+        return msgspec.json.decode(answer, type=kind)
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _entry(worker: _Worker, batch: int, rounds: int) -> Entry:
+    target = worker.target
+    opened = target.open()
+    executed = opened.executed()
+    opened.close()
+    run_ms = np.concatenate([each.run_ms for each in worker.rounds])
+    frame_ms = np.concatenate([each.frame_ms for each in worker.rounds])
+    p50, p90, p99 = np.percentile(run_ms, [50, 90, 99])
+    return Entry(
+        variant=target.variant,
+        sha256=target.sha256,
+        backend=target.backend,
+        hint=target.hint,
+        executed=executed.precision,
+        layers=executed.layers,
+        versions=backends.available()[target.backend],
+        machine=machine.this(),
+        latency=Latency(
+            batch=batch,
+            p50_ms=float(p50),
+            p90_ms=float(p90),
+            p99_ms=float(p99),
+            max_ms=float(run_ms.max()),
+            runs=len(run_ms),
+            rounds=rounds,
+            throughput_per_s=batch * 1e3 * len(run_ms) / float(run_ms.sum()),
+            frame_p50_ms=float(np.median(frame_ms)),
+            frame_size=FRAME_SIZE,
+            load_ms=worker.load_ms,
+            peak_rss_mb=worker.rounds[-1].peak_rss_mb,
+            threads=target.threads or machine.this().cores,
+        ),
+    )

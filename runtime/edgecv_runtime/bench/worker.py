@@ -1,0 +1,93 @@
+"""One benchmark process: loads one variant on one backend, then measures a round each time it is told to.
+
+Talks JSON lines over stdin and stdout: a line `{"seconds": s}` is answered with the times of one round.
+A process of its own gives each target its own thread pools and its own peak memory.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from edgecv_runtime.machine import peak_rss_mb
+from edgecv_runtime.records import Record
+
+MIN_CALLS, WARM_UP_CALLS = 10, 5
+
+
+class Job(Record, frozen=True):
+    """What to load, and the size (height, width) of the frames of the frame-to-result measurement."""
+
+    bundle: str
+    backend: str
+    precision: str
+    threads: int
+    batch: int
+    frame_size: tuple[int, int]
+
+
+class Ready(Record, frozen=True):
+    """Answer to the job: milliseconds from the call of `load` to the first result."""
+
+    load_ms: float
+
+
+class Round(Record, frozen=True):
+    """Answer to one round: every call's milliseconds, of `run` on a ready tensor and from a frame to a result."""
+
+    run_ms: list[float]
+    frame_ms: list[float]
+    peak_rss_mb: float
+
+
+def main() -> int:
+    """Serve one job until stdin closes."""
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+    import cv2
+    import numpy as np
+
+    import edgecv_runtime as rt
+
+    start = time.perf_counter()
+    with rt.load(job.bundle, backend=job.backend, precision=job.precision, threads=job.threads) as model:
+        assert model.bundle is not None
+        golden = model.bundle.golden().images
+        batch = np.ascontiguousarray(np.resize(golden, (job.batch, *golden.shape[1:])))
+        model.results(batch)
+        _say(Ready(load_ms=(time.perf_counter() - start) * 1e3))
+        frame: Any = cv2.resize(golden[0], job.frame_size[::-1])
+        frame = frame if frame.ndim == 3 else cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
+        for line in sys.stdin.buffer:
+            seconds = msgspec.json.decode(line)["seconds"]
+            run_ms = _times_ms(lambda: model.run({model.input.name: batch}), seconds)
+            frame_ms = _times_ms(lambda: model(frame), seconds / 2)
+            _say(Round(run_ms=run_ms, frame_ms=frame_ms, peak_rss_mb=peak_rss_mb()))
+    return 0
+
+
+def _times_ms(call: Callable[[], Any], seconds: float) -> list[float]:
+    """Milliseconds of each call, for the given time and at least MIN_CALLS calls, after a few that do not count."""
+    for _ in range(WARM_UP_CALLS):
+        call()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    stop = 0.0
+    while stop < end or len(times) < MIN_CALLS:
+        start = time.perf_counter()
+        call()
+        stop = time.perf_counter()
+        times.append((stop - start) * 1e3)
+    return times
+
+
+def _say(answer: Record) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""The bundle: a folder (or the same folder zipped, NAME.edgecv) that a device needs and nothing else.
+
+Reading refuses a file that is missing, extra, linked or altered; writing is atomic: a reader sees the old bundle
+or the new one, never a mix.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecv_runtime import files, records
+from edgecv_runtime.errors import BundleError
+from edgecv_runtime.manifest import Evidence, FileRecord, Manifest
+from edgecv_runtime.preprocess import Image
+
+MANIFEST, EVIDENCE, GOLDEN = "bundle.json", "evidence.json", "golden.npz"
+ARCHIVE_SUFFIX = ".edgecv"
+MAX_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Real inputs with PyTorch's outputs: images (N, H, W, C) uint8, logits (N, ...) float32, labels (N,) or None."""
+
+    images: Image
+    logits: NDArray[np.float32]
+
+    def to_bytes(self) -> bytes:
+        """The content of `golden.npz`; equal arrays give equal bytes."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, images=self.images, logits=self.logits)
+        return buffer.getvalue()
+
+
+class Bundle:
+    """A bundle that has been read and found whole; `close` (or `with`) removes what a zipped one was unpacked to."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open a bundle folder or a .edgecv archive and check every file; raises BundleError in one line."""
+        self.path = Path(path)
+        self._unpacked: tempfile.TemporaryDirectory[str] | None = None
+        if self.path.is_file():
+            self._unpacked = tempfile.TemporaryDirectory(prefix="edgecv-")
+            self.root = Path(self._unpacked.name)
+            _unpack(self.path, self.root)
+        else:
+            self.root = self.path
+        try:
+            self.manifest = _read_whole(self.root, str(self.path))
+        except BaseException:
+            self.close()
+            raise
+
+    def file(self, name: str) -> Path:
+        """Path of a file of the bundle, for the time that the bundle is open."""
+        return self.root / name
+
+    def variant_file(self, name: str) -> Path:
+        """Path of a variant's ONNX file; raises BundleError when there is no such variant."""
+        variant = self.manifest.variant(name)
+        if variant is None:
+            known = ", ".join(each.name for each in self.manifest.variants)
+            raise BundleError(f"{self.path}: no variant '{name}'; it has: {known}")
+        return self.file(variant.file)
+
+    def sha256(self, variant: str) -> str:
+        """Hash of a variant's file."""
+        return self.manifest.files[self.variant_file(variant).name].sha256
+
+    def evidence(self) -> Evidence:
+        """What was measured; empty before the first verification."""
+        if EVIDENCE not in self.manifest.files:
+            return Evidence()
+        return records.decode(self.file(EVIDENCE).read_bytes(), Evidence, f"{self.path}/{EVIDENCE}", BundleError)
+
+    def golden(self) -> Golden:
+        """The golden inputs with PyTorch's outputs; raises BundleError when the bundle has none."""
+        if GOLDEN not in self.manifest.files:
+            raise BundleError(f"{self.path}: has no golden inputs; write it with 'edgecv export'")
+        with np.load(self.file(GOLDEN), allow_pickle=False) as arrays:
+            return Golden(images=arrays["images"], logits=arrays["logits"])
+
+    def close(self) -> None:
+        """Remove the files that an archive was unpacked to."""
+        if self._unpacked is not None:
+            self._unpacked.cleanup()
+            self._unpacked = None
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def write(path: str | Path, manifest: Manifest, content: Mapping[str, bytes | Path]) -> None:
+    """Write a bundle atomically: a folder, or one file when `path` ends in .edgecv.
+
+    manifest: without `files`, which are hashed here. content: each file's name with its bytes or the path to copy.
+    """
+    path = Path(path)
+    if path.suffix == ARCHIVE_SUFFIX:
+        with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
+            _fill(Path(folder), manifest, content)
+            _pack(Path(folder), path)
+        return
+    if path.exists() and not path.is_dir():
+        raise BundleError(f"{path}: is a file; a bundle is a folder, or a name that ends in {ARCHIVE_SUFFIX}")
+    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file():
+        raise BundleError(f"{path}: is a folder with other things in it; name a new one")
+    with files.replacing_folder(path) as folder:
+        _fill(folder, manifest, content)
+
+
+def update(
+    bundle: Bundle,
+    *,
+    manifest: Manifest | None = None,
+    content: Mapping[str, bytes | Path] | None = None,
+    evidence: Evidence | None = None,
+) -> None:
+    """Replace parts of a bundle atomically, keep the rest; evidence of files that are gone goes with them."""
+    manifest = manifest or bundle.manifest
+    wanted = {variant.file for variant in manifest.variants} | {GOLDEN}
+    whole: dict[str, bytes | Path] = {name: bundle.file(name) for name in bundle.manifest.files if name in wanted}
+    whole |= content or {}
+    hashes = {_record(each).sha256 for name, each in whole.items() if name in wanted}
+    evidence = (evidence or bundle.evidence()).of_files(hashes)
+    if evidence.entries:
+        whole[EVIDENCE] = records.encode(evidence)
+    write(bundle.path, manifest, whole)
+
+
+def _fill(folder: Path, manifest: Manifest, content: Mapping[str, bytes | Path]) -> None:
+    for name, source in content.items():
+        if isinstance(source, bytes):
+            (folder / name).write_bytes(source)
+        else:
+            shutil.copyfile(source, folder / name)
+    table = {name: _record(folder / name) for name in sorted(content)}
+    (folder / MANIFEST).write_bytes(records.encode(msgspec.structs.replace(manifest, files=table)))
+
+
+def _record(source: bytes | Path) -> FileRecord:
+    import hashlib
+
+    if isinstance(source, bytes):
+        return FileRecord(sha256=hashlib.sha256(source).hexdigest(), bytes=len(source))
+    return FileRecord(sha256=files.sha256(source), bytes=source.stat().st_size)
+
+
+def _read_whole(root: Path, where: str) -> Manifest:
+    """Read the manifest and check every file against it."""
+    path = root / MANIFEST
+    if not root.is_dir():
+        raise BundleError(f"{where}: no such bundle")
+    if not path.is_file():
+        raise BundleError(f"{where}: not a bundle: it has no {MANIFEST}")
+    raw = path.read_bytes()
+    manifest = records.decode(raw, Manifest, f"{where}/{MANIFEST}", BundleError)
+    found = {file.name for file in root.iterdir()}
+    extra = sorted(found - set(manifest.files) - {MANIFEST})
+    if extra:
+        raise BundleError(f"{where}: files that the manifest does not list: {', '.join(extra)}; remove them")
+    for name, record in manifest.files.items():
+        problem = _problem(root, name, record)
+        if problem and path.read_bytes() != raw:  # a writer exchanged the folder while it was read
+            return _read_whole(root, where)
+        if problem:
+            raise BundleError(f"{where}/{name}: {problem}; copy the bundle again")
+    return manifest
+
+
+def _problem(root: Path, name: str, record: FileRecord) -> str:
+    """What is wrong with one file of a bundle, or ""."""
+    file = root / name
+    if Path(name).name != name or name == MANIFEST:
+        return "not a plain file name"
+    if file.is_symlink() or (file.exists() and not file.is_file()):
+        return "a link or folder, not a file"
+    if not file.exists():
+        return "missing"
+    size = file.stat().st_size
+    if size != record.bytes:
+        return f"has {size} bytes, the manifest says {record.bytes}: truncated or altered"
+    if files.sha256(file) != record.sha256:
+        return "altered: its SHA-256 is not the manifest's"
+    return ""
+
+
+def _pack(folder: Path, path: Path) -> None:
+    """Zip a folder with fixed dates and order, so that equal bundles give equal archives."""
+    with files.replacing(path) as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.iterdir()):
+            archive.writestr(zipfile.ZipInfo(file.name), file.read_bytes(), zipfile.ZIP_DEFLATED)
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """Unpack an archive of plain file names into an empty folder; refuses everything else a zip file can hold."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [entry.filename for entry in archive.infolist()]
+            if len(set(names)) != len(names):
+                raise BundleError(f"{path}: the archive holds the same name twice")
+            total = 0
+            for entry in archive.infolist():
+                is_link = (entry.external_attr >> 16) & 0o170000 == 0o120000
+                if Path(entry.filename).name != entry.filename or "\\" in entry.filename or is_link:
+                    raise BundleError(f"{path}: the archive holds '{entry.filename}', which is not a plain file")
+                total += entry.file_size
+                if total > MAX_BYTES or entry.file_size > 1000 * max(1, entry.compress_size):
+                    raise BundleError(f"{path}: the archive unpacks to too much ({total >> 20} MiB)")
+                with archive.open(entry) as source, (folder / entry.filename).open("wb") as target:
+                    shutil.copyfileobj(source, target)
+    except (zipfile.BadZipFile, EOFError, OSError) as exc:
+        raise BundleError(f"{path}: not a whole {ARCHIVE_SUFFIX} archive: {exc}; copy it again") from exc

@@ -1,0 +1,84 @@
+"""Every error that edgecv raises: one line that says what, where, what was expected and how to mend it.
+
+`exit_code` is what the command line returns for it; the table stands in docs/cli.md.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgecvError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 5
+
+
+class BadInput(EdgecvError, ValueError):
+    """What the user gave cannot be used; nothing was changed."""
+
+    exit_code = 2
+
+
+class BundleError(BadInput):
+    """A bundle is altered, incomplete or of another schema."""
+
+
+class ModelFileError(BadInput):
+    """A model file is not what it claims to be."""
+
+
+class ShapeError(BadInput):
+    """A tensor or frame has another dtype, rank or size than the model wants."""
+
+
+class ImageError(BadInput):
+    """An image cannot be decoded completely."""
+
+
+class DatasetError(BadInput):
+    """A data set cannot be trained on as it is."""
+
+
+class Unavailable(EdgecvError):
+    """Something outside edgecv is not there: a source, a package, a device."""
+
+    exit_code = 3
+
+
+class BackendUnavailable(Unavailable):
+    """A backend is not installed or cannot serve this device; the message names the cure."""
+
+
+class SourceUnavailable(Unavailable):
+    """A camera, file or stream cannot be opened."""
+
+
+class ComputationError(EdgecvError):
+    """The computation itself failed."""
+
+
+class ParityError(ComputationError):
+    """Two computations that must agree do not."""
+
+
+class InvalidOutput(ComputationError):
+    """A model gave NaN or infinite values; they are never turned into a label."""
+
+
+class Closed(EdgecvError, RuntimeError):
+    """A model or stream was used after it was closed."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Say which known names are near `word`: "; did you mean 'x'?" or the whole list.
+
+    >>> nearest("epohcs", ["epochs", "batch"])
+    "; did you mean 'epochs'?"
+    """
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    if near:
+        return f"; did you mean {' or '.join(repr(name) for name in near)}?"
+    return f"; known: {', '.join(known)}" if known else ""

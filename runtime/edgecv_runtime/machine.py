@@ -1,0 +1,62 @@
+"""What this machine is, as far as it decides speed and accuracy."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from pathlib import Path
+
+from edgecv_runtime.manifest import Machine
+
+# Instruction sets that decide which kernels run, as /proc/cpuinfo names them.
+_ISA = (
+    "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "amx_fp16",
+    "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+
+
+@functools.cache
+def this() -> Machine:
+    """This machine: CPU name, cores this process may use, instruction sets, operating system, Python, GPU."""
+    facts = _cpuinfo()
+    flags = set((facts.get("flags") or facts.get("Features") or "").split())
+    name = facts.get("model name") or facts.get("Hardware") or platform.processor() or platform.machine()
+    jetson = Path("/proc/device-tree/model")
+    if jetson.is_file():
+        name = jetson.read_bytes().rstrip(b"\0").decode(errors="replace")
+    return Machine(
+        cpu=name,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        isa=tuple(flag for flag in _ISA if flag in flags),
+        os=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=platform.python_version(),
+        gpu=_gpu(),
+    )
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's block of /proc/cpuinfo; empty where there is none."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return {}
+    first = path.read_text(errors="replace").split("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _gpu() -> str:
+    """Name of the first NVIDIA GPU as its kernel driver tells it, or ""."""
+    for facts in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in facts.read_text(errors="replace").splitlines():
+            if line.startswith("Model:"):
+                return line.partition(":")[2].strip()
+    return ""
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, in MB (10^6 bytes)."""
+    import resource
+
+    unit = 1 if platform.system() == "Darwin" else 1024  # getrusage(2): kilobytes on Linux, bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

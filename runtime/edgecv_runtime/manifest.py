@@ -1,0 +1,217 @@
+"""What a bundle says of itself: `bundle.json` (the manifest) and `evidence.json` (what was measured)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from edgecv_runtime.preprocess import Normalization, Preprocess
+from edgecv_runtime.records import Record
+
+SCHEMA = 1
+
+Precision = Literal["float32", "fp16", "bf16", "int8"]
+
+
+class FileRecord(Record, frozen=True):
+    """A file of the bundle: SHA-256 as 64 hexadecimal digits, size in bytes."""
+
+    sha256: str
+    bytes: int
+
+
+class TensorSpec(Record, frozen=True):
+    """A tensor of the network: `shape` holds sizes, and the name of each dynamic dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class Calibration(Record, frozen=True):
+    """How an int8 variant came about: number of images, range estimator and the operator types quantized."""
+
+    images: int
+    ranges: str
+    operators: tuple[str, ...]
+    float_nodes: int = 0
+
+
+class Variant(Record, frozen=True):
+    """One ONNX file of the bundle.
+
+    name: "float32" or the dialect, "int8-u8s8" say. backends: those on which it was verified and is worth running.
+    withheld: for the other backends tried, why it is not offered there.
+    """
+
+    name: str
+    file: str
+    precision: Precision
+    backends: tuple[str, ...] = ()
+    withheld: dict[str, str] = {}
+    calibration: Calibration | None = None
+
+
+class Budget(Record, frozen=True):
+    """What a smaller variant may lose and still be offered.
+
+    max_drop_points: top-1 in points, on labelled frames. min_agreement: share of frames that keep the reference's top-1
+    label, used where there are no labels.
+    """
+
+    max_drop_points: float = 0.5
+    min_agreement: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.max_drop_points < 0:
+            raise ValueError(f"max_drop_points must be at least 0, got {self.max_drop_points}")
+        if not 0 <= self.min_agreement <= 1:
+            raise ValueError(f"min_agreement must lie in 0..1, got {self.min_agreement}")
+
+
+class Manifest(Record, frozen=True):
+    """The manifest, `bundle.json`: everything a device must know, and the hash of every file."""
+
+    name: str
+    task: str
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...]
+    preprocess: Preprocess
+    normalization: Normalization
+    labels: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    budget: Budget = Budget()
+    provenance: dict[str, str] = {}
+    files: dict[str, FileRecord] = {}
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise ValueError(f"schema {self.schema} is not {SCHEMA}: use the edgecv version that wrote it")
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) != len(names):
+            raise ValueError(f"variant names repeat: {names}")
+        missing = [variant.file for variant in self.variants if self.files and variant.file not in self.files]
+        if missing:
+            raise ValueError(f"variants name files that the bundle does not list: {missing}")
+
+    def variant(self, name: str) -> Variant | None:
+        """The variant of that name, or None."""
+        return next((variant for variant in self.variants if variant.name == name), None)
+
+
+class Interval(Record, frozen=True):
+    """A share in 0..1 with its 95 % Wilson score interval over `count` frames."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+class Agreement(Record, frozen=True):
+    """How outputs agree with the reference on real frames.
+
+    top1: share of frames with the same top-1 label. max_abs, mean_abs: difference of the logits.
+    kl: mean Kullback-Leibler divergence of the softmax outputs, in nats.
+    """
+
+    reference: str
+    top1: Interval
+    max_abs: float
+    mean_abs: float
+    kl: float
+
+
+class Accuracy(Record, frozen=True):
+    """Top-1 on labelled frames: of this file, of the reference on the same frames, and the drop in points."""
+
+    top1: Interval
+    reference: Interval
+    drop_points: float
+    drop_low: float
+    drop_high: float
+
+
+class Latency(Record, frozen=True):
+    """Times of single calls at one batch size: `run` on a ready tensor, and frame to result."""
+
+    batch: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    max_ms: float
+    runs: int
+    rounds: int
+    throughput_per_s: float
+    frame_p50_ms: float
+    frame_size: tuple[int, int]
+    load_ms: float
+    peak_rss_mb: float
+    threads: int
+
+
+class Machine(Record, frozen=True):
+    """Where something was measured."""
+
+    cpu: str
+    cores: int
+    isa: tuple[str, ...]
+    os: str
+    python: str
+    gpu: str = ""
+
+    @property
+    def key(self) -> str:
+        """Short name that tells machines apart."""
+        return f"{self.cpu}, {self.cores} cores" + (f", {self.gpu}" if self.gpu else "")
+
+
+class Entry(Record, frozen=True):
+    """What is known of one variant on one backend of one machine.
+
+    sha256: of the very file that was verified and timed. hint: the float precision asked for ("float32" or "bf16").
+    executed: the precision that executed; layers: convolutions and matrix products by executed precision.
+    """
+
+    variant: str
+    sha256: str
+    backend: str
+    hint: str
+    executed: str
+    layers: dict[str, int]
+    versions: dict[str, str]
+    machine: Machine
+    agreement: Agreement | None = None
+    accuracy: Accuracy | None = None
+    latency: Latency | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What identifies an entry: a later measurement of the same thing replaces it."""
+        return (self.variant, self.backend, self.hint, self.machine.key)
+
+
+class Evidence(Record, frozen=True):
+    """The evidence file: one entry per variant, backend, precision hint and machine."""
+
+    entries: tuple[Entry, ...] = ()
+
+    def merged(self, new: list[Entry]) -> Evidence:
+        """Evidence in which `new` entries replace those of the same key and the same file, and keep what they lack."""
+        table = {entry.key: entry for entry in self.entries}
+        for entry in new:
+            old = table.get(entry.key)
+            if old is not None and old.sha256 == entry.sha256:
+                kept: dict[str, Any] = {
+                    field: getattr(entry, field) or getattr(old, field)
+                    for field in ("agreement", "accuracy", "latency")
+                }
+                entry = msgspec.structs.replace(entry, **kept)
+            table[entry.key] = entry
+        return Evidence(entries=tuple(table[key] for key in sorted(table)))
+
+    def of_files(self, hashes: set[str]) -> Evidence:
+        """Evidence without the entries of files that are no longer there."""
+        return Evidence(entries=tuple(entry for entry in self.entries if entry.sha256 in hashes))

@@ -1,0 +1,157 @@
+"""One preprocessing record, one implementation: training evaluation, calibration, verification and device call this.
+
+The host does decode, crop, resize and colour order, in uint8; the graph does the cast, the transposition and the
+normalization, so that no floating-point preprocessing can differ between training and device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecv_runtime.errors import BadInput, ShapeError
+from edgecv_runtime.records import Record
+
+Image = NDArray[np.uint8]
+
+Mode = Literal["crop", "stretch", "letterbox"]
+Interpolation = Literal["area", "linear", "cubic", "nearest"]
+Color = Literal["RGB", "BGR", "GRAY"]
+
+
+class Preprocess(Record, frozen=True):
+    """From a BGR image of any size to the network's uint8 input.
+
+    size: (height, width) of the network's input in pixels.
+    mode: "crop" scales the shorter side to `resize` and takes the centre; "stretch" ignores the aspect ratio;
+        "letterbox" keeps it and fills the rest with `fill`.
+    resize: length of the shorter side in pixels before the centre crop, "crop" only; by default 256/224 of `size`.
+    interpolation: "area" averages when it shrinks and is linear when it enlarges.
+    color: the channel order that the network was trained with.
+    fill: grey level of the letterbox's border, 0 to 255.
+    """
+
+    size: tuple[int, int]
+    mode: Mode = "crop"
+    resize: int | None = None
+    interpolation: Interpolation = "area"
+    color: Color = "RGB"
+    fill: int = 114
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise ValueError(f"size must be at least 1x1, got {self.size}")
+        if not 0 <= self.fill <= 255:
+            raise ValueError(f"fill must lie in 0..255, got {self.fill}")
+        if self.resize is not None and self.mode != "crop":
+            raise ValueError(f"resize belongs to mode 'crop', not to '{self.mode}'")
+        if self.resize is not None and self.resize < min(self.size):
+            raise ValueError(f"resize {self.resize} is smaller than the crop {self.size}")
+
+    @property
+    def channels(self) -> int:
+        """Number of channels that the network sees: 1 for GRAY, else 3."""
+        return 1 if self.color == "GRAY" else 3
+
+    @property
+    def shorter_side(self) -> int:
+        """Length in pixels to which "crop" scales the shorter side."""
+        return self.resize if self.resize is not None else round(min(self.size) * 256 / 224)
+
+    def __call__(self, image: Image) -> Image:
+        """Preprocess one image: (H, W, 3) uint8 BGR, as OpenCV gives it -> (height, width, C) uint8.
+
+        Raises ShapeError for another dtype or rank.
+        """
+        check_frame(image)
+        if self.mode == "letterbox":
+            return self._color(self._letterbox(image))
+        if self.mode == "crop":
+            image = self._crop(image)
+        return self._color(self._resize(image, self.size))
+
+    def batch(self, images: Sequence[Image]) -> Image:
+        """Preprocess several images of any sizes -> (N, height, width, C) uint8, contiguous."""
+        if not images:
+            raise BadInput("no images: a batch wants at least one")
+        return np.stack([self(image) for image in images])
+
+    def _crop(self, image: Image) -> Image:
+        """Cut the centre that survives; resizing only that equals resizing everything and cropping, and costs less."""
+        height, width = image.shape[:2]
+        scale = min(height, width) / self.shorter_side  # source pixels per network pixel
+        rows = min(height, max(1, round(self.size[0] * scale)))
+        columns = min(width, max(1, round(self.size[1] * scale)))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        return image[top : top + rows, left : left + columns]
+
+    def _letterbox(self, image: Image) -> Image:
+        height, width = image.shape[:2]
+        scale = min(self.size[0] / height, self.size[1] / width)
+        rows = min(self.size[0], max(1, round(height * scale)))
+        columns = min(self.size[1], max(1, round(width * scale)))
+        top, left = (self.size[0] - rows) // 2, (self.size[1] - columns) // 2
+        canvas = np.full((*self.size, 3), self.fill, np.uint8)
+        canvas[top : top + rows, left : left + columns] = self._resize(image, (rows, columns))
+        return canvas
+
+    def _resize(self, image: Image, size: tuple[int, int]) -> Image:
+        import cv2
+
+        if image.shape[:2] == size:
+            return image
+        shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
+        kinds = {
+            "area": cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+            "linear": cv2.INTER_LINEAR,
+            "cubic": cv2.INTER_CUBIC,
+            "nearest": cv2.INTER_NEAREST,
+        }
+        resized: Any = cv2.resize(image, size[::-1], interpolation=kinds[self.interpolation])
+        return resized  # type: ignore[no-any-return]
+
+    def _color(self, image: Image) -> Image:
+        import cv2
+
+        if self.color == "BGR":
+            return np.ascontiguousarray(image)
+        if self.color == "GRAY":
+            grey: Any = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+            return grey[:, :, np.newaxis]  # type: ignore[no-any-return]
+        rgb: Any = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return rgb  # type: ignore[no-any-return]
+
+
+class Normalization(Record, frozen=True):
+    """What the graph does to pixels: `(x / 255 - mean) / std`, per channel in the order of `Preprocess.color`.
+
+    The device never computes this; the record tells training and export what to put into the graph.
+    """
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} channels, std has {len(self.std)}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+
+def check_frame(image: Any) -> None:
+    """Refuse what is not a (H, W, 3) uint8 BGR image; raises ShapeError that says what it is."""
+    if not isinstance(image, np.ndarray):
+        raise ShapeError(
+            f"a frame is a (H, W, 3) uint8 BGR array, got {type(image).__name__}; read files with images.read"
+        )
+    if image.dtype != np.uint8:
+        raise ShapeError(
+            f"a frame is uint8 BGR with values 0..255, got {image.dtype}; do not normalize, the graph does"
+        )
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ShapeError(f"a frame is (H, W, 3), got {image.shape}; grey: cv2.cvtColor(x, cv2.COLOR_GRAY2BGR)")
+    if image.size == 0:
+        raise ShapeError(f"a frame has at least one pixel, got {image.shape}")

@@ -1,0 +1,86 @@
+"""Records that check themselves, read from JSON, YAML or plain dicts: manifests, recipes, options.
+
+A record is a frozen msgspec `Struct` that forbids unknown fields; this module is the one place where a decoding failure
+becomes a one-line error with the path of the field and the nearest known name.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from edgecv_runtime.errors import BadInput, nearest
+
+T = TypeVar("T")
+
+_UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
+_PATH = re.compile(r" - at `\$(?P<path>[^`]*)`")
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every record: immutable, unknown fields refused."""
+
+
+def decode(raw: bytes, kind: type[T], where: str, error: type[BadInput] = BadInput) -> T:
+    """Decode JSON bytes into a record.
+
+    raw: the JSON document; kind: the record's type; where: the name of the file, for the message.
+    Raises `error` in one line that names the field, what was expected and the nearest known name.
+    """
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError as exc:
+        raise error(f"{where}: {_explain(exc, kind)}") from exc
+    except msgspec.DecodeError as exc:
+        raise error(f"{where}: not valid JSON: {exc}") from exc
+
+
+def convert(data: Any, kind: type[T], where: str, error: type[BadInput] = BadInput) -> T:
+    """Turn plain dicts and lists (from YAML, say) into a record; raises as `decode` does."""
+    try:
+        return msgspec.convert(data, type=kind)
+    except msgspec.ValidationError as exc:
+        raise error(f"{where}: {_explain(exc, kind)}") from exc
+
+
+def encode(record: Any) -> bytes:
+    """Encode a record as indented JSON with a final newline; equal records give equal bytes."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+
+
+def _explain(exc: msgspec.ValidationError, kind: Any) -> str:
+    text = str(exc)
+    place = _PATH.search(text)
+    path = place["path"].lstrip(".") if place else ""
+    reason = _PATH.sub("", text).replace("`", "'").replace("Object ", "").strip()
+    unknown = _UNKNOWN.search(text)
+    if unknown:
+        inner = _type_at(kind, path)
+        fields = [field.encode_name for field in msgspec.structs.fields(inner)] if inner else []
+        where = f"{path}.{unknown['name']}" if path else unknown["name"]
+        return f"unknown key '{where}'{nearest(unknown['name'], fields)}"
+    return f"{path}: {reason}" if path else reason
+
+
+def _type_at(kind: Any, path: str) -> Any:
+    """Follow `a.b[0].c` through the record types and return the record that holds the last name."""
+    for part in [part for part in re.split(r"[.\[\]]+", path) if part]:
+        kind = _record_of(kind)
+        if part == "..." or part.isdigit() or kind is None:
+            continue
+        found = [field.type for field in msgspec.structs.fields(kind) if field.encode_name == part]
+        kind = found[0] if found else None
+    return _record_of(kind)
+
+
+def _record_of(kind: Any) -> Any:
+    """Unwrap `Optional`, `list[...]` and `dict[str, ...]` down to the record inside."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind
+    for inner in getattr(kind, "__args__", ()):
+        found = _record_of(inner)
+        if found is not None:
+            return found
+    return None
