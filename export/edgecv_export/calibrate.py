@@ -23,20 +23,34 @@ BATCH = 4
 
 
 class Statistics:
-    """Minimum, maximum and a histogram over [-width, width] with BINS equal bins, of all values seen so far."""
+    """Minimum, maximum, channel means and a histogram over [-width, width] with BINS equal bins, of all values seen."""
 
     def __init__(self) -> None:
         self.low, self.high = np.inf, -np.inf
+        self._sums: NDArray[np.float64] | None = None
+        self._images = 0
         self.counts = np.zeros(BINS, np.int64)
-        self.width = 0.0
+        self.width = 0.0  # unknown as long as all values are zero
+        self._zeros = 0
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Take in one batch of values of any shape."""
+        """Take in one batch of values, (N, C, ...) for tensors that have channels."""
         low, high = float(values.min()), float(values.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._widen(max(-low, high))
         if self.width:
             self.counts += np.histogram(values, BINS, (-self.width, self.width))[0]
+        else:
+            self._zeros += values.size
+        if values.ndim >= 2:
+            sums = values.reshape(*values.shape[:2], -1).mean(axis=2, dtype=np.float64).sum(axis=0)
+            self._sums = sums if self._sums is None else self._sums + sums
+            self._images += len(values)
+
+    @property
+    def channel_means(self) -> NDArray[np.float64] | None:
+        """Mean of each channel, (C,); None for a tensor without channels."""
+        return None if self._sums is None else self._sums / self._images
 
     def range(self, ranges: Ranges) -> tuple[float, float]:
         """The range to quantize; "percentile" leaves out the outermost 0.01 % of values, to within one bin."""
@@ -53,6 +67,7 @@ class Statistics:
         """Double the histogram's width until it holds `reach`: bins 2i and 2i+1 become one, around the centre."""
         if not self.width and reach > 0:
             self.width = reach
+            self.counts[BINS // 2] = self._zeros
         while reach > self.width:
             merged = self.counts.reshape(BINS // 2, 2).sum(axis=1)
             quarter = BINS // 4

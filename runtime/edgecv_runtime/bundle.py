@@ -171,6 +171,9 @@ def _read_whole(root: Path, where: str) -> Manifest:
         raise BundleError(f"{where}: not a bundle: it has no {MANIFEST}")
     raw = path.read_bytes()
     manifest = records.decode(raw, Manifest, f"{where}/{MANIFEST}", BundleError)
+    unlisted = [variant.file for variant in manifest.variants if variant.file not in manifest.files]
+    if unlisted:
+        raise BundleError(f"{where}/{MANIFEST}: variants name files that it does not list: {', '.join(unlisted)}")
     found = {file.name for file in root.iterdir()}
     extra = sorted(found - set(manifest.files) - {MANIFEST})
     if extra:

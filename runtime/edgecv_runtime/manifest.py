@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgecv_runtime.errors import BadInput
 from edgecv_runtime.preprocess import Normalization, Preprocess
 from edgecv_runtime.records import Record
 
@@ -65,9 +66,9 @@ class Budget(Record, frozen=True):
 
     def __post_init__(self) -> None:
         if self.max_drop_points < 0:
-            raise ValueError(f"max_drop_points must be at least 0, got {self.max_drop_points}")
+            raise BadInput(f"max_drop_points must be at least 0, got {self.max_drop_points}")
         if not 0 <= self.min_agreement <= 1:
-            raise ValueError(f"min_agreement must lie in 0..1, got {self.min_agreement}")
+            raise BadInput(f"min_agreement must lie in 0..1, got {self.min_agreement}")
 
 
 class Manifest(Record, frozen=True):
@@ -88,13 +89,10 @@ class Manifest(Record, frozen=True):
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
-            raise ValueError(f"schema {self.schema} is not {SCHEMA}: use the edgecv version that wrote it")
+            raise BadInput(f"schema {self.schema} is not {SCHEMA}: use the edgecv version that wrote it")
         names = [variant.name for variant in self.variants]
         if len(set(names)) != len(names):
-            raise ValueError(f"variant names repeat: {names}")
-        missing = [variant.file for variant in self.variants if self.files and variant.file not in self.files]
-        if missing:
-            raise ValueError(f"variants name files that the bundle does not list: {missing}")
+            raise BadInput(f"variant names repeat: {names}")
 
     def variant(self, name: str) -> Variant | None:
         """The variant of that name, or None."""

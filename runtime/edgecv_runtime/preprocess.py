@@ -43,13 +43,13 @@ class Preprocess(Record, frozen=True):
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
-            raise ValueError(f"size must be at least 1x1, got {self.size}")
+            raise BadInput(f"size must be at least 1x1, got {self.size}")
         if not 0 <= self.fill <= 255:
-            raise ValueError(f"fill must lie in 0..255, got {self.fill}")
+            raise BadInput(f"fill must lie in 0..255, got {self.fill}")
         if self.resize is not None and self.mode != "crop":
-            raise ValueError(f"resize belongs to mode 'crop', not to '{self.mode}'")
+            raise BadInput(f"resize belongs to mode 'crop', not to '{self.mode}'")
         if self.resize is not None and self.resize < min(self.size):
-            raise ValueError(f"resize {self.resize} is smaller than the crop {self.size}")
+            raise BadInput(f"resize {self.resize} is smaller than the crop {self.size}")
 
     @property
     def channels(self) -> int:
@@ -136,9 +136,9 @@ class Normalization(Record, frozen=True):
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
-            raise ValueError(f"mean has {len(self.mean)} channels, std has {len(self.std)}")
+            raise BadInput(f"mean has {len(self.mean)} channels, std has {len(self.std)}")
         if min(self.std) <= 0:
-            raise ValueError(f"std must be positive, got {self.std}")
+            raise BadInput(f"std must be positive, got {self.std}")
 
 
 def check_frame(image: Any) -> None:

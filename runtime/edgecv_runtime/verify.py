@@ -80,6 +80,22 @@ def verify(
     return verified
 
 
+def float_outputs(bundle: Bundle, frames: Image) -> NDArray[np.float32]:
+    """Outputs of the float32 variant on the first backend here: the reference where there is no PyTorch."""
+    target = next(each for each in targets(bundle) if each.variant == "float32")
+    opened = target.open()
+    try:
+        return infer(opened, bundle.manifest, frames, target.key)
+    finally:
+        opened.close()
+
+
+def is_faithful(entry: Entry, manifest: Manifest) -> bool:
+    """Whether what was measured lies within the bundle's budget."""
+    variant = manifest.variant(entry.variant)
+    return variant is not None and not (entry.hint == "float32" and _unfaithful(entry, variant, manifest))
+
+
 def infer(backend: backends.Backend, manifest: Manifest, frames: Image, key: str = "") -> NDArray[np.float32]:
     """Outputs of the first output tensor for all frames, in batches; raises InvalidOutput for NaN or infinity."""
     name = manifest.outputs[0].name
@@ -135,7 +151,9 @@ def wilson(hits: int, count: int, z: float = 1.959964) -> Interval:
     share = hits / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return Interval(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half), count=count)
+    return Interval(
+        value=share, low=min(share, max(0.0, centre - half)), high=max(share, min(1.0, centre + half)), count=count
+    )
 
 
 def judge(manifest: Manifest, evidence: Evidence) -> Manifest:

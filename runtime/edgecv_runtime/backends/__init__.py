@@ -34,7 +34,7 @@ class Options(Record, frozen=True):
 
     def __post_init__(self) -> None:
         if self.threads < 0:
-            raise ValueError(f"threads must be at least 0, got {self.threads}")
+            raise BadInput(f"threads must be at least 0, got {self.threads}")
 
 
 class Executed(Record, frozen=True):

@@ -1,0 +1,440 @@
+"""`edgecv build`: run a recipe's steps; each is skipped when its inputs have not changed and its outputs are whole.
+
+The steps are chained by content: what a step depends on is named by hashes of the outputs before it, so that a change
+goes as far down as it matters. The bundle is changed only atomically, so a build can be stopped at any moment.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from edgecv import models, report
+from edgecv.data import Dataset, Images, cached, load
+from edgecv.recipe import Recipe
+from edgecv.train import fit
+from edgecv_export import graph
+from edgecv_export.export import GOLDEN_IMAGES, export
+from edgecv_export.parity import BATCHES
+from edgecv_export.quantize import DIALECT, Quantized, quantize
+from edgecv_runtime import __version__ as version
+from edgecv_runtime import backends, bundle, files, machine, records
+from edgecv_runtime.bench.latency import bench
+from edgecv_runtime.errors import BadInput, BundleError
+from edgecv_runtime.preprocess import Image, Normalization, Preprocess
+from edgecv_runtime.records import Record
+from edgecv_runtime.verify import Verified, judge, verify
+
+log = logging.getLogger("edgecv.build")
+
+REPORT_FRAMES = 300  # pictures that the report may choose from
+
+
+class Done(Record, frozen=True):
+    """A step that has run: the hash of what it depended on, what it made, how long it took."""
+
+    inputs: str
+    outputs: dict[str, str]
+    seconds: float
+
+
+class State(Record, frozen=True):
+    """`state.json` of a run folder."""
+
+    steps: dict[str, Done] = {}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what it depends on, how it runs (giving its outputs), and whether recorded outputs are still there."""
+
+    name: str
+    inputs: Callable[[], object]
+    run: Callable[[], dict[str, str]]
+    whole: Callable[[dict[str, str]], bool]
+
+
+@dataclass(frozen=True)
+class Built:
+    """Where a build put things, which steps ran and which were skipped, and what each step that is done took."""
+
+    folder: Path
+    ran: tuple[str, ...]
+    skipped: tuple[str, ...]
+    seconds: dict[str, float]
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle's folder."""
+        return self.folder / "bundle"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.folder / "report.html"
+
+
+def build(
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    until: str = "report",
+    say: Callable[[str], None] = lambda _: None,
+    progress: bool = True,
+) -> Built:
+    """Run a recipe's steps up to `until` in a run folder.
+
+    say: takes one line per step. progress: whether long steps may draw a progress bar on stderr.
+    Raises what the steps raise; what was done before stays done. BadInput when another build uses the folder.
+    """
+    run = _Run(recipe, Path(folder), say, progress)
+    names = [step.name for step in run.steps()]
+    if until not in names:
+        raise BadInput(f"no step '{until}' in this recipe; it has: {', '.join(names)}")
+    ran: list[str] = []
+    skipped: list[str] = []
+    with _locked(run.folder):
+        files.write(run.folder / "recipe.yaml", _as_yaml(recipe))
+        for step in run.steps()[: names.index(until) + 1]:
+            (ran if run.do(step) else skipped).append(step.name)
+    state = run.state()
+    return Built(run.folder, tuple(ran), tuple(skipped), {name: done.seconds for name, done in state.steps.items()})
+
+
+class _Run:
+    """One recipe in one folder; heavy things (data, network) are made when a step first needs them."""
+
+    def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], None], progress: bool) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.bundle = folder / "bundle"
+        self.weights = folder / "train" / "weights.safetensors"
+        self._say = say
+        self._progress = progress
+        self._state_file = folder / "state.json"
+
+    def steps(self) -> list[Step]:
+        """The recipe's steps in order."""
+        recipe = self.recipe
+        steps = [
+            Step("train", self._train_inputs, self._train, self._has_weights),
+            Step("export", self._export_inputs, self._export, lambda out: self._hash("float32") == out["float32"]),
+            Step("quantize", self._quantize_inputs, self._quantize, lambda out: self._hash(DIALECT) == out[DIALECT]),
+            Step("verify", self._verify_inputs, self._verify, lambda _: self._measured("agreement")),
+            Step("bench", self._bench_inputs, self._bench, lambda _: self._measured("latency")),
+            Step("report", self._report_inputs, self._report, lambda _: (self.folder / "report.html").is_file()),
+        ]
+        left_out = {"train": recipe.train, "quantize": recipe.quantize}
+        return [step for step in steps if left_out.get(step.name, True) is not None]
+
+    def do(self, step: Step) -> bool:
+        """Run a step, or find that it need not run; tells which."""
+        inputs = _digest([version, step.name, step.inputs()])
+        known = self.state().steps.get(step.name)
+        if known is not None and known.inputs == inputs and step.whole(known.outputs):
+            self._say(f"{step.name}: unchanged, skipped")
+            return False
+        start = time.perf_counter()
+        outputs = step.run()
+        seconds = time.perf_counter() - start
+        steps = {**self.state().steps, step.name: Done(inputs=inputs, outputs=outputs, seconds=seconds)}
+        files.write(self._state_file, records.encode(State(steps=steps)))
+        return True
+
+    def state(self) -> State:
+        """What earlier builds recorded; nothing when there is no record or it cannot be read."""
+        if not self._state_file.is_file():
+            return State()
+        try:
+            return records.decode(self._state_file.read_bytes(), State, str(self._state_file))
+        except BadInput as exc:
+            log.warning("%s; all steps run again", exc)
+            return State()
+
+    # What the steps share
+
+    @cached_property
+    def data(self) -> Dataset:
+        self._say(f"data: {self.recipe.data.source} {self.recipe.data.path or ''}".rstrip())
+        dataset = load(self.recipe.data)
+        for note in dataset.notes:
+            self._say(f"data: {note}")
+        counts = f"{len(dataset.train)} training and {len(dataset.val)} validation images"
+        self._say(f"data: {counts}" + (f", {len(dataset.classes)} classes" if dataset.classes else ", no labels"))
+        return dataset
+
+    @cached_property
+    def source(self) -> models.WeightSource | None:
+        """The published weights that the recipe names, if it names some."""
+        rows = models.spec(self.recipe.model.name).weights
+        return next((row for row in rows if row.name == self.recipe.model.weights), None)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        if self.recipe.preprocess is not None:
+            return self.recipe.preprocess
+        return self.source.preprocess if self.source else Preprocess(models.spec(self.recipe.model.name).size)
+
+    @property
+    def normalization(self) -> Normalization:
+        if self.recipe.normalization is not None:
+            return self.recipe.normalization
+        return self.source.normalization if self.source else models.spec(self.recipe.model.name).normalization
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        if self.data.classes:
+            return self.data.classes
+        if self.source is None:
+            raise BadInput(f"data source '{self.recipe.data.source}' has no labels, and the weights name none")
+        return tuple(models.labels(self.source.labels))
+
+    def network(self, weights: str | Path | None) -> models.Network:
+        return models.create(
+            self.recipe.model.name,
+            classes=len(self.labels),
+            weights=weights,
+            in_channels=self.preprocess.channels,
+            seed=self.recipe.train.seed if self.recipe.train else None,
+        )
+
+    @cached_property
+    def deployed(self) -> graph.Deployed:
+        """The finished network as the device will see it, in PyTorch."""
+        finished = self.weights if self.recipe.train else self.recipe.model.weights
+        return graph.Deployed(self.network(finished), self.normalization)
+
+    def frames(self, images: Images) -> NDArray[np.uint8]:
+        """Images preprocessed, from a cache on disk."""
+        return cached(images, self.preprocess, self.folder / "cache")
+
+    @property
+    def val(self) -> Images:
+        return self.data.val.take(self.recipe.verify.frames)
+
+    # The steps: what each depends on, and what it does
+
+    def _train_inputs(self) -> object:
+        return [self.recipe.model, self.recipe.train, self.preprocess, self.normalization, _prints(self.data)]
+
+    def _train(self) -> dict[str, str]:
+        assert self.recipe.train is not None
+        self._start_over_if_changed()
+        result = fit(
+            self.network(self.recipe.model.weights),
+            self.data,
+            self.preprocess,
+            self.normalization,
+            self.recipe.train,
+            self.folder / "train",
+            progress=self._progress,
+        )
+        self._say(f"train: {result.top1:.2%} on validation after {result.epochs} epochs, {result.seconds:.0f} s")
+        return {"weights": files.sha256(self.weights)}
+
+    def _start_over_if_changed(self) -> None:
+        """A checkpoint of the same inputs is gone on with; one of other inputs is removed."""
+        folder = self.folder / "train"
+        marker, inputs = folder / "inputs", _digest(self._train_inputs())
+        if folder.is_dir() and (not marker.is_file() or marker.read_text() != inputs):
+            shutil.rmtree(folder)
+        files.write(marker, inputs.encode())
+
+    def _has_weights(self, outputs: dict[str, str]) -> bool:
+        return self.weights.is_file() and files.sha256(self.weights) == outputs["weights"]
+
+    def _export_inputs(self) -> object:
+        recipe = self.recipe
+        weights = files.sha256(self.weights) if recipe.train else recipe.model.weights
+        return [
+            recipe.name,
+            recipe.model,
+            self.preprocess,
+            self.normalization,
+            recipe.budget,
+            weights,
+            _prints(self.data),
+        ]
+
+    def _export(self) -> dict[str, str]:
+        count = max(GOLDEN_IMAGES, *BATCHES)
+        if len(self.data.val) < count:
+            raise BadInput(
+                f"export checks parity on {count} validation images, there are {len(self.data.val)}: add some"
+            )
+        provenance = {"architecture": self.recipe.model.name, "data": self.recipe.data.source}
+        if self.source and not self.recipe.train:
+            provenance["weights"] = f"{self.source.name}, {self.source.origin}"
+        done = export(
+            self.deployed.network,
+            self.bundle,
+            name=self.recipe.name,
+            preprocess=self.preprocess,
+            normalization=self.normalization,
+            labels=self.labels,
+            images=np.asarray(self.frames(self.data.val.take(count))),
+            budget=self.recipe.budget,
+            provenance=provenance,
+        )
+        worst = ", ".join(f"{name} {difference:.1e}" for name, difference in done.parity.items())
+        self._say(
+            f"export: equals PyTorch at batch {', '.join(map(str, BATCHES))} (largest relative difference: {worst})"
+        )
+        return {"float32": self._hash("float32")}
+
+    def _quantize_inputs(self) -> object:
+        return [self._hash("float32"), self.recipe.quantize, self.recipe.budget, self.data.train.fingerprint()]
+
+    def _quantize(self) -> dict[str, str]:
+        config = self.recipe.quantize
+        assert config is not None
+        images = self.frames(self.data.train.take(config.images + config.check_images))
+        done = quantize(self.bundle, np.asarray(images), config, _lines(self._say, "quantize", self._progress))
+        files.write(self.folder / "quantize.json", _candidates(done))
+        agreement = done.chosen.agreement.top1
+        self._say(
+            f"quantize: {done.chosen.placement}, {done.chosen.ranges}: {agreement.value:.1%} agree with float32 "
+            f"on {agreement.count} check images"
+        )
+        return {DIALECT: self._hash(DIALECT)}
+
+    def _verify_inputs(self) -> object:
+        return [self._hashes(), self.val.fingerprint(), machine.this().key, backends.available()]
+
+    def _verify(self) -> dict[str, str]:
+        images = self.val
+        frames = np.asarray(self.frames(images))
+        expected = graph.reference(self.deployed, frames)
+        with bundle.Bundle(self.bundle) as opened:
+            done = verify(opened, frames, expected, reference_name="PyTorch float32", labels=images.labels)
+            evidence = opened.evidence().merged([each.entry for each in done])
+            bundle.update(opened, manifest=judge(opened.manifest, evidence), evidence=evidence)
+        files.write(self.folder / "verify.npz", _outputs(done, frames, expected, images.labels))
+        for each in done:
+            entry = each.entry
+            assert entry.agreement is not None
+            scored = f"top-1 {entry.accuracy.top1.value:.2%}, " if entry.accuracy else ""
+            self._say(
+                f"verify: {entry.variant} on {entry.backend} ran in {entry.executed}: {scored}"
+                f"agrees with PyTorch on {entry.agreement.top1.value:.2%} of {entry.agreement.top1.count}"
+            )
+        return {}
+
+    def _bench_inputs(self) -> object:
+        return [self._hashes(), self.recipe.bench, machine.this().key, backends.available()]
+
+    def _bench(self) -> dict[str, str]:
+        config = self.recipe.bench
+        say = _lines(self._say, "bench", self._progress)
+        with bundle.Bundle(self.bundle) as opened:
+            done = bench(opened, seconds=config.seconds, rounds=config.rounds, threads=config.threads, progress=say)
+            evidence = opened.evidence().merged(done)
+            judged = judge(opened.manifest, evidence)
+            bundle.update(opened, manifest=judged, evidence=evidence)
+        for variant in judged.variants:
+            for name, reason in variant.withheld.items():
+                self._say(f"bench: {variant.name} is not offered on {name}: {reason}")
+        return {}
+
+    def _report_inputs(self) -> object:
+        return files.sha256(self.bundle / bundle.MANIFEST)
+
+    def _report(self) -> dict[str, str]:
+        report.write([self.folder], self.folder / "report.html")
+        return {}
+
+    # What is in the bundle now
+
+    def _hashes(self) -> dict[str, str]:
+        try:
+            with bundle.Bundle(self.bundle) as opened:
+                return {variant.name: opened.sha256(variant.name) for variant in opened.manifest.variants}
+        except BundleError:
+            return {}
+
+    def _hash(self, variant: str) -> str:
+        return self._hashes().get(variant, "")
+
+    def _measured(self, what: str) -> bool:
+        """Whether every variant has that piece of evidence from this machine, on every backend."""
+        with bundle.Bundle(self.bundle) as opened:
+            entries = opened.evidence().entries
+            found = {(each.sha256, each.backend) for each in entries if getattr(each, what) and _is_here(each.machine)}
+            return all((digest, name) in found for digest in self._hashes().values() for name in backends.available())
+
+
+def _is_here(where: object) -> bool:
+    return getattr(where, "key", "") == machine.this().key
+
+
+def _prints(data: Dataset) -> list[object]:
+    return [data.train.fingerprint(), data.val.fingerprint(), data.classes]
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(value)).hexdigest()
+
+
+def _as_yaml(recipe: Recipe) -> bytes:
+    return yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False).encode()
+
+
+def _lines(say: Callable[[str], None], step: str, progress: bool) -> Callable[[str], None]:
+    """Progress of a step as lines; nothing when progress is off."""
+    return (lambda text: say(f"{step}: {text}")) if progress else (lambda _: None)
+
+
+def _candidates(done: Quantized) -> bytes:
+    rows = [
+        {
+            "placement": each.placement,
+            "ranges": each.ranges,
+            "top1_agreement": each.agreement.top1.value,
+            "kl": each.agreement.kl,
+            "p50_ms": each.p50_ms,
+            "chosen": each is done.chosen,
+        }
+        for each in done.candidates
+    ]
+    return records.encode({"float_ms": done.float_ms, "candidates": rows})
+
+
+def _outputs(
+    done: list[Verified], frames: Image, expected: NDArray[np.float32], labels: NDArray[np.int64] | None
+) -> bytes:
+    """`verify.npz`: frames, PyTorch's outputs, labels, and every target's outputs."""
+    arrays: dict[str, NDArray[Any]] = {"images": frames[:REPORT_FRAMES], "reference": expected}
+    if labels is not None:
+        arrays["labels"] = labels
+    for each in done:
+        arrays[f"outputs/{each.entry.variant}/{each.entry.backend}/{each.entry.hint}"] = each.outputs
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder, so that two builds do not write into each other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise BadInput(f"{folder}: another build is running there; wait for it or name another folder") from exc
+        yield

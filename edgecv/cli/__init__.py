@@ -1,0 +1,17 @@
+"""The command line: a command parses, calls one function, prints. Only verbs that need torch import it."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point of the `edgecv` command."""
+    try:
+        from edgecv.cli.app import app
+    except ModuleNotFoundError as exc:
+        if exc.name not in ("typer", "rich"):
+            raise
+        print("edgecv: the command line needs: pip install 'edgecv[cpu]'", file=sys.stderr)  # noqa: T201
+        sys.exit(3)
+    app()

@@ -1,0 +1,211 @@
+"""Verbs that run on the device, without torch: predict, stream, doctor."""
+
+from __future__ import annotations
+
+import platform
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import edgecv_runtime as rt
+from edgecv.cli.output import Mode, say, show_json, stderr, stdout
+from edgecv_runtime.errors import BadInput, EdgecvError, ImageError
+
+if TYPE_CHECKING:
+    from edgecv_runtime.preprocess import Image
+    from edgecv_runtime.stream import StreamReport
+
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder or .edgecv file.")]
+Backend = Annotated[str, typer.Option("--backend", help="auto, onnxruntime, openvino, ...")]
+Precision = Annotated[str, typer.Option("--precision", help="auto, float32, bf16, int8, or a variant's name.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+EXIT_LOSSES = 4
+
+
+def predict(
+    bundle: BundlePath,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders of them.")],
+    top: Annotated[int, typer.Option(help="How many labels to show.")] = 1,
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    save: Annotated[Path | None, typer.Option("--save", help="Folder for annotated copies.")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Count unreadable images and go on (exit code 4).")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Label images and folders of images."""
+    files = [file for path in paths for file in rt.images.find(path)]
+    if not files:
+        raise BadInput(f"no images in {', '.join(map(str, paths))}; known: {', '.join(rt.images.SUFFIXES)}")
+    if top < 1:
+        raise BadInput(f"--top must be at least 1, got {top}")
+    found: list[dict[str, Any]] = []
+    bad: list[str] = []
+    with rt.load(bundle, backend=backend, precision=precision) as model:
+        for file in files:
+            try:
+                frame = rt.images.read(file)
+            except ImageError as exc:
+                if not skip_bad:
+                    raise
+                bad.append(str(exc))
+                continue
+            result = model(frame)
+            if save is not None:
+                _save(save / f"{file.stem}.jpg", result.draw(frame))
+            if json:
+                found.append({"path": str(file), **result.as_dict()})
+            else:
+                guesses = "   ".join(f"{guess.score:6.1%} {guess.label}" for guess in result.top(top))
+                stdout.print(f"{file}: {guesses}", soft_wrap=True)
+        info = model.info
+    if json:
+        show_json({"model": info, "results": found, "unreadable": bad})
+    for line in bad:
+        stderr.print(f"edgecv: {line}", soft_wrap=True)
+    if bad:
+        raise typer.Exit(EXIT_LOSSES)
+
+
+def stream(
+    bundle: BundlePath,
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="File, folder, rtsp://..., camera index, gst:PIPELINE.")
+    ],
+    sink: Annotated[
+        list[str] | None, typer.Option("--sink", help="out.mp4, out.jsonl, - (JSON lines on stdout) or window.")
+    ] = None,
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    frames: Annotated[int | None, typer.Option(help="Stop after so many frames of each source.")] = None,
+    when_late: Annotated[str, typer.Option(help="auto, wait, drop-oldest or drop-newest.")] = "auto",
+    json: Json = False,
+) -> None:
+    """Run a bundle on cameras, network streams and files; every frame read is accounted for."""
+    from edgecv_runtime import stream as streams
+
+    if when_late not in ("auto", *streams.POLICIES):
+        raise BadInput(f"--when-late is auto, {', '.join(streams.POLICIES)}; got '{when_late}'")
+    names = sink or []
+    if json and "-" in names:
+        raise BadInput("--json and --sink - both write to stdout: choose one")
+    received: list[int] = []
+    with rt.load(bundle, backend=backend, precision=precision) as model:
+        info = model.info
+        say(f"{info.name}: {info.variant} on {info.backend}, runs in {info.precision}")
+        with streams.stop_on_signals() as stop:
+            report = streams.run(
+                model,
+                sources,
+                [streams.open_sink(name) for name in names],
+                when_late=when_late,  # type: ignore[arg-type]
+                max_frames=frames,
+                stop=stop,
+                on_progress=_progress,
+            )
+            if stop.is_set():
+                received.append(signal.SIGTERM)
+    if json:
+        show_json({"model": info, **_plain(report)})
+    elif "-" not in names:
+        for line in _sentences(report):
+            stdout.print(line, soft_wrap=True)
+    code = report.exit_code
+    if code:
+        raise typer.Exit(code)
+
+
+def doctor(json: Json = False) -> None:
+    """Tell what this machine has, which backends work, and why the others do not."""
+    from edgecv_runtime import backends, machine
+
+    facts: dict[str, Any] = {"edgecv": rt.__version__, "machine": machine.this(), "backends": {}, "packages": {}}
+    for name in backends.names():
+        try:
+            versions = backends.get(name).probe()
+            precisions = backends.get(name).precisions()
+            facts["backends"][name] = {"works": True, "versions": versions, "precisions": precisions}
+        except EdgecvError as exc:
+            facts["backends"][name] = {"works": False, "why": str(exc)}
+    for name, purpose in _PACKAGES.items():
+        facts["packages"][name] = {"version": _version(name), "for": purpose}
+    if json:
+        show_json(facts)
+        return
+    this = machine.this()
+    stdout.print(f"edgecv {rt.__version__}, Python {platform.python_version()}, {this.os}")
+    stdout.print(f"CPU: {this.cpu}, {this.cores} cores, {' '.join(this.isa) or 'no known vector instructions'}")
+    stdout.print(f"GPU: {this.gpu or 'no NVIDIA GPU found'}")
+    for name, found in facts["backends"].items():
+        if found["works"]:
+            libraries = ", ".join(f"{library} {number}" for library, number in found["versions"].items())
+            stdout.print(f"backend {name}: works; {libraries or 'built in'}; {', '.join(found['precisions'])}")
+        else:
+            stdout.print(f"backend {name}: {found['why']}", soft_wrap=True)
+    for name, purpose in _PACKAGES.items():
+        stdout.print(f"{name}: {_version(name) or 'not installed'} ({purpose})", soft_wrap=True)
+
+
+_PACKAGES = {
+    "opencv-python-headless": "images and cameras",
+    "av": "video files and network streams",
+    "torch": "training and export: pip install 'edgecv[export]'",
+    "onnx": "export and quantization: pip install 'edgecv[export]'",
+}
+
+
+def _version(package: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _save(path: Path, picture: Image) -> None:
+    import cv2
+
+    from edgecv_runtime import files
+
+    done, data = cv2.imencode(".jpg", picture)
+    if not done:
+        raise ImageError(f"{path}: cannot be encoded")
+    files.write(path, data.tobytes())
+
+
+def _progress(report: StreamReport) -> None:
+    """A line per second on a terminal, overwritten; nothing into files."""
+    if Mode.quiet or not stderr.is_terminal:
+        return
+    parts = [f"{each.name}: {each.inferred} of {each.read} frames, {each.fps or 0:.1f}/s" for each in report.sources]
+    stderr.print("   ".join(parts), end="\r", no_wrap=True, overflow="ellipsis")
+
+
+def _sentences(report: StreamReport) -> list[str]:
+    """The account of a run, one line per source and per sink."""
+    lines = []
+    for each in report.sources:
+        dropped = ", ".join(f"{count} {reason}" for reason, count in each.dropped.items()) or "0"
+        speed = f"; {each.fps:.1f} frames/s" if each.fps else ""
+        times = (
+            f"; inference p50 {each.inference.p50_ms:.1f}, p99 {each.inference.p99_ms:.1f} ms" if each.inference else ""
+        )
+        lines.append(
+            f"{each.name}: read {each.read}, inferred {each.inferred}, dropped {dropped}, failed {each.failed}"
+            f"{speed}{times}; {each.ended}{': ' + each.detail if each.detail else ''}"
+        )
+    for sink in report.sinks:
+        trouble = f"; {sink.error}" if sink.error else ""
+        lines.append(f"{sink.name}: delivered {sink.delivered}, failed {sink.failed}{trouble}")
+    return lines
+
+
+def _plain(report: StreamReport) -> dict[str, Any]:
+    import msgspec
+
+    plain: dict[str, Any] = msgspec.to_builtins(report)
+    return plain

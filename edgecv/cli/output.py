@@ -1,0 +1,72 @@
+"""How commands print and fail: results on stdout, all else on stderr, errors in one line with their exit code."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from edgecv_runtime.errors import EdgecvError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EXIT_INTERRUPTED = 130
+
+stdout = Console(highlight=False, markup=False)
+stderr = Console(stderr=True, highlight=False, markup=False)
+
+
+class Mode:
+    """What the global options ask for; one instance, set by the app's callback."""
+
+    debug = False
+    quiet = False
+
+
+def say(text: str) -> None:
+    """One line of progress on stderr."""
+    if not Mode.quiet:
+        stderr.print(text, soft_wrap=True)
+
+
+def show_json(value: Any) -> None:
+    """The one JSON document that `--json` promises, on stdout."""
+    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def start_logging() -> None:
+    """Warnings and notices of edgecv's own modules go to stderr."""
+    handler = RichHandler(console=stderr, show_time=False, show_path=False, show_level=False, markup=False)
+    logger = logging.getLogger("edgecv")
+    logger.handlers = [handler]
+    logger.setLevel(logging.WARNING if Mode.quiet else logging.INFO)
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn edgecv's errors into one line and their exit code; `--debug` lets them through."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except EdgecvError as exc:
+            if Mode.debug:
+                raise
+            stderr.print(f"edgecv: {' '.join(str(exc).split())}", soft_wrap=True)
+            raise typer.Exit(exc.exit_code) from exc
+        except KeyboardInterrupt as exc:
+            stderr.print("edgecv: interrupted; the same command goes on where it stopped")
+            raise typer.Exit(EXIT_INTERRUPTED) from exc
+        except BrokenPipeError as exc:
+            raise typer.Exit(0) from exc  # the reader of a pipe had enough
+
+    return run

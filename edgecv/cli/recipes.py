@@ -1,0 +1,102 @@
+"""Verbs that make models: build, train, export, models. They need torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgecv.cli.output import Mode, say, show_json, stdout
+from edgecv_runtime.errors import BadInput, Unavailable
+
+if TYPE_CHECKING:
+    from edgecv.build import Built
+
+Arguments = Annotated[list[str], typer.Argument(metavar="RECIPE [KEY=VALUE]...", help="A YAML file and overrides.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder that run folders are made in.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def build(arguments: Arguments, runs: Runs = Path("runs"), json: Json = False) -> None:
+    """Run a recipe to the end: train, export, quantize, verify, bench, bundle, report."""
+    built = _run(arguments, runs, "report")
+    from edgecv.report.console import print_table
+    from edgecv_runtime.bench.table import rows
+    from edgecv_runtime.bundle import Bundle
+
+    with Bundle(built.bundle) as opened:
+        found = rows(opened)
+    if json:
+        show_json({**_facts(built), "report": str(built.report), "rows": found})
+        return
+    print_table(found, stdout)
+    say(f"bundle: {built.bundle}")
+    say(f"report: {built.report}")
+
+
+def train(arguments: Arguments, runs: Runs = Path("runs"), json: Json = False) -> None:
+    """Run a recipe up to the trained weights."""
+    built = _run(arguments, runs, "train")
+    weights = built.folder / "train" / "weights.safetensors"
+    if json:
+        show_json({**_facts(built), "weights": str(weights)})
+        return
+    stdout.print(str(weights), soft_wrap=True)
+
+
+def export(arguments: Arguments, runs: Runs = Path("runs"), json: Json = False) -> None:
+    """Run a recipe up to a bundle with its proven float32 variant."""
+    built = _run(arguments, runs, "export")
+    if json:
+        show_json(_facts(built))
+        return
+    stdout.print(str(built.bundle), soft_wrap=True)
+
+
+def models(json: Json = False) -> None:
+    """List the zoo: parameters, input size, published weights and where they come from."""
+    _need_torch()
+    from rich import box
+    from rich.table import Table
+
+    from edgecv import models as zoo
+
+    specs = [zoo.spec(name) for name in zoo.names()]
+    if json:
+        show_json(specs)
+        return
+    table = Table("model", "parameters", "input", "weights (top-1, source)", box=box.SIMPLE_HEAD)
+    table.columns[1].justify = "right"
+    for spec in specs:
+        sources = ", ".join(
+            f"{row.name} ({row.top1_percent:.1f} %, {row.package or row.url.split('/')[2]})" for row in spec.weights
+        )
+        table.add_row(spec.name, f"{spec.parameters:,}", f"{spec.size[0]}x{spec.size[1]}", sources or "–")
+    stdout.print(table)
+
+
+def _run(arguments: list[str], runs: Path, until: str) -> Built:
+    """Split a recipe's path from its overrides, and build."""
+    _need_torch()
+    from edgecv import recipe
+    from edgecv.build import build as run_build
+
+    paths = [argument for argument in arguments if "=" not in argument]
+    overrides = [argument for argument in arguments if "=" in argument]
+    if len(paths) != 1:
+        raise BadInput(f"name one recipe, then key=value overrides; got {len(paths)} recipes: {' '.join(paths)}")
+    read = recipe.read(paths[0], overrides)
+    return run_build(read, runs / read.name, until=until, say=say, progress=not Mode.quiet)
+
+
+def _facts(built: Built) -> dict[str, object]:
+    return {"bundle": str(built.bundle), "ran": built.ran, "skipped": built.skipped, "seconds": built.seconds}
+
+
+def _need_torch() -> None:
+    try:
+        import onnx  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as exc:
+        raise Unavailable(f"this command needs {exc.name}: pip install 'edgecv[export]'") from exc

@@ -1,0 +1,189 @@
+"""Verbs on a finished bundle: quantize, verify, bench, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgecv.cli.output import say, show_json, stderr, stdout
+from edgecv_runtime.errors import BadInput, Unavailable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgecv_runtime.bundle import Bundle
+    from edgecv_runtime.manifest import Entry
+    from edgecv_runtime.preprocess import Image
+
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder or .edgecv file.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder with one folder of images a class, named as the labels are.")
+]
+
+
+def quantize(
+    bundle: BundlePath,
+    data: Annotated[Path, typer.Option("--data", help="Real images or clips to calibrate with, labels not needed.")],
+    images: Annotated[int, typer.Option(help="How many images calibrate.")] = 200,
+    json: Json = False,
+) -> None:
+    """Add an int8 variant, calibrated on real images. Afterwards: edgecv verify, edgecv bench."""
+    import numpy as np
+
+    from edgecv.data import DataConfig, load
+    from edgecv_runtime.bundle import Bundle
+
+    try:
+        from edgecv_export import quantize as quantization
+    except ImportError as exc:
+        raise Unavailable(f"quantizing needs {exc.name}: pip install 'edgecv[export]'") from exc
+    config = quantization.QuantizeConfig(images=images)
+    frames = load(DataConfig(source="clips", path=str(data), val=0.01)).train.take(images + config.check_images)
+    with Bundle(bundle) as opened:
+        batch = opened.manifest.preprocess.batch([np.asarray(frame) for frame in frames])
+    done = quantization.quantize(bundle, batch, config, say)
+    facts = {
+        "variant": quantization.DIALECT,
+        "placement": done.chosen.placement,
+        "ranges": done.chosen.ranges,
+        "agreement": done.chosen.agreement,
+        "p50_ms": done.chosen.p50_ms,
+        "float_ms": done.float_ms,
+    }
+    if json:
+        show_json(facts)
+        return
+    top1 = done.chosen.agreement.top1
+    stdout.print(
+        f"{quantization.DIALECT}: {done.chosen.placement}, {done.chosen.ranges}; top-1 agreement {top1.value:.1%}"
+    )
+    say("it is offered on no backend before: edgecv verify, edgecv bench")
+
+
+def verify(bundle: BundlePath, data: Data = None, json: Json = False, markdown: Markdown = False) -> None:
+    """Run every variant on every backend against the golden inputs, or on your own labelled images."""
+    from edgecv_runtime import verify as verification
+    from edgecv_runtime.bundle import Bundle
+
+    with Bundle(bundle) as opened:
+        if data is None:
+            entries = [each.entry for each in verification.verify(opened)]
+        else:
+            frames, labels = _labelled(opened, data)
+            expected = verification.float_outputs(opened, frames)
+            done = verification.verify(opened, frames, expected, reference_name="float32 here", labels=labels)
+            entries = [each.entry for each in done]
+        _keep(opened, entries, bundle)
+    _show(bundle, json, markdown)
+    failed = [each for each in entries if not verification.is_faithful(each, opened.manifest)]
+    for each in failed:
+        stderr.print(f"edgecv: {each.variant} on {each.backend} does not agree within the budget", soft_wrap=True)
+    if failed:
+        raise typer.Exit(4)
+
+
+def bench(
+    bundle: BundlePath,
+    seconds: Annotated[float, typer.Option(help="Of one round of one target.")] = 0.5,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 5,
+    batch: Annotated[int, typer.Option(help="Frames a call.")] = 1,
+    threads: Annotated[int, typer.Option(help="0 leaves them to the backend.")] = 0,
+    data: Data = None,
+    json: Json = False,
+    markdown: Markdown = False,
+) -> None:
+    """Time every variant on every backend, in interleaved rounds; with --data, score the same files too."""
+    from edgecv_runtime import verify as verification
+    from edgecv_runtime.bench.latency import bench as run_bench
+    from edgecv_runtime.bundle import Bundle
+
+    with Bundle(bundle) as opened:
+        entries = run_bench(opened, seconds=seconds, rounds=rounds, batch=batch, threads=threads, progress=say)
+        if data is not None:
+            frames, labels = _labelled(opened, data)
+            expected = verification.float_outputs(opened, frames)
+            done = verification.verify(opened, frames, expected, reference_name="float32 here", labels=labels)
+            scored = opened.evidence().merged([each.entry for each in done])
+            _keep(opened, entries, bundle, scored.entries)
+        else:
+            _keep(opened, entries, bundle)
+    _show(bundle, json, markdown)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of 'edgecv build'.")],
+    out: Annotated[Path, typer.Option("--out", help="The HTML file.")] = Path("report.html"),
+    clip: Annotated[Path | None, typer.Option("--clip", help="An annotated video to show frames of.")] = None,
+    json: Json = False,
+) -> None:
+    """Print one table for several runs and write one HTML report of them."""
+    from edgecv.report import write
+    from edgecv.report.console import print_table
+    from edgecv_runtime.bench.table import rows
+    from edgecv_runtime.bundle import Bundle
+
+    found = []
+    for run in runs:
+        with Bundle(run / "bundle") as opened:
+            found += rows(opened)
+    path = write(runs, out, clip=clip)
+    if json:
+        show_json({"report": str(path), "rows": found})
+        return
+    print_table(found, stdout)
+    stdout.print(f"report: {path.absolute()}", soft_wrap=True)
+
+
+def _keep(opened: Bundle, entries: list[Entry], path: Path, before: tuple[Entry, ...] | None = None) -> None:
+    """Put new evidence into the bundle and judge it again."""
+    from edgecv_runtime import bundle
+    from edgecv_runtime.manifest import Evidence
+    from edgecv_runtime.verify import judge
+
+    old = opened.evidence() if before is None else Evidence(entries=before)
+    evidence = old.merged(entries)
+    try:
+        bundle.update(opened, manifest=judge(opened.manifest, evidence), evidence=evidence)
+    except OSError as exc:
+        raise Unavailable(f"{path}: the evidence cannot be written: {exc.strerror}; the bundle is as it was") from exc
+
+
+def _show(path: Path, json: bool, markdown: bool) -> None:
+    from edgecv.report.console import print_table
+    from edgecv_runtime.bench import table
+    from edgecv_runtime.bundle import Bundle
+
+    with Bundle(path) as opened:
+        found = table.rows(opened)
+    if json:
+        show_json(found)
+    elif markdown:
+        stdout.print(table.markdown(found), soft_wrap=True)
+    else:
+        print_table(found, stdout)
+
+
+def _labelled(opened: Bundle, data: Path) -> tuple[Image, NDArray[np.int64]]:
+    """Images of a folder whose class folders are named as the bundle's labels: frames and label indices."""
+    import numpy as np
+
+    from edgecv_runtime import images
+
+    labels = opened.manifest.labels
+    folders = sorted(folder for folder in data.iterdir() if folder.is_dir()) if data.is_dir() else []
+    unknown = [folder.name for folder in folders if folder.name not in labels]
+    if not folders or unknown:
+        what = f"folders that are no labels: {', '.join(unknown[:5])}" if unknown else "no class folders"
+        raise BadInput(
+            f"{data}: {what}; expected one folder a class, named as the labels: {', '.join(labels[:5])}, ..."
+        )
+    found = [(path, labels.index(folder.name)) for folder in folders for path in images.find(folder)]
+    if not found:
+        raise BadInput(f"{data}: holds no images")
+    frames = opened.manifest.preprocess.batch([images.read(path) for path, _ in found])
+    return frames, np.array([label for _, label in found], np.int64)

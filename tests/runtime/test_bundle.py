@@ -1,0 +1,218 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgecv_runtime import Bundle
+from edgecv_runtime import bundle as bundles
+from edgecv_runtime.errors import BundleError
+
+
+def test_a_bundle_holds_what_was_exported(exported):
+    with Bundle(exported) as opened:
+        assert opened.manifest.name == "tiny"
+        assert opened.manifest.labels[3] == "digit 3"
+        assert opened.golden().images.dtype == np.uint8
+        assert len(opened.golden().logits) == 8
+        assert opened.evidence().entries == ()
+        assert set(opened.manifest.files) == {"model.onnx", "golden.npz"}
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "evidence.json", "model.int8-u8s8.onnx"])
+@pytest.mark.parametrize("where", [0.0, 0.37, 0.999])
+def test_one_flipped_byte_is_refused(finished_copy, name, where):
+    file = finished_copy / name
+    data = bytearray(file.read_bytes())
+    data[int(where * len(data))] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(BundleError, match=f"{name}: altered: its SHA-256"):
+        Bundle(finished_copy)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "evidence.json"])
+def test_a_truncated_file_is_refused(finished_copy, name):
+    file = finished_copy / name
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(BundleError, match=f"{name}: has .* bytes, the manifest says .*truncated"):
+        Bundle(finished_copy)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz"])
+def test_a_missing_file_is_refused(bundle_copy, name):
+    (bundle_copy / name).unlink()
+    with pytest.raises(BundleError, match=f"{name}: missing"):
+        Bundle(bundle_copy)
+
+
+def test_an_extra_file_is_refused(bundle_copy):
+    (bundle_copy / "notes.txt").write_text("hello")
+    with pytest.raises(BundleError, match=r"does not list: notes\.txt; remove"):
+        Bundle(bundle_copy)
+
+
+def test_a_linked_file_is_refused(bundle_copy, tmp_path):
+    elsewhere = tmp_path / "elsewhere.onnx"
+    (bundle_copy / "model.onnx").rename(elsewhere)
+    (bundle_copy / "model.onnx").symlink_to(elsewhere)
+    with pytest.raises(BundleError, match=r"model\.onnx: a link"):
+        Bundle(bundle_copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: m | {"labls": []}, "unknown key 'labls'; did you mean 'labels'"),
+        (lambda m: m | {"schema": 99}, "schema 99 is not 1"),
+        (lambda m: m | {"labels": "x"}, "labels: Expected 'array', got 'str'"),
+        (lambda m: m | {"files": {**m["files"], "../x": {"sha256": "0", "bytes": 0}}}, "not a plain file name"),
+        (lambda m: m | {"variants": m["variants"] * 2}, "variant names repeat"),
+        (lambda m: {key: m[key] for key in m if key != "task"}, "missing required field 'task'"),
+    ],
+)
+def test_a_manifest_that_is_wrong_says_where(bundle_copy, change, said):
+    path = bundle_copy / "bundle.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(BundleError, match=said):
+        Bundle(bundle_copy)
+
+
+def test_what_is_no_bundle_is_named(tmp_path):
+    with pytest.raises(BundleError, match="no such bundle"):
+        Bundle(tmp_path / "none")
+    with pytest.raises(BundleError, match="not a bundle: it has no bundle.json"):
+        Bundle(tmp_path)
+
+
+def test_an_archive_is_the_same_bundle_and_repeats_byte_for_byte(exported, tmp_path):
+    with Bundle(exported) as opened:
+        content = {name: opened.file(name) for name in opened.manifest.files}
+        for name in ("a.edgecv", "b.edgecv"):
+            bundles.write(tmp_path / name, opened.manifest, content)
+    assert (tmp_path / "a.edgecv").read_bytes() == (tmp_path / "b.edgecv").read_bytes()
+    with Bundle(tmp_path / "a.edgecv") as archived, Bundle(exported) as opened:
+        assert archived.manifest == opened.manifest
+        unpacked = archived.root
+        assert unpacked.is_dir()
+    assert not unpacked.exists()
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "sub/evil", "back\\slash"])
+def test_an_archive_with_paths_is_refused(name, tmp_path):
+    path = tmp_path / "x.edgecv"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, b"evil")
+    with pytest.raises(BundleError, match="not a plain file"):
+        Bundle(path)
+
+
+def test_an_archive_that_is_a_bomb_or_repeats_names_is_refused(tmp_path):
+    path = tmp_path / "x.edgecv"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb", b"\0" * 50_000_000)
+    with pytest.raises(BundleError, match="unpacks to too much"):
+        Bundle(path)
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", b"1")
+        archive.writestr("a", b"2")
+    with pytest.raises(BundleError, match="same name twice"):
+        Bundle(path)
+
+
+def test_a_truncated_archive_is_refused(exported, tmp_path):
+    path = tmp_path / "x.edgecv"
+    with Bundle(exported) as opened:
+        bundles.write(path, opened.manifest, {name: opened.file(name) for name in opened.manifest.files})
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(BundleError, match="not a whole .edgecv archive"):
+        Bundle(path)
+
+
+def test_a_folder_with_other_things_is_not_overwritten(exported, tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with Bundle(exported) as opened, pytest.raises(BundleError, match="other things in it"):
+        bundles.write(tmp_path, opened.manifest, {})
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_a_failing_write_leaves_the_old_bundle(bundle_copy):
+    before = (bundle_copy / "bundle.json").read_bytes()
+    with Bundle(bundle_copy) as opened, pytest.raises(FileNotFoundError):
+        bundles.update(opened, content={"model.onnx": bundle_copy / "none.onnx"})
+    assert (bundle_copy / "bundle.json").read_bytes() == before
+    Bundle(bundle_copy).close()
+    assert [path.name for path in bundle_copy.parent.iterdir()] == ["bundle"]
+
+
+WRITER = """
+import sys, msgspec
+from edgecv_runtime import Bundle, bundle
+for number in range(10**6):
+    with Bundle(sys.argv[1]) as opened:
+        manifest = msgspec.structs.replace(opened.manifest, provenance={"number": str(number)})
+        bundle.update(opened, manifest=manifest, content={"golden.npz": bytes([number % 256]) * 100_000})
+    print(number, flush=True)
+"""
+
+
+def test_killed_at_random_moments_the_bundle_is_the_old_one_or_the_new_one(bundle_copy):
+    """SIGKILL at 12 random moments of writing: what is left opens, and the next writer cleans up."""
+    moments = np.random.default_rng(0).uniform(0, 0.03, 12)
+    for moment in moments:
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(bundle_copy)], stdout=subprocess.PIPE)
+        assert writer.stdout.readline()  # it is at work
+        time.sleep(moment)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        with Bundle(bundle_copy) as opened:
+            number = int(opened.manifest.provenance["number"])
+            assert opened.file("golden.npz").read_bytes() == bytes([number % 256]) * 100_000
+    with Bundle(bundle_copy) as opened:
+        bundles.update(opened)
+    assert [path.name for path in bundle_copy.parent.iterdir()] == ["bundle"]
+
+
+def test_readers_beside_a_writer_never_see_a_mix(bundle_copy):
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(bundle_copy)], stdout=subprocess.PIPE)
+    try:
+        assert writer.stdout.readline()
+        for _ in range(40):
+            with Bundle(bundle_copy) as opened:
+                assert "number" in opened.manifest.provenance
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+
+
+def test_a_full_disk_leaves_the_old_bundle(bundle_copy):
+    """A file size limit stands in for the full disk: the write fails in the middle of the model."""
+    script = """
+import resource, sys
+from edgecv_runtime import Bundle, bundle
+with Bundle(sys.argv[1]) as opened:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    bundle.update(opened, content={"golden.npz": b"x" * 100_000})
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(bundle_copy)], capture_output=True, text=True)
+    assert "File too large" in done.stderr
+    with Bundle(bundle_copy) as opened:
+        assert len(opened.golden().images) == 8
+    assert [path.name for path in bundle_copy.parent.iterdir()] == ["bundle"]
+
+
+def test_evidence_of_a_replaced_file_goes_with_it(finished_copy):
+    with Bundle(finished_copy) as opened:
+        assert {entry.variant for entry in opened.evidence().entries} == {"float32", "int8-u8s8"}
+        kept = tuple(each for each in opened.manifest.variants if each.name == "float32")
+        bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=kept))
+    with Bundle(finished_copy) as opened:
+        assert {entry.variant for entry in opened.evidence().entries} == {"float32"}
+        assert "model.int8-u8s8.onnx" not in opened.manifest.files

@@ -1,0 +1,109 @@
+import json
+
+import msgspec
+import pytest
+
+import edgecv_runtime as rt
+from edgecv_runtime import bundle as bundles
+from edgecv_runtime import choose, files
+from edgecv_runtime.errors import BackendUnavailable, BadInput
+
+
+def offer(path, backends, withheld):
+    with rt.Bundle(path) as opened:
+        variants = tuple(
+            msgspec.structs.replace(each, backends=backends, withheld=withheld) if each.precision == "int8" else each
+            for each in opened.manifest.variants
+        )
+        bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=variants))
+
+
+def test_auto_takes_the_fastest_of_what_is_offered_and_explains_it(finished_copy, monkeypatch):
+    offer(finished_copy, ("openvino",), {"onnxruntime": "slower than float32 (2.00 against 1.00 ms)"})
+    monkeypatch.setattr(
+        choose, "_measure", lambda usable, _: {each.key: 1.0 if "int8" in each.key else 2.0 for each in usable}
+    )
+    with rt.load(finished_copy) as model:
+        assert (model.info.variant, model.info.backend) == ("int8-u8s8", "openvino")
+        said = model.explain()
+    assert "int8-u8s8 on openvino: the fastest here" in said
+    assert "not int8-u8s8 on onnxruntime: slower than float32 (2.00 against 1.00 ms)" in said
+    assert "measured float32 on onnxruntime" in said
+    assert "bf16 is used only when asked for" in said or "bf16" not in said
+
+
+def test_a_withheld_variant_is_not_run_unless_asked_for_by_name(finished_copy):
+    offer(finished_copy, (), {"onnxruntime": "loses 3 points", "openvino": "loses 3 points"})
+    with rt.load(finished_copy) as model:
+        assert model.info.variant == "float32"
+    with pytest.raises(BadInput, match="loses 3 points"):
+        rt.load(finished_copy, precision="int8")
+    with rt.load(finished_copy, precision="int8-u8s8", backend="openvino") as model:
+        assert model.info.variant == "int8-u8s8"
+
+
+def test_a_measurement_is_remembered_for_these_files(finished_copy, monkeypatch):
+    calls = []
+    real = choose._measure
+    monkeypatch.setattr(choose, "_measure", lambda *given: calls.append(1) or real(*given))
+    monkeypatch.setenv("EDGECV_CACHE", str(finished_copy.parent / "cache"))
+    for _ in range(3):
+        rt.load(finished_copy).close()
+    assert len(calls) == 1
+    (remembered,) = (finished_copy.parent / "cache" / "auto").iterdir()
+    assert all(ms > 0 for ms in json.loads(remembered.read_bytes()).values())
+    remembered.write_bytes(b"garbage")
+    rt.load(finished_copy).close()
+    assert len(calls) == 2
+
+
+def test_a_cache_that_cannot_be_written_costs_only_a_measurement(exported, monkeypatch):
+    def fail(*_):
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(files, "write", fail)
+    monkeypatch.setattr(choose, "ROUNDS", 1)
+    with rt.load(exported) as model:
+        assert model.info.variant == "float32"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"backend": "onnxruntim"}, "no backend 'onnxruntim'; did you mean 'onnxruntime'"),
+        ({"precision": "flot32"}, "nothing runs at precision 'flot32' .* did you mean 'float32'"),
+        ({"precision": "int8"}, "nothing runs at precision 'int8'"),
+        ({"precision": "bf16", "backend": "onnxruntime"}, "nothing runs at precision 'bf16' on backend 'onnxruntime'"),
+        ({"threads": -1, "backend": "onnxruntime"}, "threads must be at least 0"),
+    ],
+)
+def test_what_cannot_run_is_said_with_what_can(exported, given, said):
+    with pytest.raises(BadInput, match=said):
+        rt.load(exported, **given)
+
+
+def test_without_any_backend_the_cure_is_named(exported, monkeypatch):
+    monkeypatch.setattr(choose.backends, "available", dict)
+    with pytest.raises(BackendUnavailable, match=r"pip install 'edgecv\[onnxruntime\]'"):
+        rt.load(exported)
+
+
+def test_a_backend_that_is_not_installed_names_its_cure(exported, monkeypatch):
+    import builtins
+
+    real = builtins.__import__
+
+    def refuse(name, *rest):
+        if name.split(".")[0] == "openvino":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(BackendUnavailable, match=r"'openvino' is not installed: pip install 'edgecv\[openvino\]'"):
+        rt.load(exported, backend="openvino")
+
+
+def test_the_echo_backend_answers_without_a_runtime(exported, photos):
+    with rt.load(exported, backend="echo") as model:
+        assert model(photos[0]).index == model(photos[0]).index
+        assert len(model([photos[0]] * 3)) == 3

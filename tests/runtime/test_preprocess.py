@@ -1,0 +1,97 @@
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgecv_runtime import Preprocess
+from edgecv_runtime.errors import BadInput, ShapeError
+
+MODES = ("crop", "stretch", "letterbox")
+
+
+@given(
+    height=st.integers(1, 80),
+    width=st.integers(1, 80),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    mode=st.sampled_from(MODES),
+    interpolation=st.sampled_from(["area", "linear", "cubic", "nearest"]),
+    color=st.sampled_from(["RGB", "BGR", "GRAY"]),
+)
+@settings(max_examples=200, deadline=None)
+def test_any_image_gives_the_promised_tensor(height, width, size, mode, interpolation, color):
+    image = np.random.default_rng(height * 100 + width).integers(0, 256, (height, width, 3), np.uint8)
+    made = Preprocess(size, mode, interpolation=interpolation, color=color)(image)
+    assert made.shape == (*size, 1 if color == "GRAY" else 3)
+    assert made.dtype == np.uint8
+
+
+def test_crop_first_equals_resize_first_on_a_photo(photos):
+    """Oracle: the textbook order, resize everything and then crop, by OpenCV, at a scale without fractions."""
+    photo = photos[0][:384, :512]
+    made = Preprocess((128, 128), "crop", resize=192, color="BGR")(photo)
+    whole = cv2.resize(photo, (256, 192), interpolation=cv2.INTER_AREA)
+    assert (made == whole[32:160, 64:192]).all()
+
+
+def test_crop_keeps_within_a_pixel_of_resize_first_at_any_scale(photos):
+    photo = cv2.GaussianBlur(photos[0], (0, 0), 3)  # without fine detail, half a pixel's shift changes little
+    made = Preprocess((224, 224), "crop", resize=256, color="BGR")(photo)
+    scale = 256 / min(photo.shape[:2])
+    whole = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    top, left = (whole.shape[0] - 224) // 2, (whole.shape[1] - 224) // 2
+    difference = np.abs(made.astype(int) - whole[top : top + 224, left : left + 224])
+    assert difference.mean() < 2
+
+
+def test_crop_takes_the_centre():
+    image = np.zeros((100, 300, 3), np.uint8)
+    image[:, 100:200] = 255
+    assert Preprocess((50, 50), "crop", resize=50)(image).min() == 255
+
+
+def test_letterbox_keeps_the_aspect_ratio_and_fills():
+    made = Preprocess((40, 40), "letterbox", fill=7)(np.full((10, 20, 3), 200, np.uint8))
+    assert (made[:10] == 7).all()
+    assert (made[30:] == 7).all()
+    assert (made[10:30] == 200).all()
+
+
+def test_stretch_fills_the_whole_input():
+    assert (Preprocess((40, 40), "stretch")(np.full((10, 20, 3), 200, np.uint8)) == 200).all()
+
+
+def test_color_order_is_rgb_unless_said_otherwise():
+    blue = np.zeros((4, 4, 3), np.uint8)
+    blue[..., 0] = 255  # BGR
+    assert Preprocess((4, 4), "stretch")(blue)[0, 0].tolist() == [0, 0, 255]
+    assert Preprocess((4, 4), "stretch", color="BGR")(blue)[0, 0].tolist() == [255, 0, 0]
+    assert Preprocess((4, 4), "stretch", color="GRAY")(blue)[0, 0].tolist() == [29]  # ITU-R BT.601
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (np.zeros((4, 4, 3), np.float32), "float32; do not normalize"),
+        (np.zeros((4, 4), np.uint8), r"got \(4, 4\)"),
+        (np.zeros((4, 4, 4), np.uint8), r"got \(4, 4, 4\)"),
+        (np.zeros((0, 4, 3), np.uint8), "at least one pixel"),
+        ("photo.jpg", "got str; read files with images.read"),
+        (None, "got NoneType"),
+    ],
+)
+def test_a_frame_of_another_kind_is_refused(frame, said):
+    with pytest.raises(ShapeError, match=said):
+        Preprocess((4, 4))(frame)
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(BadInput, match="no images"):
+        Preprocess((4, 4)).batch([])
+
+
+def test_a_view_and_its_copy_give_the_same(photos):
+    view = photos[1][::-1, ::2]
+    for mode in MODES:
+        made = Preprocess((64, 48), mode)
+        assert (made(view) == made(view.copy())).all()

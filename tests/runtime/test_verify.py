@@ -1,0 +1,149 @@
+import math
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgecv_runtime import Bundle, verify
+from edgecv_runtime.errors import BadInput
+from edgecv_runtime.manifest import Budget
+
+
+@given(count=st.integers(1, 500), share=st.floats(0, 1))
+def test_the_wilson_interval_solves_its_equation(count, share):
+    """Oracle: the bounds are where |p - p0| = z * sqrt(p0 (1 - p0) / n) (Wilson 1927)."""
+    hits = round(share * count)
+    interval = verify.wilson(hits, count)
+    assert 0 <= interval.low <= interval.value <= interval.high <= 1
+    for bound in (interval.low, interval.high):
+        if 0 < bound < 1:
+            wanted = 1.959964 * math.sqrt(bound * (1 - bound) / count)
+            assert abs(interval.value - bound) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+
+
+def test_an_interval_of_nothing_is_refused():
+    with pytest.raises(BadInput, match="at least one frame"):
+        verify.wilson(0, 0)
+
+
+def test_agreement_of_equal_outputs_is_whole():
+    logits = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
+    same = verify.agreement(logits, logits, "x")
+    assert (same.top1.value, same.max_abs, same.kl) == (1.0, 0.0, 0.0)
+
+
+def test_agreement_measures_by_hand_checked_numbers():
+    reference = np.log(np.array([[0.5, 0.5], [0.9, 0.1]], np.float32))
+    outputs = np.log(np.array([[0.25, 0.75], [0.9, 0.1]], np.float32))
+    found = verify.agreement(reference, outputs, "x")
+    assert found.top1.value == 0.5  # the tie 0.5, 0.5 goes to the first class
+    assert found.max_abs == pytest.approx(math.log(2), abs=1e-6)
+    assert found.kl == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2, abs=1e-6)
+
+
+def test_the_drop_is_paired():
+    labels = np.zeros(100, np.int64)
+    right, wrong = np.array([1, 0], np.float32), np.array([0, 1], np.float32)
+    reference = np.array([right] * 90 + [wrong] * 10)
+    outputs = np.array([right] * 88 + [wrong] * 12)
+    found = verify.accuracy(reference, outputs, labels)
+    assert found.top1.value == 0.88
+    assert found.reference.value == 0.90
+    assert found.drop_points == pytest.approx(2.0)
+    assert found.drop_low <= 2.0 <= found.drop_high < 6  # two unpaired intervals would reach far beyond
+
+
+def test_every_target_has_its_entry_and_executed_precision(finished):
+    with Bundle(finished) as opened:
+        entries = opened.evidence().entries
+    executed = {(each.variant, each.backend, each.hint): each.executed for each in entries}
+    assert executed["float32", "onnxruntime", "float32"] == "float32"
+    assert executed["float32", "openvino", "float32"] == "float32"
+    assert executed["int8-u8s8", "onnxruntime", "float32"] == "int8"
+    assert executed["int8-u8s8", "openvino", "float32"] == "int8"
+    for each in entries:
+        assert each.agreement.reference == "PyTorch float32"
+        assert each.accuracy.top1.count == 200
+        assert each.latency.p50_ms <= each.latency.p90_ms <= each.latency.p99_ms <= each.latency.max_ms
+        if each.executed == "float32":
+            assert each.agreement.top1.value == 1.0
+            assert each.agreement.max_abs < 1e-3
+
+
+def test_golden_inputs_prove_a_device_without_pytorch(finished):
+    with Bundle(finished) as opened:
+        for each in verify.verify(opened):
+            assert each.entry.agreement.top1.count == 8
+            assert each.entry.agreement.reference == "golden"
+
+
+def test_arrays_that_do_not_match_are_refused(finished):
+    with Bundle(finished) as opened:
+        golden = opened.golden()
+        with pytest.raises(BadInput, match="8 frames, 7 reference outputs"):
+            verify.verify(opened, golden.images, golden.logits[:7])
+
+
+def judged(path, **changes):
+    """The int8 variant after its openvino entries got other figures."""
+    with Bundle(path) as opened:
+        evidence = opened.evidence()
+        manifest = opened.manifest
+        if "budget" in changes:
+            manifest = msgspec.structs.replace(manifest, budget=changes.pop("budget"))
+        entries = []
+        for each in evidence.entries:
+            if each.variant == "int8-u8s8" and each.backend == "openvino":
+                for field, inner in changes.items():
+                    value = None if inner is None else msgspec.structs.replace(getattr(each, field), **inner)
+                    each = msgspec.structs.replace(each, **{field: value})
+            entries.append(each)
+        return verify.judge(manifest, msgspec.structs.replace(evidence, entries=tuple(entries))).variant("int8-u8s8")
+
+
+def test_int8_within_budget_and_faster_is_offered(finished):
+    variant = judged(finished, accuracy={"drop_points": 0.1}, latency={"p50_ms": 0.0001})
+    assert "openvino" in variant.backends
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"accuracy": {"drop_points": 0.6}}, "loses 0.60 points of accuracy, the budget is 0.5"),
+        ({"latency": {"p50_ms": 1e6}, "accuracy": {"drop_points": 0}}, "slower than float32 \\(1000000.00 against"),
+        ({"latency": None, "accuracy": {"drop_points": 0}}, "not measured here; run 'edgecv bench'"),
+        ({"agreement": None}, "not verified; run 'edgecv verify'"),
+        (
+            {"accuracy": None, "budget": Budget(min_agreement=1.0), "agreement": {"top1": verify.wilson(9, 10)}},
+            "agrees with float32 on 90.0% of frames, the budget is 100.0%",
+        ),
+    ],
+)
+def test_int8_that_breaks_a_limit_is_withheld_with_the_reason(finished, changes, said):
+    variant = judged(finished, **changes)
+    assert "openvino" not in variant.backends
+    import re
+
+    assert re.search(said, variant.withheld["openvino"])
+
+
+def test_a_float_file_that_differs_is_withheld(finished_copy):
+    """One damaged weight: float32 on every backend disagrees with PyTorch's golden outputs and is no longer offered."""
+    import onnx
+
+    from edgecv_runtime import bundle as bundles
+
+    with Bundle(finished_copy) as opened:
+        model = onnx.load(opened.variant_file("float32"))
+        tensor = next(each for each in model.graph.initializer if len(each.dims) == 4)
+        values = onnx.numpy_helper.to_array(tensor).copy()
+        values[0] *= -3
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        bundles.update(opened, content={"model.onnx": model.SerializeToString()})
+    with Bundle(finished_copy) as opened:
+        entries = [each.entry for each in verify.verify(opened)]
+        variant = verify.judge(opened.manifest, opened.evidence().merged(entries)).variant("float32")
+    assert variant.backends == ()
+    assert "differs from golden" in variant.withheld["onnxruntime"]

@@ -1,0 +1,59 @@
+"""The device has no torch: the runtime loads, predicts, verifies and streams with torch blocked, as do its verbs."""
+
+import subprocess
+import sys
+
+BLOCK = """
+import sys
+
+BLOCKED = {"torch", "onnx", "lightning_fabric", "kornia", "onnxslim", "jinja2", "matplotlib"}
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in BLOCKED:
+            raise ImportError(f"{name} is blocked: this is a device")
+
+sys.meta_path.insert(0, Block())
+"""
+
+
+def run(script, *arguments):
+    done = subprocess.run([sys.executable, "-c", BLOCK + script, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_prediction_runs_with_torch_blocked(exported):
+    script = """
+import numpy as np
+import edgecv_runtime as rt
+from edgecv_runtime.verify import verify
+frame = np.zeros((480, 640, 3), np.uint8)
+for backend in ("onnxruntime", "openvino"):
+    with rt.load(sys.argv[1], backend=backend) as model:
+        print(model(frame).label)
+        assert all(each.entry.agreement.top1.value == 1 for each in verify(model.bundle))
+assert "torch" not in sys.modules
+"""
+    assert len(run(script, exported).split()) == 4  # "digit N", twice
+
+
+def test_the_command_line_predicts_with_torch_blocked(exported, tmp_path, photos):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "photo.png"), photos[0])
+    script = """
+from edgecv.cli import main
+sys.argv = ["edgecv", "predict", *sys.argv[1:]]
+main()
+"""
+    assert "photo.png: " in run(script, exported, tmp_path)
+
+
+def test_the_runtime_imports_nothing_heavy():
+    script = """
+import edgecv_runtime
+heavy = {"cv2", "av", "onnxruntime", "openvino", "typer", "rich", "psutil"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    run(script)
