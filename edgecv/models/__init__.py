@@ -1,0 +1,125 @@
+"""The model zoo: image classifiers for the edge, under the layer names of their published checkpoints.
+
+>>> from edgecv import models
+>>> network = models.create("mobilenet_v3_small", classes=10)
+>>> models.spec("mobilenet_v3_small").parameters
+2542856
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+
+from edgecv.models import convnext, efficientnet, mobilenet_v2, mobilenet_v3
+from edgecv.models.blocks import Network
+from edgecv.models.checkpoint import SUFFIXES, LoadReport, load_weights
+from edgecv.models.spec import Model, ModelSpec, Registry, WeightSource
+from edgecv_runtime.errors import BadInput, nearest
+
+__all__ = [
+    "LoadReport",
+    "Model",
+    "ModelSpec",
+    "Network",
+    "WeightSource",
+    "create",
+    "labels",
+    "load_weights",
+    "names",
+    "spec",
+]
+
+FAMILIES = (mobilenet_v2, mobilenet_v3, efficientnet, convnext)
+
+ZOO = Registry()
+for _family in FAMILIES:
+    for _model in _family.MODELS:
+        ZOO.add(_model)
+
+
+def names() -> list[str]:
+    """The models of the zoo, family by family, small before large."""
+    return list(ZOO)
+
+
+def spec(name: str) -> ModelSpec:
+    """What is known of a model: family, input size, parameters, paper, published weights; BadInput if there is none."""
+    return ZOO.find(name).spec
+
+
+def create(
+    name: str,
+    *,
+    classes: int = 1000,
+    weights: WeightSource | str | os.PathLike[str] | None = None,
+    in_channels: int = 3,
+    seed: int | None = None,
+) -> Network:
+    """Make a network of the zoo, in training mode, on torch's default device.
+
+    It takes (N, in_channels, H, W) float tensors, normalized, and gives (N, classes) logits.
+    weights: None for fresh ones; the name of a row of `spec(name).weights`, such as "imagenet"; or the path of a
+    .safetensors, .pth or .pt file with plain tensors. `load_weights` does the same for an existing network and
+    returns a report.
+    classes: another number than in the weights gives a new, untrained last layer, and the log says so.
+    in_channels: weights for RGB are adapted. One channel gets the sum of the three kernels, so that a grey picture
+    gives what it gave as RGB; more channels repeat R, G, B in turn, scaled by 3 / in_channels.
+    seed: makes the fresh weights reproducible without touching torch's global generator.
+    Raises BadInput for an unknown name, an impossible number or a file that does not fit; Unavailable when published
+    weights can be had from nowhere.
+    """
+    model = ZOO.find(name)
+    for what, value in (("classes", classes), ("in_channels", in_channels)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise BadInput(f"{what} of {name} must be a whole number of at least 1, got {value!r}")
+    source = None if weights is None else _source(model.spec, weights)
+    with _seeded(seed):
+        network = model.build(classes, in_channels)
+    network.variant = name
+    if source is not None:
+        load_weights(network, source)
+    return network
+
+
+def labels(name: str) -> list[str]:
+    """The class names of a label list, in the order of the logits; "imagenet" has 1000.
+
+    Source: `_IMAGENET_CATEGORIES` of torchvision 0.28, models/_meta.py (BSD-3-Clause). Raises BadInput for another
+    name.
+    """
+    lists = {"imagenet": "imagenet_classes.txt"}
+    if name not in lists:
+        raise BadInput(f"no label list '{name}'{nearest(name, lists)}")
+    return (files("edgecv.models") / lists[name]).read_text(encoding="utf-8").splitlines()
+
+
+def _source(model: ModelSpec, weights: WeightSource | str | os.PathLike[str]) -> WeightSource | Path:
+    if isinstance(weights, WeightSource):
+        return weights
+    if not isinstance(weights, str | os.PathLike):
+        raise BadInput(f"weights of {model.name} are a name or a path, got {weights!r}")
+    known = {source.name: source for source in model.weights}
+    if isinstance(weights, str) and weights in known:
+        return known[weights]
+    if Path(weights).suffix or os.sep in os.fspath(weights):
+        return Path(weights)
+    raise BadInput(
+        f"no weights '{weights}' for {model.name}{nearest(os.fspath(weights), known)}; "
+        f"a path ends in {', '.join(SUFFIXES)}"
+    )
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

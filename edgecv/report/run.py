@@ -1,0 +1,176 @@
+"""Read a run folder: the bundle, and what each step of a build left beside it."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecv_runtime import records
+from edgecv_runtime.bench import table
+from edgecv_runtime.bench.table import Row
+from edgecv_runtime.bundle import GOLDEN, Bundle
+from edgecv_runtime.errors import BadInput
+from edgecv_runtime.manifest import Machine, Manifest
+from edgecv_runtime.preprocess import Image
+from edgecv_runtime.records import Record
+
+Logits = NDArray[np.float32]
+
+
+class Candidate(Record, frozen=True):
+    """One way to quantize that was tried: top-1 agreement with float32 (0..1), divergence in nats, ms by backend."""
+
+    placement: str
+    ranges: str
+    top1_agreement: float
+    kl: float
+    p50_ms: dict[str, float]
+    chosen: bool
+
+
+class Quantization(Record, frozen=True):
+    """What `quantize.json` holds: every candidate, and float32's milliseconds by backend."""
+
+    float_ms: dict[str, float]
+    candidates: tuple[Candidate, ...]
+
+
+class _Step(msgspec.Struct):
+    seconds: float | None = None
+
+
+class _State(msgspec.Struct):
+    """The part of `state.json` that a report shows; the rest is the builder's."""
+
+    steps: dict[str, _Step] = {}
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Preprocessed frames with what was said of them.
+
+    images: (N, H, W, C) uint8, the first N of M frames. reference: PyTorch's logits (M, classes). labels: (M,) or None.
+    outputs: logits (M, classes) by (variant, backend, precision hint).
+    """
+
+    images: Image
+    reference: Logits
+    labels: NDArray[np.int64] | None
+    outputs: dict[tuple[str, str, str], Logits]
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that is known of one run; a part that its folder lacks is None, and `absent` says what and why."""
+
+    path: Path
+    manifest: Manifest
+    rows: list[Row]
+    machines: list[Machine]
+    frames: Frames | None
+    curves: dict[str, list[float]] | None
+    quantization: Quantization | None
+    seconds: dict[str, float] | None
+    recipe: str | None
+    absent: list[str]
+
+
+def read(path: Path) -> Run:
+    """Read a run folder; raises BundleError or BadInput when something in it is broken or does not match."""
+    with Bundle(path / "bundle") as bundle:
+        manifest = bundle.manifest
+        rows = table.rows(bundle)
+        machines = {entry.machine.key: entry.machine for entry in bundle.evidence().entries}
+        golden = bundle.golden() if GOLDEN in manifest.files else None
+    absent = []
+    frames = _frames(path / "verify.npz", len(manifest.labels))
+    if frames is None:
+        absent.append("Labels beside pictures, disagreements: no verify.npz; 'edgecv build' writes it.")
+    if frames is None and golden is not None:
+        frames = Frames(golden.images, golden.logits, None, {})
+    if frames is None:
+        absent.append("Pictures: the bundle has no golden inputs.")
+    elif frames.labels is None:
+        absent.append("Accuracy and confusion matrix: the frames have no labels, so agreement stands in their place.")
+    curves = _curves(path / "train" / "curves.csv")
+    if curves is None:
+        absent.append("Training curves: no train/curves.csv; a pretrained model is not trained.")
+    quantization = _decoded(path / "quantize.json", Quantization)
+    if quantization is None:
+        absent.append("Quantization candidates: no quantize.json; the model was not quantized in this run.")
+    state = _decoded(path / "state.json", _State)
+    if state is None:
+        absent.append("Durations: no state.json; 'edgecv build' writes it.")
+    seconds = {name: step.seconds for name, step in state.steps.items() if step.seconds is not None} if state else None
+    recipe = path / "recipe.yaml"
+    text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else None
+    if text is None:
+        absent.append("Recipe: no recipe.yaml.")
+    if not any(row.latency for row in rows):
+        absent.append("Latency: nothing was timed; run 'edgecv bench'.")
+    return Run(path, manifest, rows, list(machines.values()), frames, curves, quantization, seconds, text, absent)
+
+
+def _decoded(path: Path, kind: type[records.T]) -> records.T | None:
+    return records.decode(path.read_bytes(), kind, str(path)) if path.is_file() else None
+
+
+def _curves(path: Path) -> dict[str, list[float]] | None:
+    """Columns of figures by their names; empty and non-numeric cells become NaN."""
+    if not path.is_file():
+        return None
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    if not lines:
+        return None
+    return {name: [_figure(line[name]) for line in lines] for name in lines[0] if name}
+
+
+def _figure(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return float("nan")
+
+
+def _frames(path: Path, classes: int) -> Frames | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            frames = Frames(
+                images=arrays["images"],
+                reference=arrays["reference"],
+                labels=arrays.get("labels"),
+                outputs={_key(name): arrays[name] for name in arrays if name.startswith("outputs/")},
+            )
+    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as exc:
+        raise BadInput(f"{path}: not what 'edgecv build' writes: {exc}; run it again") from exc
+    _check(frames, classes, path)
+    return frames
+
+
+def _key(name: str) -> tuple[str, str, str]:
+    _, variant, backend, hint = name.split("/")
+    return variant, backend, hint
+
+
+def _check(frames: Frames, classes: int, path: Path) -> None:
+    """Refuse arrays that do not belong together, before they become a wrong picture."""
+    count = len(frames.reference)
+    if not count:
+        raise BadInput(f"{path}: it holds no frames; run 'edgecv build' again")
+    for name, logits in (("reference", frames.reference), *frames.outputs.items()):
+        if logits.shape != (count, classes):
+            raise BadInput(f"{path}: {name} is {logits.shape}, not ({count}, {classes}); run 'edgecv build' again")
+    if frames.images.ndim != 4 or frames.images.dtype != np.uint8 or len(frames.images) > count:
+        raise BadInput(f"{path}: images are {frames.images.shape} {frames.images.dtype}, expected (N, H, W, C) uint8")
+    labels = frames.labels
+    if labels is not None and (labels.shape != (count,) or labels.min() < 0 or labels.max() >= classes):
+        raise BadInput(f"{path}: labels are not {count} class indices below {classes}; run 'edgecv build' again")

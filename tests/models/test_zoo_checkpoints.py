@@ -1,0 +1,254 @@
+"""A checkpoint file loads as it is, whatever wraps it, or is refused in one line that says why."""
+
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from edgecv import models
+from edgecv.models.checkpoint import adapt_stem
+from edgecv_runtime.errors import BadInput, ModelFileError
+
+NAME = "mobilenet_v3_small"
+
+
+@pytest.fixture(scope="module")
+def state():
+    """Weights of a network with five classes."""
+    return models.create(NAME, classes=5, seed=1).state_dict()
+
+
+def prefixed(prefix, state):
+    return {prefix + key: value for key, value in state.items()}
+
+
+def shifted(state):
+    return {key: value + 1 for key, value in state.items()}
+
+
+def saved(content, path):
+    torch.save(content, path)
+    return path
+
+
+def refusal(path, error=BadInput, **options):
+    """The one line with which a file is refused."""
+    with pytest.raises(error) as caught:
+        models.create(NAME, **{"classes": 5, "weights": path, **options})
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+WRAPPERS = {
+    "plain": lambda s: s,
+    "state_dict": lambda s: {"state_dict": s, "epoch": 3, "optimizer": {"lr": 0.1}},
+    "model": lambda s: {"model": s, "args": None},
+    "data parallel": lambda s: prefixed("module.", s),
+    "compiled, in Lightning": lambda s: {"state_dict": prefixed("model._orig_mod.", s)},
+    "averaged before raw": lambda s: {"model": shifted(s), "ema": s},
+    "torch's AveragedModel": lambda s: {
+        "model": shifted(s),
+        "model_ema": {"n_averaged": torch.tensor(9), **prefixed("module.", s)},
+    },
+    "without counters": lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")},
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_loads_whatever_wraps_it(wrap, state, tmp_path):
+    path = saved(wrap(state), tmp_path / "w.pth")
+    network = models.create(NAME, classes=5, weights=path)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in network.named_parameters())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
+def test_report_tells_what_was_loaded(suffix, state, tmp_path):
+    path = tmp_path / f"w{suffix}"
+    if suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"model": state}, path)
+    report = models.load_weights(models.create(NAME, classes=5), path)
+    assert report.path == str(path)
+    assert len(report.sha256) == 64
+    assert report.entry == ("" if suffix == ".safetensors" else "model")
+    assert report.tensors == len(state) == 244
+    assert (report.classes, report.checkpoint_classes, report.head_replaced) == (5, 5, False)
+    assert (report.in_channels, report.checkpoint_channels, report.stem_adapted) == (3, 3, False)
+
+
+def test_half_precision_loads_as_float32(state, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file({key: value.half() if value.is_floating_point() else value for key, value in state.items()}, path)
+    network = models.create(NAME, classes=5, weights=str(path))
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+def test_another_number_of_classes_replaces_the_head_and_warns(state, tmp_path, caplog):
+    path = saved(state, tmp_path / "w.pth")
+    network = models.create(NAME, classes=9, seed=3)
+    fresh = network.classifier[3].weight.clone()
+    report = models.load_weights(network, path)
+    assert (report.classes, report.checkpoint_classes, report.head_replaced) == (9, 5, True)
+    assert report.tensors == len(state) - 2
+    assert torch.equal(network.classifier[3].weight, fresh)
+    assert torch.equal(network.classifier[0].weight, state["classifier.0.weight"])
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"{path} has 5 classes, the model 9: the head is new and untrained" in caplog.text
+
+
+def test_another_number_of_channels_adapts_the_stem_and_warns(state, tmp_path, caplog):
+    path = saved(state, tmp_path / "w.pth")
+    network = models.create(NAME, classes=5, in_channels=4)
+    report = models.load_weights(network, path)
+    assert (report.in_channels, report.checkpoint_channels, report.stem_adapted) == (4, 3, True)
+    assert "has a stem for 3 channels, the model for 4" in caplog.text
+    kernels = state["features.0.0.weight"]
+    torch.testing.assert_close(network.features[0][0].weight[:, 3], kernels[:, 0] * 0.75)
+
+
+def test_adapted_stem_answers_a_grey_picture_as_before():
+    kernels, grey = torch.randn(8, 3, 3, 3), torch.randn(1, 1, 9, 9)
+    before = nn.functional.conv2d(grey.repeat(1, 3, 1, 1), kernels)
+    torch.testing.assert_close(nn.functional.conv2d(grey, adapt_stem(kernels, 1)), before)
+    even = adapt_stem(kernels, 6)
+    torch.testing.assert_close(nn.functional.conv2d(grey.repeat(1, 6, 1, 1), even), before)
+
+
+def test_weights_for_one_channel_load_into_one_channel(tmp_path):
+    grey = models.create(NAME, classes=5, in_channels=1).state_dict()
+    path = saved(grey, tmp_path / "w.pth")
+    network = models.create(NAME, classes=5, in_channels=1, weights=path)
+    assert torch.equal(network.features[0][0].weight, grey["features.0.0.weight"])
+    assert "features.0.0.weight: file (16, 1, 3, 3), model (16, 3, 3, 3)" in refusal(path)
+
+
+def without(state, *keys):
+    return {key: value for key, value in state.items() if key not in keys}
+
+
+MISFITS = {
+    "missing": (
+        lambda s: without(s, "features.0.0.weight", "features.0.1.bias"),
+        "does not fit mobilenet_v3_small: 2 missing (features.0.0.weight, features.0.1.bias)",
+    ),
+    "unexpected": (lambda s: {**s, "extra": torch.ones(1)}, "1 unexpected (extra)"),
+    "shape": (
+        lambda s: {**s, "features.0.1.bias": torch.ones(7)},
+        "1 of another shape (features.0.1.bias: file (7), model (16))",
+    ),
+    "integers": (
+        lambda s: {**s, "features.0.1.bias": torch.ones(16, dtype=torch.int8)},
+        "features.0.1.bias: file (16) int8, model (16)",
+    ),
+    "no head": (
+        lambda s: without(s, "classifier.3.weight", "classifier.3.bias"),
+        "2 missing (classifier.3.weight, classifier.3.bias); only the head (classifier) differs",
+    ),
+    "other names": (
+        lambda s: {f"layer{i}": v for i, v in enumerate(s.values())},
+        "244 unexpected (layer0, layer1, layer2, …); no name in common",
+    ),
+    "NaN": (
+        lambda s: {**s, "features.0.1.bias": torch.full((16,), float("nan"))},
+        "'features.0.1.bias' holds NaN",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "expected"), MISFITS.values(), ids=MISFITS)
+def test_a_file_that_does_not_fit_says_where(change, expected, state, tmp_path):
+    assert expected in refusal(saved(change(state), tmp_path / "w.pth"))
+
+
+def test_another_model_does_not_fit(tmp_path):
+    path = saved(models.create("mobilenet_v3_large", classes=5).state_dict(), tmp_path / "w.pth")
+    message = refusal(path)
+    assert "does not fit mobilenet_v3_small" in message
+    assert "only the head" not in message
+
+
+def test_a_refused_file_leaves_the_network_unchanged(state, tmp_path):
+    network = models.create(NAME, classes=5, seed=2)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    path = saved(without(shifted(state), "classifier.0.bias"), tmp_path / "w.pth")
+    with pytest.raises(BadInput):
+        models.load_weights(network, path)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+class Exploit:
+    def __reduce__(self):
+        return (print, ("this must never run",))
+
+
+CONTENTS = {
+    "a pickled module": (lambda: nn.Linear(2, 2), "pickled Python objects (torch.nn.modules.linear.Linear)"),
+    "code": (lambda: {"state_dict": Exploit()}, "pickled Python objects"),
+    "a list": (lambda: [1, 2], "holds no state dict (name -> tensor), a list"),
+    "a tensor": (lambda: torch.ones(2), "a Tensor"),
+    "an optimizer": (lambda: {"optimizer": {"lr": 1}, "epoch": 2}, "only optimizer, epoch"),
+    "nothing": (dict, "holds no state dict"),
+}
+
+
+@pytest.mark.parametrize(("content", "expected"), CONTENTS.values(), ids=CONTENTS)
+def test_what_is_not_plain_tensors_is_refused(content, expected, tmp_path, capsys):
+    message = refusal(saved(content(), tmp_path / "w.pth"), ModelFileError)
+    assert expected in message
+    assert "must never run" not in capsys.readouterr().out
+
+
+BYTES = {
+    "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
+    "web page": (b"<!DOCTYPE html><html>404</html>", "a web page"),
+    "empty": (b"", "the file is empty"),
+    "text": (b"hello", "not a"),
+    "other pickle": (pickle.dumps({"a": 1}, protocol=2), "not a"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize(("content", "expected"), BYTES.values(), ids=BYTES)
+def test_what_is_no_checkpoint_is_named(suffix, content, expected, tmp_path):
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    assert expected in refusal(path, ModelFileError)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
+def test_a_truncated_file_is_refused(suffix, share, state, tmp_path):
+    path = tmp_path / f"w{suffix}"
+    if suffix == ".pth":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    assert "not a complete" in refusal(path, ModelFileError)
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ("no/such/file.pth", "no/such/file.pth: no such file"),
+        ("w.onnx", "w.onnx: weights end in .safetensors, .pth, .pt"),
+        ("w.safetensor", "did you mean '.safetensors'"),
+        ("imagnet", "no weights 'imagnet' for mobilenet_v3_small; did you mean 'imagenet'"),
+        (3, "weights of mobilenet_v3_small are a name or a path, got 3"),
+    ],
+)
+def test_unknown_weights_are_named(weights, expected):
+    with pytest.raises(BadInput) as caught:
+        models.create(NAME, weights=weights)
+    assert expected in str(caught.value)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    (tmp_path / "w.pth").mkdir()
+    assert "no such file" in refusal(tmp_path / "w.pth")

@@ -1,0 +1,331 @@
+"""The HTML report: whole, self-contained, harmless, and honest about what is missing."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import av
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from report_lab import FRAMES, LABELS, NAME, PICTURED
+
+from edgecv import report
+from edgecv.report import pictures, verdict
+from edgecv.report.run import read
+from edgecv_runtime.bench import table
+from edgecv_runtime.errors import BadInput, BundleError
+
+VOID = {"meta", "br", "img", "link", "input", "hr", "base", "source", "wbr", "embed"}
+SECTIONS = {
+    "Results": "bundle",
+    "Latency": "bundle",
+    "Quality against speed": "bundle",
+    "Ways to quantize": "quantize.json",
+    "Training": "train/curves.csv",
+    "Duration of the steps": "state.json",
+    "File size": "bundle",
+    "What it says of real frames": "bundle",
+    "Where int8 and float32 disagree": "verify.npz",
+    "Which classes are mistaken for which": "verify.npz",
+}
+
+
+class Page(HTMLParser):
+    """Parse a page strictly: every element closed where it was opened; keep tags, attributes, headings and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.headings: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag in ("h1", "h2", "h3"):
+            self.headings.append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        names = [name for name, _ in attrs]
+        assert len(set(names)) == len(names), (tag, names)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        self.text.append(data)
+        if self.open and self.open[-1] in ("h1", "h2", "h3"):
+            self.headings[-1] += data.strip()
+
+
+def page_of(*runs: Path, clip: Path | None = None) -> Page:
+    path = report.write(runs, runs[0].parent / "report.html", clip=clip)
+    return Page(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def page(made: Path) -> Page:
+    return page_of(made)
+
+
+def flat(page: Page) -> str:
+    return " ".join(" ".join(page.text).split())
+
+
+def test_every_section_is_there(page: Page) -> None:
+    assert set(SECTIONS) <= set(page.headings)
+    assert page.headings[0] == NAME
+    assert "Not in this part" not in flat(page)
+    assert page.tags.count("svg") == 6
+
+
+def test_nothing_is_fetched_and_nothing_runs(page: Page, made: Path) -> None:
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(page.tags)
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on"), (tag, name)
+        if name in ("src", "href", "srcset", "data", "action", "xlink:href", "poster"):
+            assert value.startswith(("data:image/", "#")), (tag, name, value)
+        assert "//" not in value or value.startswith("data:image/"), (tag, name, value)
+    text = (made.parent / "report.html").read_text(encoding="utf-8")
+    assert "@import" not in text
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
+
+
+def test_ids_are_unique_and_references_arrive(page: Page) -> None:
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(set(ids)) == len(ids)
+    values = [value for _, _, value in page.attributes if not value.startswith("data:")]
+    used = [value[1:] for tag, name, value in page.attributes if name == "href"]
+    used += [found for value in values for found in re.findall(r"url\(#([^)]*)\)", value)]
+    assert used
+    assert set(used) <= set(ids)
+
+
+def test_hostile_text_is_shown_not_obeyed(page: Page) -> None:
+    told = flat(page)
+    for text in (NAME, LABELS[0], "<i>tiny</i>", "export <script>alert(2)</script>", "</pre><script>alert(3)</script>"):
+        assert text in told, text
+    assert "i" in page.tags  # the report's own markup is there
+    assert "b" in page.tags
+
+
+def test_figures_follow_the_theme(made: Path, page: Page) -> None:
+    styles = [value for tag, name, value in page.attributes if name == "style" and tag in ("path", "text", "use", "g")]
+    colours = set(re.findall(r"(?:fill|stroke): ([^;]+)", ";".join(styles)))
+    assert {"var(--ink)", "var(--muted)", "var(--blue)", "var(--orange)"} <= colours
+    assert not [colour for colour in colours if colour.startswith("#")], colours
+
+
+def test_the_table_has_every_row(made: Path, page: Page) -> None:
+    told = flat(page)
+    for row in read(made).rows:
+        assert row.latency is not None
+        assert table.number(row.latency.p99_ms) in told
+        assert row.offered or row.why_not in told
+
+
+def test_the_verdict_names_the_fastest_and_what_is_withheld(made: Path, page: Page) -> None:
+    run = read(made)
+    best, told = table.fastest(run.rows), verdict.of(run)
+    assert best is not None
+    assert best.target in told.headline
+    assert told.headline in flat(page)
+    targets = [row.target for row in run.rows if row.hint == "float32"]
+    assert sorted([*told.offered, *(target for target, _ in told.withheld)]) == sorted(targets)
+
+
+def test_the_verdict_without_evidence_promises_nothing(made: Path) -> None:
+    run = read(made)
+    bare = [
+        msgspec.structs.replace(row, offered=False, why_not="x", accuracy=None, agreement=None, latency=None)
+        for row in run.rows
+    ]
+    told = verdict.of(dataclasses.replace(run, rows=bare))
+    assert "Nothing is offered" in told.headline
+    assert not told.offered
+    assert all("file of" in fact for fact in told.facts)
+
+
+def test_disagreements_are_those_of_the_arrays(made: Path, page: Page) -> None:
+    run = read(made)
+    shown = pictures.gallery(run)
+    assert shown is not None
+    with np.load(made / "verify.npz") as arrays:
+        variant, backend = shown.int8.split(" on ")
+        int8 = arrays[f"outputs/{variant}/{backend}/float32"].argmax(1)
+        float32 = arrays[f"outputs/float32/{backend}/float32"].argmax(1)
+    differ = np.flatnonzero(int8 != float32)
+    assert shown.disagreeing == len(differ) >= 3
+    assert shown.compared == FRAMES
+    assert len(shown.disagreements) == min(pictures.SHOWN, int((differ < PICTURED).sum()))
+    for one in shown.disagreements:
+        said = {each.source: each.label for each in one.sayings}
+        assert said["int8"] != said["float32"]
+    assert f"On {len(differ)} of {FRAMES} frames" in flat(page)
+
+
+def test_pictures_have_the_right_colours_and_labels(made: Path) -> None:
+    run = read(made)
+    shown = pictures.gallery(run)
+    assert shown is not None
+    assert run.frames is not None
+    assert run.frames.labels is not None
+    originals = {image.tobytes(): index for index, image in enumerate(run.frames.images)}
+    for one in shown.sample:
+        data = base64.b64decode(one.uri.removeprefix("data:image/png;base64,"))
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        index = originals[np.ascontiguousarray(decoded[:, :, ::-1]).tobytes()]
+        said = {each.source: each for each in one.sayings}
+        assert said["true"].label == LABELS[run.frames.labels[index]]
+        assert said["PyTorch"].label == LABELS[run.frames.reference[index].argmax()]
+        assert said["PyTorch"].wrong == (index % 5 == 0)
+
+
+def test_confusion_matrix_counts_by_hand(made: Path) -> None:
+    run = read(made)
+    found = pictures.confusion(run)
+    best = table.fastest(run.rows)
+    assert found is not None
+    assert best is not None
+    with np.load(made / "verify.npz") as arrays:
+        said = arrays[f"outputs/{best.variant}/{best.backend}/{best.hint}"].argmax(1)
+        truth = arrays["labels"]
+    wanted = [[0] * len(LABELS) for _ in LABELS]
+    for one, other in zip(truth, said, strict=True):
+        wanted[one][other] += 1
+    assert found.counts == wanted
+
+
+@pytest.mark.parametrize("name", ["quantize.json", "train/curves.csv", "state.json", "verify.npz", "recipe.yaml"])
+def test_what_is_absent_is_left_out_and_said(run_folder: Path, name: str) -> None:
+    (run_folder / name).unlink()
+    page = page_of(run_folder)
+    gone = {section for section, source in SECTIONS.items() if source == name}
+    assert set(SECTIONS) - set(page.headings) == gone
+    told = flat(page)
+    assert f"no {name}" in told[told.index("Not in this part") :]
+
+
+def test_unlabelled_frames_give_agreement_in_the_place_of_accuracy(run_folder: Path) -> None:
+    with np.load(run_folder / "verify.npz") as arrays:
+        kept = {name: arrays[name] for name in arrays if name != "labels"}
+    np.savez(run_folder / "verify.npz", **kept)
+    page = page_of(run_folder)
+    assert "Which classes are mistaken for which" not in page.headings
+    assert "the frames have no labels" in flat(page)
+    shown = pictures.gallery(read(run_folder))
+    assert shown is not None
+    assert {each.source for one in shown.sample for each in one.sayings} == {"PyTorch", "int8"}
+
+
+def test_a_bundle_alone_is_enough(run_folder: Path) -> None:
+    for name in ("quantize.json", "train/curves.csv", "state.json", "verify.npz", "recipe.yaml"):
+        (run_folder / name).unlink()
+    page = page_of(run_folder)
+    assert {"Results", "Latency", "What it says of real frames"} <= set(page.headings)
+    assert "true" not in page.text
+
+
+def _json(path: Path) -> None:
+    path.write_text('{"float_ms": {}, "candidate": []}')
+
+
+def _truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _fewer_classes(path: Path) -> None:
+    with np.load(path) as arrays:
+        kept = dict(arrays)
+    np.savez(path, **(kept | {"reference": kept["reference"][:, :5]}))
+
+
+def _label_beyond(path: Path) -> None:
+    with np.load(path) as arrays:
+        kept = dict(arrays)
+    np.savez(path, **(kept | {"labels": kept["labels"] + len(LABELS)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("quantize.json", _json),
+        ("verify.npz", _truncated),
+        ("verify.npz", _fewer_classes),
+        ("verify.npz", _label_beyond),
+    ],
+)
+def test_what_is_broken_is_named(run_folder: Path, name: str, spoil: Callable[[Path], None]) -> None:
+    spoil(run_folder / name)
+    with pytest.raises(BadInput, match=re.escape(name)):
+        report.write([run_folder], run_folder / "report.html")
+    assert not (run_folder / "report.html").exists()
+
+
+def test_no_bundle_and_no_runs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no such bundle"):
+        report.write([tmp_path], tmp_path / "report.html")
+    with pytest.raises(BadInput, match="at least one run"):
+        report.write([], tmp_path / "report.html")
+
+
+def test_several_runs_share_one_table(made: Path, run_folder: Path) -> None:
+    page = page_of(run_folder, made)
+    assert page.headings.count("Results") == 1
+    assert page.headings.count("Latency") == 2
+    assert page.tags.count("svg") == 12
+    rows = sum(tag == "td" and value == "offered" for tag, _, value in page.attributes)
+    assert rows == 2 * len(read(made).rows)
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_clip_is_shown_from_begin_to_end(made: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "clip <1>.mp4"
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("h264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 800, 400, "yuv420p"
+        for level in range(40):
+            frame = np.full((400, 800, 3), 5 * level, np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="bgr24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    page = page_of(made, clip=clip)
+    assert str(clip) in flat(page)
+    uris = pictures.clip_frames(clip)
+    assert len(uris) == pictures.CLIP_FRAMES
+    levels = []
+    for uri in uris:
+        data = base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        assert image.shape == (320, 640, 3)
+        levels.append(float(image.mean()) / 5)
+    for level, wanted in zip(levels, [5, 15, 25, 35], strict=True):
+        assert level == pytest.approx(wanted, abs=2)
+    assert all(later > earlier for earlier, later in itertools.pairwise(levels))
+
+
+def test_a_clip_that_cannot_be_read_is_said(made: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "broken.mp4"
+    clip.write_text("<html>not found</html>")
+    told = flat(page_of(made, clip=clip))
+    assert "broken.mp4: cannot be read as a video" in told
