@@ -11,7 +11,6 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
 from edgecv_runtime.errors import EdgecvError
 
@@ -45,7 +44,8 @@ def show_json(value: Any) -> None:
 
 def start_logging() -> None:
     """Warnings and notices of edgecv's own modules go to stderr."""
-    handler = RichHandler(console=stderr, show_time=False, show_path=False, show_level=False, markup=False)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("edgecv")
     logger.handlers = [handler]
     logger.setLevel(logging.WARNING if Mode.quiet else logging.INFO)

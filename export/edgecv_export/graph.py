@@ -51,7 +51,7 @@ def reference(deployed: Deployed, frames: Image, batch: int = 16) -> NDArray[np.
     deployed.eval()
     with torch.inference_mode():
         parts = [
-            deployed(torch.from_numpy(np.ascontiguousarray(frames[start : start + batch])))
+            deployed(torch.from_numpy(np.array(frames[start : start + batch])))
             for start in range(0, len(frames), batch)
         ]
     outputs: NDArray[np.float32] = torch.cat(parts).numpy().astype(np.float32, copy=False)

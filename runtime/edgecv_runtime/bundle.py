@@ -31,7 +31,7 @@ MAX_BYTES = 4 << 30
 
 @dataclass(frozen=True)
 class Golden:
-    """Real inputs with PyTorch's outputs: images (N, H, W, C) uint8, logits (N, ...) float32, labels (N,) or None."""
+    """Real inputs with PyTorch's outputs: images (N, H, W, C) uint8, logits (N, classes) float32."""
 
     images: Image
     logits: NDArray[np.float32]

@@ -122,7 +122,8 @@ def _why_not(target: Target, variant: Variant, precision: str) -> str:
     executes = target.hint if variant.precision == "float32" else variant.precision
     if executes != precision:
         return f"it is {executes}"
-    return _not_offered(target, variant) if target.backend in variant.withheld else ""
+    is_withheld = target.backend in variant.withheld and target.hint == "float32"
+    return variant.withheld[target.backend] if is_withheld else ""
 
 
 def _not_offered(target: Target, variant: Variant) -> str:

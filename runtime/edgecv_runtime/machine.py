@@ -55,8 +55,16 @@ def _gpu() -> str:
 
 
 def peak_rss_mb() -> float:
-    """Largest resident memory of this process so far, in MB (10^6 bytes)."""
+    """Largest resident memory of this process so far, in MB (10^6 bytes).
+
+    On Linux from /proc: getrusage(2) also counts what the parent had when it forked.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
     import resource
 
-    unit = 1 if platform.system() == "Darwin" else 1024  # getrusage(2): kilobytes on Linux, bytes on macOS
+    unit = 1 if platform.system() == "Darwin" else 1024  # bytes on macOS, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

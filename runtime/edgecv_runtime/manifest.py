@@ -72,7 +72,10 @@ class Budget(Record, frozen=True):
 
 
 class Manifest(Record, frozen=True):
-    """The manifest, `bundle.json`: everything a device must know, and the hash of every file."""
+    """The manifest, `bundle.json`: everything a device must know, and the hash of every file.
+
+    judged_on: the machine whose measurements decided on which backends the variants are offered.
+    """
 
     name: str
     task: str
@@ -83,6 +86,7 @@ class Manifest(Record, frozen=True):
     labels: tuple[str, ...]
     variants: tuple[Variant, ...]
     budget: Budget = Budget()
+    judged_on: str = ""
     provenance: dict[str, str] = {}
     files: dict[str, FileRecord] = {}
     schema: int = SCHEMA

@@ -164,7 +164,7 @@ def judge(manifest: Manifest, evidence: Evidence) -> Manifest:
     """
     here = [entry for entry in evidence.entries if entry.machine.key == machine.this().key and entry.hint == "float32"]
     variants = tuple(_judged(variant, manifest, here) for variant in manifest.variants)
-    return msgspec.structs.replace(manifest, variants=variants)
+    return msgspec.structs.replace(manifest, variants=variants, judged_on=machine.this().key)
 
 
 def _judged(variant: Variant, manifest: Manifest, entries: Iterable[Entry]) -> Variant:

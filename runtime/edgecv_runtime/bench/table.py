@@ -62,7 +62,7 @@ def rows(bundle: Bundle) -> list[Row]:
 
 def _row(bundle: Bundle, variant: Variant, entry: Entry | None) -> Row:
     file = bundle.manifest.files[variant.file]
-    why_not = _why_not(variant, entry)
+    why_not = _why_not(variant, entry, bundle.manifest.judged_on)
     row = Row(bundle.manifest.name, variant.name, file.sha256, file.bytes / 1e6, not why_not, why_not)
     if entry is None:
         return row
@@ -80,12 +80,14 @@ def _row(bundle: Bundle, variant: Variant, entry: Entry | None) -> Row:
     )
 
 
-def _why_not(variant: Variant, entry: Entry | None) -> str:
+def _why_not(variant: Variant, entry: Entry | None, judged_on: str) -> str:
     """Why `load` does not take it by itself, or "" when it does."""
     if entry is None:
         return "not measured; run 'edgecv verify' and 'edgecv bench'"
     if entry.hint != "float32":
         return f"only when asked for, by precision='{entry.hint}'"
+    if entry.machine.key != judged_on:
+        return f"measured elsewhere; the bundle was judged on {judged_on or 'no machine yet'}"
     if entry.backend in variant.backends:
         return ""
     return variant.withheld.get(entry.backend, "not judged yet; run 'edgecv verify' and 'edgecv bench'")

