@@ -1,0 +1,99 @@
+"""Decode and preprocess images once; afterwards they are a memory-mapped array."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecv.data.checked import UnreadableFiles, decoder_version
+from edgecv.data.dataset import Images
+from edgecv.data.progress import threaded
+from edgecv.data.split import listed
+from edgecv_runtime import files, records
+from edgecv_runtime.errors import BadInput, ImageError, Unavailable
+from edgecv_runtime.preprocess import Image, Preprocess
+
+log = logging.getLogger("edgecv.data")
+
+
+def cached(images: Images, preprocess: Preprocess, folder: str | Path) -> NDArray[np.uint8]:
+    """Preprocess all images -> (N, height, width, C) uint8, read-only and memory-mapped from a .npy file in `folder`.
+
+    The file's name follows from the images' content, the preprocessing and OpenCV's version; it is written once, and
+    atomically.
+    Raises UnreadableFiles naming every image that cannot be decoded, Unavailable when the disk is full.
+    """
+    if not len(images):
+        raise BadInput("no images: a cache wants at least one")
+    key = f"{images.fingerprint()} {decoder_version()} ".encode() + records.encode(preprocess)
+    path = Path(folder) / f"images-{hashlib.sha256(key).hexdigest()[:16]}.npy"
+    shape = (len(images), *preprocess.size, preprocess.channels)
+    found = _open(path, shape)
+    if found is not None:
+        return found
+    sweep(path.parent)
+    try:
+        _write(path, shape, images, preprocess)
+    except OSError as exc:
+        need_mb = int(np.prod(shape)) / 1e6
+        raise Unavailable(f"{path}: cannot be written: {exc.strerror} ({need_mb:.0f} MB are needed)") from exc
+    return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def _open(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    if not path.exists():
+        return None
+    try:
+        array: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as exc:
+        log.warning("%s is damaged and is made again: %s", path, exc)
+        return None
+    if array.shape != shape or array.dtype != np.uint8:
+        log.warning("%s is damaged and is made again: it holds %s %s", path, array.shape, array.dtype)
+        return None
+    return array
+
+
+def _write(path: Path, shape: tuple[int, ...], images: Images, preprocess: Preprocess) -> None:
+    """Write one image after the other: unlike a write through the memory map, a full disk is an error, no crash."""
+
+    def prepare(index: int) -> Image | str:
+        try:
+            return preprocess(images[index])
+        except ImageError as exc:
+            return str(exc)
+
+    bad: list[str] = []
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with files.replacing(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for result in threaded(prepare, range(len(images)), "decoding images"):
+            if isinstance(result, str):
+                bad.append(result)
+            else:
+                file.write(np.ascontiguousarray(result).data)
+        if bad:
+            raise UnreadableFiles(f"{len(bad)} images cannot be decoded: {listed(bad)}", bad)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed while they wrote into a folder."""
+    for old in folder.glob(".*.tmp"):
+        pid = old.name.split(".")[-2]
+        if pid.isdigit() and not _runs(int(pid)):
+            old.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

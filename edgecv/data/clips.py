@@ -1,0 +1,204 @@
+"""Unlabelled frames of video clips and images: some to calibrate with, others to verify on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgecv.data.checked import allow, check
+from edgecv.data.config import DataConfig
+from edgecv.data.dataset import Dataset, Images, from_arrays
+from edgecv.data.folder import is_image
+from edgecv.data.progress import track
+from edgecv.data.split import divide, listed
+from edgecv.data.tree import File, list_tree, suffix
+from edgecv_runtime import images
+from edgecv_runtime.errors import DatasetError, ImageError, Unavailable
+from edgecv_runtime.preprocess import Image
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
+MAX_BYTES = 2 << 30  # of the frames of all clips, which are held in memory
+_GAP_S = 1.0  # between the part of a clip to calibrate with and the part to verify on; at most a tenth of the clip
+_PACKAGE = "package:"
+
+
+@dataclass(frozen=True)
+class _Frame:
+    name: str
+    time_s: float
+    image: Image
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """The frames that were taken from a clip, the time of its last frame, and the share of what its header promises."""
+
+    frames: tuple[_Frame, ...]
+    end_s: float
+    share: float
+
+
+def load(config: DataConfig) -> Dataset:
+    """Load frames without labels: of each clip one every `every_s` seconds, and all images.
+
+    path: a clip, an image, a folder of both, a .zip of images, or "package:NAME" for what an installed distribution
+    ships. The last `val` of each clip, after a gap, is for verification; images are divided by their content.
+    Raises DatasetError when nothing is found, when more than `skip_bad` files are unreadable or when the frames take
+    more than 2 GiB; Unavailable when PyAV or the distribution is missing.
+    """
+    where = str(config.path)
+    found, root, notes = _files(where)
+    pictures = check([file for file, _ in found if is_image(file.name)], root)
+    clips: list[_Clip] = []
+    bad = list(pictures.bad)
+    paths = [(file.name, path) for file, path in found if not is_image(file.name) and path is not None]
+    room = MAX_BYTES
+    for name, path in track(paths, len(paths), "reading clips"):
+        try:
+            clip = _read(name, path, config.every_s, room)
+        except ImageError as exc:
+            bad.append(str(exc))
+            continue
+        room -= sum(frame.image.nbytes for frame in clip.frames)
+        clips.append(clip)
+    notes += allow(bad, config.skip_bad, where)
+    notes += _cut_short(clips)
+
+    sides = [_parts(clip, config.val) for clip in clips]
+    still_train, still_val = divide(pictures.images(), config.val, config.seed)
+    train = _joined(_frames([frame for early, _ in sides for frame in early]), still_train)
+    val = _joined(_frames([frame for _, late in sides for frame in late]), still_val)
+    if not len(train) or not len(val):
+        raise DatasetError(
+            f"{where}: {len(train)} frames to calibrate with and {len(val)} to verify on; both are needed: "
+            f"take more clips or images, or frames more often (every_s is {config.every_s:g})"
+        )
+    return Dataset((), train, val, notes)
+
+
+def _files(where: str) -> tuple[list[tuple[File, Path | None]], Path, tuple[str, ...]]:
+    """The media files of a path, each with its place on disk, and the root that their names start from."""
+    path = Path(where).expanduser()
+    if where.startswith(_PACKAGE):
+        return [(_file(place), place) for place in _of_package(where.removeprefix(_PACKAGE))], Path(where), ()
+    if path.is_file() and _is_media(path.name):
+        return [(_file(path), path)], path, ()
+    tree = list_tree(path)
+    on_disk = tree.root.is_dir()
+    media = [(file, tree.root / file.name if on_disk else None) for file in tree.files if _is_media(file.name)]
+    packed = sum(not is_image(file.name) for file, place in media if place is None)
+    notes = (*tree.notes, *([f"{packed} clips inside the .zip were left out: unpack it"] if packed else []))
+    if not media:
+        raise DatasetError(f"{where}: no clips or images in it ({' '.join(SUFFIXES + images.SUFFIXES)})")
+    return media, tree.root, notes
+
+
+def _of_package(name: str) -> list[Path]:
+    try:
+        shipped = importlib.metadata.files(name) or []
+    except importlib.metadata.PackageNotFoundError as exc:
+        raise Unavailable(f"data.path '{_PACKAGE}{name}': it is not installed: pip install {name}") from exc
+    paths = sorted(Path(str(file.locate())) for file in shipped if _is_media(file.name))
+    if not paths:
+        raise DatasetError(f"data.path '{_PACKAGE}{name}': it ships no clips or images")
+    return paths
+
+
+def _is_media(name: str) -> bool:
+    return is_image(name) or suffix(name) in SUFFIXES
+
+
+def _file(path: Path) -> File:
+    try:
+        status = path.stat()
+    except OSError as exc:
+        raise DatasetError(f"{path}: cannot be read: {exc.strerror}") from exc
+    return File(path.name, f"{status.st_size}:{status.st_mtime_ns}", path.read_bytes)
+
+
+def _read(name: str, path: Path, every_s: float, room: int) -> _Clip:
+    """Decode a whole clip and keep one frame every `every_s` seconds; raises ImageError when it is damaged."""
+    try:
+        import av
+    except ImportError as exc:
+        raise Unavailable("reading clips needs PyAV: pip install 'edgecv[cpu]'") from exc
+
+    frames: list[_Frame] = []
+    decoded, end_s = 0, 0.0
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ImageError(f"{name}: holds no video")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            promised_s = (container.duration or 0) / av.time_base
+            if stream.duration and stream.time_base:
+                promised_s = float(stream.duration * stream.time_base)
+            rate_fps = float(stream.average_rate or 25)
+            for frame, end_s in _timed(container.decode(stream), rate_fps):
+                decoded += 1
+                if end_s < len(frames) * every_s:
+                    continue
+                image = _upright(np.asarray(frame.to_ndarray(format="bgr24"), np.uint8), frame.rotation)
+                frames.append(_Frame(f"{name}@{end_s:.3f}s", end_s, image))
+                room -= image.nbytes
+                if room < 0:
+                    raise DatasetError(
+                        f"{name}: the frames take more than {MAX_BYTES >> 30} GiB of memory at every_s={every_s:g}; "
+                        "take them more rarely (data.every_s)"
+                    )
+            played_s = end_s + 1 / rate_fps
+            shares = (played_s / promised_s if promised_s else 1, decoded / stream.frames if stream.frames else 1)
+    except (av.FFmpegError, OSError) as exc:
+        raise ImageError(f"{name}: cannot be decoded as video: {exc.strerror or exc}") from exc
+    if not frames:
+        raise ImageError(f"{name}: holds no frames")
+    return _Clip(tuple(frames), end_s, min(shares))
+
+
+def _timed(decoded: Iterator[VideoFrame], rate_fps: float) -> Iterator[tuple[VideoFrame, float]]:
+    """Frames with their time in seconds since the first; where the file gives none, by the frame rate."""
+    first_s: float | None = None
+    for index, frame in enumerate(decoded):
+        time_s = frame.time if frame.time is not None else index / rate_fps
+        first_s = time_s if first_s is None else first_s
+        yield frame, time_s - first_s
+
+
+def _upright(image: Image, rotation: int) -> Image:
+    """Turn a frame as its display matrix says, by the nearest quarter; rotation: degrees counterclockwise."""
+    return np.rot90(image, round(rotation / 90) % 4)
+
+
+def _parts(clip: _Clip, val: float) -> tuple[list[_Frame], list[_Frame]]:
+    """A clip's frames before and after a gap around the time that divides it."""
+    cut_s = clip.end_s * (1 - val)
+    half_gap_s = min(_GAP_S, clip.end_s / 10) / 2
+    early = [frame for frame in clip.frames if frame.time_s <= cut_s - half_gap_s]
+    late = [frame for frame in clip.frames if frame.time_s > cut_s + half_gap_s]
+    return early or list(clip.frames[:1]), late
+
+
+def _cut_short(clips: Sequence[_Clip]) -> tuple[str, ...]:
+    """A note on clips with far fewer frames than their headers promise: decoders end a truncated file silently."""
+    short = [f"{clip.frames[0].name.rsplit('@', 1)[0]} ({clip.share:.0%})" for clip in clips if clip.share < 0.9]
+    return (f"{len(short)} clips end early, they may be truncated: {listed(short)}",) if short else ()
+
+
+def _frames(frames: Sequence[_Frame]) -> Images:
+    return from_arrays([frame.name for frame in frames], [frame.image for frame in frames])
+
+
+def _joined(first: Images, second: Images) -> Images:
+    def read(index: int) -> Image:
+        return first[index] if index < len(first) else second[index - len(first)]
+
+    return Images(first.names + second.names, first.stamps + second.stamps, read)

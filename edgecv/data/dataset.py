@@ -1,0 +1,108 @@
+"""What every source gives: lazily read images with names, content stamps and, where there are any, labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecv_runtime.errors import BadInput
+from edgecv_runtime.preprocess import Image
+
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A sequence of images that are read when they are asked for.
+
+    names: file or frame of each image, for messages; stamps: what identifies each image's content (a SHA-256);
+    read: position -> (H, W, 3) uint8 BGR; labels: (N,) class positions, or None when there are none.
+    """
+
+    names: tuple[str, ...]
+    stamps: tuple[str, ...]
+    read: Callable[[int], Image]
+    labels: Labels | None = None
+
+    def __post_init__(self) -> None:
+        labelled = len(self.names) if self.labels is None else len(self.labels)
+        if not len(self.names) == len(self.stamps) == labelled:
+            raise BadInput(f"{len(self.names)} names, {len(self.stamps)} stamps and {labelled} labels do not match")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Image:
+        """Read one image -> (H, W, 3) uint8 BGR; raises IndexError, or ImageError when it cannot be decoded."""
+        return self.read(range(len(self))[index])
+
+    def __iter__(self) -> Iterator[Image]:
+        return (self.read(index) for index in range(len(self)))
+
+    def name(self, index: int) -> str:
+        """The file or frame that an image came from."""
+        return self.names[index]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the content and labels of all images, in their order, as 64 hexadecimal digits."""
+        digest = hashlib.sha256("\n".join(self.stamps).encode())
+        if self.labels is not None:
+            digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+    def pick(self, indices: Sequence[int] | NDArray[np.int64]) -> Images:
+        """The images at some positions, in that order."""
+        chosen = [range(len(self))[int(index)] for index in indices]
+        return Images(
+            names=tuple(self.names[index] for index in chosen),
+            stamps=tuple(self.stamps[index] for index in chosen),
+            read=lambda position: self.read(chosen[position]),
+            labels=None if self.labels is None else self.labels[np.array(chosen, np.int64)],
+        )
+
+    def take(self, count: int, seed: int = 0) -> Images:
+        """A seeded choice of `count` images (or all, when there are fewer), in their own order.
+
+        Labelled images are balanced: class by class in turn, so that counts differ by at most one while images last.
+        """
+        order = np.random.default_rng(seed).permutation(len(self))
+        if self.labels is not None:
+            turn = _rank_in_class(self.labels[order])
+            order = order[np.argsort(turn, kind="stable")]
+        return self.pick(np.sort(order[:count]))
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images to train or calibrate on and others to validate on.
+
+    classes: names in the order of the labels, empty when the images have none; notes: counted warnings, one line each.
+    """
+
+    classes: tuple[str, ...]
+    train: Images
+    val: Images
+    notes: tuple[str, ...] = ()
+
+
+def from_arrays(names: Sequence[str], images: Iterable[Image], labels: Labels | None = None) -> Images:
+    """Wrap images that are in memory, each (H, W, 3) uint8 BGR; they can be read only from then on."""
+    held = [np.ascontiguousarray(image) for image in images]
+    for image in held:
+        image.flags.writeable = False
+    stamps = tuple(hashlib.sha256(str(image.shape).encode() + image.tobytes()).hexdigest() for image in held)
+    return Images(tuple(names), stamps, held.__getitem__, labels)
+
+
+def _rank_in_class(labels: Labels) -> Labels:
+    """For each position, how many earlier positions hold the same label."""
+    order = np.argsort(labels, kind="stable")
+    grouped = labels[order]
+    starts = np.searchsorted(grouped, grouped)  # first position of each one's group
+    rank = np.empty(len(labels), np.int64)
+    rank[order] = np.arange(len(labels)) - starts
+    return rank

@@ -1,0 +1,25 @@
+"""Which loader serves which source."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from edgecv.data.config import DataConfig, Source
+from edgecv.data.dataset import Dataset
+
+# Modules, imported when used: each needs other packages.
+SOURCES: dict[Source, str] = {
+    "digits": "edgecv.data.digits",
+    "folder": "edgecv.data.folder",
+    "cifar10": "edgecv.data.cifar10",
+    "clips": "edgecv.data.clips",
+}
+
+
+def load(config: DataConfig) -> Dataset:
+    """Load a data set; nothing is decoded for keeps, but every file has been found readable.
+
+    Raises DatasetError when it cannot be trained on as it is, Unavailable when a package or the network is missing.
+    """
+    dataset: Dataset = import_module(SOURCES[config.source]).load(config)
+    return dataset

@@ -1,0 +1,95 @@
+"""What a recipe's `train:` section holds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from edgecv_runtime.records import Record
+
+
+class Augment(Record, frozen=True):
+    """How training images are varied; everything is off unless asked for, because a mirrored "2" is no "2".
+
+    pad: pixels of black border before a random crop to the old size. scale: (least, greatest) share of the area that a
+    random crop keeps before it is resized, 0 to 1. flip: mirror half of the images left to right.
+    rotate: greatest angle in degrees, either way. shift: greatest shift as a share of the side. zoom: greatest change
+    of size, 0.1 for 0.9 to 1.1 times.
+    randaugment: how many of RandAugment's operations are applied (Cubuk et al. 2019), 0 for none; magnitude: how
+    strongly, 1 to 29.
+    """
+
+    pad: int = 0
+    scale: tuple[float, float] | None = None
+    flip: bool = False
+    rotate: float = 0.0
+    shift: float = 0.0
+    zoom: float = 0.0
+    randaugment: int = 0
+    magnitude: int = 9
+
+    def __post_init__(self) -> None:
+        if self.pad < 0:
+            raise ValueError(f"pad must be at least 0, got {self.pad}")
+        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must be two rising shares of the area above 0 up to 1, got {self.scale}")
+        if self.scale is not None and self.pad:
+            raise ValueError("pad and scale are two ways to crop; give one")
+        if not 0 <= self.rotate <= 180:
+            raise ValueError(f"rotate must lie in 0..180 degrees, got {self.rotate}")
+        if not 0 <= self.shift < 1:
+            raise ValueError(f"shift must lie in 0..1, 1 exclusive, got {self.shift}")
+        if not 0 <= self.zoom < 1:
+            raise ValueError(f"zoom must lie in 0..1, 1 exclusive, got {self.zoom}")
+        if not 0 <= self.randaugment <= 15:
+            raise ValueError(f"randaugment must lie in 0..15 operations, got {self.randaugment}")
+        if not 1 <= self.magnitude <= 29:
+            raise ValueError(f"magnitude must lie in 1..29, got {self.magnitude}")
+
+
+class TrainConfig(Record, frozen=True):
+    """How a classifier is trained; unknown keys are refused.
+
+    epochs: passes over the training images; batch: images a step. optimizer, lr, weight_decay (not on norms and
+    biases), momentum (SGD's): the peak learning rate is reached after `warmup_epochs` and falls to 0 along a cosine.
+    label_smoothing: share of the target that is spread over all classes. mixup: alpha of its Beta distribution
+    (Zhang et al. 2018), 0 for none. ema: decay of the weights' moving average, which is what is validated and kept;
+    it warms up, so short runs need no other value; 0 keeps the weights themselves.
+    bn_images: training images from which batch-norm statistics are estimated anew before each validation (Wu and
+    Johnson 2021): running averages lag in short runs, and averaged weights have statistics of their own; 0 leaves
+    the running averages.
+    precision: "auto" is bf16-mixed on a CUDA GPU that has it, else float32; validation is always float32.
+    channels_last: "auto" for networks with batch norm, which it speeds up, and not for others, which it slows down.
+    patience: stop after so many epochs without a better validation, 0 never. seed: of order, augmentation and dropout.
+    """
+
+    epochs: int = 30
+    batch: int = 64
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    warmup_epochs: float = 2.0
+    label_smoothing: float = 0.1
+    mixup: float = 0.0
+    ema: float = 0.99
+    bn_images: int = 1024
+    augment: Augment = Augment()
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    channels_last: bool | Literal["auto"] = "auto"
+    patience: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("weight_decay", "mixup", "bn_images", "patience", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("momentum", "label_smoothing", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in 0..1, 1 exclusive, got {getattr(self, name)}")
+        if not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr must be positive, got {self.lr}")
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(f"warmup_epochs must lie in 0..epochs ({self.epochs}), got {self.warmup_epochs}")

@@ -1,0 +1,179 @@
+"""Train a classifier, so that it can be stopped at any moment and gone on with as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgecv.data import Dataset, cached
+from edgecv.data.cache import sweep
+from edgecv.train import checkpoint, curves
+from edgecv.train.augment import training_view
+from edgecv.train.config import TrainConfig
+from edgecv.train.curves import Epoch
+from edgecv.train.display import Display
+from edgecv.train.evaluate import evaluate
+from edgecv.train.loop import CHECKPOINT, Arrays, Loop
+from edgecv.train.signals import stop_signals
+from edgecv_runtime import files
+from edgecv_runtime.errors import BadInput, ComputationError, DatasetError, Unavailable
+from edgecv_runtime.preprocess import Normalization, Preprocess
+
+log = logging.getLogger("edgecv.train")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run gave.
+
+    top1: share of validation images that the kept weights get right; best_epoch: the epoch they are of, chosen by that
+    very share, so that fresh images may score a little lower. last_top1: of the last epoch, chosen by nothing.
+    epochs: how many were run; seconds: spent on them, over all sessions. weights: the kept weights as .safetensors.
+    """
+
+    top1: float
+    best_epoch: int
+    last_top1: float
+    epochs: int
+    seconds: float
+    weights: Path
+    curves_csv: Path
+    curves_svg: Path
+    history: tuple[Epoch, ...]
+
+
+def fit(
+    model: nn.Module,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    normalization: Normalization,
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    resume: bool = True,
+    progress: bool = True,
+    checkpoint_s: float = 60.0,
+) -> TrainResult:
+    """Train a classifier on a data set; the model ends up with the weights of the best epoch, in evaluation mode.
+
+    model: takes (N, C, H, W) normalized float32, gives (N, classes) logits; seed its making for repeatable runs.
+    folder: where the checkpoint, the decoded images, weights.safetensors, curves.csv and curves.svg are put.
+    resume: go on from the folder's checkpoint, which gives the same losses as an unbroken run (bit for bit on the same
+    machine's CPU; on a GPU as far as its kernels repeat themselves); False starts over and replaces it.
+    progress: a bar on stderr when that is a terminal. checkpoint_s: seconds between checkpoints within the run.
+    Raises BadInput when model and data do not fit together, CheckpointError when the checkpoint is damaged or of
+    another run, ComputationError when the loss is not finite, Unavailable when the disk is full, Interrupted after
+    SIGTERM or SIGINT, once the state is saved.
+    """
+    folder = Path(folder)
+    _check_labels(dataset)
+    with checkpoint.storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
+    run = _identity(model, dataset, preprocess, normalization, config)
+    saved = folder / CHECKPOINT
+    state = checkpoint.load(saved, run) if resume and saved.exists() else None
+
+    decoded = folder / "decoded"
+    train, val = dataset.train, dataset.val
+    assert train.labels is not None
+    assert val.labels is not None
+    chosen = np.random.default_rng(config.seed).permutation(len(train))[: config.bn_images]
+    arrays = Arrays(
+        train=cached(train, training_view(preprocess, config.augment), decoded),
+        train_labels=train.labels,
+        val=cached(val, preprocess, decoded),
+        val_labels=val.labels,
+        statistics=cached(train.pick(np.sort(chosen)), preprocess, decoded) if len(chosen) else None,
+    )
+    _check_output(model, arrays, normalization, len(dataset.classes))
+
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(), stop_signals() as stop:
+        loop = Loop(model, arrays, normalization, config, folder, run, stop, checkpoint_s)
+        if state is not None:
+            loop.restore(state)
+            log.info("going on from %s: epoch %d, step %d", saved, loop.epoch + 1, loop.step)
+        steps = config.epochs * loop.steps
+        with Display(config.epochs, steps, loop.epoch * loop.steps + loop.step, bar=progress) as display:
+            try:
+                loop.run(display)
+            except torch.OutOfMemoryError as exc:
+                raise ComputationError(f"the GPU's memory is full; lower train.batch (it is {config.batch})") from exc
+    model.to(device)
+    return _finish(model, loop, folder)
+
+
+def _finish(model: nn.Module, loop: Loop, folder: Path) -> TrainResult:
+    """Leave the best weights in the model and in the folder, and the curves beside them."""
+    history, weights = loop.history, folder / "weights.safetensors"
+    best = history[loop.best_epoch - 1]
+    model.load_state_dict(loop.best)
+    model.eval()
+    _save_weights(weights, loop.best, {"epoch": best.epoch, "val_top1": best.val_top1})
+    curves.write_csv(folder / "curves.csv", history)
+    curves.write_svg(folder / "curves.svg", history)
+    return TrainResult(
+        top1=best.val_top1,
+        best_epoch=best.epoch,
+        last_top1=history[-1].val_top1,
+        epochs=len(history),
+        seconds=sum(row.seconds for row in history),
+        weights=weights,
+        curves_csv=folder / "curves.csv",
+        curves_svg=folder / "curves.svg",
+        history=tuple(history),
+    )
+
+
+def _save_weights(path: Path, tensors: Mapping[str, Tensor], origin: Mapping[str, float]) -> None:
+    """Write tensors as .safetensors; the same ones give the same bytes, as long as the metadata is a single entry."""
+    try:
+        from safetensors.torch import save
+    except ImportError as exc:
+        raise Unavailable("writing weights needs safetensors: pip install 'edgecv[train]'") from exc
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    with checkpoint.storing(path):
+        files.write(path, save(plain, metadata={"edgecv": json.dumps(origin)}))
+
+
+def _identity(
+    model: nn.Module, dataset: Dataset, preprocess: Preprocess, normalization: Normalization, config: TrainConfig
+) -> dict[str, str]:
+    """What makes two runs the same: every setting, the data, and the model's layers (not its first weights)."""
+    layers = [str(model), *(f"{name} {tuple(tensor.shape)}" for name, tensor in model.state_dict().items())]
+    return {
+        **{name: repr(value) for name, value in msgspec.structs.asdict(config).items()},
+        "preprocess": repr(preprocess),
+        "normalization": repr(normalization),
+        "classes": repr(dataset.classes),
+        "training images": dataset.train.fingerprint()[:12],
+        "validation images": dataset.val.fingerprint()[:12],
+        "model": f"{type(model).__name__} {hashlib.sha256(chr(10).join(layers).encode()).hexdigest()[:12]}",
+    }
+
+
+def _check_labels(dataset: Dataset) -> None:
+    for name, images in (("training", dataset.train), ("validation", dataset.val)):
+        if images.labels is None:
+            raise DatasetError(f"the {name} images have no labels; clips can be calibrated with, not trained on")
+        if not len(images):
+            raise DatasetError(f"there are no {name} images")
+
+
+def _check_output(model: nn.Module, arrays: Arrays, normalization: Normalization, classes: int) -> None:
+    """Run one image through the model before anything is trained."""
+    logits = evaluate(model, arrays.val[:1], normalization)
+    if logits.shape != (1, classes):
+        raise BadInput(f"the model gives {logits.shape[1:]} outputs an image, the data has {classes} classes")
