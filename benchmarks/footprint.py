@@ -65,7 +65,7 @@ def write(rows: list[tuple[str, float, int]]) -> None:
         "# Install size",
         "",
         f"Measured {datetime.now(timezone.utc):%Y-%m-%d} by `benchmarks/footprint.py` on {platform.system()} "
-        f"{platform.machine()}, Python {platform.python_version()}: the versions of `constraints.txt`, torch's CPU build.",
+        f"{platform.machine()}, Python {platform.python_version()}, the versions of `constraints.txt`, torch for the CPU.",
         "",
         "| installation | MB | packages | of the one with torch |",
         "| --- | ---: | ---: | ---: |",

@@ -244,7 +244,10 @@ class _Run:
             self.folder / "train",
             progress=self._progress,
         )
-        self._say(f"train: {result.top1:.2%} on validation after {result.epochs} epochs, {result.seconds:.0f} s")
+        self._say(
+            f"train: {result.top1:.2%} on validation at its best epoch, {result.best_epoch} of {result.epochs}, "
+            f"{result.last_top1:.2%} at the last; {result.seconds:.0f} s"
+        )
         return {"weights": files.sha256(self.weights)}
 
     def _start_over_if_changed(self) -> None:

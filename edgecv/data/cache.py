@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ def cached(images: Images, preprocess: Preprocess, folder: str | Path) -> NDArra
     found = _open(path, shape)
     if found is not None:
         return found
-    sweep(path.parent)
+    files.sweep(path.parent, "images-*")
     try:
         _write(path, shape, images, preprocess)
     except OSError as exc:
@@ -79,21 +78,3 @@ def _write(path: Path, shape: tuple[int, ...], images: Images, preprocess: Prepr
                 file.write(np.ascontiguousarray(result).data)
         if bad:
             raise UnreadableFiles(f"{len(bad)} images cannot be decoded: {listed(bad)}", bad)
-
-
-def sweep(folder: Path) -> None:
-    """Remove the temporary files of writers that were killed while they wrote into a folder."""
-    for old in folder.glob(".*.tmp"):
-        pid = old.name.split(".")[-2]
-        if pid.isdigit() and not _runs(int(pid)):
-            old.unlink(missing_ok=True)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

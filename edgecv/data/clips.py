@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from edgecv.data.folder import is_image
 from edgecv.data.progress import track
 from edgecv.data.split import divide, listed
 from edgecv.data.tree import File, list_tree, suffix
-from edgecv_runtime import images
+from edgecv_runtime import files, images
 from edgecv_runtime.errors import DatasetError, ImageError, Unavailable
 from edgecv_runtime.preprocess import Image
 
@@ -102,11 +101,7 @@ def _files(where: str) -> tuple[list[tuple[File, Path | None]], Path, tuple[str,
 
 
 def _of_package(name: str) -> list[Path]:
-    try:
-        shipped = importlib.metadata.files(name) or []
-    except importlib.metadata.PackageNotFoundError as exc:
-        raise Unavailable(f"data.path '{_PACKAGE}{name}': it is not installed: pip install {name}") from exc
-    paths = sorted(Path(str(file.locate())) for file in shipped if _is_media(file.name))
+    paths = [path for path in files.shipped(name) if _is_media(path.name)]
     if not paths:
         raise DatasetError(f"data.path '{_PACKAGE}{name}': it ships no clips or images")
     return paths

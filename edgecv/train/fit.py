@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from edgecv.data import Dataset, cached
-from edgecv.data.cache import sweep
 from edgecv.train import checkpoint, curves
 from edgecv.train.augment import training_view
 from edgecv.train.config import TrainConfig
@@ -78,7 +77,7 @@ def fit(
     _check_labels(dataset)
     with checkpoint.storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
+    files.sweep(folder)
     run = _identity(model, dataset, preprocess, normalization, config)
     saved = folder / CHECKPOINT
     state = checkpoint.load(saved, run) if resume and saved.exists() else None

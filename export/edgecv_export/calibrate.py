@@ -6,7 +6,7 @@ outside: neighbouring bins are then added up, so that nothing is stored per imag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -75,9 +75,7 @@ class Statistics:
             self.width *= 2
 
 
-def calibrate(
-    model: Any, batches: Iterable[Image], progress: Callable[[int], None] = lambda _: None
-) -> dict[str, Statistics]:
+def calibrate(model: Any, batches: Iterable[Image]) -> dict[str, Statistics]:
     """Run real images through a float32 graph and keep statistics of every float tensor in it.
 
     model: onnx.ModelProto; batches: arrays (N, H, W, C) uint8, preprocessed.
@@ -85,7 +83,6 @@ def calibrate(
     """
     session, names = _observed(model)
     statistics = {name: Statistics() for name in names}
-    seen = 0
     for batch in batches:
         outputs = session.run(list(names), {INPUT: np.ascontiguousarray(batch)})
         for name, values in zip(names, outputs, strict=True):
@@ -94,8 +91,6 @@ def calibrate(
                     f"calibration: node '{names[name]}' gives NaN or infinite values on a real image"
                 )
             statistics[name].add(values)
-        seen += len(batch)
-        progress(seen)
     return statistics
 
 

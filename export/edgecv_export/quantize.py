@@ -112,9 +112,8 @@ def quantize(
         count = min(config.images, len(images) * 2 // 3)
         calibration, check = images[:count], images[count : count + config.check_images]
 
-        statistics_ = calibrate(
-            model, _batches(calibration), lambda done: progress(f"calibrate {done} of {len(calibration)}")
-        )
+        progress(f"calibrate on {len(calibration)} images")
+        statistics_ = calibrate(model, _batches(calibration))
         corrected = correct_biases(model, statistics_)
         reference, float_ms = _measure(source.read_bytes(), check, opened)
         candidates = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.metadata
 import os
 import shutil
 import sys
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from edgecv_runtime.errors import Unavailable
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -39,6 +42,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     A reader sees the old file or the new one, also after a crash; a full disk leaves the old one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -67,7 +71,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
+    sweep(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:
@@ -94,12 +98,35 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _sweep(path: Path) -> None:
-    """Remove the temporary folders of writers that no longer run."""
-    for old in path.parent.glob(f".{path.name}.*.tmp"):
+def sweep(folder: Path, name: str = "*") -> None:
+    """Remove what writers of `name` in a folder left behind when they were killed."""
+    for old in folder.glob(f".{name}.*.tmp"):
         pid = old.name.split(".")[-2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        if not pid.isdigit() or _runs(int(pid)):
+            continue
+        if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def shipped(package: str) -> list[Path]:
+    """The files that an installed distribution ships, sorted; raises Unavailable when it is not installed."""
+    try:
+        found = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError as exc:
+        raise Unavailable(f"package '{package}' is not installed: pip install {package}") from exc
+    return sorted(Path(str(file.locate())) for file in found)
 
 
 def _exchange(new: Path, old: Path) -> None:

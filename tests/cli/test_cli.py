@@ -1,4 +1,4 @@
-"""The command line, as a user calls it: exit codes, one-line errors, and stdout that holds the JSON and nothing else."""
+"""The command line, as a user calls it: exit codes, one-line errors, stdout that holds the JSON and nothing else."""
 
 from __future__ import annotations
 
