@@ -65,7 +65,8 @@ def write(rows: list[tuple[str, float, int]]) -> None:
         "# Install size",
         "",
         f"Measured {datetime.now(timezone.utc):%Y-%m-%d} by `benchmarks/footprint.py` on {platform.system()} "
-        f"{platform.machine()}, Python {platform.python_version()}, the versions of `constraints.txt`, torch for the CPU.",
+        f"{platform.machine()}, Python {platform.python_version()}, with the versions of `constraints.txt` and "
+        "torch's CPU build.",
         "",
         "| installation | MB | packages | of the one with torch |",
         "| --- | ---: | ---: | ---: |",

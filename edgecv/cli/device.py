@@ -21,7 +21,7 @@ BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle fol
 Backend = Annotated[str, typer.Option("--backend", help="auto, onnxruntime, openvino, ...")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, float32, bf16, int8, or a variant's name.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-EXIT_LOSSES = 4
+EXIT_LOSSES, EXIT_TERMINATED = 4, 143
 
 
 def predict(
@@ -92,7 +92,6 @@ def stream(
     names = sink or []
     if json and "-" in names:
         raise BadInput("--json and --sink - both write to stdout: choose one")
-    received: list[int] = []
     with rt.load(bundle, backend=backend, precision=precision) as model:
         info = model.info
         say(f"{info.name}: {info.variant} on {info.backend}, runs in {info.precision}")
@@ -106,14 +105,14 @@ def stream(
                 stop=stop,
                 on_progress=_progress,
             )
-            if stop.is_set():
-                received.append(signal.SIGTERM)
     if json:
         show_json({"model": info, **_plain(report)})
     elif "-" not in names:
         for line in _sentences(report):
             stdout.print(line, soft_wrap=True)
     code = report.exit_code
+    if code == 0 and stop.signum == signal.SIGTERM:
+        code = EXIT_TERMINATED
     if code:
         raise typer.Exit(code)
 

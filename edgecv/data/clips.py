@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from edgecv.data.checked import allow, check
 from edgecv.data.config import DataConfig
@@ -17,11 +14,9 @@ from edgecv.data.progress import track
 from edgecv.data.split import divide, listed
 from edgecv.data.tree import File, list_tree, suffix
 from edgecv_runtime import files, images
-from edgecv_runtime.errors import DatasetError, ImageError, Unavailable
+from edgecv_runtime.errors import BadInput, DatasetError, ImageError, SourceUnavailable
 from edgecv_runtime.preprocess import Image
-
-if TYPE_CHECKING:
-    from av import VideoFrame
+from edgecv_runtime.stream import FileSource
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
 MAX_BYTES = 2 << 30  # of the frames of all clips, which are held in memory
@@ -38,11 +33,11 @@ class _Frame:
 
 @dataclass(frozen=True)
 class _Clip:
-    """The frames that were taken from a clip, the time of its last frame, and the share of what its header promises."""
+    """The frames taken from a clip, the time of its last frame, and what is missing at its end, if anything."""
 
     frames: tuple[_Frame, ...]
     end_s: float
-    share: float
+    early: str | None
 
 
 def load(config: DataConfig) -> Dataset:
@@ -120,57 +115,37 @@ def _file(path: Path) -> File:
 
 
 def _read(name: str, path: Path, every_s: float, room: int) -> _Clip:
-    """Decode a whole clip and keep one frame every `every_s` seconds; raises ImageError when it is damaged."""
+    """Keep one frame every `every_s` seconds, decoded as the device's streams do it; ImageError when it is damaged."""
     try:
-        import av
-    except ImportError as exc:
-        raise Unavailable("reading clips needs PyAV: pip install 'edgecv[cpu]'") from exc
-
-    frames: list[_Frame] = []
-    decoded, end_s = 0, 0.0
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ImageError(f"{name}: holds no video")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            promised_s = (container.duration or 0) / av.time_base
-            if stream.duration and stream.time_base:
-                promised_s = float(stream.duration * stream.time_base)
-            rate_fps = float(stream.average_rate or 25)
-            for frame, end_s in _timed(container.decode(stream), rate_fps):
-                decoded += 1
-                if end_s < len(frames) * every_s:
-                    continue
-                image = _upright(np.asarray(frame.to_ndarray(format="bgr24"), np.uint8), frame.rotation)
-                frames.append(_Frame(f"{name}@{end_s:.3f}s", end_s, image))
-                room -= image.nbytes
-                if room < 0:
-                    raise DatasetError(
-                        f"{name}: the frames take more than {MAX_BYTES >> 30} GiB of memory at every_s={every_s:g}; "
-                        "take them more rarely (data.every_s)"
-                    )
-            played_s = end_s + 1 / rate_fps
-            shares = (played_s / promised_s if promised_s else 1, decoded / stream.frames if stream.frames else 1)
-    except (av.FFmpegError, OSError) as exc:
-        raise ImageError(f"{name}: cannot be decoded as video: {exc.strerror or exc}") from exc
+        with FileSource(path) as source:
+            frames, end_s = _sampled(source, name, every_s, room)
+    except SourceUnavailable as exc:
+        raise ImageError(f"{name}: {exc}") from exc
+    except BadInput as exc:
+        if isinstance(exc, DatasetError):
+            raise
+        raise ImageError(f"{name}: {str(exc).removeprefix(f'{path}: ')}") from exc
     if not frames:
         raise ImageError(f"{name}: holds no frames")
-    return _Clip(tuple(frames), end_s, min(shares))
+    return _Clip(tuple(frames), end_s, source.early)
 
 
-def _timed(decoded: Iterator[VideoFrame], rate_fps: float) -> Iterator[tuple[VideoFrame, float]]:
-    """Frames with their time in seconds since the first; where the file gives none, by the frame rate."""
-    first_s: float | None = None
-    for index, frame in enumerate(decoded):
-        time_s = frame.time if frame.time is not None else index / rate_fps
-        first_s = time_s if first_s is None else first_s
-        yield frame, time_s - first_s
-
-
-def _upright(image: Image, rotation: int) -> Image:
-    """Turn a frame as its display matrix says, by the nearest quarter; rotation: degrees counterclockwise."""
-    return np.rot90(image, round(rotation / 90) % 4)
+def _sampled(source: FileSource, name: str, every_s: float, room: int) -> tuple[list[_Frame], float]:
+    """The frames that are kept, and the time of the last frame of all; DatasetError when they need too much memory."""
+    frames: list[_Frame] = []
+    end_s = 0.0
+    for frame in source:
+        end_s = frame.pts_s if frame.pts_s is not None else frame.index / (source.fps or 25)
+        if end_s < len(frames) * every_s:
+            continue
+        frames.append(_Frame(f"{name}@{end_s:.3f}s", end_s, frame.image))
+        room -= frame.image.nbytes
+        if room < 0:
+            raise DatasetError(
+                f"{name}: the frames take more than {MAX_BYTES >> 30} GiB of memory at every_s={every_s:g}; "
+                "take them more rarely (data.every_s)"
+            )
+    return frames, end_s
 
 
 def _parts(clip: _Clip, val: float) -> tuple[list[_Frame], list[_Frame]]:
@@ -184,7 +159,7 @@ def _parts(clip: _Clip, val: float) -> tuple[list[_Frame], list[_Frame]]:
 
 def _cut_short(clips: Sequence[_Clip]) -> tuple[str, ...]:
     """A note on clips with far fewer frames than their headers promise: decoders end a truncated file silently."""
-    short = [f"{clip.frames[0].name.rsplit('@', 1)[0]} ({clip.share:.0%})" for clip in clips if clip.share < 0.9]
+    short = [f"{clip.frames[0].name.rsplit('@', 1)[0]} ({clip.early})" for clip in clips if clip.early]
     return (f"{len(short)} clips end early, they may be truncated: {listed(short)}",) if short else ()
 
 

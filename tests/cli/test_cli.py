@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import cv2
 import pytest
@@ -154,3 +156,28 @@ def test_stream_annotates_a_clip_and_accounts_for_every_frame(exported, tmp_path
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == source["read"]
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == source["read"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 0)])
+def test_a_camera_that_is_stopped_closes_its_account(exported, tmp_path, number, code):
+    """SIGTERM is what a service manager sends; Ctrl-C is how a person ends a camera."""
+    sinks = ["--sink", tmp_path / "out.mp4", "--sink", tmp_path / "out.jsonl"]
+    command = ["stream", exported, "fake:fps=25,size=64x48,100000", *sinks, "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgecv.cli", *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "out.jsonl").exists() or (tmp_path / "out.jsonl").read_text().count("\n") < 5:
+        time.sleep(0.05)
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == code
+    document = json.loads(output)
+    (source,) = document["sources"]
+    assert source["ended"] == "stopped"
+    assert source["read"] == source["inferred"] + sum(source["dropped"].values())
+    assert {sink["delivered"] for sink in document["sinks"]} == {source["inferred"]}
+    assert (tmp_path / "out.mp4").is_file()

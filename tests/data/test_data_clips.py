@@ -96,7 +96,7 @@ def test_a_truncated_clip_that_still_plays_is_noted(tmp_path, suffix):
     assert frames(tmp_path).notes == ()
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    assert frames(tmp_path).notes[0].startswith(f"1 clips end early, they may be truncated: long.{suffix} (4")
+    assert frames(tmp_path).notes[0].startswith(f"1 clips end early, they may be truncated: long.{suffix} (declared=")
 
 
 # What is read

@@ -1,0 +1,73 @@
+"""Streams: cameras, network streams and files in; annotated video and JSON lines out; every frame accounted for.
+
+from edgecv_runtime import stream
+
+report = stream.run(model, "rtsp://user:password@10.0.0.2/cam", [stream.VideoSink("out.mp4")])
+report.check()
+"""
+
+from __future__ import annotations
+
+from edgecv_runtime.stream.buffer import POLICIES, Buffer, WhenLate
+from edgecv_runtime.stream.frame import Frame
+from edgecv_runtime.stream.ledger import Account, Ledger, LedgerError
+from edgecv_runtime.stream.loop import run, stop_on_signals
+from edgecv_runtime.stream.reader import Reader
+from edgecv_runtime.stream.redact import redact
+from edgecv_runtime.stream.report import SinkReport, SourceReport, Spread, StreamReport
+from edgecv_runtime.stream.sinks import (
+    CallbackSink,
+    JsonLinesSink,
+    Output,
+    Sink,
+    StopStream,
+    VideoSink,
+    WindowSink,
+    open_sink,
+)
+from edgecv_runtime.stream.sources import (
+    CameraSource,
+    FakeCamera,
+    FileSource,
+    FolderSource,
+    GStreamerSource,
+    NetworkSource,
+    Paced,
+    Source,
+    open_source,
+)
+
+__all__ = [
+    "POLICIES",
+    "Account",
+    "Buffer",
+    "CallbackSink",
+    "CameraSource",
+    "FakeCamera",
+    "FileSource",
+    "FolderSource",
+    "Frame",
+    "GStreamerSource",
+    "JsonLinesSink",
+    "Ledger",
+    "LedgerError",
+    "NetworkSource",
+    "Output",
+    "Paced",
+    "Reader",
+    "Sink",
+    "SinkReport",
+    "Source",
+    "SourceReport",
+    "Spread",
+    "StopStream",
+    "StreamReport",
+    "VideoSink",
+    "WhenLate",
+    "WindowSink",
+    "open_sink",
+    "open_source",
+    "redact",
+    "run",
+    "stop_on_signals",
+]

@@ -1,0 +1,286 @@
+"""The loop: frames from sources through a model into sinks, with every frame accounted for."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from edgecv_runtime.errors import BadInput
+from edgecv_runtime.preprocess import Image
+from edgecv_runtime.stream.buffer import WhenLate
+from edgecv_runtime.stream.delivery import Delivery
+from edgecv_runtime.stream.frame import Frame
+from edgecv_runtime.stream.ledger import Ledger
+from edgecv_runtime.stream.reader import Reader
+from edgecv_runtime.stream.redact import redact
+from edgecv_runtime.stream.report import Percentiles, SourceReport, StreamReport
+from edgecv_runtime.stream.sinks.base import Output, Sink
+from edgecv_runtime.stream.sources import Source, open_source
+
+Model = Callable[[Image], Any]
+
+_POLL_S = 0.1  # how soon a set `stop` is seen
+_PROGRESS_S = 0.5  # least time between two calls of `on_progress`
+_STOP_S = 1.5  # how long a stop waits for sinks to flush and readers to let go, together
+
+
+def run(
+    model: Model,
+    sources: str | int | Path | Source | Sequence[str | int | Path | Source],
+    sinks: Sequence[Sink] = (),
+    *,
+    when_late: WhenLate | Literal["auto"] = "auto",
+    max_frames: int | None = None,
+    stop: threading.Event | None = None,
+    on_progress: Callable[[StreamReport], object] | None = None,
+    max_failures: int = 30,
+) -> StreamReport:
+    """Run a model on every frame of one or several sources and hand the results to sinks, until all sources end.
+
+    model: (H, W, 3) uint8 BGR -> a result with `draw` and `as_dict` (see tasks.Result); it is called by this thread.
+    sources: what `open_source` takes, or sources; each is read by a thread of its own, served in turn, and closed.
+    sinks: each in a thread of its own, and closed; results of cameras are dropped, counted, when a sink is too slow.
+    when_late: "drop-oldest", "drop-newest", "wait"; "auto": cameras drop the oldest, recordings wait.
+    max_frames: end each source after this many frames went through the model.
+    stop: when set, the run ends in order within 2 s, whatever the sources are doing (see `stop_on_signals`).
+    on_progress: called about twice a second with the report so far.
+    max_failures: failures of the model in a row that end the run.
+    Raises BadInput for sources or sinks that cannot be used; every later trouble stands in the report, whose `check()`
+    raises it and whose `exit_code` says it. Raises LedgerError if a frame were lost.
+    """
+    given = [sources] if isinstance(sources, (str, int, Path, Source)) else list(sources)
+    if not given:
+        raise BadInput("no sources: expected at least one camera, URL, video file or folder")
+    if max_frames is not None and max_frames < 1:
+        raise BadInput(f"max_frames must be at least 1, got {max_frames}")
+    opened = [source if isinstance(source, Source) else open_source(source) for source in given]
+    if len(set(map(id, opened))) < len(opened):
+        raise BadInput("the same source was given twice; open_source gives a new one each time")
+    for sink in sinks:
+        sink.start(len(opened))
+    this = _Run(model, opened, sinks, when_late, max_frames, stop or threading.Event(), max_failures)
+    return this.until_all_ended(on_progress)
+
+
+class SignalEvent(threading.Event):
+    """An event that knows which signal set it: `signum`, None before."""
+
+    signum: int | None = None
+
+
+@contextmanager
+def stop_on_signals(*signals: int) -> Iterator[SignalEvent]:
+    """An event for `run(stop=...)` that SIGTERM and SIGINT (or the given ones) set; in the main thread only.
+
+    A second signal does what it would have done without.
+    """
+    stop = SignalEvent()
+    before: dict[int, Any] = {}
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        stop.signum = number
+        stop.set()
+        signal.signal(number, before[number])
+
+    for number in signals or (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Lane:
+    """One source: its reader, and what is measured of it."""
+
+    def __init__(self, reader: Reader, max_frames: int | None) -> None:
+        self.reader = reader
+        self.max_frames = max_frames
+        self.age = Percentiles()
+        self.inference = Percentiles()
+        self.taken = 0
+        self.first_ns = 0
+        self.last_ns = 0
+
+    @property
+    def name(self) -> str:
+        return self.reader.account.name
+
+    def report(self) -> SourceReport:
+        reader, counts = self.reader, self.reader.account.as_dict()
+        span_s = (self.last_ns - self.first_ns) / 1e9
+        detail = reader.detail
+        if reader.abandoned:
+            detail = f"inside a read or an open, which ends by itself within {reader.source.timeout_s:g} s"
+        return SourceReport(
+            name=self.name,
+            live=reader.source.live,
+            when_late=reader.when_late,
+            read=counts["read"],
+            inferred=counts["inferred"],
+            dropped=counts["dropped"],
+            failed=counts["failed"],
+            in_flight=counts["in_flight"],
+            fps=(counts["inferred"] - 1) / span_s if counts["inferred"] > 1 and span_s > 0 else None,
+            age=self.age.spread(),
+            inference=self.inference.spread(),
+            declared_frames=reader.source.declared_frames,
+            damaged=reader.source.damaged,
+            ended=reader.ended or "running",
+            detail=detail,
+            error_code=reader.error.exit_code if reader.error is not None else 0,
+        )
+
+
+class _Run:
+    """The state of one run; everything here happens in the caller's thread."""
+
+    def __init__(
+        self,
+        model: Model,
+        sources: Sequence[Source],
+        sinks: Sequence[Sink],
+        when_late: WhenLate | Literal["auto"],
+        max_frames: int | None,
+        stop: threading.Event,
+        max_failures: int,
+    ) -> None:
+        self.model = model
+        self.stop = stop
+        self.max_failures = max_failures
+        self.start_s = time.monotonic()
+        self.changed = threading.Condition()  # a frame has come, a source has ended, a sink has given up
+        self.ledger = Ledger()
+        self.first_failure: str | None = None
+        self.failures_in_a_row = 0
+        self.gave_up = False
+        self.lanes = []
+        for name, source in zip(_unique([source.name for source in sources]), sources, strict=True):
+            source.name = name
+            account = self.ledger.add_source(name)
+            reader = Reader(source, when_late=when_late, max_frames=max_frames, account=account, changed=self.changed)
+            self.lanes.append(_Lane(reader, max_frames))
+        names = _unique([sink.name for sink in sinks])
+        accounts = [self.ledger.add_sink(name) for name in names]
+        self.deliveries = [Delivery(sink, account, self.changed) for sink, account in zip(sinks, accounts, strict=True)]
+
+    def until_all_ended(self, on_progress: Callable[[StreamReport], object] | None) -> StreamReport:
+        told_s = self.start_s
+        try:
+            for lane in self.lanes:
+                lane.reader.start()
+            for lane, frame in self._frames():
+                if frame is not None:
+                    self._infer(lane, frame)
+                if on_progress is not None and time.monotonic() - told_s >= _PROGRESS_S:
+                    told_s = time.monotonic()
+                    on_progress(self._report())
+            self._finish_sinks()
+        finally:
+            self._close()
+        self.ledger.check(final=True)
+        return self._report()
+
+    def _frames(self) -> Iterator[tuple[_Lane, Frame | None]]:
+        """The next frame of each source in turn (None when none comes), until all ended or something ends the run."""
+        turn = 0
+        while not self._ending():
+            for step in range(len(self.lanes)):
+                lane = self.lanes[(turn + step) % len(self.lanes)]
+                frame = lane.reader.take()
+                if frame is not None:
+                    turn += step + 1
+                    yield lane, frame
+                    break
+            else:
+                with self.changed:
+                    if not self._ending() and not any(lane.reader.waiting for lane in self.lanes):
+                        self.changed.wait(_POLL_S)
+                yield self.lanes[0], None
+
+    def _ending(self) -> bool:
+        return (
+            self.stop.is_set()
+            or self.gave_up
+            or self._no_sink_left()
+            or any(delivery.stop_asked for delivery in self.deliveries)
+            or all(lane.reader.finished for lane in self.lanes)
+        )
+
+    def _no_sink_left(self) -> bool:
+        return bool(self.deliveries) and all(delivery.given_up for delivery in self.deliveries)
+
+    def _infer(self, lane: _Lane, frame: Frame) -> None:
+        start_ns = time.monotonic_ns()
+        try:
+            result = self.model(frame.image)
+        except Exception as exc:  # a model may raise anything; the frame counts as failed
+            self._failed(lane, frame, exc)
+        else:
+            now_ns = time.monotonic_ns()
+            self.failures_in_a_row = 0
+            age_ms = (now_ns - frame.captured_ns) / 1e6
+            lane.age.add(age_ms)
+            lane.inference.add((now_ns - start_ns) / 1e6)
+            lane.first_ns, lane.last_ns = lane.first_ns or now_ns, now_ns
+            self.ledger.inferred(lane.name, frame.index)
+            for delivery in self.deliveries:
+                delivery.put(Output(frame, result, age_ms), wait=lane.reader.when_late == "wait", stop=self.stop)
+        lane.taken += 1
+        if lane.taken == lane.max_frames:
+            lane.reader.stop("max_frames")
+
+    def _failed(self, lane: _Lane, frame: Frame, exc: Exception) -> None:
+        lane.reader.account.failed(frame.index)
+        self.first_failure = self.first_failure or redact(f"{type(exc).__name__}: {exc}")
+        self.failures_in_a_row += 1
+        self.gave_up = self.failures_in_a_row >= self.max_failures
+
+    def _finish_sinks(self) -> None:
+        """Let the sinks take what waits; without end, as long as nobody stops the run."""
+        for delivery in self.deliveries:
+            delivery.finish()
+        for delivery in self.deliveries:
+            while not delivery.join(_POLL_S) and not self.stop.is_set():
+                pass
+
+    def _close(self) -> None:
+        """Stop what still runs, in bounded time."""
+        end_s = time.monotonic() + _STOP_S
+        for lane in self.lanes:
+            if self.gave_up:
+                lane.reader.stop("error", f"the model failed for {self.failures_in_a_row} frames in a row")
+            elif self._no_sink_left():
+                lane.reader.stop("error", "every sink failed")
+            else:
+                lane.reader.stop()
+        for delivery in self.deliveries:
+            delivery.finish()
+        for delivery in self.deliveries:
+            if not delivery.join(max(0.0, end_s - time.monotonic())):
+                delivery.abandon(f"did not finish within {_STOP_S} s of the stop")
+        for lane in self.lanes:
+            lane.reader.join(max(0.0, end_s - time.monotonic()))
+
+    def _report(self) -> StreamReport:
+        return StreamReport(
+            sources=tuple(lane.report() for lane in self.lanes),
+            sinks=tuple(delivery.report() for delivery in self.deliveries),
+            wall_s=time.monotonic() - self.start_s,
+            first_failure=self.first_failure,
+            gave_up=self.gave_up,
+        )
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """The same names, the second of two equal ones as `name#2`."""
+    return [
+        name if names[:at].count(name) == 0 else f"{name}#{names[:at].count(name) + 1}" for at, name in enumerate(names)
+    ]

@@ -1,0 +1,80 @@
+"""Results as JSON lines, for files, pipes and other programs."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edgecv_runtime.errors import BadInput, Closed
+from edgecv_runtime.stream.sinks.base import Output, Sink
+
+
+class JsonLinesSink(Sink):
+    """One JSON document per frame and line, complete as soon as it is written.
+
+    Fields: source, index, pts_s, captured_ns (monotonic), age_ms, result, and path for a folder of images. When writing
+    fails half-way (a full disk), a regular file is cut back to its last whole line.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """path: a file, which is written anew, or "-" for standard output; raises BadInput when it cannot be opened."""
+        self.name = "stdout" if str(path) == "-" else str(path)
+        self._encoder = msgspec.json.Encoder(enc_hook=_plain)
+        self._end = 0
+        try:
+            self._fd: int | None = (
+                os.dup(sys.stdout.fileno())
+                if str(path) == "-"
+                else os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+            )
+        except OSError as exc:
+            raise BadInput(f"{self.name}: cannot be written: {exc.strerror}") from exc
+        self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode) and str(path) != "-"
+
+    def write(self, output: Output) -> None:
+        """Write one line; raises OSError when it cannot, TypeError when the result is no JSON."""
+        if self._fd is None:
+            raise Closed(f"{self.name}: is closed")
+        frame = output.frame
+        document = {
+            "source": frame.source,
+            "index": frame.index,
+            "pts_s": frame.pts_s,
+            "captured_ns": frame.captured_ns,
+            "age_ms": round(output.age_ms, 3),
+            "result": output.result.as_dict(),
+        }
+        if frame.path is not None:
+            document["path"] = frame.path
+        line = memoryview(self._encoder.encode(document) + b"\n")
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._fd, line[written:])
+        except OSError:
+            if self._regular:
+                os.ftruncate(self._fd, self._end)
+                os.lseek(self._fd, self._end, os.SEEK_SET)
+            raise
+        self._end += len(line)
+
+    def close(self) -> None:
+        """Close the file; a full disk that the system noticed late raises OSError here."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's types as JSON's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"a result's as_dict() gives plain types, got {type(value).__name__}")

@@ -1,0 +1,97 @@
+"""Where frames come from: one file for each kind of source, and `open_source`, which chooses by a table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from edgecv_runtime import files, images
+from edgecv_runtime.errors import BadInput, nearest
+from edgecv_runtime.stream.redact import redact
+from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Source
+from edgecv_runtime.stream.sources.camera import CameraSource
+from edgecv_runtime.stream.sources.fake import FakeCamera
+from edgecv_runtime.stream.sources.file import FileSource
+from edgecv_runtime.stream.sources.folder import FolderSource
+from edgecv_runtime.stream.sources.gstreamer import GStreamerSource
+from edgecv_runtime.stream.sources.network import SCHEMES as NETWORK_SCHEMES
+from edgecv_runtime.stream.sources.network import NetworkSource
+from edgecv_runtime.stream.sources.paced import Paced
+
+__all__ = [
+    "DEFAULT_TIMEOUT_S",
+    "CameraSource",
+    "FakeCamera",
+    "FileSource",
+    "FolderSource",
+    "GStreamerSource",
+    "NetworkSource",
+    "Paced",
+    "Source",
+    "open_source",
+]
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)  # two letters at least: C:\ is no scheme
+
+# By what stands before the first colon; the function gets (the whole text, what follows the colon, timeout_s).
+SCHEMES: dict[str, Callable[[str, str, float], Source]] = {
+    **dict.fromkeys(NETWORK_SCHEMES, lambda uri, _, timeout_s: NetworkSource(uri, timeout_s=timeout_s)),
+    "camera": lambda _, rest, timeout_s: CameraSource(rest, timeout_s=timeout_s),
+    "gst": lambda _, rest, timeout_s: GStreamerSource(rest, timeout_s=timeout_s),
+    "fake": lambda _, rest, timeout_s: FakeCamera.parse(rest, timeout_s=timeout_s),
+    "package": lambda uri, rest, timeout_s: _open_shipped(uri, rest, timeout_s),
+    "file": lambda _, rest, timeout_s: _open_path(rest.removeprefix("//"), timeout_s),
+}
+
+
+def open_source(uri: str | int | Path, *, timeout_s: float = DEFAULT_TIMEOUT_S, pace: bool = False) -> Source:
+    """Choose the source that a URI means; it opens by `with`, or with its first frame.
+
+    uri: an index, `camera:0` or `/dev/video0`; `rtsp://`, `rtsps://`, `http://`, `https://`; a video file; a folder of
+        images or an image; `package:NAME/FILE`, which an installed distribution ships; `gst:PIPELINE`; `fake:SCRIPT`
+        (a number of frames, `fps=`, `size=WxH`, `freeze=SECONDS`, `fail`, `end`, by commas).
+    timeout_s: for opening and for each read, in seconds.
+    pace: play a recording at its own speed, as a camera would.
+    Raises BadInput for what cannot be a source, in one line; SourceUnavailable comes when it is opened.
+    """
+    text = str(uri)
+    source = _choose(text, timeout_s)
+    if not pace:
+        return source
+    if source.live and not isinstance(source, NetworkSource):
+        raise BadInput(f"{source.name}: a camera has its own pace; pace is for recordings")
+    return Paced(source)
+
+
+def _choose(text: str, timeout_s: float) -> Source:
+    if text.isdecimal() or text.startswith("/dev/video") or text.startswith("/dev/v4l/"):
+        return CameraSource(text, timeout_s=timeout_s)
+    if not text:
+        raise BadInput("an empty source; expected a camera's index or URL, a video file or a folder of images")
+    found = _SCHEME.fullmatch(text)
+    scheme = found[1].lower() if found else ""
+    if found and scheme in SCHEMES:
+        return SCHEMES[scheme](text, found[2], timeout_s)
+    if found and not Path(text).exists():
+        raise BadInput(
+            f"{redact(text)}: no such file, and no kind of source is called '{scheme}:'{nearest(scheme, SCHEMES)}"
+        )
+    return _open_path(text, timeout_s)
+
+
+def _open_shipped(uri: str, text: str, timeout_s: float) -> Source:
+    package, _, name = text.partition("/")
+    shipped = {path.name: path for path in files.shipped(package)}
+    if name not in shipped:
+        raise BadInput(
+            f"{uri}: expected package:NAME/FILE, and {package} ships no such file{nearest(name, shipped)[:300]}"
+        )
+    return _open_path(str(shipped[name]), timeout_s)
+
+
+def _open_path(text: str, timeout_s: float) -> Source:
+    path = Path(text)
+    if path.is_dir() or (path.suffix.lower() in images.SUFFIXES and path.exists()):
+        return FolderSource(path)
+    return FileSource(path, timeout_s=timeout_s)

@@ -1,0 +1,109 @@
+"""A video file: every frame exactly once, and the truth about how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgecv_runtime.errors import BadInput, SourceUnavailable
+from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Shot, Source
+from edgecv_runtime.stream.sources.libav import Decoder, NoVideo, import_av
+
+_SLACK_S = 0.5  # by how much a complete file's last frame may miss the duration in its header
+
+
+class FileSource(Source):
+    """Frames of a video file, in order of presentation, turned upright as its display matrix says.
+
+    A truncated file is told from a complete one by the container's own count (MP4, MOV, AVI) or duration (Matroska,
+    WebM); MPEG-TS and raw streams declare neither, so that there the end is the end.
+    """
+
+    def __init__(self, path: str | Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """path: the file; timeout_s: for opening and for each read (network file systems stall).
+
+        Raises BadInput when it is missing or no file.
+        """
+        super().__init__(str(path), live=False, timeout_s=timeout_s)
+        self._path = Path(path)
+        self._decoder: Decoder | None = None
+        if not self._path.exists():
+            raise BadInput(f"{path}: no such file; give a video file, a folder of images or the URL of a camera")
+        if self._path.is_dir():
+            raise BadInput(f"{path}: a folder, where a video file was expected")
+
+    def _open(self) -> None:
+        av = import_av()
+        if self._path.stat().st_size == 0:
+            raise BadInput(f"{self.name}: the file is empty")
+        try:
+            # Only this file: a playlist in disguise must not make FFmpeg open others, or the network.
+            self._decoder = Decoder(
+                f"file:{self._path}", options={"protocol_whitelist": "file"}, timeout_s=self.timeout_s, threads="AUTO"
+            )
+        except NoVideo as exc:
+            raise BadInput(f"{self.name}: holds no video that can be decoded") from exc
+        except (av.error.PermissionError, av.error.OSError, av.error.ExitError) as exc:
+            raise SourceUnavailable(f"{self.name}: cannot be read: {exc.strerror}") from exc
+        except av.FFmpegError as exc:
+            raise BadInput(f"{self.name}: {_why_not_a_video(self._path)}") from exc
+        self.fps = self._decoder.fps
+        self.declared_frames = self._decoder.declared_frames
+
+    def _shots(self) -> Iterator[Shot]:
+        av = import_av()
+        decoder = self._decoder
+        assert decoder is not None
+        try:
+            for shot in decoder.shots():
+                self.damaged = decoder.damaged
+                yield shot
+        except av.FFmpegError as exc:  # the end of a truncated file, for some containers; others just end
+            self.early = f"declared={self.declared_frames} read={self.frames_read}: {exc.strerror}"
+            return
+        finally:
+            self.damaged = decoder.damaged
+        self.early = self._early(decoder)
+
+    def _early(self, decoder: Decoder) -> str | None:
+        if self.declared_frames is not None:
+            missing = decoder.packets < self.declared_frames
+            return f"declared={self.declared_frames} read={self.frames_read}" if missing else None
+        if "matroska" in decoder.format and decoder.duration_s and decoder.last_pts_s is not None:
+            end_s = decoder.last_pts_s + (1 / self.fps if self.fps else 0)
+            missing = end_s < decoder.duration_s - _SLACK_S
+            return f"declared={decoder.duration_s:.1f}s read={end_s:.1f}s" if missing else None
+        return None
+
+    def _release(self) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+            self._decoder = None
+
+
+def _why_not_a_video(path: Path) -> str:
+    """Say what the first bytes are; an MP4 without its index is what an interrupted recording leaves."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head[4:8] == b"ftyp" and b"moov" not in _boxes(path):
+        return "its index is missing (the 'moov' box): an interrupted recording or copy; record or copy it again"
+    return f"not a video that can be decoded (starts with {head!r})"
+
+
+def _boxes(path: Path) -> list[bytes]:
+    """Names of the top-level boxes of an MP4 or MOV file (ISO 14496-12, 4.2)."""
+    names = []
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        at = 0
+        while at + 8 <= size:
+            file.seek(at)
+            header = file.read(16)
+            length = int.from_bytes(header[:4], "big")
+            if length == 1:
+                length = int.from_bytes(header[8:16], "big")
+            names.append(header[4:8])
+            if length < 8:  # 0: to the end of the file; less: broken
+                break
+            at += length
+    return names

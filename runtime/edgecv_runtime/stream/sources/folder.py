@@ -1,0 +1,41 @@
+"""Image files as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgecv_runtime import images
+from edgecv_runtime.errors import BadInput, ImageError
+from edgecv_runtime.stream.sources.base import Shot, Source
+
+
+class FolderSource(Source):
+    """The images below a folder, or one image, sorted by path; `Frame.path` names each.
+
+    An image that cannot be decoded is counted in `damaged` and left out; the first one stands in `first_damaged`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """path: a folder or an image file; raises BadInput when it is missing or holds no image."""
+        super().__init__(str(path), live=False)
+        self._paths = images.find(path)
+        self.first_damaged: str | None = None
+        if not self._paths:
+            raise BadInput(f"{path}: no images in this folder; known suffixes: {', '.join(images.SUFFIXES)}")
+
+    def _open(self) -> None:
+        self.declared_frames = len(self._paths)
+
+    def _shots(self) -> Iterator[Shot]:
+        for path in self._paths:
+            try:
+                image = images.read(path)
+            except ImageError as exc:
+                self.damaged += 1
+                self.first_damaged = self.first_damaged or str(exc)
+                continue
+            yield Shot(image, path=str(path))
+
+    def _release(self) -> None:
+        pass  # each file is closed as soon as it is read
