@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgecv_runtime.bench.table import Row
     from edgecv_runtime.bundle import Bundle
     from edgecv_runtime.manifest import Entry
     from edgecv_runtime.preprocess import Image
@@ -120,10 +121,10 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="The HTML file.")] = Path("report.html"),
     clip: Annotated[Path | None, typer.Option("--clip", help="An annotated video to show frames of.")] = None,
     json: Json = False,
+    markdown: Markdown = False,
 ) -> None:
     """Print one table for several runs and write one HTML report of them."""
     from edgecv.report import write
-    from edgecv.report.console import print_table
     from edgecv_runtime.bench.table import rows
     from edgecv_runtime.bundle import Bundle
 
@@ -135,8 +136,8 @@ def report(
     if json:
         show_json({"report": str(path), "rows": found})
         return
-    print_table(found, stdout)
-    stdout.print(f"report: {path.absolute()}", soft_wrap=True)
+    _print(found, markdown)
+    say(f"report: {path.absolute()}")
 
 
 def _keep(opened: Bundle, entries: list[Entry], path: Path, before: tuple[Entry, ...] | None = None) -> None:
@@ -154,15 +155,22 @@ def _keep(opened: Bundle, entries: list[Entry], path: Path, before: tuple[Entry,
 
 
 def _show(path: Path, json: bool, markdown: bool) -> None:
-    from edgecv.report.console import print_table
-    from edgecv_runtime.bench import table
+    from edgecv_runtime.bench.table import rows
     from edgecv_runtime.bundle import Bundle
 
     with Bundle(path) as opened:
-        found = table.rows(opened)
+        found = rows(opened)
     if json:
         show_json(found)
-    elif markdown:
+    else:
+        _print(found, markdown)
+
+
+def _print(found: list[Row], markdown: bool) -> None:
+    from edgecv.report.console import print_table
+    from edgecv_runtime.bench import table
+
+    if markdown:
         stdout.print(table.markdown(found), soft_wrap=True)
     else:
         print_table(found, stdout)
