@@ -330,7 +330,9 @@ class _Run:
         files.write(self.folder / "verify.npz", _outputs(done, frames, expected, images.labels))
         for each in done:
             entry = each.entry
-            assert entry.agreement is not None
+            if entry.agreement is None:
+                self._say(f"verify: {entry.variant} on {entry.backend} {entry.failed}")
+                continue
             scored = f"top-1 {entry.accuracy.top1.value:.2%}, " if entry.accuracy else ""
             self._say(
                 f"verify: {entry.variant} on {entry.backend} ran in {entry.executed}: {scored}"
@@ -377,7 +379,8 @@ class _Run:
         """Whether every variant has that piece of evidence from this machine, on every backend."""
         with bundle.Bundle(self.bundle) as opened:
             entries = opened.evidence().entries
-            found = {(each.sha256, each.backend) for each in entries if getattr(each, what) and _is_here(each.machine)}
+            done = [each for each in entries if (each.failed or getattr(each, what)) and _is_here(each.machine)]
+            found = {(each.sha256, each.backend) for each in done}
             return all((digest, name) in found for digest in self._hashes().values() for name in backends.available())
 
 
@@ -425,7 +428,8 @@ def _outputs(
     if labels is not None:
         arrays["labels"] = labels
     for each in done:
-        arrays[f"outputs/{each.entry.variant}/{each.entry.backend}/{each.entry.hint}"] = each.outputs
+        if each.outputs is not None:
+            arrays[f"outputs/{each.entry.variant}/{each.entry.backend}/{each.entry.hint}"] = each.outputs
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()

@@ -23,7 +23,7 @@ from edgecv_export.calibrate import BATCH, Ranges, Statistics, calibrate
 from edgecv_export.graph import INPUT, check_frames
 from edgecv_runtime import backends, bundle, verify
 from edgecv_runtime.backends import Options
-from edgecv_runtime.errors import BadInput, ComputationError, EdgecvError
+from edgecv_runtime.errors import BackendUnavailable, BadInput, ComputationError, ModelFileError
 from edgecv_runtime.manifest import Agreement, Calibration, Variant
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
@@ -132,7 +132,7 @@ def quantize(
 def choose(candidates: list[Candidate], max_drop_points: float) -> Candidate:
     """Of the candidates whose agreement is within the budget of the best one's, the fastest over all backends.
 
-    Speed is the geometric mean of the medians of the backends.
+    Speed is the geometric mean of the medians of the backends that run them.
     """
     best = max(candidate.agreement.top1.value for candidate in candidates)
     good = [each for each in candidates if each.agreement.top1.value >= best - max_drop_points / 100]
@@ -222,7 +222,10 @@ def _measure(content: bytes, check: Image, opened: bundle.Bundle) -> tuple[NDArr
         file = Path(folder) / "candidate.onnx"
         file.write_bytes(content)
         for name in backends.available():
-            backend = backends.get(name)(file, Options())
+            try:
+                backend = backends.get(name)(file, Options())
+            except ModelFileError:
+                continue  # this backend does not take the dialect; `verify` will say why
             try:
                 if outputs is None:
                     outputs = verify.infer(backend, opened.manifest, check)
@@ -230,7 +233,7 @@ def _measure(content: bytes, check: Image, opened: bundle.Bundle) -> tuple[NDArr
             finally:
                 backend.close()
     if outputs is None:
-        raise EdgecvError("no backend is installed to measure with: pip install 'edgecv[onnxruntime]'")
+        raise BackendUnavailable("no backend here runs the quantized file: pip install 'edgecv[onnxruntime]'")
     return outputs, times
 
 

@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +44,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -72,7 +73,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -96,6 +97,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that tells which thread of which process writes there."""
+    return path.with_name(f".{path.name}.{threading.get_ident()}.{os.getpid()}.tmp")
 
 
 def sweep(folder: Path, name: str = "*") -> None:

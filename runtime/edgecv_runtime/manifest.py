@@ -175,6 +175,7 @@ class Entry(Record, frozen=True):
 
     sha256: of the very file that was verified and timed. hint: the float precision asked for ("float32" or "bf16").
     executed: the precision that executed; layers: convolutions and matrix products by executed precision.
+    failed: why the backend could not run it at all; then nothing was measured.
     """
 
     variant: str
@@ -185,6 +186,7 @@ class Entry(Record, frozen=True):
     layers: dict[str, int]
     versions: dict[str, str]
     machine: Machine
+    failed: str = ""
     agreement: Agreement | None = None
     accuracy: Accuracy | None = None
     latency: Latency | None = None

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_runtime import backends, machine
+from edgecv_runtime.backends import Executed
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.choose import Target, targets
-from edgecv_runtime.errors import BadInput, InvalidOutput
+from edgecv_runtime.errors import BadInput, EdgecvError, InvalidOutput, ModelFileError
 from edgecv_runtime.manifest import Accuracy, Agreement, Entry, Evidence, Interval, Manifest, Variant
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.tasks.classification import softmax
@@ -29,10 +30,29 @@ FLOAT_TOP1, FLOAT_MAX_ABS = 0.995, 0.01
 
 @dataclass(frozen=True)
 class Verified:
-    """One target's evidence, and the outputs (N, classes) float32 behind it."""
+    """One target's evidence, and the outputs (N, classes) float32 behind it; None when the backend could not run it."""
 
     entry: Entry
-    outputs: NDArray[np.float32]
+    outputs: NDArray[np.float32] | None
+
+
+def new_entry(target: Target, executed: Executed) -> Entry:
+    """An entry of this machine with nothing measured yet."""
+    return Entry(
+        variant=target.variant,
+        sha256=target.sha256,
+        backend=target.backend,
+        hint=target.hint,
+        executed=executed.precision,
+        layers=executed.layers,
+        versions=backends.available()[target.backend],
+        machine=machine.this(),
+    )
+
+
+def failed_entry(target: Target, error: EdgecvError) -> Entry:
+    """An entry that says why a backend could not run a file."""
+    return msgspec.structs.replace(new_entry(target, Executed(precision="", layers={})), failed=str(error))
 
 
 def verify(
@@ -55,29 +75,36 @@ def verify(
         frames, reference = golden.images, golden.logits
     if len(frames) != len(reference) or (labels is not None and len(labels) != len(frames)):
         raise BadInput(f"{len(frames)} frames, {len(reference)} reference outputs: there must be one for each frame")
-    versions = backends.available()
-    verified = []
-    for target in filter(only, targets(bundle)):
+    return [
+        _verified(target, bundle.manifest, frames, reference, reference_name, labels)
+        for target in filter(only, targets(bundle))
+    ]
+
+
+def _verified(
+    target: Target,
+    manifest: Manifest,
+    frames: Image,
+    reference: NDArray[np.float32],
+    reference_name: str,
+    labels: NDArray[np.int64] | None,
+) -> Verified:
+    """One target's evidence; a file that the backend cannot load is evidence too."""
+    try:
         opened = target.open()
-        try:
-            outputs = infer(opened, bundle.manifest, frames, target.key)
-            executed = opened.executed()
-        finally:
-            opened.close()
-        entry = Entry(
-            variant=target.variant,
-            sha256=target.sha256,
-            backend=target.backend,
-            hint=target.hint,
-            executed=executed.precision,
-            layers=executed.layers,
-            versions=versions[target.backend],
-            machine=machine.this(),
-            agreement=agreement(reference, outputs, reference_name),
-            accuracy=accuracy(reference, outputs, labels) if labels is not None else None,
-        )
-        verified.append(Verified(entry, outputs))
-    return verified
+    except ModelFileError as exc:
+        return Verified(failed_entry(target, exc), None)
+    try:
+        outputs = infer(opened, manifest, frames, target.key)
+        executed = opened.executed()
+    finally:
+        opened.close()
+    entry = msgspec.structs.replace(
+        new_entry(target, executed),
+        agreement=agreement(reference, outputs, reference_name),
+        accuracy=accuracy(reference, outputs, labels) if labels is not None else None,
+    )
+    return Verified(entry, outputs)
 
 
 def float_outputs(bundle: Bundle, frames: Image) -> NDArray[np.float32]:
@@ -182,6 +209,8 @@ def _judged(variant: Variant, manifest: Manifest, entries: Iterable[Entry]) -> V
 
 
 def _unfaithful(entry: Entry, variant: Variant, manifest: Manifest) -> str:
+    if entry.failed:
+        return f"does not run: {entry.failed}"
     if entry.agreement is None:
         return "not verified; run 'edgecv verify'"
     top1 = entry.agreement.top1.value

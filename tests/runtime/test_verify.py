@@ -147,3 +147,33 @@ def test_a_float_file_that_differs_is_withheld(finished_copy):
         variant = verify.judge(opened.manifest, opened.evidence().merged(entries)).variant("float32")
     assert variant.backends == ()
     assert "differs from golden" in variant.withheld["onnxruntime"]
+
+
+def test_a_backend_that_cannot_run_a_file_is_evidence_and_not_the_end(finished_copy, monkeypatch):
+    """TensorRT refuses asymmetric int8, say: the others are verified and timed all the same."""
+    from edgecv_runtime import bundle as bundles
+    from edgecv_runtime.backends.openvino import OpenVinoBackend
+    from edgecv_runtime.bench.latency import bench
+    from edgecv_runtime.bench.table import rows
+    from edgecv_runtime.errors import ModelFileError
+
+    real = OpenVinoBackend.__init__
+
+    def refuse(self, model, options):
+        if "int8" in model.name:
+            raise ModelFileError(f"{model.name}: unsupported zero point")
+        real(self, model, options)
+
+    monkeypatch.setattr(OpenVinoBackend, "__init__", refuse)
+    with Bundle(finished_copy) as opened:
+        entries = [each.entry for each in verify.verify(opened)]
+        evidence = opened.evidence().merged(entries)
+        bundles.update(opened, manifest=verify.judge(opened.manifest, evidence), evidence=evidence)
+    failed = [each for each in entries if each.failed]
+    assert [(each.variant, each.backend) for each in failed] == [("int8-u8s8", "openvino")]
+    with Bundle(finished_copy) as opened:
+        why = opened.manifest.variant("int8-u8s8").withheld["openvino"]
+        assert why == "does not run: model.int8-u8s8.onnx: unsupported zero point"
+        (row,) = [row for row in rows(opened) if row.variant == "int8-u8s8" and row.backend == "openvino"]
+        assert not row.offered
+        assert bench(opened, seconds=0.02, rounds=1)  # in processes of their own, where nothing is refused

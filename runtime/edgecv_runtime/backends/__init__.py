@@ -25,10 +25,10 @@ class Options(Record, frozen=True):
     """How a backend shall run a model.
 
     precision: of what is not quantized, "float32" or "bf16". threads: 0 leaves the number to the backend.
-    device: as the backend names it.
+    device: as the backend names it; "auto" is its own choice.
     """
 
-    device: str = "cpu"
+    device: str = "auto"
     precision: Precision = "float32"
     threads: int = 0
 

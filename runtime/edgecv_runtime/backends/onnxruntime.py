@@ -38,7 +38,7 @@ class OnnxRuntimeBackend:
 
     def __init__(self, model: Path, options: Options) -> None:
         self.probe()
-        if options.device != "cpu":
+        if options.device not in ("auto", "cpu"):
             raise BadInput(f"onnxruntime runs on device 'cpu' here, not on '{options.device}'")
         if options.precision not in self.precisions():
             raise BadInput(f"onnxruntime on a CPU has no {options.precision}; it runs: {', '.join(self.precisions())}")

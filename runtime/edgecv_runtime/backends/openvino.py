@@ -30,7 +30,7 @@ class OpenVinoBackend:
         self.probe()
         import openvino
 
-        if options.device != "cpu":
+        if options.device not in ("auto", "cpu"):
             raise BadInput(f"openvino runs on device 'cpu' here, not on '{options.device}'")
         if options.precision not in self.precisions():
             raise BadInput(f"this CPU has no {options.precision}; openvino runs here: {', '.join(self.precisions())}")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import TypeVar
 
 import msgspec
 import numpy as np
 
-from edgecv_runtime import backends, machine
+from edgecv_runtime import machine
+from edgecv_runtime.backends import Executed
 from edgecv_runtime.bench.worker import Job, Ready, Round
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.choose import Target, targets
 from edgecv_runtime.errors import BadInput, ComputationError
 from edgecv_runtime.manifest import Entry, Latency
+from edgecv_runtime.verify import failed_entry, new_entry
 
 T = TypeVar("T")
 FRAME_SIZE = (1080, 1920)
@@ -42,22 +44,30 @@ def bench(
         raise BadInput(f"seconds must be positive, rounds and batch at least 1: got {seconds}, {rounds}, {batch}")
     found = targets(bundle, threads=threads)
     with ExitStack() as stack:
-        workers = []
+        workers, failed = [], []
         for target in found:
             progress(f"load {target.key}")
-            workers.append(stack.enter_context(_Worker(bundle, target, batch)))
+            worker = stack.enter_context(_Worker(target))
+            try:
+                worker.load(bundle, batch)
+                workers.append(worker)
+            except ComputationError as exc:
+                failed.append(failed_entry(target, exc))
+        if not workers:
+            raise ComputationError(f"{bundle.path}: nothing could be timed: {failed[0].failed}")
         for number in range(rounds):
             progress(f"round {number + 1} of {rounds}")
             for worker in workers if number % 2 == 0 else reversed(workers):
                 worker.measure(seconds)
-    return [_entry(worker, batch, rounds) for worker in workers]
+    return [_entry(worker, batch, rounds) for worker in workers] + failed
 
 
 class _Worker:
     """A benchmark process and what it has measured so far."""
 
-    def __init__(self, bundle: Bundle, target: Target, batch: int) -> None:
+    def __init__(self, target: Target) -> None:
         self.target = target
+        self.ready = Ready(0.0, Executed("", {}))
         self.rounds: list[Round] = []
         self._process = subprocess.Popen(
             [sys.executable, "-m", "edgecv_runtime.bench.worker"],
@@ -65,8 +75,12 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+
+    def load(self, bundle: Bundle, batch: int) -> None:
+        """Have it load the target; raises ComputationError with the process's last words when it cannot."""
+        target = self.target
         job = Job(str(bundle.root), target.backend, target.precision, target.threads, batch, FRAME_SIZE)
-        self.load_ms = self._ask(job, Ready).load_ms
+        self.ready = self._ask(job, Ready)
 
     def measure(self, seconds: float) -> None:
         self.rounds.append(self._ask({"seconds": seconds}, Round))
@@ -98,7 +112,8 @@ class _Worker:
     ) -> None:
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
-                pipe.close()
+                with suppress(BrokenPipeError):  # what was still to be sent to a process that has ended
+                    pipe.close()
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -108,21 +123,11 @@ class _Worker:
 
 def _entry(worker: _Worker, batch: int, rounds: int) -> Entry:
     target = worker.target
-    opened = target.open()
-    executed = opened.executed()
-    opened.close()
     run_ms = np.concatenate([each.run_ms for each in worker.rounds])
     frame_ms = np.concatenate([each.frame_ms for each in worker.rounds])
     p50, p90, p99 = np.percentile(run_ms, [50, 90, 99])
-    return Entry(
-        variant=target.variant,
-        sha256=target.sha256,
-        backend=target.backend,
-        hint=target.hint,
-        executed=executed.precision,
-        layers=executed.layers,
-        versions=backends.available()[target.backend],
-        machine=machine.this(),
+    return msgspec.structs.replace(
+        new_entry(target, worker.ready.executed),
         latency=Latency(
             batch=batch,
             p50_ms=float(p50),
@@ -134,7 +139,7 @@ def _entry(worker: _Worker, batch: int, rounds: int) -> Entry:
             throughput_per_s=batch * 1e3 * len(run_ms) / float(run_ms.sum()),
             frame_p50_ms=float(np.median(frame_ms)),
             frame_size=FRAME_SIZE,
-            load_ms=worker.load_ms,
+            load_ms=worker.ready.load_ms,
             peak_rss_mb=worker.rounds[-1].peak_rss_mb,
             threads=target.threads or machine.this().cores,
         ),

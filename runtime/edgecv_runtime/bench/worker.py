@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from edgecv_runtime.backends import Executed
 from edgecv_runtime.machine import peak_rss_mb
 from edgecv_runtime.records import Record
 
@@ -31,9 +32,10 @@ class Job(Record, frozen=True):
 
 
 class Ready(Record, frozen=True):
-    """Answer to the job: milliseconds from the call of `load` to the first result."""
+    """Answer to the job: milliseconds from the call of `load` to the first result, and what executes."""
 
     load_ms: float
+    executed: Executed
 
 
 class Round(Record, frozen=True):
@@ -58,7 +60,8 @@ def main() -> int:
         golden = model.bundle.golden().images
         batch = np.ascontiguousarray(np.resize(golden, (job.batch, *golden.shape[1:])))
         model.results(batch)
-        _say(Ready(load_ms=(time.perf_counter() - start) * 1e3))
+        load_ms = (time.perf_counter() - start) * 1e3
+        _say(Ready(load_ms=load_ms, executed=Executed(model.info.precision, model.info.layers)))
         frame: Any = cv2.resize(golden[0], job.frame_size[::-1])
         frame = frame if frame.ndim == 3 else cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
         for line in sys.stdin.buffer:
