@@ -169,20 +169,27 @@ def test_every_candidate_was_measured_on_every_backend(quantized):
         assert each.agreement.top1.value > 0.9
 
 
-def candidate(name, agreement, ms):
+def candidate(name, distance, ms):
+    """A candidate whose logits are that far from the float ones: KL grows with the square of the distance."""
     from edgecv_runtime import verify
 
-    logits = np.eye(10, dtype=np.float32)[np.zeros(1000, int)]
-    other = logits.copy()
-    other[: round(1000 * (1 - agreement))] = np.eye(10, dtype=np.float32)[1]
-    return quantize.Candidate(name, "min-max", b"", verify.agreement(logits, other, "x"), {"a": ms, "b": ms})
+    logits = np.random.default_rng(0).normal(size=(200, 10)).astype(np.float32)
+    noise = np.random.default_rng(1).normal(size=logits.shape).astype(np.float32)
+    found = verify.agreement(logits, logits + np.float32(distance) * noise, "x")
+    return quantize.Candidate(name, "min-max", b"", found, {"a": ms, "b": ms})
 
 
-def test_the_fastest_within_the_budget_is_chosen():
-    candidates = [candidate("slow", 1.0, 9), candidate("fast", 0.997, 5), candidate("worse", 0.9, 1)]
-    assert quantize.choose(candidates, 0.5).placement == "fast"
-    assert quantize.choose(candidates, 0.0).placement == "slow"
-    assert quantize.choose(candidates, 20).placement == "worse"
+def test_the_fastest_of_those_that_stay_as_close_is_chosen():
+    close, as_close, far = candidate("close", 0.5, 9), candidate("as close", 0.51, 5), candidate("far", 0.8, 1)
+    assert far.agreement.kl > 1.1 * close.agreement.kl > as_close.agreement.kl > close.agreement.kl > 1e-3
+    assert quantize.choose([close, as_close, far]).placement == "as close"
+    assert quantize.choose([close, far]).placement == "close"
+
+
+def test_below_a_thousandth_of_a_nat_only_speed_counts():
+    exact, near = candidate("exact", 0.001, 9), candidate("near", 0.02, 5)
+    assert near.agreement.kl > 100 * exact.agreement.kl
+    assert quantize.choose([exact, near]).placement == "near"
 
 
 # Bad input: one line, and the bundle as it was
