@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgecv_export.graph import INPUT, Deployed, check_frames, reference
 from edgecv_runtime import backends
 from edgecv_runtime.backends import Options
-from edgecv_runtime.errors import ParityError
+from edgecv_runtime.errors import BackendUnavailable, ParityError
 from edgecv_runtime.preprocess import Image
 
 BATCHES = (1, 3, 8)
@@ -28,6 +28,8 @@ def gate(path: Path, deployed: Deployed, frames: Image) -> dict[str, float]:
     backend, at which batch size and where in the network the graph starts to differ.
     """
     check_frames(frames, max(BATCHES), "the parity gate")
+    if not backends.available():
+        raise BackendUnavailable("parity needs a backend to compare with: pip install 'edgecv[onnxruntime]'")
     largest: dict[str, float] = {}
     for name in backends.available():
         backend = backends.get(name)(path, Options())

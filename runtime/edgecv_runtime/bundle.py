@@ -10,6 +10,7 @@ import io
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +89,11 @@ class Bundle:
         """The golden inputs with PyTorch's outputs; raises BundleError when the bundle has none."""
         if GOLDEN not in self.manifest.files:
             raise BundleError(f"{self.path}: has no golden inputs; write it with 'edgecv export'")
-        with np.load(self.file(GOLDEN), allow_pickle=False) as arrays:
-            return Golden(images=arrays["images"], logits=arrays["logits"])
+        try:
+            with np.load(self.file(GOLDEN), allow_pickle=False) as arrays:
+                return Golden(images=arrays["images"], logits=arrays["logits"])
+        except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as exc:
+            raise BundleError(f"{self.path}/{GOLDEN}: holds no images and logits: {exc}; export it again") from exc
 
     def close(self) -> None:
         """Remove the files that an archive was unpacked to."""
@@ -176,11 +180,13 @@ def _read_whole(root: Path, where: str) -> Manifest:
         raise BundleError(f"{where}/{MANIFEST}: variants name files that it does not list: {', '.join(unlisted)}")
     found = {file.name for file in root.iterdir()}
     extra = sorted(found - set(manifest.files) - {MANIFEST})
+    if extra and path.read_bytes() != raw:  # a writer exchanged the folder while it was read
+        return _read_whole(root, where)
     if extra:
         raise BundleError(f"{where}: files that the manifest does not list: {', '.join(extra)}; remove them")
     for name, record in manifest.files.items():
         problem = _problem(root, name, record)
-        if problem and path.read_bytes() != raw:  # a writer exchanged the folder while it was read
+        if problem and path.is_file() and path.read_bytes() != raw:
             return _read_whole(root, where)
         if problem:
             raise BundleError(f"{where}/{name}: {problem}; copy the bundle again")
@@ -228,5 +234,5 @@ def _unpack(path: Path, folder: Path) -> None:
                     raise BundleError(f"{path}: the archive unpacks to too much ({total >> 20} MiB)")
                 with archive.open(entry) as source, (folder / entry.filename).open("wb") as target:
                     shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, EOFError, OSError) as exc:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as exc:  # RuntimeError: encrypted
         raise BundleError(f"{path}: not a whole {ARCHIVE_SUFFIX} archive: {exc}; copy it again") from exc

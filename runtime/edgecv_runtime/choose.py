@@ -13,11 +13,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgecv_runtime import backends, files, machine
+from edgecv_runtime import backends, files, machine, onnxfile
 from edgecv_runtime.backends import Backend, Options
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BackendUnavailable, BadInput, EdgecvError, nearest
-from edgecv_runtime.manifest import Precision, TensorSpec, Variant
+from edgecv_runtime.manifest import Manifest, Precision, TensorSpec
 
 # Until it has been measured: the order in which backends are tried.
 PREFERENCE = ("tensorrt", "openvino", "onnxruntime")
@@ -41,13 +41,9 @@ class Target:
         """Short name: "int8-u8s8 on openvino", with the precision hint when it is not float32."""
         return f"{self.variant} on {self.backend}" + (f" ({self.hint})" if self.hint != "float32" else "")
 
-    @property
-    def precision(self) -> str:
-        """What `load(precision=...)` wants to be given for exactly this target."""
-        return self.variant if self.hint == "float32" else self.hint
-
     def open(self) -> Backend:
-        """Compile the file on the backend."""
+        """Check the file ourselves, the same for every backend, and compile it."""
+        onnxfile.read(self.file)
         return backends.get(self.backend)(self.file, Options(precision=self.hint, threads=self.threads))
 
 
@@ -67,17 +63,15 @@ def for_bundle(bundle: Bundle, backend: str, precision: str, threads: int) -> Ta
     rejected: list[str] = []
     usable = []
     for target in targets(bundle, _names(backend), threads):
-        variant = bundle.manifest.variant(target.variant)
-        assert variant is not None
-        why_not = _why_not(target, variant, precision)
+        why_not = _why_not(target, bundle.manifest, precision)
         if why_not:
             rejected.append(f"not {target.key}: {why_not}")
         else:
             usable.append(target)
     if not usable:
-        known = ", ".join(dict.fromkeys(["auto", "float32", "bf16", "fp16", "int8"]))
-        names = ", ".join(variant.name for variant in bundle.manifest.variants)
-        hint = nearest(precision, [*known.split(", "), *names.split(", ")]) if precision not in known else ""
+        names = [variant.name for variant in bundle.manifest.variants]
+        known = list(dict.fromkeys(["auto", "float32", "bf16", "fp16", "int8", *names]))
+        hint = nearest(precision, known) if precision not in known else ""
         reasons = "; ".join(rejected)
         raise BadInput(
             f"{bundle.path}: nothing runs at precision '{precision}' on backend '{backend}'{hint} ({reasons})"
@@ -109,27 +103,25 @@ def _names(backend: str) -> list[str]:
     return list(found)
 
 
-def _why_not(target: Target, variant: Variant, precision: str) -> str:
+def _why_not(target: Target, manifest: Manifest, precision: str) -> str:
     """Why a target does not answer what was asked, or "" when it does."""
-    if precision == variant.name and target.hint == "float32":
-        return ""  # asked for by name: as it is, whatever the evidence says
-    if precision == "auto":
-        if variant.precision == "float32" and target.hint == "float32":
-            return ""
-        if target.hint != "float32":
-            return "bf16 is used only when asked for"
-        return _not_offered(target, variant)
+    variant = manifest.variant(target.variant)
+    assert variant is not None
+    if precision == variant.name != variant.precision and target.hint == "float32":
+        return ""  # a dialect asked for by name: as it is, whatever the evidence says
+    if precision == "auto" and target.hint != "float32":
+        return f"{target.hint} is used only when asked for"
     executes = target.hint if variant.precision == "float32" else variant.precision
-    if executes != precision:
+    if precision not in ("auto", executes):
         return f"it is {executes}"
-    is_withheld = target.backend in variant.withheld and target.hint == "float32"
-    return variant.withheld[target.backend] if is_withheld else ""
-
-
-def _not_offered(target: Target, variant: Variant) -> str:
-    if target.backend in variant.backends:
-        return ""
-    return variant.withheld.get(target.backend, f"not verified on {target.backend}; run 'edgecv verify'")
+    if target.backend in variant.withheld and target.hint == "float32":
+        return variant.withheld[target.backend]
+    if precision == "auto" and variant.precision != "float32":
+        if manifest.judged_on != machine.this().key:
+            return "not judged on this machine; run 'edgecv verify' and 'edgecv bench'"
+        if target.backend not in variant.backends:
+            return f"not verified on {target.backend}; run 'edgecv verify' and 'edgecv bench'"
+    return ""
 
 
 def _pick(usable: list[Target], spec: TensorSpec, rejected: list[str], measure: bool) -> Target:
@@ -159,13 +151,16 @@ def _remembered(usable: list[Target], spec: TensorSpec) -> dict[str, float]:
         [(each.key, each.sha256, each.threads, versions.get(each.backend)) for each in usable],
     ]
     digest = hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:32]
-    path = files.cache_folder("auto") / f"{digest}.json"
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, float])
+        path = files.cache_folder("auto") / f"{digest}.json"
+        times = msgspec.json.decode(path.read_bytes(), type=dict[str, float])
+        if times and set(times) <= {target.key for target in usable}:
+            return times
     except (OSError, msgspec.DecodeError):
-        times = _measure(usable, spec)
+        pass  # nothing remembered, or nothing that can be read: measure
+    times = _measure(usable, spec)
     try:
-        files.write(path, msgspec.json.encode(times))
+        files.write(files.cache_folder("auto") / f"{digest}.json", msgspec.json.encode(times))
     except OSError:
         return times  # a read-only or full cache folder costs the next start a measurement, no more
     return times

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -36,7 +36,6 @@ class Calibration(Record, frozen=True):
     images: int
     ranges: str
     operators: tuple[str, ...]
-    float_nodes: int = 0
 
 
 class Variant(Record, frozen=True):
@@ -203,19 +202,33 @@ class Evidence(Record, frozen=True):
     entries: tuple[Entry, ...] = ()
 
     def merged(self, new: list[Entry]) -> Evidence:
-        """Evidence in which `new` entries replace those of the same key and the same file, and keep what they lack."""
+        """Evidence in which `new` entries replace those of the same key, and keep what was measured before.
+
+        Only figures of the same file and the same versions are kept. Agreement on more frames is kept over agreement
+        on fewer, unless the new one contradicts it: a self-test on golden inputs can withhold, and never offer.
+        """
         table = {entry.key: entry for entry in self.entries}
         for entry in new:
             old = table.get(entry.key)
-            if old is not None and old.sha256 == entry.sha256:
-                kept: dict[str, Any] = {
-                    field: getattr(entry, field) or getattr(old, field)
-                    for field in ("agreement", "accuracy", "latency")
-                }
-                entry = msgspec.structs.replace(entry, **kept)
-            table[entry.key] = entry
+            same = old is not None and (old.sha256, old.versions) == (entry.sha256, entry.versions)
+            table[entry.key] = _joined(old, entry) if old is not None and same and not entry.failed else entry
         return Evidence(entries=tuple(table[key] for key in sorted(table)))
 
     def of_files(self, hashes: set[str]) -> Evidence:
         """Evidence without the entries of files that are no longer there."""
         return Evidence(entries=tuple(entry for entry in self.entries if entry.sha256 in hashes))
+
+
+def _joined(old: Entry, new: Entry) -> Entry:
+    """The new entry with what only the old one has, and the stronger of the two agreements."""
+    agreement = new.agreement or old.agreement
+    if new.agreement and old.agreement:
+        fewer = new.agreement.top1.count < old.agreement.top1.count
+        agrees = new.agreement.top1.value >= old.agreement.top1.low
+        agreement = old.agreement if fewer and agrees else new.agreement
+    return msgspec.structs.replace(
+        new,
+        agreement=agreement,
+        accuracy=new.accuracy or old.accuracy,
+        latency=new.latency or old.latency,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,12 +13,12 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import backends, choose, onnxfile, tasks
+from edgecv_runtime import backends, choose, machine, onnxfile, tasks
 from edgecv_runtime.backends import Backend, Executed, Tensors
 from edgecv_runtime.bundle import ARCHIVE_SUFFIX, MANIFEST, Bundle
 from edgecv_runtime.choose import Target
 from edgecv_runtime.errors import BadInput, BundleError, Closed, ModelFileError, ShapeError
-from edgecv_runtime.manifest import TensorSpec
+from edgecv_runtime.manifest import Manifest, TensorSpec
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 
 
@@ -57,7 +56,7 @@ def load(
     """
     source = Path(source)
     given = {"preprocess": preprocess, "labels": labels, "normalization": normalization}
-    if source.is_dir() or source.suffix == ARCHIVE_SUFFIX or not source.exists():
+    if source.is_dir() or source.suffix == ARCHIVE_SUFFIX or (source.suffix != ".onnx" and not source.exists()):
         _refuse(given, f"{source}: a bundle carries its own")
         return _load_bundle(source, backend, precision, threads)
     if source.name == MANIFEST:
@@ -65,6 +64,8 @@ def load(
     header = onnxfile.read(source)
     if preprocess is None or labels is None:
         raise BadInput(f"{source}: a plain ONNX file carries no preprocessing and labels: give preprocess=, labels=")
+    if len(header.outputs) != 1:
+        raise ModelFileError(f"{source}: has {len(header.outputs)} outputs; a classifier has one")
     entry = _entry(header.inputs, preprocess, normalization, str(source))
     target = choose.for_file(source, entry.spec, backend, precision, threads)
     name = header.last_operators.get(header.outputs[0].name, "")
@@ -75,16 +76,19 @@ def load(
 def _load_bundle(source: Path, backend: str, precision: str, threads: int) -> Model:
     bundle = Bundle(source)
     try:
-        manifest = bundle.manifest
-        target = choose.for_bundle(bundle, backend, precision, threads)
-        header = onnxfile.read(target.file)
-        _check_matches(header, manifest.input, manifest.outputs, f"{source}/{target.file.name}")
-        entry = _entry((manifest.input,), manifest.preprocess, None, str(source))
-        task = tasks.create(manifest.task, manifest.labels, manifest.outputs, False)
-        return Model(target, entry, task, manifest.name, manifest.task, manifest.labels, manifest.outputs, bundle)
+        return of_target(bundle, choose.for_bundle(bundle, backend, precision, threads))
     except BaseException:
         bundle.close()
         raise
+
+
+def of_target(bundle: Bundle, target: Target) -> Model:
+    """A model of an open bundle that runs exactly this target; it closes the bundle when it is closed."""
+    manifest = bundle.manifest
+    _check_matches(onnxfile.read(target.file), manifest, f"{bundle.path}/{target.file.name}")
+    entry = _entry((manifest.input,), manifest.preprocess, None, str(bundle.path))
+    task = tasks.create(manifest.task, manifest.labels, manifest.outputs, False)
+    return Model(target, entry, task, manifest.name, manifest.task, manifest.labels, manifest.outputs, bundle)
 
 
 class Model:
@@ -96,7 +100,7 @@ class Model:
     def __init__(
         self,
         target: Target,
-        entry: Entry,
+        entry: Input,
         task: tasks.Task,
         name: str,
         task_name: str,
@@ -144,6 +148,8 @@ class Model:
         Raises ShapeError that says what was expected when a name, dtype or shape differs.
         """
         backend = self._alive()
+        if not isinstance(feeds, Mapping):
+            raise ShapeError(f"run wants named tensors, {{'{self.input.name}': ...}}, got {type(feeds).__name__}")
         if len(feeds) != 1 or self.input.name not in feeds:
             raise ShapeError(f"run wants the input '{self.input.name}' and no other, got: {', '.join(feeds)}")
         _check_tensor(feeds[self.input.name], self.input)
@@ -169,7 +175,7 @@ class Model:
             backend=self._target.backend,
             precision=self._executed.precision,
             layers=self._executed.layers,
-            threads=self._target.threads or (os.cpu_count() or 1),
+            threads=self._target.threads or machine.this().cores,
             versions=backends.get(self._target.backend).probe(),
         )
 
@@ -204,7 +210,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Input:
     """From frames to the network's input tensor: uint8 NHWC for our own graphs, float32 NCHW for others'."""
 
     spec: TensorSpec
@@ -224,13 +230,15 @@ class Entry:
 
 def _entry(
     inputs: tuple[TensorSpec, ...], preprocess: Preprocess, normalization: Normalization | None, where: str
-) -> Entry:
+) -> Input:
     """Match the preprocessing with the network's input, or say what does not fit."""
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         found = ", ".join(f"{spec.name} {spec.shape}" for spec in inputs)
         raise ModelFileError(f"{where}: a vision model has one image input of rank 4, this one has: {found}")
     spec = inputs[0]
     height, width = preprocess.size
+    if normalization is not None and len(normalization.mean) != preprocess.channels:
+        raise BadInput(f"{where}: normalization has {len(normalization.mean)} channels, not {preprocess.channels}")
     layouts: dict[str, tuple[int, ...]] = {
         "uint8": (height, width, preprocess.channels),
         "float32": (preprocess.channels, height, width),
@@ -247,17 +255,25 @@ def _entry(
     for have, want in zip(spec.shape[1:], wanted, strict=True):
         if isinstance(have, int) and have != want:
             raise ShapeError(f"{where}: input is {spec.dtype} {spec.shape}, but preprocessing gives (N, {wanted})")
-    return Entry(TensorSpec(spec.name, spec.dtype, (spec.shape[0], *wanted)), preprocess, normalization)
+    return Input(TensorSpec(spec.name, spec.dtype, (spec.shape[0], *wanted)), preprocess, normalization)
 
 
-def _check_matches(
-    header: onnxfile.OnnxHeader, wanted: TensorSpec, outputs: tuple[TensorSpec, ...], where: str
-) -> None:
-    """The graph's own inputs and outputs must be the manifest's."""
-    found = {spec.name: (spec.dtype, len(spec.shape)) for spec in (*header.inputs, *header.outputs)}
-    claimed = {spec.name: (spec.dtype, len(spec.shape)) for spec in (wanted, *outputs)}
-    if found != claimed:
-        raise BundleError(f"{where}: the graph has {found}, the manifest says {claimed}; export it again")
+def _check_matches(header: onnxfile.OnnxHeader, manifest: Manifest, where: str) -> None:
+    """The graph's own inputs, outputs and labels must be the manifest's."""
+    for found, claimed in ((header.inputs, (manifest.input,)), (header.outputs, manifest.outputs)):
+        if len(found) != len(claimed) or not all(map(_is_same, found, claimed)):
+            raise BundleError(f"{where}: the graph has {found}, the manifest says {claimed}; export it again")
+    labels = header.metadata.get("edgecv.labels")
+    if labels is not None and labels != "\n".join(manifest.labels):
+        raise BundleError(f"{where}: the graph's own labels are not the manifest's; export it again")
+
+
+def _is_same(found: TensorSpec, claimed: TensorSpec) -> bool:
+    sizes = zip(found.shape, claimed.shape, strict=False)
+    return (
+        (found.name, found.dtype, len(found.shape)) == (claimed.name, claimed.dtype, len(claimed.shape))
+        and all(have == want for have, want in sizes if isinstance(have, int) and isinstance(want, int))
+    )  # fmt: skip
 
 
 def _check_tensor(tensor: Any, spec: TensorSpec) -> None:

@@ -104,9 +104,10 @@ def _header(data: memoryview) -> OnnxHeader:
     makers: dict[str, str] = {}
     for number, value in _fields(graph):
         if number == 1:
-            kind, made = _node(_message(value))
+            kind, made, inside = _node(_message(value))
             operators[kind] += 1
             makers.update(dict.fromkeys(made, kind))
+            external |= inside
         elif number == 5:
             name, location = _initializer(_message(value))
             initializers.add(name)
@@ -127,14 +128,32 @@ def _header(data: memoryview) -> OnnxHeader:
     )
 
 
-def _node(data: memoryview) -> tuple[str, list[str]]:
-    kind, made = "", []
+def _node(data: memoryview) -> tuple[str, list[str], set[str]]:
+    """A NodeProto: its operator, its outputs, and the external data that its attributes name."""
+    kind, made, external = "", [], set()
     for number, value in _fields(data):
         if number == 2:
             made.append(_text(value))
         elif number == 4:
             kind = _text(value)
-    return kind, made
+        elif number == 5:
+            external |= _in_attribute(_message(value))
+    return kind, made, external
+
+
+def _in_attribute(data: memoryview) -> set[str]:
+    """External data named inside an AttributeProto: by tensors (fields 5 and 10) and by graphs (6 and 11)."""
+    external: set[str] = set()
+    for number, value in _fields(data):
+        if number in (5, 10):
+            external.add(_initializer(_message(value))[1])
+        elif number in (6, 11):
+            for inner, part in _fields(_message(value)):
+                if inner == 1:
+                    external |= _node(_message(part))[2]
+                elif inner == 5:
+                    external.add(_initializer(_message(part))[1])
+    return external - {""}
 
 
 def _initializer(data: memoryview) -> tuple[str, str]:

@@ -7,12 +7,12 @@ normalization, so that no floating-point preprocessing can differ between traini
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime.errors import BadInput, ShapeError
+from edgecv_runtime.errors import BadInput, ShapeError, nearest
 from edgecv_runtime.records import Record
 
 Image = NDArray[np.uint8]
@@ -26,7 +26,8 @@ class Preprocess(Record, frozen=True):
     """From a BGR image of any size to the network's uint8 input.
 
     size: (height, width) of the network's input in pixels.
-    mode: "crop" scales the shorter side to `resize` and takes the centre; "stretch" ignores the aspect ratio;
+    mode: "crop" scales the shorter side to `resize` and takes the centre (of another shape than a square: the largest
+        window of its shape that fits, less the same margin); "stretch" ignores the aspect ratio;
         "letterbox" keeps it and fills the rest with `fill`.
     resize: length of the shorter side in pixels before the centre crop, "crop" only; by default 256/224 of `size`.
     interpolation: "area" averages when it shrinks and is linear when it enlarges.
@@ -42,6 +43,11 @@ class Preprocess(Record, frozen=True):
     fill: int = 114
 
     def __post_init__(self) -> None:
+        for name, known in (("mode", Mode), ("interpolation", Interpolation), ("color", Color)):
+            if getattr(self, name) not in get_args(known):
+                raise BadInput(f"no {name} {getattr(self, name)!r}{nearest(str(getattr(self, name)), get_args(known))}")
+        if len(self.size) != 2 or not all(isinstance(side, int) for side in self.size):
+            raise BadInput(f"size is (height, width) in pixels, got {self.size!r}")
         if min(self.size) < 1:
             raise BadInput(f"size must be at least 1x1, got {self.size}")
         if not 0 <= self.fill <= 255:
@@ -82,7 +88,8 @@ class Preprocess(Record, frozen=True):
     def _crop(self, image: Image) -> Image:
         """Cut the centre that survives; resizing only that equals resizing everything and cropping, and costs less."""
         height, width = image.shape[:2]
-        scale = min(height, width) / self.shorter_side  # source pixels per network pixel
+        fits = min(height / self.size[0], width / self.size[1])  # source pixels per network pixel, at most
+        scale = fits * min(self.size) / self.shorter_side
         rows = min(height, max(1, round(self.size[0] * scale)))
         columns = min(width, max(1, round(self.size[1] * scale)))
         top, left = (height - rows) // 2, (width - columns) // 2

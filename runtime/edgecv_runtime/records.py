@@ -33,7 +33,7 @@ def decode(raw: bytes, kind: type[T], where: str, error: type[BadInput] = BadInp
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as exc:
         raise error(f"{where}: {_explain(exc, kind)}") from exc
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise error(f"{where}: not valid JSON: {exc}") from exc
 
 

@@ -18,7 +18,7 @@ from edgecv_runtime import backends, machine
 from edgecv_runtime.backends import Executed
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.choose import Target, targets
-from edgecv_runtime.errors import BadInput, EdgecvError, InvalidOutput, ModelFileError
+from edgecv_runtime.errors import BadInput, EdgecvError, InvalidOutput
 from edgecv_runtime.manifest import Accuracy, Agreement, Entry, Evidence, Interval, Manifest, Variant
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.tasks.classification import softmax
@@ -89,16 +89,16 @@ def _verified(
     reference_name: str,
     labels: NDArray[np.int64] | None,
 ) -> Verified:
-    """One target's evidence; a file that the backend cannot load is evidence too."""
+    """One target's evidence; a file that the backend cannot run is evidence too."""
     try:
         opened = target.open()
-    except ModelFileError as exc:
+        try:
+            outputs = infer(opened, manifest, frames, target.key)
+            executed = opened.executed()
+        finally:
+            opened.close()
+    except EdgecvError as exc:
         return Verified(failed_entry(target, exc), None)
-    try:
-        outputs = infer(opened, manifest, frames, target.key)
-        executed = opened.executed()
-    finally:
-        opened.close()
     entry = msgspec.structs.replace(
         new_entry(target, executed),
         agreement=agreement(reference, outputs, reference_name),

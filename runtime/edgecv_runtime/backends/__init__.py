@@ -86,7 +86,10 @@ def get(name: str) -> type[Backend]:
     """The class of a backend; raises BadInput with the nearest name when there is none of that name."""
     if name not in _table():
         raise BadInput(f"no backend '{name}'{nearest(name, names())}")
-    kind: type[Backend] = _table()[name].load()
+    try:
+        kind: type[Backend] = _table()[name].load()
+    except Exception as exc:  # somebody else's module may fail in any way
+        raise BackendUnavailable(f"backend '{name}' cannot be imported: {type(exc).__name__}: {exc}") from exc
     return kind
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgecv_runtime import onnxfile
 from edgecv_runtime.backends import Executed, Options, Tensors, summarize
-from edgecv_runtime.errors import BackendUnavailable, BadInput, ComputationError, ModelFileError
+from edgecv_runtime.errors import BackendUnavailable, BadInput, ComputationError, ModelFileError, Unavailable
 from edgecv_runtime.manifest import Precision
 
 # Operators of the optimized graph that do the work, and the precision that each runs in.
@@ -58,8 +58,12 @@ class OnnxRuntimeBackend:
         """Count the layers of the graph as ONNX Runtime rewrote it."""
         with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
             written = Path(folder) / "optimized.onnx"
-            self._open(written)
-            operators = onnxfile.parse(written.read_bytes(), self._model.name).operators
+            try:
+                self._open(written)
+                content = written.read_bytes()
+            except (ModelFileError, OSError) as exc:
+                raise Unavailable(f"{folder}: onnxruntime cannot write its optimized graph there: {exc}") from exc
+            operators = onnxfile.parse(content, self._model.name).operators
         layers: Counter[str] = Counter()
         for kind, count in operators.items():
             if kind in _LAYERS:
@@ -75,10 +79,12 @@ class OnnxRuntimeBackend:
         """Version of onnxruntime."""
         try:
             import onnxruntime
-        except ImportError as exc:
+        except ModuleNotFoundError as exc:
             raise BackendUnavailable(
                 "backend 'onnxruntime' is not installed: pip install 'edgecv[onnxruntime]'"
             ) from exc
+        except Exception as exc:  # a library that is there and broken may fail in any way
+            raise BackendUnavailable(f"backend 'onnxruntime' is installed but does not import: {exc}") from exc
         return {"onnxruntime": onnxruntime.__version__}
 
     @staticmethod

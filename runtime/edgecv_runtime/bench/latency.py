@@ -79,7 +79,7 @@ class _Worker:
     def load(self, bundle: Bundle, batch: int) -> None:
         """Have it load the target; raises ComputationError with the process's last words when it cannot."""
         target = self.target
-        job = Job(str(bundle.root), target.backend, target.precision, target.threads, batch, FRAME_SIZE)
+        job = Job(str(bundle.root), target.variant, target.backend, target.hint, target.threads, batch, FRAME_SIZE)
         self.ready = self._ask(job, Ready)
 
     def measure(self, seconds: float) -> None:

@@ -24,8 +24,9 @@ class Job(Record, frozen=True):
     """What to load, and the size (height, width) of the frames of the frame-to-result measurement."""
 
     bundle: str
+    variant: str
     backend: str
-    precision: str
+    hint: str
     threads: int
     batch: int
     frame_size: tuple[int, int]
@@ -52,12 +53,16 @@ def main() -> int:
     import cv2
     import numpy as np
 
-    import edgecv_runtime as rt
+    from edgecv_runtime.bundle import Bundle
+    from edgecv_runtime.choose import targets
+    from edgecv_runtime.model import of_target
 
     start = time.perf_counter()
-    with rt.load(job.bundle, backend=job.backend, precision=job.precision, threads=job.threads) as model:
-        assert model.bundle is not None
-        golden = model.bundle.golden().images
+    bundle = Bundle(job.bundle)
+    wanted = (job.variant, job.hint)
+    (target,) = [each for each in targets(bundle, [job.backend], job.threads) if (each.variant, each.hint) == wanted]
+    with of_target(bundle, target) as model:
+        golden = bundle.golden().images
         batch = np.ascontiguousarray(np.resize(golden, (job.batch, *golden.shape[1:])))
         model.results(batch)
         load_ms = (time.perf_counter() - start) * 1e3

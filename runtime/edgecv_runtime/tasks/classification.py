@@ -103,6 +103,8 @@ class ClassificationTask:
     def decode(self, outputs: Tensors) -> list[Classification]:
         """One Classification per row; raises InvalidOutput when a row holds NaN or infinite values."""
         logits = np.asarray(outputs[self._output], np.float32)
+        if logits.shape[1] != len(self._labels):
+            raise BadInput(f"the model gave {logits.shape[1]} classes, but there are {len(self._labels)} labels")
         broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         if broken.size:
             raise InvalidOutput(
