@@ -40,7 +40,7 @@ clean:
 $(VENV)/demo: EXTRAS = export,openvino,pretrained
 $(VENV)/dev: EXTRAS = dev
 $(VENV)/demo $(VENV)/dev: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { \
 		echo "edgecv: no virtual environment could be made: apt-get install python3-venv" >&2; exit 3; }
 	$(PIP) --upgrade pip
 	$(PIP) --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch

@@ -230,7 +230,16 @@ class _Run:
     # The steps: what each depends on, and what it does
 
     def _train_inputs(self) -> object:
-        return [self.recipe.model, self.recipe.train, self.preprocess, self.normalization, _prints(self.data)]
+        inputs = [self.recipe.model, self._given_weights(), self.recipe.train, self.preprocess, self.normalization]
+        return [*inputs, _prints(self.data)]
+
+    def _given_weights(self) -> str:
+        """What the recipe's weights are: a published file's checksum, or the hash of the user's own file."""
+        weights = self.recipe.model.weights
+        if weights is None or self.source is not None:
+            return self.source.sha256 if self.source else ""
+        path = Path(weights)
+        return files.sha256(path) if path.is_file() else weights
 
     def _train(self) -> dict[str, str]:
         assert self.recipe.train is not None
@@ -263,7 +272,7 @@ class _Run:
 
     def _export_inputs(self) -> object:
         recipe = self.recipe
-        weights = files.sha256(self.weights) if recipe.train else recipe.model.weights
+        weights = files.sha256(self.weights) if recipe.train else self._given_weights()
         return [
             recipe.name,
             recipe.model,

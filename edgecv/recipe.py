@@ -42,7 +42,7 @@ class BenchConfig(Record, frozen=True):
     threads: int = 0
 
     def __post_init__(self) -> None:
-        if self.seconds <= 0 or self.rounds < 1 or self.threads < 0:
+        if not 0 < self.seconds < float("inf") or self.rounds < 1 or self.threads < 0:
             raise BadInput(f"seconds must be positive, rounds at least 1, threads at least 0: got {self}")
 
 

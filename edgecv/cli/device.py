@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
 import signal
 from pathlib import Path
@@ -37,15 +38,16 @@ def predict(
     json: Json = False,
 ) -> None:
     """Label images and folders of images."""
-    files = [file for path in paths for file in rt.images.find(path)]
-    if not files:
+    found = [(file, _place(save, path, file)) for path in paths for file in rt.images.find(path)]
+    if not found:
         raise BadInput(f"no images in {', '.join(map(str, paths))}; known: {', '.join(rt.images.SUFFIXES)}")
     if top < 1:
         raise BadInput(f"--top must be at least 1, got {top}")
-    found: list[dict[str, Any]] = []
+    _refuse_overwriting([file for file, _ in found], [place for _, place in found if place is not None], "--save")
+    results: list[dict[str, Any]] = []
     bad: list[str] = []
     with rt.load(bundle, backend=backend, precision=precision) as model:
-        for file in files:
+        for file, place in found:
             try:
                 frame = rt.images.read(file)
             except ImageError as exc:
@@ -54,16 +56,16 @@ def predict(
                 bad.append(str(exc))
                 continue
             result = model(frame)
-            if save is not None:
-                _save(save / f"{file.stem}.jpg", result.draw(frame))
+            if place is not None:
+                _save(place, result.draw(frame))
             if json:
-                found.append({"path": str(file), **result.as_dict()})
+                results.append({"path": _readable(file), **result.as_dict(max(top, 5))})
             else:
                 guesses = "   ".join(f"{guess.score:6.1%} {guess.label}" for guess in result.top(top))
-                stdout.print(f"{file}: {guesses}", soft_wrap=True)
+                stdout.print(f"{_readable(file)}: {guesses}", soft_wrap=True)
         info = model.info
     if json:
-        show_json({"model": info, "results": found, "unreadable": bad})
+        show_json({"model": info, "results": results, "unreadable": bad})
     for line in bad:
         stderr.print(f"edgecv: {line}", soft_wrap=True)
     if bad:
@@ -90,6 +92,8 @@ def stream(
     if when_late not in ("auto", *streams.POLICIES):
         raise BadInput(f"--when-late is auto, {', '.join(streams.POLICIES)}; got '{when_late}'")
     names = sink or []
+    inputs = [Path(source) for source in sources if Path(source).exists()]
+    _refuse_overwriting(inputs, [Path(name) for name in names if name != "-"], "--sink")
     if json and "-" in names:
         raise BadInput("--json and --sink - both write to stdout: choose one")
     with rt.load(bundle, backend=backend, precision=precision) as model:
@@ -129,7 +133,7 @@ def doctor(json: Json = False) -> None:
             facts["backends"][name] = {"works": True, "versions": versions, "precisions": precisions}
         except EdgecvError as exc:
             facts["backends"][name] = {"works": False, "why": str(exc)}
-    for name, purpose in _PACKAGES.items():
+    for name, purpose in _MODULES.items():
         facts["packages"][name] = {"version": _version(name), "for": purpose}
     if json:
         show_json(facts)
@@ -144,25 +148,49 @@ def doctor(json: Json = False) -> None:
             stdout.print(f"backend {name}: works; {libraries or 'built in'}; {', '.join(found['precisions'])}")
         else:
             stdout.print(f"backend {name}: {found['why']}", soft_wrap=True)
-    for name, purpose in _PACKAGES.items():
-        stdout.print(f"{name}: {_version(name) or 'not installed'} ({purpose})", soft_wrap=True)
+    for name, package in facts["packages"].items():
+        stdout.print(f"{name}: {package['version']} ({package['for']})", soft_wrap=True)
 
 
-_PACKAGES = {
-    "opencv-python-headless": "images and cameras",
-    "av": "video files and network streams",
+# Module -> what it is for.
+_MODULES = {
+    "cv2": "OpenCV: images and cameras",
+    "av": "PyAV: video files and network streams",
     "torch": "training and export: pip install 'edgecv[export]'",
     "onnx": "export and quantization: pip install 'edgecv[export]'",
 }
 
 
-def _version(package: str) -> str:
-    from importlib import metadata
-
+def _version(module: str) -> str:
+    """Version of a module as it says itself, or why it cannot be imported."""
     try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
+        return str(importlib.import_module(module).__version__)
+    except ModuleNotFoundError:
+        return "not installed"
+    except Exception as exc:  # a broken library may fail in any way, and that is what doctor is for
+        return f"broken: {exc}"
+
+
+def _readable(path: Path) -> str:
+    """A path as text, also when its name is no valid UTF-8."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
+def _place(save: Path | None, root: Path, file: Path) -> Path | None:
+    """Where the annotated copy of a file goes: below `save`, as the file lies below the folder that was named."""
+    if save is None:
+        return None
+    inside = Path(file.name) if root.is_file() else Path(root.name) / file.relative_to(root)
+    return save / inside.with_name(f"{inside.name}.jpg")
+
+
+def _refuse_overwriting(inputs: list[Path], outputs: list[Path], option: str) -> None:
+    """Outputs that would replace inputs, or each other, are refused before anything is written."""
+    taken = {path.resolve() for path in inputs}
+    for output in outputs:
+        if output.resolve() in taken:
+            raise BadInput(f"{option} {output}: would overwrite it; name another place")
+        taken.add(output.resolve())
 
 
 def _save(path: Path, picture: Image) -> None:

@@ -12,15 +12,15 @@ import msgspec
 import typer
 from rich.console import Console
 
-from edgecv_runtime.errors import EdgecvError
+from edgecv_runtime.errors import EdgecvError, Unavailable
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 EXIT_INTERRUPTED = 130
 
-stdout = Console(highlight=False, markup=False)
-stderr = Console(stderr=True, highlight=False, markup=False)
+stdout = Console(highlight=False, markup=False, emoji=False)
+stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 class Mode:
@@ -38,7 +38,8 @@ def say(text: str) -> None:
 
 def show_json(value: Any) -> None:
     """The one JSON document that `--json` promises, on stdout."""
-    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    document = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    sys.stdout.buffer.write(document)
     sys.stdout.buffer.flush()
 
 
@@ -64,9 +65,13 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             stderr.print(f"edgecv: {' '.join(str(exc).split())}", soft_wrap=True)
             raise typer.Exit(exc.exit_code) from exc
         except KeyboardInterrupt as exc:
-            stderr.print("edgecv: interrupted; the same command goes on where it stopped")
+            stderr.print("edgecv: interrupted")
             raise typer.Exit(EXIT_INTERRUPTED) from exc
-        except BrokenPipeError as exc:
-            raise typer.Exit(0) from exc  # the reader of a pipe had enough
+        except OSError as exc:
+            if Mode.debug:
+                raise
+            reason = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)
+            stderr.print(f"edgecv: {reason}", soft_wrap=True)
+            raise typer.Exit(Unavailable.exit_code) from exc
 
     return run

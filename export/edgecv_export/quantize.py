@@ -9,9 +9,9 @@ import copy
 import math
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from edgecv_export.calibrate import BATCH, Ranges, Statistics, calibrate
 from edgecv_export.graph import INPUT, check_frames
 from edgecv_runtime import backends, bundle, verify
 from edgecv_runtime.backends import Options
+from edgecv_runtime.bench.timing import times_ms
 from edgecv_runtime.errors import BackendUnavailable, BadInput, ComputationError, ModelFileError
 from edgecv_runtime.manifest import Agreement, Calibration, Variant
 from edgecv_runtime.preprocess import Image
@@ -221,6 +222,7 @@ def insert_qdq(model: Any, ranges: dict[str, Statistics], operators: Iterable[st
 def _measure(content: bytes, check: Image, opened: bundle.Bundle) -> tuple[NDArray[np.float32], dict[str, float]]:
     """Outputs on the check images (first backend), and the median milliseconds at batch 1 on every backend."""
     outputs: NDArray[np.float32] | None = None
+    feed = {INPUT: np.ascontiguousarray(check[:1])}
     times: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
         file = Path(folder) / "candidate.onnx"
@@ -233,23 +235,12 @@ def _measure(content: bytes, check: Image, opened: bundle.Bundle) -> tuple[NDArr
             try:
                 if outputs is None:
                     outputs = verify.infer(backend, opened.manifest, check)
-                times[name] = statistics.median(_times_ms(backend, check))
+                times[name] = statistics.median(times_ms(partial(backend.run, feed), 0.25))
             finally:
                 backend.close()
     if outputs is None:
         raise BackendUnavailable("no backend here runs the quantized file: pip install 'edgecv[onnxruntime]'")
     return outputs, times
-
-
-def _times_ms(backend: backends.Backend, check: Image, seconds: float = 0.25) -> Iterator[float]:
-    feed = {INPUT: np.ascontiguousarray(check[:1])}
-    for _ in range(5):
-        backend.run(feed)
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        backend.run(feed)
-        yield (time.perf_counter() - start) * 1e3
 
 
 def _batches(images: Image) -> Iterator[Image]:

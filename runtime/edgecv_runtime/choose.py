@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import statistics
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -15,6 +14,7 @@ import numpy as np
 
 from edgecv_runtime import backends, files, machine, onnxfile
 from edgecv_runtime.backends import Backend, Options
+from edgecv_runtime.bench.timing import times_ms
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BackendUnavailable, BadInput, EdgecvError, nearest
 from edgecv_runtime.manifest import Manifest, Precision, TensorSpec
@@ -184,18 +184,7 @@ def _measure(usable: list[Target], spec: TensorSpec) -> dict[str, float]:
     samples: dict[str, list[float]] = {key: [] for key in opened}
     for _ in range(ROUNDS):
         for key, backend in opened.items():
-            samples[key].append(statistics.median(_times_ms(backend, feed)))
+            samples[key].append(statistics.median(times_ms(partial(backend.run, feed), SECONDS_EACH)))
     for backend in opened.values():
         backend.close()
     return {key: statistics.median(values) for key, values in samples.items()}
-
-
-def _times_ms(backend: Backend, feed: backends.Tensors) -> Iterator[float]:
-    end = time.perf_counter() + SECONDS_EACH
-    while True:
-        start = time.perf_counter()
-        backend.run(feed)
-        stop = time.perf_counter()
-        yield (stop - start) * 1e3
-        if stop > end:
-            return

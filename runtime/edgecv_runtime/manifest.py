@@ -64,8 +64,8 @@ class Budget(Record, frozen=True):
     min_agreement: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.max_drop_points < 0:
-            raise BadInput(f"max_drop_points must be at least 0, got {self.max_drop_points}")
+        if not 0 <= self.max_drop_points <= 100:
+            raise BadInput(f"max_drop_points must lie in 0..100, got {self.max_drop_points}")
         if not 0 <= self.min_agreement <= 1:
             raise BadInput(f"min_agreement must lie in 0..1, got {self.min_agreement}")
 

@@ -48,7 +48,8 @@ def test_predict_json_is_one_document(exported, folder, tmp_path):
     document = json.loads(done.stdout)
     assert document["model"]["backend"] == "openvino"
     assert [len(each["top"]) for each in document["results"]] == [5, 5]
-    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["photo0.jpg", "photo1.jpg"]
+    drawn = tmp_path / "drawn" / folder.name
+    assert sorted(path.name for path in drawn.iterdir()) == ["photo0.png.jpg", "photo1.png.jpg"]
 
 
 def test_bad_images_stop_or_are_counted(exported, folder, tmp_path):
@@ -181,3 +182,60 @@ def test_a_camera_that_is_stopped_closes_its_account(exported, tmp_path, number,
     assert source["read"] == source["inferred"] + sum(source["dropped"].values())
     assert {sink["delivered"] for sink in document["sinks"]} == {source["inferred"]}
     assert (tmp_path / "out.mp4").is_file()
+
+
+def test_annotated_copies_never_replace_the_photos(exported, folder, tmp_path):
+    before = (folder / "photo0.png").read_bytes()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for place in ("a", "b"):
+        (tmp_path / place / "same.png").write_bytes(before)
+    done = edgecv("predict", exported, tmp_path / "a", tmp_path / "b", "--save", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.jpg")) == [
+        "a/same.png.jpg",
+        "b/same.png.jpg",
+    ]
+    (tmp_path / "a" / "same.png.jpg").write_bytes(before)
+    done = edgecv("predict", exported, tmp_path / "a", "--save", tmp_path)
+    assert done.returncode == 2
+    assert "would overwrite" in one_line(done)
+
+
+def test_a_sink_never_replaces_its_source(exported, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"precious")
+    done = edgecv("--quiet", "stream", exported, clip, "--sink", clip)
+    assert done.returncode == 2
+    assert "would overwrite" in one_line(done)
+    assert clip.read_bytes() == b"precious"
+
+
+def test_a_place_that_cannot_be_written_is_one_line(exported, folder):
+    done = edgecv("--quiet", "predict", exported, folder, "--save", "/proc/nowhere")
+    assert done.returncode == 3
+    assert "/proc/nowhere" in one_line(done)
+
+
+def test_top_counts_in_json_too(exported, folder):
+    document = json.loads(edgecv("predict", exported, folder, "--json", "--top", 7).stdout)
+    assert [len(each["top"]) for each in document["results"]] == [7, 7]
+
+
+def test_a_benchmark_at_another_batch_only_looks(finished_copy):
+    before = (finished_copy / "bundle.json").read_bytes()
+    done = edgecv("bench", finished_copy, "--batch", 4, "--seconds", 0.02, "--rounds", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    assert {row["latency"]["batch"] for row in json.loads(done.stdout)} == {4}
+    assert (finished_copy / "bundle.json").read_bytes() == before
+
+
+def test_accuracy_on_own_images_does_not_replace_agreement_with_pytorch(finished_copy, digits, tmp_path):
+    frames, labels = digits
+    for index in range(1600, 1630):
+        place = tmp_path / f"digit {labels[index]}"
+        place.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(place / f"{index}.png"), frames[index])
+    edgecv("verify", finished_copy, "--data", tmp_path)
+    document = json.loads((finished_copy / "evidence.json").read_text())
+    assert {entry["agreement"]["reference"] for entry in document["entries"]} == {"PyTorch float32"}

@@ -216,3 +216,34 @@ def test_evidence_of_a_replaced_file_goes_with_it(finished_copy):
     with Bundle(finished_copy) as opened:
         assert {entry.variant for entry in opened.evidence().entries} == {"float32"}
         assert "model.int8-u8s8.onnx" not in opened.manifest.files
+
+
+def test_labels_that_are_not_the_graph_s_own_are_refused(bundle_copy):
+    import edgecv_runtime as rt
+
+    with Bundle(bundle_copy) as opened:
+        reversed_ = msgspec.structs.replace(opened.manifest, labels=opened.manifest.labels[::-1])
+        bundles.update(opened, manifest=reversed_)
+    with pytest.raises(BundleError, match="labels are not the manifest's"):
+        rt.load(bundle_copy, backend="onnxruntime")
+
+
+def test_a_manifest_of_random_bytes_is_one_line(bundle_copy):
+    path = bundle_copy / "bundle.json"
+    raw = path.read_bytes()
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        data = bytearray(raw)
+        data[random.integers(len(data))] = random.integers(256)
+        path.write_bytes(data)
+        try:
+            Bundle(bundle_copy).close()
+        except BundleError as exc:
+            assert "\n" not in str(exc)
+
+
+def test_golden_inputs_that_are_none_are_refused(bundle_copy):
+    with Bundle(bundle_copy) as opened:
+        bundles.update(opened, content={"golden.npz": b"junk"})
+    with Bundle(bundle_copy) as opened, pytest.raises(BundleError, match="holds no images and logits"):
+        opened.golden()

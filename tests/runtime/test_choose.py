@@ -95,7 +95,7 @@ def test_a_backend_that_is_not_installed_names_its_cure(exported, monkeypatch):
 
     def refuse(name, *rest):
         if name.split(".")[0] == "openvino":
-            raise ImportError(name)
+            raise ModuleNotFoundError(name, name=name)
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
@@ -107,3 +107,41 @@ def test_the_echo_backend_answers_without_a_runtime(exported, photos):
     with rt.load(exported, backend="echo") as model:
         assert model(photos[0]).index == model(photos[0]).index
         assert len(model([photos[0]] * 3)) == 3
+
+
+def test_int8_that_was_judged_on_another_machine_waits_for_this_one(finished_copy):
+    offer(finished_copy, ("onnxruntime", "openvino"), {})
+    with rt.Bundle(finished_copy) as opened:
+        elsewhere = msgspec.structs.replace(opened.manifest, judged_on="Some Jetson, 6 cores")
+        bundles.update(opened, manifest=elsewhere)
+    with rt.load(finished_copy) as model:
+        assert model.info.variant == "float32"
+        assert "not judged on this machine; run 'edgecv verify' and 'edgecv bench'" in model.explain()
+
+
+def test_float32_that_differs_from_pytorch_is_not_run(finished_copy):
+    with rt.Bundle(finished_copy) as opened:
+        wrong = {"onnxruntime": "differs from PyTorch", "openvino": "differs from PyTorch"}
+        variants = tuple(
+            msgspec.structs.replace(each, withheld=wrong, backends=()) for each in opened.manifest.variants
+        )
+        bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=variants))
+    for precision in ("auto", "float32"):
+        with pytest.raises(BadInput, match="differs from PyTorch"):
+            rt.load(finished_copy, precision=precision)
+
+
+@pytest.mark.parametrize("content", [b"garbage", b"{}", b'{"a": 1}'])
+def test_a_useless_memory_is_measured_anew(exported, monkeypatch, tmp_path, content):
+    monkeypatch.setenv("EDGECV_CACHE", str(tmp_path))
+    rt.load(exported).close()
+    (remembered,) = (tmp_path / "auto").iterdir()
+    remembered.write_bytes(content)
+    rt.load(exported).close()
+    assert len(json.loads(remembered.read_bytes())) >= 2
+
+
+def test_a_cache_folder_that_cannot_be_made_does_not_matter(exported, monkeypatch):
+    monkeypatch.setenv("EDGECV_CACHE", "/proc/nowhere")
+    with rt.load(exported) as model:
+        assert model.info.variant == "float32"

@@ -95,3 +95,35 @@ def test_find_sorts_and_leaves_out_hidden_and_other_files(tmp_path, picture):
     assert [path.name for path in images.find(tmp_path)] == ["a.JPG", "b.png", "c.webp"]
     with pytest.raises(ImageError, match="no such file or folder"):
         images.find(tmp_path / "none")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_what_phones_append_behind_an_image_does_not_matter(suffix, picture):
+    """Motion photos carry a video behind the end marker."""
+    data = encoded(suffix, picture)
+    assert (images.decode(data + b"MotionPhoto" * 20_000) == images.decode(data)).all()
+
+
+def test_the_end_marker_of_a_thumbnail_is_not_the_image_s(picture):
+    jpeg = encoded(".jpg", np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8))
+    thumbnail = encoded(".jpg", picture[:8, :8])
+    segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
+    whole = jpeg[:2] + segment + jpeg[2:]
+    assert (images.decode(whole) == images.decode(jpeg)).all()
+    with pytest.raises(ImageError, match="truncated"):
+        images.decode(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize("parameters", [(), (cv2.IMWRITE_WEBP_QUALITY, 101)])
+def test_webp_sizes_are_read_lossy_and_lossless(picture, parameters):
+    assert images.header_size(encoded(".webp", picture, *parameters)) == (48, 64)
+
+
+def test_tiff_sizes_are_read(picture):
+    assert images.header_size(encoded(".tiff", picture)) == (48, 64)
+
+
+def test_images_in_hidden_folders_are_left_out(tmp_path):
+    (tmp_path / ".thumbs").mkdir()
+    (tmp_path / ".thumbs" / "x.jpg").write_bytes(b"x")
+    assert images.find(tmp_path) == []

@@ -120,3 +120,14 @@ def test_damaged_bytes_give_a_header_or_a_typed_error(exported, position, value,
         onnxfile.parse(bytes(data[: max(1, int(cut * len(data)))]), "m.onnx")
     except ModelFileError as exc:
         assert "\n" not in str(exc)
+
+
+def test_external_data_hidden_in_an_attribute_is_refused(tmp_path):
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="../secret.bin")
+    model = make_model()
+    model.graph.node.append(helper.make_node("Constant", [], ["c"], value=tensor))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match="outside"):
+        onnxfile.read(path)

@@ -95,3 +95,26 @@ def test_a_view_and_its_copy_give_the_same(photos):
     for mode in MODES:
         made = Preprocess((64, 48), mode)
         assert (made(view) == made(view.copy())).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"color": "bgr"}, "no color 'bgr'"),
+        ({"mode": "centre"}, "no mode 'centre'"),
+        ({"interpolation": "bilinear"}, "no interpolation 'bilinear'"),
+        ({"size": (4.5, 4)}, "size is"),
+    ],
+)
+def test_a_typo_is_an_error(given, said):
+    with pytest.raises(BadInput, match=said):
+        Preprocess(**{"size": (4, 4), **given})
+
+
+@pytest.mark.parametrize("size", [(128, 256), (256, 128), (128, 128)])
+def test_a_crop_of_any_shape_keeps_circles_round(size):
+    frame = np.zeros((480, 640, 3), np.uint8)
+    cv2.circle(frame, (320, 240), 80, (255, 255, 255), -1)
+    made = Preprocess(size, "crop", interpolation="linear")(frame)[..., 0] > 127
+    rows, columns = made.any(1).sum(), made.any(0).sum()
+    assert abs(int(rows) - int(columns)) <= 2

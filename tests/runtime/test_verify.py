@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgecv_runtime import Bundle, verify
 from edgecv_runtime.errors import BadInput
-from edgecv_runtime.manifest import Budget
+from edgecv_runtime.manifest import Budget, Evidence
 
 
 @given(count=st.integers(1, 500), share=st.floats(0, 1))
@@ -177,3 +177,43 @@ def test_a_backend_that_cannot_run_a_file_is_evidence_and_not_the_end(finished_c
         (row,) = [row for row in rows(opened) if row.variant == "int8-u8s8" and row.backend == "openvino"]
         assert not row.offered
         assert bench(opened, seconds=0.02, rounds=1)  # in processes of their own, where nothing is refused
+
+
+def agreeing(entry, hits, count):
+    return msgspec.structs.replace(
+        entry, agreement=msgspec.structs.replace(entry.agreement, top1=verify.wilson(hits, count))
+    )
+
+
+def test_fewer_frames_that_agree_do_not_replace_more_frames(finished):
+    """Eight golden inputs can withhold a variant that a real data set offered, and never offer one that it withheld."""
+    with Bundle(finished) as opened:
+        evidence = opened.evidence()
+        old = agreeing(evidence.entries[0], 178, 200)
+        before = Evidence(entries=(old,))
+    (kept,) = before.merged([agreeing(old, 8, 8)]).entries
+    assert kept.agreement.top1.count == 200
+    (contradicted,) = before.merged([agreeing(old, 2, 8)]).entries
+    assert contradicted.agreement.top1.count == 8
+    (more,) = before.merged([agreeing(old, 400, 500)]).entries
+    assert more.agreement.top1.count == 500
+    other = msgspec.structs.replace(agreeing(old, 8, 8), versions={"onnxruntime": "9.9"}, latency=None)
+    (new_version,) = before.merged([other]).entries
+    assert (new_version.agreement.top1.count, new_version.latency) == (8, None)
+
+
+def test_nan_on_one_target_is_evidence_and_the_others_are_verified(finished_copy):
+    import onnx
+
+    from edgecv_runtime import bundle as bundles
+
+    with Bundle(finished_copy) as opened:
+        model = onnx.load(opened.variant_file("float32"))
+        bias = next(each for each in model.graph.initializer if each.name == model.graph.node[-1].input[2])
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.full(10, np.nan, np.float32), bias.name))
+        bundles.update(opened, content={"model.onnx": model.SerializeToString()})
+    with Bundle(finished_copy) as opened:
+        entries = [each.entry for each in verify.verify(opened)]
+        judged = verify.judge(opened.manifest, opened.evidence().merged(entries))
+    assert "8 of 8 outputs hold NaN" in judged.variant("float32").withheld["onnxruntime"]
+    assert all(each.agreement for each in entries if each.variant == "int8-u8s8")

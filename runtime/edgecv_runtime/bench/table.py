@@ -48,7 +48,12 @@ def rows(bundle: Bundle) -> list[Row]:
 
     Evidence of a file that is no longer in the bundle does not count. Raises BundleError when the evidence is broken.
     """
-    entries = bundle.evidence().entries
+    return of_entries(bundle, bundle.evidence().entries)
+
+
+def of_entries(bundle: Bundle, entries: Iterable[Entry]) -> list[Row]:
+    """The same of entries that need not be in the bundle."""
+    entries = list(entries)
     table: list[Row] = []
     for variant in bundle.manifest.variants:
         digest = bundle.sha256(variant.name)

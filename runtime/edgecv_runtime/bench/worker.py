@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from edgecv_runtime.backends import Executed
+from edgecv_runtime.bench.timing import times_ms
 from edgecv_runtime.machine import peak_rss_mb
 from edgecv_runtime.records import Record
-
-MIN_CALLS, WARM_UP_CALLS = 10, 5
 
 
 class Job(Record, frozen=True):
@@ -71,25 +69,10 @@ def main() -> int:
         frame = frame if frame.ndim == 3 else cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
         for line in sys.stdin.buffer:
             seconds = msgspec.json.decode(line)["seconds"]
-            run_ms = _times_ms(lambda: model.run({model.input.name: batch}), seconds)
-            frame_ms = _times_ms(lambda: model(frame), seconds / 2)
+            run_ms = times_ms(lambda: model.run({model.input.name: batch}), seconds)
+            frame_ms = times_ms(lambda: model(frame), seconds / 2)
             _say(Round(run_ms=run_ms, frame_ms=frame_ms, peak_rss_mb=peak_rss_mb()))
     return 0
-
-
-def _times_ms(call: Callable[[], Any], seconds: float) -> list[float]:
-    """Milliseconds of each call, for the given time and at least MIN_CALLS calls, after a few that do not count."""
-    for _ in range(WARM_UP_CALLS):
-        call()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    stop = 0.0
-    while stop < end or len(times) < MIN_CALLS:
-        start = time.perf_counter()
-        call()
-        stop = time.perf_counter()
-        times.append((stop - start) * 1e3)
-    return times
 
 
 def _say(answer: Record) -> None:

@@ -52,9 +52,9 @@ class Classification:
         order = np.argsort(-self.scores, kind="stable")[:k]
         return [Guess(self.labels[index], float(self.scores[index]), int(index)) for index in order]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Label, score, index and the five best classes as plain values."""
-        best = [{"label": guess.label, "score": round(guess.score, 6)} for guess in self.top(5)]
+    def as_dict(self, top: int = 5) -> dict[str, Any]:
+        """Label, score, index and the best classes, five by default, as plain values."""
+        best = [{"label": guess.label, "score": round(guess.score, 6)} for guess in self.top(top)]
         return {"label": self.label, "score": round(self.score, 6), "index": self.index, "top": best}
 
     def draw(self, frame: Image) -> Image:
