@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecv_runtime.errors import ImageError, Unavailable
-from edgecv_runtime.preprocess import Image
+from edgecv_runtime.errors import ImageError
+from edgecv_runtime.preprocess import Image, import_cv2
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 50_000_000
@@ -33,11 +33,7 @@ def read(path: str | Path) -> Image:
 
 def decode(data: bytes, where: str = "image") -> Image:
     """Decode the bytes of an image file -> (H, W, 3) uint8 BGR; raises as `read` does."""
-    try:
-        import cv2
-    except ImportError as exc:
-        raise Unavailable("reading images needs OpenCV: pip install 'edgecv[cpu]'") from exc
-
+    cv2 = import_cv2()
     if not data:
         raise ImageError(f"{where}: the file is empty")
     size = header_size(data)

@@ -7,12 +7,13 @@ normalization, so that no floating-point preprocessing can differ between traini
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime.errors import BadInput, ShapeError, nearest
+from edgecv_runtime.errors import BadInput, ShapeError, Unavailable, nearest
 from edgecv_runtime.records import Record
 
 Image = NDArray[np.uint8]
@@ -106,10 +107,9 @@ class Preprocess(Record, frozen=True):
         return canvas
 
     def _resize(self, image: Image, size: tuple[int, int]) -> Image:
-        import cv2
-
         if image.shape[:2] == size:
             return image
+        cv2 = import_cv2()
         shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
         kinds = {
             "area": cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
@@ -121,10 +121,9 @@ class Preprocess(Record, frozen=True):
         return resized  # type: ignore[no-any-return]
 
     def _color(self, image: Image) -> Image:
-        import cv2
-
         if self.color == "BGR":
             return np.ascontiguousarray(image)
+        cv2 = import_cv2()
         if self.color == "GRAY":
             grey: Any = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
             return grey[:, :, np.newaxis]  # type: ignore[no-any-return]
@@ -146,6 +145,15 @@ class Normalization(Record, frozen=True):
             raise BadInput(f"mean has {len(self.mean)} channels, std has {len(self.std)}")
         if min(self.std) <= 0:
             raise BadInput(f"std must be positive, got {self.std}")
+
+
+def import_cv2() -> ModuleType:
+    """Import OpenCV, or raise Unavailable with the cure."""
+    try:
+        import cv2
+    except ImportError as exc:
+        raise Unavailable(f"images and cameras need OpenCV ({exc}): pip install 'edgecv[cpu]'") from exc
+    return cv2
 
 
 def check_frame(image: Any) -> None:

@@ -57,3 +57,17 @@ heavy = {"cv2", "av", "onnxruntime", "openvino", "typer", "rich", "psutil"} & se
 assert not heavy, heavy
 """
     run(script)
+
+
+def test_without_opencv_a_frame_says_what_to_install(exported):
+    script = """
+BLOCKED.add("cv2")
+import numpy as np
+import edgecv_runtime as rt
+model = rt.load(sys.argv[1], backend="onnxruntime")
+try:
+    model(np.zeros((480, 640, 3), np.uint8))
+except rt.errors.Unavailable as exc:
+    print(exc)
+"""
+    assert "pip install 'edgecv[cpu]'" in run(script, exported)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edgecv_runtime.errors import BadInput, SourceUnavailable
+from edgecv_runtime.preprocess import import_cv2
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S
-from edgecv_runtime.stream.sources.opencv import OpenCvSource, import_cv2
+from edgecv_runtime.stream.sources.opencv import OpenCvSource
 
 _BACKENDS = {"linux": "CAP_V4L2", "darwin": "CAP_AVFOUNDATION", "win32": "CAP_DSHOW"}
 

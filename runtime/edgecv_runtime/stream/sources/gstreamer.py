@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from edgecv_runtime.errors import BadInput, SourceUnavailable, Unavailable
+from edgecv_runtime.preprocess import import_cv2
 from edgecv_runtime.stream.redact import redact
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S
-from edgecv_runtime.stream.sources.opencv import OpenCvSource, import_cv2
+from edgecv_runtime.stream.sources.opencv import OpenCvSource
 
 # Newest frame only: the pipeline must not queue what nobody reads.
 _SINK = "videoconvert ! video/x-raw,format=BGR ! appsink max-buffers=1 drop=true sync=false"

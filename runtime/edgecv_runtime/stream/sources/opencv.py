@@ -7,26 +7,17 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from edgecv_runtime.errors import Closed, SourceUnavailable, Unavailable
+from edgecv_runtime.errors import Closed, SourceUnavailable
+from edgecv_runtime.preprocess import import_cv2
 from edgecv_runtime.stream.sources.base import Shot, Source
 
 _STALL = 0.9  # OpenCV gives a stale frame and True after a timeout: the elapsed time tells, not the boolean
 _POLL_S = 0.1  # how soon a waiting read sees that it is interrupted
 _RELEASE_S = 1.0  # how long a release is waited for, so that the device is free again
-
-
-def import_cv2() -> ModuleType:
-    """Import OpenCV, or raise Unavailable with the cure."""
-    try:
-        import cv2
-    except ImportError as exc:
-        raise Unavailable("cameras need OpenCV: pip install 'edgecv[cpu]'") from exc
-    return cv2
 
 
 class OpenCvSource(Source):
