@@ -1,4 +1,4 @@
-"""`edgecv build`: run a recipe's steps; each is skipped when its inputs have not changed and its outputs are whole.
+"""`edgecv build`: the steps of a recipe, what each depends on and what it makes.
 
 The steps are chained by content: what a step depends on is named by hashes of the outputs before it, so that a change
 goes as far down as it matters. The bundle is changed only atomically, so a build can be stopped at any moment.
@@ -6,14 +6,9 @@ goes as far down as it matters. The bundle is changed only atomically, so a buil
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import io
-import logging
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,49 +19,22 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from edgecv import models, report
+from edgecv import journal, models, report
 from edgecv.data import Dataset, Images, cached, load
+from edgecv.journal import Step
 from edgecv.recipe import Recipe
 from edgecv.train import fit
 from edgecv_export import graph
 from edgecv_export.export import GOLDEN_IMAGES, export
 from edgecv_export.parity import BATCHES
 from edgecv_export.quantize import DIALECT, Quantized, quantize
-from edgecv_runtime import __version__ as version
 from edgecv_runtime import backends, bundle, files, machine, records
 from edgecv_runtime.bench.latency import bench
 from edgecv_runtime.errors import BadInput, BundleError
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
-from edgecv_runtime.records import Record
 from edgecv_runtime.verify import Verified, judge, verify
 
-log = logging.getLogger("edgecv.build")
-
 REPORT_FRAMES = 300  # pictures that the report may choose from
-
-
-class Done(Record, frozen=True):
-    """A step that has run: the hash of what it depended on, what it made, how long it took."""
-
-    inputs: str
-    outputs: dict[str, str]
-    seconds: float
-
-
-class State(Record, frozen=True):
-    """`state.json` of a run folder."""
-
-    steps: dict[str, Done] = {}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step: what it depends on, how it runs (giving its outputs), and whether recorded outputs are still there."""
-
-    name: str
-    inputs: Callable[[], object]
-    run: Callable[[], dict[str, str]]
-    whole: Callable[[dict[str, str]], bool]
 
 
 @dataclass(frozen=True)
@@ -108,12 +76,12 @@ def build(
         raise BadInput(f"no step '{until}' in this recipe; it has: {', '.join(names)}")
     ran: list[str] = []
     skipped: list[str] = []
-    with _locked(run.folder):
+    record = journal.Journal(run.folder, say)
+    with record.locked():
         files.write(run.folder / "recipe.yaml", _as_yaml(recipe))
         for step in run.steps()[: names.index(until) + 1]:
-            (ran if run.do(step) else skipped).append(step.name)
-    state = run.state()
-    return Built(run.folder, tuple(ran), tuple(skipped), {name: done.seconds for name, done in state.steps.items()})
+            (ran if record.do(step) else skipped).append(step.name)
+    return Built(run.folder, tuple(ran), tuple(skipped), record.seconds())
 
 
 class _Run:
@@ -126,7 +94,6 @@ class _Run:
         self.weights = folder / "train" / "weights.safetensors"
         self._say = say
         self._progress = progress
-        self._state_file = folder / "state.json"
 
     def steps(self) -> list[Step]:
         """The recipe's steps in order."""
@@ -141,30 +108,6 @@ class _Run:
         ]
         left_out = {"train": recipe.train, "quantize": recipe.quantize}
         return [step for step in steps if left_out.get(step.name, True) is not None]
-
-    def do(self, step: Step) -> bool:
-        """Run a step, or find that it need not run; tells which."""
-        inputs = _digest([version, step.name, step.inputs()])
-        known = self.state().steps.get(step.name)
-        if known is not None and known.inputs == inputs and step.whole(known.outputs):
-            self._say(f"{step.name}: unchanged, skipped")
-            return False
-        start = time.perf_counter()
-        outputs = step.run()
-        seconds = time.perf_counter() - start
-        steps = {**self.state().steps, step.name: Done(inputs=inputs, outputs=outputs, seconds=seconds)}
-        files.write(self._state_file, records.encode(State(steps=steps)))
-        return True
-
-    def state(self) -> State:
-        """What earlier builds recorded; nothing when there is no record or it cannot be read."""
-        if not self._state_file.is_file():
-            return State()
-        try:
-            return records.decode(self._state_file.read_bytes(), State, str(self._state_file))
-        except BadInput as exc:
-            log.warning("%s; all steps run again", exc)
-            return State()
 
     # What the steps share
 
@@ -262,7 +205,7 @@ class _Run:
     def _start_over_if_changed(self) -> None:
         """A checkpoint of the same inputs is gone on with; one of other inputs is removed."""
         folder = self.folder / "train"
-        marker, inputs = folder / "inputs", _digest(self._train_inputs())
+        marker, inputs = folder / "inputs", journal.digest(self._train_inputs())
         if folder.is_dir() and (not marker.is_file() or marker.read_text() != inputs):
             shutil.rmtree(folder)
         files.write(marker, inputs.encode())
@@ -401,10 +344,6 @@ def _prints(data: Dataset) -> list[object]:
     return [data.train.fingerprint(), data.val.fingerprint(), data.classes]
 
 
-def _digest(value: object) -> str:
-    return hashlib.sha256(msgspec.json.encode(value)).hexdigest()
-
-
 def _as_yaml(recipe: Recipe) -> bytes:
     return yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False).encode()
 
@@ -442,15 +381,3 @@ def _outputs(
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder, so that two builds do not write into each other."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise BadInput(f"{folder}: another build is running there; wait for it or name another folder") from exc
-        yield
