@@ -16,7 +16,19 @@ from pathlib import Path
 
 import torch
 
-from edgecv.models import convnext, efficientnet, mobilenet_v2, mobilenet_v3
+from edgecv.models import (
+    alexnet,
+    convnext,
+    efficientnet,
+    lenet,
+    mobilenet_v1,
+    mobilenet_v2,
+    mobilenet_v3,
+    resnet,
+    swin,
+    vgg,
+    vit,
+)
 from edgecv.models.blocks import Network
 from edgecv.models.checkpoint import SUFFIXES, LoadReport, load_weights
 from edgecv.models.spec import Model, ModelSpec, Registry, WeightSource
@@ -35,7 +47,19 @@ __all__ = [
     "spec",
 ]
 
-FAMILIES = (mobilenet_v2, mobilenet_v3, efficientnet, convnext)
+FAMILIES = (
+    lenet,
+    alexnet,
+    vgg,
+    resnet,
+    mobilenet_v1,
+    mobilenet_v2,
+    mobilenet_v3,
+    efficientnet,
+    convnext,
+    vit,
+    swin,
+)
 
 ZOO = Registry()
 for _family in FAMILIES:

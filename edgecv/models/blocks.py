@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from edgecv_runtime.errors import BadInput
 
 Layer = Callable[[], nn.Module]  # an activation
 Norm = Callable[[int], nn.Module]  # a normalization of so many channels
@@ -15,14 +18,26 @@ Norm = Callable[[int], nn.Module]  # a normalization of so many channels
 class Network(nn.Module):
     """Base of the zoo: (N, C, H, W) float, normalized -> (N, classes) logits.
 
-    variant: the name in the zoo. stem, head: names of the first convolution and the last linear layer, which loading
-    weights may adapt to another number of input channels or classes.
+    variant: the name in the zoo. stem_layer, head_layer: names of the first and the last layer, which loading weights
+    may adapt to another number of input channels or classes. stem_pixels: columns of a linear stem that belong to one
+    channel. smallest: sides in pixels of the smallest input.
     """
 
     variant: str = ""
 
-    stem: ClassVar[str] = "features.0.0"
-    head: ClassVar[str] = "classifier.1"
+    stem_layer: ClassVar[str] = "features.0.0"
+    head_layer: ClassVar[str] = "classifier.1"
+    stem_pixels: ClassVar[int] = 1
+    smallest: ClassVar[int] = 1
+
+    def check_size(self, x: Tensor) -> None:
+        """Refuse pictures that the strides would reduce to nothing; raises BadInput with the smallest size."""
+        height, width = x.shape[2:]
+        if min(height, width) < self.smallest:
+            raise BadInput(
+                f"{self.variant or type(self).__name__} wants pictures of at least {self.smallest}x{self.smallest} "
+                f"pixels, got {height}x{width}; enlarge or pad them"
+            )
 
 
 class ConvNormAct(nn.Sequential):
@@ -76,6 +91,36 @@ class SqueezeExcitation(nn.Module):
         return scaled
 
 
+class AdaptiveMean2d(nn.Module):
+    """Mean over `size` x `size` cells, which overlap where the sides are no multiples: (N, C, H, W) -> (N, C, s, s).
+
+    The same numbers as nn.AdaptiveAvgPool2d, of which ONNX knows only the case of multiples.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = int(x.shape[2]), int(x.shape[3])
+        if height != self.size:
+            x = torch.tensor(self._cells(height), dtype=x.dtype, device=x.device) @ x  # (s, H) @ (N, C, H, W)
+        if width != self.size:
+            x = x @ torch.tensor(self._cells(width), dtype=x.dtype, device=x.device).T  # (N, C, s, W) @ (W, s)
+        return x
+
+    def _cells(self, length: int) -> list[list[float]]:
+        """Row i weighs the pixels floor(i L / s) .. ceil((i + 1) L / s) equally."""
+        rows = []
+        for cell in range(self.size):
+            start, stop = cell * length // self.size, -(-(cell + 1) * length // self.size)
+            rows.append([1 / (stop - start) if start <= pixel < stop else 0.0 for pixel in range(length)])
+        return rows
+
+    def extra_repr(self) -> str:
+        return str(self.size)
+
+
 class StochasticDepth(nn.Module):
     """In training, drop the residual branch of a sample with probability p (Huang et al. 2016, section 3)."""
 
@@ -93,6 +138,20 @@ class StochasticDepth(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+class Permute(nn.Module):
+    """Another order of the axes."""
+
+    def __init__(self, *order: int) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.order)
+
+    def extra_repr(self) -> str:
+        return str(self.order)
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:

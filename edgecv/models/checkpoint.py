@@ -8,14 +8,15 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from edgecv.models.blocks import Network
 from edgecv.models.spec import WeightSource
-from edgecv.models.weights import SOURCES, fetch, sha256
+from edgecv.models.weights import SOURCES, fetch
+from edgecv_runtime import files
 from edgecv_runtime.errors import BadInput, ModelFileError, nearest
 from edgecv_runtime.records import Record
 
@@ -37,6 +38,38 @@ ENTRIES = (
     "network",
     "net",
 )
+
+
+class Dialect(NamedTuple):
+    """Names of another implementation: a file that has `mark` speaks it; patterns and what they become here."""
+
+    mark: str
+    renames: tuple[tuple[str, str], ...]
+
+
+DIALECTS = (
+    Dialect(  # torchvision before 0.14, models/vision_transformer.py, MLPBlock; the published files among them
+        "encoder.layers.encoder_layer_0.mlp.linear_1.weight",
+        ((r"\.mlp\.linear_1\.", ".mlp.0."), (r"\.mlp\.linear_2\.", ".mlp.3.")),
+    ),
+    Dialect(  # timm 1.0, models/vision_transformer.py
+        "cls_token",
+        (
+            (r"^cls_token$", "class_token"),
+            (r"^pos_embed$", "encoder.pos_embedding"),
+            (r"^patch_embed\.proj\.", "conv_proj."),
+            (r"^blocks\.(\d+)\.", r"encoder.layers.encoder_layer_\1."),
+            (r"\.norm([12])\.", r".ln_\1."),
+            (r"\.attn\.qkv\.", ".self_attention.in_proj_"),
+            (r"\.attn\.proj\.", ".self_attention.out_proj."),
+            (r"\.mlp\.fc1\.", ".mlp.0."),
+            (r"\.mlp\.fc2\.", ".mlp.3."),
+            (r"^norm\.", "encoder.ln."),
+            (r"^head\.", "heads.head."),
+        ),
+    ),
+)
+
 # What wrappers put before every name: DataParallel, torch.compile, Fabric, Lightning.
 PREFIXES = ("module.", "_orig_mod.", "_forward_module.", "model.", "network.", "net.")
 
@@ -73,7 +106,7 @@ def load_weights(network: Network, source: WeightSource | str | os.PathLike[str]
     """
     path = fetch(source) if isinstance(source, WeightSource) else Path(source)
     tensors, entry = read_checkpoint(path)
-    digest = sha256(path)
+    digest = files.sha256(path)
     if isinstance(source, WeightSource):
         known: WeightSource | None = source
     else:  # a published file that was put by hand is known by its checksum
@@ -82,13 +115,15 @@ def load_weights(network: Network, source: WeightSource | str | os.PathLike[str]
     if known and known.layout == "same order":
         tensors = _rename_in_order(tensors, wanted, path)
 
-    stem, head = f"{network.stem}.weight", f"{network.head}.weight"
-    channels, classes = _length(tensors, stem, 1), _length(tensors, head, 0)
-    stem_adapted = channels == 3 and wanted[stem].shape[1] != 3
+    stem, head, pixels = f"{network.stem_layer}.weight", f"{network.head_layer}.weight", network.stem_pixels
+    in_channels = wanted[stem].shape[1] // pixels
+    channels, classes = _length(tensors, stem, 1) // pixels, _length(tensors, head, 0)
+    stem_adapted = _length(tensors, stem, 1) == 3 * pixels and in_channels != 3
     if stem_adapted:
-        tensors[stem] = adapt_stem(tensors[stem], wanted[stem].shape[1])
+        kernels = tensors[stem].reshape(-1, 3, pixels, *wanted[stem].shape[2:])
+        tensors[stem] = adapt_stem(kernels, in_channels).flatten(1, 2)
     head_replaced = 0 < classes != wanted[head].shape[0]
-    kept = [name for name in wanted if head_replaced and name.startswith(f"{network.head}.")]
+    kept = [name for name in wanted if head_replaced and name.startswith(f"{network.head_layer}.")]
     _check_fit(network, wanted, tensors | {name: wanted[name] for name in kept}, path)
     loaded = {name: tensor for name, tensor in tensors.items() if name not in kept}
     network.load_state_dict(loaded, strict=False)
@@ -101,7 +136,7 @@ def load_weights(network: Network, source: WeightSource | str | os.PathLike[str]
         classes=wanted[head].shape[0],
         checkpoint_classes=classes,
         head_replaced=head_replaced,
-        in_channels=wanted[stem].shape[1],
+        in_channels=in_channels,
         checkpoint_channels=channels,
         stem_adapted=stem_adapted,
     )
@@ -152,7 +187,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
     _check_first_bytes(path)
     data = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     tensors, entry = _unwrap(data, path)
-    return _strip_prefixes(tensors), entry
+    return _translate(_strip_prefixes(tensors)), entry
 
 
 def _check_first_bytes(path: Path) -> None:
@@ -224,6 +259,15 @@ def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
+def _translate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give the tensors of a file that speaks a dialect our names."""
+    for dialect in DIALECTS:
+        if dialect.mark in tensors:
+            for pattern, ours in dialect.renames:
+                tensors = {re.sub(pattern, ours, name): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
 def _rename_in_order(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Give the tensors of another implementation our names: same layers, same order, same kind of tensor at each place.
 
@@ -259,7 +303,7 @@ def _check_fit(network: Network, wanted: Mapping[str, Tensor], tensors: Mapping[
         if found
     ]
     if problems:
-        head = network.head.split(".")[0]
+        head = network.head_layer.split(".")[0]
         if all(name.startswith(f"{head}.") for name in [*missing, *unexpected, *other]):
             problems.append(f"only the head ({head}) differs")
         elif len(unexpected) == len(tensors):

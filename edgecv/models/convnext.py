@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgecv.models.blocks import Network, StochasticDepth
+from edgecv.models.blocks import Network, Permute, StochasticDepth
 from edgecv.models.spec import Model, ModelSpec
 from edgecv.models.weights import sources
 
@@ -30,18 +30,6 @@ class LayerNorm2d(nn.LayerNorm):
         x = x.permute(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C)
         x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
         return x.permute(0, 3, 1, 2)
-
-
-class Permute(nn.Module):
-    def __init__(self, *order: int) -> None:
-        super().__init__()
-        self.order = order
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.permute(self.order)
-
-    def extra_repr(self) -> str:
-        return str(self.order)
 
 
 class Block(nn.Module):
@@ -74,7 +62,8 @@ class Variant(NamedTuple):
 
 
 class ConvNeXt(Network):
-    head = "classifier.2"
+    head_layer = "classifier.2"
+    smallest = 32
 
     def __init__(self, variant: Variant, classes: int, in_channels: int) -> None:
         super().__init__()
@@ -100,6 +89,7 @@ class ConvNeXt(Network):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        self.check_size(x)
         x = self.features(x)  # (N, C, H, W) -> (N, 8 width, H/32, W/32)
         x = x.mean((2, 3))  # -> (N, 8 width)
         logits: Tensor = self.classifier(x)  # -> (N, classes)
@@ -114,6 +104,7 @@ VARIANTS = {
     "convnext_tiny": Variant((3, 3, 9, 3), (96, 192, 384, 768), 28_589_128, stochastic_depth=0.1),
     "convnext_small": Variant((3, 3, 27, 3), (96, 192, 384, 768), 50_223_688, stochastic_depth=0.4),
     "convnext_base": Variant((3, 3, 27, 3), (128, 256, 512, 1024), 88_591_464, stochastic_depth=0.5),
+    "convnext_large": Variant((3, 3, 27, 3), (192, 384, 768, 1536), 197_767_336, stochastic_depth=0.5),
 }
 
 MODELS = tuple(

@@ -40,6 +40,8 @@ class Style(NamedTuple):
 
 
 STANDARD = Style("efficientnet", nn.SiLU, nn.BatchNorm2d, True, False, True, Normalization())
+# B5 to B7: TensorFlow's statistics, as in the checkpoints ported from it.
+PORTED = STANDARD._replace(norm=partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01))
 LITE = Style(
     family="efficientnet_lite",
     act=nn.ReLU6,
@@ -158,6 +160,9 @@ VARIANTS = {
     "efficientnet_b2": Variant(1.1, 1.2, 260, 0.3, 9_109_994, STANDARD),
     "efficientnet_b3": Variant(1.2, 1.4, 300, 0.3, 12_233_232, STANDARD),
     "efficientnet_b4": Variant(1.4, 1.8, 380, 0.4, 19_341_616, STANDARD),
+    "efficientnet_b5": Variant(1.6, 2.2, 456, 0.4, 30_389_784, PORTED),
+    "efficientnet_b6": Variant(1.8, 2.6, 528, 0.5, 43_040_704, PORTED),
+    "efficientnet_b7": Variant(2.0, 3.1, 600, 0.5, 66_347_960, PORTED),
     "efficientnet_lite0": Variant(1.0, 1.0, 224, 0.2, 4_652_008, LITE),
     "efficientnet_lite1": Variant(1.0, 1.1, 240, 0.2, 5_416_680, LITE),
     "efficientnet_lite2": Variant(1.1, 1.2, 260, 0.3, 6_092_072, LITE),

@@ -56,7 +56,7 @@ class Variant(NamedTuple):
 
 
 class MobileNetV3(Network):
-    head = "classifier.3"
+    head_layer = "classifier.3"
 
     def __init__(self, variant: Variant, classes: int, in_channels: int) -> None:
         super().__init__()

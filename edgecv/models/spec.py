@@ -40,7 +40,8 @@ class WeightSource(Record, frozen=True):
 class ModelSpec(Record, frozen=True):
     """What `edgecv.models.spec` tells of a model.
 
-    size: (height, width) in pixels of the paper's input. parameters: published count, with 1000 classes and 3 channels.
+    size: (height, width) in pixels of the paper's input. parameters: published count, with 1000 classes and 3
+    channels (of those that were published with fewer, too).
     normalization: what the published weights expect, or the field's habit. paper: where the architecture is described.
     weights: published checkpoints, the recommended one first.
     """

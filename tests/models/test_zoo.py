@@ -3,18 +3,45 @@
 import subprocess
 import sys
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 import zoo_reference
 from torch import nn
+from torch.nn import functional as F
 
 from edgecv import models
-from edgecv.models.blocks import StochasticDepth, make_divisible
+from edgecv.models import blocks, swin, vit
+from edgecv.models.blocks import AdaptiveMean2d, StochasticDepth, make_divisible
 from edgecv.models.spec import Registry
+from edgecv_export import graph
 from edgecv_runtime.errors import BadInput
 
-# torchvision 0.28; Lite and ConvNeXt atto to nano: timm 1.0.
+# torchvision 0.28; SE-ResNet, MobileNet, Lite, ConvNeXt atto to nano, ViT tiny and small: timm 1.0; thin MobileNets:
+# trainable ones in Keras; mlp and lenet5: 266610 and 61706 with 10 classes and 1 channel.
 PARAMETERS = {
+    "mlp": 837000,
+    "lenet5": 146156,
+    "alexnet": 61100840,
+    "vgg11": 132863336,
+    "vgg13": 133047848,
+    "vgg16": 138357544,
+    "vgg19": 143667240,
+    "vgg11_bn": 132868840,
+    "vgg13_bn": 133053736,
+    "vgg16_bn": 138365992,
+    "vgg19_bn": 143678248,
+    "resnet18": 11689512,
+    "resnet34": 21797672,
+    "resnet50": 25557032,
+    "resnet101": 44549160,
+    "resnet152": 60192808,
+    "se_resnet50": 28088024,
+    "mobilenet_v1_025": 470072,
+    "mobilenet_v1_050": 1331592,
+    "mobilenet_v1_075": 2585560,
+    "mobilenet_v1": 4231976,
     "mobilenet_v2": 3504872,
     "mobilenet_v3_small": 2542856,
     "mobilenet_v3_large": 5483032,
@@ -23,6 +50,9 @@ PARAMETERS = {
     "efficientnet_b2": 9109994,
     "efficientnet_b3": 12233232,
     "efficientnet_b4": 19341616,
+    "efficientnet_b5": 30389784,
+    "efficientnet_b6": 43040704,
+    "efficientnet_b7": 66347960,
     "efficientnet_lite0": 4652008,
     "efficientnet_lite1": 5416680,
     "efficientnet_lite2": 6092072,
@@ -35,11 +65,28 @@ PARAMETERS = {
     "convnext_tiny": 28589128,
     "convnext_small": 50223688,
     "convnext_base": 88591464,
+    "convnext_large": 197767336,
+    "vit_tiny": 5717416,
+    "vit_small": 22050664,
+    "vit_b_16": 86567656,
+    "vit_b_32": 88224232,
+    "vit_l_16": 304326632,
+    "swin_t": 28288354,
+    "swin_s": 49606258,
+    "swin_b": 87768224,
 }
-TORCHVISION = [name for name in PARAMETERS if not name.startswith(zoo_reference.TIMM)]
+OLD = ["mlp", "lenet5"]  # neither library has them
 TIMM = [name for name in PARAMETERS if name.startswith(zoo_reference.TIMM)]
-# ConvNeXt small and base run the code of tiny with other numbers, which their shapes prove.
-QUICK = [name for name, count in PARAMETERS.items() if count < 30e6]
+TORCHVISION = [name for name in PARAMETERS if name not in [*OLD, *TIMM]]
+# The large ones run the code of the small ones with other numbers, which their shapes prove.
+COMPUTED = list(zoo_reference.published_logits())
+SMALL = [name for name, count in PARAMETERS.items() if count < 16e6]
+GRADIENT = [*SMALL, "alexnet", "vgg11_bn", "se_resnet50", "swin_t"]
+
+
+def another_size(name):
+    """(height, width) other than the paper's, where a model takes such."""
+    return (28, 28) if name == "mlp" else (96, 160)
 
 
 def on_meta(name, **options):
@@ -75,27 +122,34 @@ def test_state_dict_has_the_shapes_and_order_of_timm(name):
     assert without_ones(ours) == without_ones(published.values())
 
 
-@pytest.mark.parametrize("name", QUICK)
+def test_every_family_is_compared_with_the_published_implementation():
+    assert {models.spec(name).family for name in [*COMPUTED, *OLD]} == {
+        models.spec(name).family for name in models.names()
+    }
+
+
+@pytest.mark.parametrize("name", COMPUTED)
 def test_computes_what_the_published_implementation_computes(name):
-    network = models.create(name)
+    network = zoo_reference.narrow(name)
     zoo_reference.fill(network.state_dict())
     expected = torch.tensor(zoo_reference.published_logits()[name])
-    difference = (torch.tensor(zoo_reference.logits(network)) - expected).abs().max()
+    difference = (torch.tensor(zoo_reference.logits(network, name)) - expected).abs().max()
     assert difference < 5e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("name", models.names())
 def test_gives_one_logit_a_class_for_any_size_and_number_of_channels(name):
-    for channels, size in ((3, models.spec(name).size), (1, (96, 160))):
+    for channels, size in ((3, models.spec(name).size), (1, another_size(name))):
         network = on_meta(name, classes=7, in_channels=channels).eval()
         assert network(torch.empty(2, channels, *size, device="meta")).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", [name for name in QUICK if PARAMETERS[name] < 16e6])
+@pytest.mark.parametrize("name", GRADIENT)
 def test_gradient_reaches_every_parameter(name):
-    network = models.create(name, classes=3).eval()
+    network = zoo_reference.narrow(name, classes=3).eval()
     zoo_reference.fill(network.state_dict())
-    network(zoo_reference.picture(32, 32)).square().sum().backward()
+    side = {"mlp": 28, "alexnet": 64}.get(name, 32)
+    network(zoo_reference.picture(side, side)).square().sum().backward()
     assert [key for key, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
@@ -103,11 +157,14 @@ def test_gradient_reaches_every_parameter(name):
 def test_stem_and_head_name_the_first_and_the_last_layer(name):
     network = on_meta(name, classes=7)
     layers = [key for key, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    assert (network.stem, network.head) == (layers[0], layers[-1])
+    assert (network.stem_layer, network.head_layer) == (layers[0], layers[-1])
     assert network.variant == name
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "convnext_atto"])
+@pytest.mark.parametrize(
+    "name",
+    ["lenet5", "resnet18", "mobilenet_v1", "mobilenet_v3_small", "efficientnet_b0", "convnext_atto", "swin_t"],
+)
 def test_fresh_weights_keep_the_signal_alive(name):
     network = models.create(name, seed=0).train()
     with torch.no_grad():
@@ -120,6 +177,10 @@ def test_batch_normalization_is_the_published_one():
         "mobilenet_v2": (1e-5, 0.1),
         "mobilenet_v3_large": (1e-3, 0.01),
         "efficientnet_b4": (1e-5, 0.1),
+        "efficientnet_b5": (1e-3, 0.01),
+        "resnet50": (1e-5, 0.1),
+        "vgg11_bn": (1e-5, 0.1),
+        "mobilenet_v1": (1e-5, 0.1),
         "efficientnet_lite0": (1e-3, 0.01),
     }
     for name, expected in published.items():
@@ -163,6 +224,139 @@ def test_exports_plainly_with_a_dynamic_batch(name):
     torch.testing.assert_close(program.module()(x), network(x), atol=1e-4, rtol=1e-4)
     operators = {str(node.target) for node in program.run_decompositions().graph.nodes}
     assert not {operator for operator in operators if "strided" in operator}  # ONNX has no such thing
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("mlp", (28, 28)),
+        ("lenet5", (32, 40)),
+        ("alexnet", (96, 64)),
+        ("vgg11_bn", (64, 96)),
+        ("resnet18", (64, 48)),
+        ("se_resnet50", (32, 32)),
+        ("mobilenet_v1_025", (64, 48)),
+        ("vit_tiny", (48, 32)),
+        ("swin_t", (64, 96)),
+    ],
+)
+def test_onnx_runtime_gives_the_same_logits_for_any_batch(name, size):
+    if name == "swin_t":  # fewer and narrower blocks, all of their kinds
+        network = swin.SwinTransformer(swin.VARIANTS[name]._replace(width=24, depths=(2, 2, 1, 1)), 7, 3)
+    else:
+        network = zoo_reference.narrow(name, classes=7)
+    zoo_reference.fill(network.state_dict())
+    deployed = graph.Deployed(network, models.spec(name).normalization)
+    model = graph.to_onnx(deployed, size, 3, "logits", {})
+    assert {node.op_type for node in model.graph.node}.isdisjoint({"If", "Loop", "Scan", "NonZero", "ScatterND"})
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for batch in (1, 3):
+        frames = (zoo_reference.noise(batch * 3 * size[0] * size[1], batch) * 255).byte()
+        frames = frames.reshape(batch, *size, 3).numpy()
+        expected = graph.reference(deployed, frames)
+        (got,) = session.run(None, {"image": frames})
+        assert got.shape == (batch, 7)
+        assert np.abs(got - expected).max() <= 1e-3 * max(1, np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("name", "count"), [("mlp", 266610), ("lenet5", 61706)])
+def test_the_old_ones_have_their_classic_size(name, count):
+    network = on_meta(name, classes=10, in_channels=1)
+    assert sum(parameter.numel() for parameter in network.parameters()) == count
+
+
+def squash(x):
+    return 1.7159 * torch.tanh(2 * x / 3)
+
+
+def test_lenet5_computes_figure_2_of_its_paper():
+    network = models.create("lenet5", classes=10)
+    zoo_reference.fill(network.state_dict())
+    first, second, third, hidden, last = (
+        (layer.weight, layer.bias) for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)
+    )
+    x = zoo_reference.picture(32, 32)
+    maps = F.avg_pool2d(squash(F.conv2d(x, *first)), 2)
+    maps = F.avg_pool2d(squash(F.conv2d(maps, *second)), 2)
+    assert maps.shape == (1, 16, 5, 5)
+    code = squash(F.linear(maps.flatten(1), third[0].flatten(1), third[1]))
+    torch.testing.assert_close(network(x), F.linear(squash(F.linear(code, *hidden)), *last))
+
+
+def test_mlp_is_three_matrix_products():
+    network = models.create("mlp", classes=10)
+    first, second, last = ((layer.weight, layer.bias) for layer in network.classifier if hasattr(layer, "weight"))
+    x = zoo_reference.picture(28, 28)
+    hidden = squash(squash(x.reshape(1, -1) @ first[0].T + first[1]) @ second[0].T + second[1])
+    torch.testing.assert_close(network(x), hidden @ last[0].T + last[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        ("mlp", (32, 32), "mlp wants pictures of 28x28 pixels, got 32x32; resize them"),
+        ("lenet5", (28, 28), "lenet5 wants pictures of at least 32x32 pixels, got 28x28; enlarge or pad them"),
+        ("alexnet", (224, 62), "at least 63x63 pixels, got 224x62"),
+        ("vgg11", (31, 64), "at least 32x32 pixels, got 31x64"),
+        ("convnext_atto", (31, 64), "at least 32x32 pixels, got 31x64"),
+        ("vit_b_16", (225, 8), "multiples of its patch of 16 pixels, got 225x8; resize to 224x16"),
+        ("swin_t", (3, 64), "at least 4x4 pixels, got 3x64"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused_with_one_that_can(name, size, expected):
+    with pytest.raises(BadInput) as caught:
+        on_meta(name)(torch.empty(1, 3, *size, device="meta"))
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_the_smallest_size_is_the_smallest_that_works(name):
+    network = on_meta(name).eval()
+    side = max(network.smallest, getattr(network, "patch", 1))
+    assert network(torch.empty(1, 3, side, side, device="meta")).shape == (1, 1000)
+    if side > 1:
+        with pytest.raises(BadInput):
+            network(torch.empty(1, 3, side - 1, side, device="meta"))
+
+
+@pytest.mark.parametrize("size", [(7, 7), (1, 1), (14, 21), (3, 10), (8, 5)])
+def test_adaptive_mean_is_the_one_of_pytorch(size):
+    x = torch.randn(2, 3, *size)
+    torch.testing.assert_close(AdaptiveMean2d(7)(x), F.adaptive_avg_pool2d(x, 7))
+
+
+def test_positions_are_interpolated_for_another_size():
+    encoder = vit.Encoder(width=2, depth=0, heads=1, side=14)
+    assert encoder.positions(14, 14) is encoder.pos_embedding
+    with torch.no_grad():  # a slope from top to bottom in one channel, from left to right in the other
+        grid = torch.stack(torch.meshgrid(torch.arange(14.0), torch.arange(14.0), indexing="ij"), dim=-1)
+        encoder.pos_embedding[0, 1:] = grid.reshape(-1, 2)
+    positions = encoder.positions(28, 7)
+    assert torch.equal(positions[:, 0], encoder.pos_embedding[:, 0])
+    down, right = positions[0, 1:].reshape(28, 7, 2).unbind(-1)
+    inner = (torch.arange(28.0) + 0.5) / 2 - 0.5  # centres of pixels, away from the border
+    torch.testing.assert_close(down[6:-6, 3], inner[6:-6], atol=0.05, rtol=0)
+    torch.testing.assert_close(right[3, 2:-2], ((torch.arange(7.0) + 0.5) * 2 - 0.5)[2:-2])
+
+
+def test_fresh_weights_are_the_published_ones():
+    def deviation(name, layer):
+        return models.create(name, seed=0).get_parameter(layer).std().item()
+
+    assert deviation("resnet18", "layer2.0.conv1.weight") == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
+    assert deviation("swin_t", "features.1.0.mlp.0.weight") == pytest.approx(0.02, rel=0.02)
+    assert deviation("vit_tiny", "conv_proj.weight") == pytest.approx((1 / 768) ** 0.5, rel=0.02)
+    assert deviation("vit_tiny", "encoder.layers.encoder_layer_0.mlp.0.weight") == pytest.approx(
+        (2 / (192 + 768)) ** 0.5, rel=0.02
+    )
+    assert deviation("vit_tiny", "heads.head.weight") == 0
+    assert deviation("lenet5", "features.3.weight") == pytest.approx(150**-0.5, rel=0.05)
+    assert zoo_reference.narrow("vgg11").classifier[0].weight.std().item() == pytest.approx(0.01, rel=0.02)
+
+
+def test_squeeze_and_excitation_is_one_block_for_all():
+    for name in ("se_resnet50", "mobilenet_v3_small", "efficientnet_b0"):
+        assert any(type(module) is blocks.SqueezeExcitation for module in on_meta(name).modules())
 
 
 def test_unknown_model_names_the_nearest():

@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+import zoo_reference
 from safetensors.torch import save_file
 from torch import nn
 
@@ -125,6 +126,35 @@ def test_weights_for_one_channel_load_into_one_channel(tmp_path):
     network = models.create(NAME, classes=5, in_channels=1, weights=path)
     assert torch.equal(network.features[0][0].weight, grey["features.0.0.weight"])
     assert "features.0.0.weight: file (16, 1, 3, 3), model (16, 3, 3, 3)" in refusal(path)
+
+
+def test_the_first_layer_of_the_perceptron_is_adapted_channel_by_channel(tmp_path):
+    rgb = models.create("mlp", classes=5)
+    path = saved(rgb.state_dict(), tmp_path / "w.pth")
+    grey = models.create("mlp", classes=5, in_channels=1)
+    report = models.load_weights(grey, path)
+    assert (report.in_channels, report.checkpoint_channels, report.stem_adapted) == (1, 3, True)
+    x = torch.randn(2, 1, 28, 28)
+    torch.testing.assert_close(grey(x), rgb(x.repeat(1, 3, 1, 1)))
+
+
+def test_names_of_older_torchvision_are_understood(tmp_path):
+    state = models.create("vit_tiny", classes=5).state_dict()
+    older = {k.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): v for k, v in state.items()}
+    assert older.keys() != state.keys()
+    network = models.create("vit_tiny", classes=5, weights=saved(older, tmp_path / "w.pth"))
+    assert all(torch.equal(tensor, state[key]) for key, tensor in network.state_dict().items())
+
+
+def test_names_of_timm_are_understood(tmp_path):
+    shapes = zoo_reference.published_state_dicts()["vit_tiny by timm"]
+    theirs = {key: torch.randn(shape) for key, shape in shapes.items()}
+    network = models.create("vit_tiny", weights=saved(theirs, tmp_path / "w.pth"))
+    assert torch.equal(network.class_token, theirs["cls_token"])
+    block = network.encoder.layers.encoder_layer_11
+    assert torch.equal(block.self_attention.in_proj_bias, theirs["blocks.11.attn.qkv.bias"])
+    assert torch.equal(block.mlp[3].weight, theirs["blocks.11.mlp.fc2.weight"])
+    assert torch.equal(network.encoder.ln.bias, theirs["norm.bias"])
 
 
 def without(state, *keys):

