@@ -184,11 +184,22 @@ def fetch(source: WeightSource) -> Path:
     if source.package:
         path = _packaged(source)
     else:
-        path = files.cache_folder("weights") / source.file
+        path = _cached(source)
         if not path.exists():
             _download(source, path)
     check(path, source.sha256, f"delete it and get it again from {source.url or source.package}")
     return path
+
+
+def _cached(source: WeightSource) -> Path:
+    """Where a download is kept; raises Unavailable when the cache folder cannot be made."""
+    try:
+        return files.cache_folder("weights") / source.file
+    except OSError as exc:
+        raise Unavailable(
+            f"cannot download {source.url} ({exc.filename}: {exc.strerror}); set EDGECV_CACHE to a folder that can be "
+            "written, or give the path of the file as weights"
+        ) from exc
 
 
 def check(path: Path, expected: str, cure: str) -> None:
