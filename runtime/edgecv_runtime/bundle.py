@@ -51,13 +51,12 @@ class Bundle:
         """Open a bundle folder or a .edgecv archive and check every file; raises BundleError in one line."""
         self.path = Path(path)
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
-        if self.path.is_file():
-            self._unpacked = tempfile.TemporaryDirectory(prefix="edgecv-")
-            self.root = Path(self._unpacked.name)
-            _unpack(self.path, self.root)
-        else:
-            self.root = self.path
+        self.root = self.path
         try:
+            if self.path.is_file():
+                self._unpacked = tempfile.TemporaryDirectory(prefix="edgecv-")
+                self.root = Path(self._unpacked.name)
+                _unpack(self.path, self.root)
             self.manifest = _read_whole(self.root, str(self.path))
         except BaseException:
             self.close()
