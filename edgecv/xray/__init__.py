@@ -6,11 +6,16 @@
 11689512
 """
 
+from edgecv.xray.fields import Field, extents, receptive_fields
+from edgecv.xray.fold import fold
 from edgecv.xray.graph import Graph, Layer, Tensor
+from edgecv.xray.memory import peak_memory
+from edgecv.xray.rows import Row, Table, Total, table
 from edgecv.xray.source import Cost, cost, read, zoo
-from edgecv.xray.table import Field, Row, Table, Total, peak_memory, receptive_fields, table
+from edgecv.xray.whatif import Change, what_if
 
 __all__ = [
+    "Change",
     "Cost",
     "Field",
     "Graph",
@@ -20,9 +25,12 @@ __all__ = [
     "Tensor",
     "Total",
     "cost",
+    "extents",
+    "fold",
     "peak_memory",
     "read",
     "receptive_fields",
     "table",
+    "what_if",
     "zoo",
 ]

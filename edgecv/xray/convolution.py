@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgecv.xray import moves, relations
-from edgecv.xray.moves import Shape
+from edgecv.xray.extent import Shape
 from edgecv.xray.relations import Pair
 
 

@@ -10,12 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edgecv.xray.extent import Shape
 from edgecv.xray.graph import Graph, Layer, Tensor
-from edgecv.xray.moves import Shape
 from edgecv.xray.onnx_fuse import fuse
 from edgecv.xray.onnx_nodes import Constant, File, Node, item_bytes, load
 from edgecv.xray.onnx_ops import NOTHING_DONE, describe
-from edgecv_runtime.errors import BadInput
+from edgecv_runtime.errors import ShapeError
 
 # Inputs that are settings, not weights, though they may be floating-point: operator -> the first of them.
 _SETTINGS = {
@@ -46,6 +46,21 @@ def read(
     return _Reader(file, str(path)).graph(Path(path).name)
 
 
+def layer_name(name: str) -> str:
+    """The module path in a node's name, as far as PyTorch's exporter wrote one; other names stay.
+
+    >>> layer_name("/network/features/features.1/block/block.0/Conv")
+    'features.1.block.0.Conv'
+    """
+    if not name.startswith("/"):
+        return name
+    parts = [part for part in name.split("/") if part]
+    parts = parts[1:] if parts[0] == "network" and len(parts) > 1 else parts
+    return ".".join(
+        part for part, inner in zip(parts, [*parts[1:], ""], strict=True) if not inner.startswith(f"{part}.")
+    )
+
+
 class _Reader:
     def __init__(self, file: File, where: str) -> None:
         self.file, self.where = file, where
@@ -58,7 +73,7 @@ class _Reader:
 
     def graph(self, name: str) -> Graph:
         for each in self.file.inputs:
-            self._tensor(each)
+            self._tensor(each, "the caller")
         for node in self.file.nodes:
             self._add(node)
         outputs = tuple(self._same.get(each, each) for each in self.file.outputs)
@@ -73,7 +88,7 @@ class _Reader:
             return
         outputs = tuple(name for name in node.outputs if name)
         for name in outputs:
-            self._tensor(name)
+            self._tensor(name, node.op)
         if not active:  # RandomNormal and the like
             return
         prepares = node.op in _PREPARING and set(active) <= self._raw
@@ -81,7 +96,7 @@ class _Reader:
             self._raw.update(outputs)
         parameters, weight_bytes = self._weights(node, learned=not prepares)
         facts = describe(node, self.file)
-        name = self._free(node.name)
+        name = self._free(layer_name(node.name))
         self.layers.append(
             Layer(
                 name=name,
@@ -94,15 +109,17 @@ class _Reader:
             )
         )
 
-    def _tensor(self, name: str) -> None:
+    def _tensor(self, name: str, maker: str) -> None:
         shape = self.file.shapes.get(name)
         if shape is None:
-            raise BadInput(
-                f"{self.where}: the shape of '{name}' stays open; give all dynamic sizes with --size HxW or "
-                "--input-shape NAME=1x3xHxW"
+            raise ShapeError(
+                f"{self.where}: the shape of '{name}', which {maker} gives, stays open: ONNX's inference cannot "
+                "tell it for this input; give another with --size or --input-shape, or save the file with its shapes"
             )
+        if min(shape, default=1) < 1:
+            raise ShapeError(f"{self.where}: nothing is left at '{name}', which {maker} gives: the input is too small")
         dtype = self.file.dtypes.get(name, "float32")
-        self.tensors[name] = Tensor(name, shape, dtype, int(math.ceil(item_bytes(dtype))))
+        self.tensors[name] = Tensor(name, shape, dtype, math.ceil(item_bytes(dtype)))
 
     def _weights(self, node: Node, *, learned: bool) -> tuple[int, int]:
         """Parameters and bytes of the stored tensors that no node before has read."""

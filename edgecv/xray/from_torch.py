@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgecv.xray.graph import Graph, Layer, Tensor
 from edgecv.xray.torch_ops import NOTHING_DONE, describe
-from edgecv_runtime.errors import BadInput, EdgecvError
+from edgecv_runtime.errors import EdgecvError, ShapeError
 
 INPUT = "input"
 
@@ -32,24 +32,25 @@ class Stored(NamedTuple):
 def read(network: nn.Module, shape: Sequence[int], *, name: str = "") -> Graph:
     """Read a network as it infers, in eval mode: one layer per operation, parameters as published.
 
-    network: takes one float tensor and is left as it was; of its weights only the shapes are read.
+    network: takes one tensor of its weights' type and is left as it was; of its weights only the shapes are read.
     shape: of the input without the batch: (C, H, W) or (C, L).
-    Raises BadInput when the network cannot run on such an input, or decides by values what to compute.
+    Raises ShapeError when the network cannot run on such an input, or decides by values what to compute.
     """
     name = name or type(network).__name__
     training = [(module, module.training) for module in network.modules()]
     weights = {key: tensor.detach().to("meta") for key, tensor in _named_tensors(network)}
+    dtype = next((each.dtype for each in weights.values() if each.is_floating_point()), torch.float32)
     recorder = _Recorder({id(weights[key]): _stored(tensor) for key, tensor in _named_tensors(network)})
     try:
         network.eval()
         with torch.inference_mode(), torch.device("meta"), _plain_attention(), recorder.watching(network), recorder:
-            outputs = functional_call(network, weights, recorder.start(torch.empty((1, *shape))))
+            outputs = functional_call(network, weights, recorder.start(torch.empty((1, *shape), dtype=dtype)))
     except EdgecvError:
         raise
     except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError, AttributeError) as exc:
         reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
         size = "x".join(map(str, shape))
-        raise BadInput(f"{name} cannot be followed with an input of {size}: {reason}") from exc
+        raise ShapeError(f"{name} cannot be followed with an input of {size}: {reason}") from exc
     finally:
         for module, mode in training:
             module.training = mode

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from edgecv.xray.moves import Move, Shape
+from edgecv.xray.extent import Shape
+from edgecv.xray.moves import Move
 from edgecv.xray.relations import Pair
 
 # What a layer does, in the field's words; the readers use no other.

@@ -1,87 +1,33 @@
-"""Which places of the input a layer's output depends on: one class for each way in which a layer moves places.
-
-An `Extent` says it for one axis of the network's input; a move makes the extent of a layer's output from those of its
-inputs. Beyond the borders the plane goes on, as in the literature: a place in the padding has the field that it would
-have in a larger picture, so that the extents are those of an interior place and may be larger than the picture.
-"""
+"""How a layer's output depends on places of its inputs: one class for each way in which layers move places."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Places = NDArray[np.float64]
-Shape = tuple[int, ...]
+from edgecv.xray.extent import Extent, Places, Shape, everything, gather, mixed, of_rank, recovered, squeezed, union
 
 
-@dataclass(frozen=True)
-class Extent:
-    """First and last pixel of one input axis that each place of a tensor sees.
-
-    low, high: as many axes as the tensor, 1 long where the extent does not depend on the place; inf and -inf where a
-    place sees nothing. length: of the input's axis. jump: pixels between neighbours; 0 where no axis is left.
-    axis: the tensor's axis that still runs along the input's; None when it is mixed or folded into others.
-    whole: some path leads from every pixel to every place.
+class Given(NamedTuple):
+    """What is known when a layer moves: extents and shapes of its inputs that depend on the network's input, and the
+    shape of its output.
     """
 
-    low: Places
-    high: Places
-    length: int
-    jump: float = 1.0
-    axis: int | None = None
-    whole: bool = False
-
-    @property
-    def size(self) -> float:
-        """Pixels that a place sees: the largest over the places."""
-        return float(max(0.0, (self.high - self.low).max() + 1))
-
-    @property
-    def centre(self) -> float:
-        """Middle of the first place's extent, in pixels; of the first that sees anything."""
-        first = int(np.isfinite(self.low).argmax())
-        return float((self.low.flat[first] + self.high.flat[first]) / 2)
-
-
-def of_input(shape: Shape, axis: int) -> Extent:
-    """The extent of the input itself: each pixel sees itself."""
-    pixels = np.arange(shape[axis], dtype=np.float64).reshape([-1 if each == axis else 1 for each in range(len(shape))])
-    return Extent(pixels, pixels, shape[axis], 1.0, axis)
-
-
-def everything(extent: Extent, rank: int) -> Extent:
-    """Every place sees the whole input."""
-    ones = (1,) * rank
-    return Extent(np.zeros(ones), np.full(ones, extent.length - 1.0), extent.length, 0.0, None, True)
-
-
-def union(extents: Sequence[Extent]) -> Extent:
-    """What places see that depend on the same place of several tensors.
-
-    A global operand (a gate that was pooled over the whole picture, say) makes the union `whole`; its size is that of
-    the others, because that is what the windows see.
-    """
-    rank = max(extent.low.ndim for extent in extents)
-    extents = [_of_rank(extent, rank) for extent in extents]
-    local = [extent for extent in extents if extent.jump > 0] or extents
-    first = max(local, key=lambda extent: (extent.axis is not None, extent.jump))
-    low, high = local[0].low, local[0].high
-    for extent in local[1:]:
-        low, high = np.minimum(low, extent.low), np.maximum(high, extent.high)
-    return replace(first, low=low, high=high, whole=any(extent.whole for extent in extents))
+    extents: Sequence[Extent]
+    shapes: Sequence[Shape]
+    output: Shape
 
 
 class Move:
     """A way in which outputs depend on inputs; by default, place by place with broadcasting."""
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        """Extent of a layer's output. extents, shapes: of the inputs that depend on the network's input."""
-        del shapes
-        return _of_rank(union(extents), len(output))
+    def apply(self, given: Given) -> Extent:
+        """Extent of a layer's output."""
+        return of_rank(union(given.extents), len(given.output))
 
 
 @dataclass(frozen=True)
@@ -94,14 +40,14 @@ class Slide(Move):
     before: Shape
     dilation: Shape
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        extent = _mixed(union(extents), (1,))
+    def apply(self, given: Given) -> Extent:
+        extent = mixed(union(given.extents), (1,))
         for axis, kernel, stride, before, dilation in zip(
             self.axes, self.kernel, self.stride, self.before, self.dilation, strict=True
         ):
-            starts = np.arange(output[axis]) * stride - before
+            starts = np.arange(given.output[axis]) * stride - before
             taps = starts[:, None] + np.arange(kernel) * dilation
-            extent = _gather(extent, axis, taps, jump=stride)
+            extent = gather(extent, axis, taps, jump=stride)
         return extent
 
 
@@ -109,13 +55,13 @@ class Slide(Move):
 class SlideBack(Slide):
     """Transposed convolution: output place o sees input place i where o = i s - p + t d for a tap t."""
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        extent = _mixed(union(extents), (1,))
+    def apply(self, given: Given) -> Extent:
+        extent = mixed(union(given.extents), (1,))
         for axis, kernel, stride, before, dilation in zip(
             self.axes, self.kernel, self.stride, self.before, self.dilation, strict=True
         ):
-            spread = np.arange(output[axis])[:, None] + before - np.arange(kernel) * dilation
-            extent = _gather(extent, axis, spread // stride, jump=1 / stride, seen=spread % stride == 0)
+            spread = np.arange(given.output[axis])[:, None] + before - np.arange(kernel) * dilation
+            extent = gather(extent, axis, spread // stride, jump=1 / stride, seen=spread % stride == 0)
         return extent
 
 
@@ -125,12 +71,12 @@ class Cells(Move):
 
     axes: Shape
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        extent = union(extents)
+    def apply(self, given: Given) -> Extent:
+        extent = union(given.extents)
         for axis in self.axes:
-            size, cells = shapes[0][axis], output[axis]
+            size, cells = given.shapes[0][axis], given.output[axis]
             if cells == 1:
-                extent = _mixed(extent, (axis,))
+                extent = mixed(extent, (axis,))
                 continue
             starts = [cell * size // cells for cell in range(cells)]
             stops = [-(-(cell + 1) * size // cells) for cell in range(cells)]
@@ -141,7 +87,7 @@ class Cells(Move):
                     for start, stop in zip(starts, stops, strict=True)
                 ]
             )
-            extent = _gather(extent, axis, taps, jump=size / cells)
+            extent = gather(extent, axis, taps, jump=size / cells)
         return extent
 
 
@@ -152,21 +98,21 @@ class Mix(Move):
     axes: Shape
     keep: bool = True
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        extent = union(extents)
+    def apply(self, given: Given) -> Extent:
+        extent = union(given.extents)
         rank = extent.low.ndim
         axes = tuple(sorted(axis % rank for axis in self.axes))
-        extent = _mixed(extent, axes)
-        return extent if self.keep else _squeezed(extent, axes)
+        extent = mixed(extent, axes)
+        return extent if self.keep else squeezed(extent, axes)
 
 
 class Multiply(Move):
     """Matrix product (..., i, k) @ (..., k, j): sees row i of the first and column j of the second."""
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        rows, columns = _mixed(extents[0], (len(shapes[0]) - 1,)), extents[-1]
-        columns = _mixed(columns, (len(shapes[-1]) - 2,)) if len(shapes[-1]) > 1 else columns
-        return _of_rank(union([rows, columns]), len(output))
+    def apply(self, given: Given) -> Extent:
+        rows, columns = mixed(given.extents[0], (len(given.shapes[0]) - 1,)), given.extents[-1]
+        columns = mixed(columns, (len(given.shapes[-1]) - 2,)) if len(given.shapes[-1]) > 1 else columns
+        return of_rank(union([rows, columns]), len(given.output))
 
 
 @dataclass(frozen=True)
@@ -175,16 +121,16 @@ class MultiplyConstant(Move):
 
     axis: int
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        return _of_rank(_mixed(extents[0], (len(shapes[0]) + self.axis,)), len(output))
+    def apply(self, given: Given) -> Extent:
+        return of_rank(mixed(given.extents[0], (len(given.shapes[0]) + self.axis,)), len(given.output))
 
 
 class Attend(Move):
     """Attention over (..., tokens, features): every query sees itself, all keys and all values."""
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        seen = [_mixed(extent, (len(output) - 2,)) for extent in extents[1:]]
-        return _mixed(union([extents[0], *seen]), (len(output) - 1,))
+    def apply(self, given: Given) -> Extent:
+        context = [mixed(extent, (len(given.output) - 2,)) for extent in given.extents[1:]]
+        return mixed(union([given.extents[0], *context]), (len(given.output) - 1,))
 
 
 @dataclass(frozen=True)
@@ -193,8 +139,8 @@ class Permute(Move):
 
     order: Shape
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        extent = extents[0]
+    def apply(self, given: Given) -> Extent:
+        extent = given.extents[0]
         axis = None if extent.axis is None else self.order.index(extent.axis)
         return replace(extent, low=extent.low.transpose(self.order), high=extent.high.transpose(self.order), axis=axis)
 
@@ -202,21 +148,25 @@ class Permute(Move):
 class Reshape(Move):
     """The same numbers in another shape."""
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        extent, shape = extents[0], shapes[0]
+    def apply(self, given: Given) -> Extent:
+        extent, shape = given.extents[0], given.shapes[0]
         lows, highs, axis = extent.low, extent.high, None
         kept: list[int] = []  # the arrays' shape on the way in, group by group
-        given: list[int] = []  # and on the way out
-        for inside, outside in _groups(shape, output):
+        made: list[int] = []  # and on the way out
+        for inside, outside in _groups(shape, given.output):
             depends = any(lows.shape[each] > 1 for each in inside)
             kept += [shape[each] if depends else 1 for each in inside]
-            given += [output[each] if depends else 1 for each in outside]
+            made += [given.output[each] if depends else 1 for each in outside]
             if extent.axis in inside:
-                same = [each for each in outside if output[each] == shape[extent.axis]]
-                axis = same[0] if same and math.prod(output[each] for each in outside) == output[same[0]] else None
-        lows = np.broadcast_to(lows, kept).reshape(given)
-        highs = np.broadcast_to(highs, kept).reshape(given)
-        return _recovered(replace(extent, low=lows, high=highs, axis=axis))
+                same = [each for each in outside if given.output[each] == shape[extent.axis]]
+                axis = (
+                    same[0]
+                    if same and math.prod(given.output[each] for each in outside) == given.output[same[0]]
+                    else None
+                )
+        lows = np.broadcast_to(lows, kept).reshape(made)
+        highs = np.broadcast_to(highs, kept).reshape(made)
+        return recovered(replace(extent, low=lows, high=highs, axis=axis))
 
 
 @dataclass(frozen=True)
@@ -227,8 +177,8 @@ class Pick(Move):
     places: Shape
     step: int = 1
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        return _gather(extents[0], self.axis, np.array(self.places)[:, None], jump=abs(self.step))
+    def apply(self, given: Given) -> Extent:
+        return gather(given.extents[0], self.axis, np.array(self.places)[:, None], jump=abs(self.step))
 
 
 @dataclass(frozen=True)
@@ -237,10 +187,10 @@ class Chain(Move):
 
     picks: tuple[Pick, ...]
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        extent = extents[0]
+    def apply(self, given: Given) -> Extent:
+        extent = given.extents[0]
         for pick in self.picks:
-            extent = pick.apply([extent], shapes, output)
+            extent = pick.apply(given._replace(extents=(extent,)))
         return extent
 
 
@@ -251,13 +201,13 @@ class Roll(Move):
     axes: Shape
     shifts: Shape
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        extent = extents[0]
+    def apply(self, given: Given) -> Extent:
+        extent = given.extents[0]
         for axis, shift in zip(self.axes, self.shifts, strict=True):
-            places = np.arange(output[axis]) - shift
+            places = np.arange(given.output[axis]) - shift
             if axis != extent.axis:
-                places %= output[axis]
-            extent = _gather(extent, axis, places[:, None], jump=1)
+                places %= given.output[axis]
+            extent = gather(extent, axis, places[:, None], jump=1)
         return extent
 
 
@@ -268,15 +218,15 @@ class Take(Move):
     axis: int
     place: int | None = None
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        extent = extents[0]
+    def apply(self, given: Given) -> Extent:
+        extent = given.extents[0]
         if self.place is None:
-            return _of_rank(_mixed(extent, (self.axis,)), len(output))
+            return of_rank(mixed(extent, (self.axis,)), len(given.output))
         if extent.low.shape[self.axis] > 1:
             extent = replace(
                 extent, low=extent.low.take([self.place], self.axis), high=extent.high.take([self.place], self.axis)
             )
-        return _squeezed(extent, (self.axis,))
+        return squeezed(extent, (self.axis,))
 
 
 @dataclass(frozen=True)
@@ -285,15 +235,15 @@ class Pad(Move):
 
     before: Shape
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        extent = extents[0]
+    def apply(self, given: Given) -> Extent:
+        extent = given.extents[0]
         for axis, before in enumerate(self.before):
-            size = shapes[0][axis]
-            if before == 0 and size == output[axis]:
+            size = given.shapes[0][axis]
+            if (before == 0 and size == given.output[axis]) or (extent.low.shape[axis] == 1 and axis != extent.axis):
                 continue
-            places = np.arange(output[axis])[:, None] - before
+            places = np.arange(given.output[axis])[:, None] - before
             inside = None if axis == extent.axis else (places >= 0) & (places < size)
-            extent = _gather(extent, axis, places, jump=1, seen=inside)
+            extent = gather(extent, axis, places, jump=1, seen=inside)
         return extent
 
 
@@ -305,17 +255,16 @@ class Concat(Move):
     constant: tuple[bool, ...]  # of all parts, whether they depend on nothing
     sizes: Shape  # of all parts along the axis
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        joined = union(extents)
+    def apply(self, given: Given) -> Extent:
+        joined = union(given.extents)
         if joined.low.shape[self.axis] == 1 and joined.axis != self.axis:
             return joined
-        parts, rest = [], list(extents)
-        for constant, size in zip(self.constant, self.sizes, strict=True):
-            nothing = replace(
-                extents[0], low=np.full_like(extents[0].low, np.inf), high=np.full_like(extents[0].low, -np.inf)
-            )
-            parts.append((nothing if constant else rest.pop(0), size))
-        return _recovered(
+        parts, rest = [], list(given.extents)
+        empty = np.full_like(given.extents[0].low, np.inf)
+        nothing = replace(given.extents[0], low=empty, high=-empty)
+        for constant in self.constant:
+            parts.append(nothing if constant else rest.pop(0))
+        return recovered(
             replace(
                 joined,
                 low=self._joined([p.low for p, _ in parts]),
@@ -349,10 +298,10 @@ class Resample(Move):
     half_pixel: bool = True
     corners: bool = False
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        extent = extents[0]
+    def apply(self, given: Given) -> Extent:
+        extent = given.extents[0]
         for axis in self.axes:
-            size, wanted = shapes[0][axis], output[axis]
+            size, wanted = given.shapes[0][axis], given.output[axis]
             if size == wanted:
                 continue
             places = np.arange(wanted)
@@ -365,10 +314,10 @@ class Resample(Move):
             first = np.floor(source + 1e-9).astype(np.int64)
             fraction = source - first
             taps = first[:, None] + np.arange(self.taps) - (self.taps - 1) // 2
-            seen = np.ones(taps.shape, bool)
+            counted = np.ones(taps.shape, bool)
             if self.taps > 1:
-                seen[np.abs(fraction) < 1e-6] = np.arange(self.taps) == (self.taps - 1) // 2
-            extent = _gather(extent, axis, taps, jump=size / wanted, seen=seen)
+                counted[np.abs(fraction) < 1e-6] = np.arange(self.taps) == (self.taps - 1) // 2
+            extent = gather(extent, axis, taps, jump=size / wanted, seen=counted)
         return extent
 
 
@@ -379,114 +328,18 @@ class Repeat(Move):
     axes: Shape
     times: int
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        extent = _mixed(extents[0], (len(output) - len(self.axes) - 1,))
+    def apply(self, given: Given) -> Extent:
+        extent = mixed(given.extents[0], (len(given.output) - len(self.axes) - 1,))
         for axis in self.axes:
-            extent = _gather(extent, axis, np.arange(output[axis])[:, None] // self.times, jump=1 / self.times)
+            extent = gather(extent, axis, np.arange(given.output[axis])[:, None] // self.times, jump=1 / self.times)
         return extent
 
 
 class Unknown(Move):
     """An operation that is not known: every place may see everything."""
 
-    def apply(self, extents: Sequence[Extent], shapes: Sequence[Shape], output: Shape) -> Extent:
-        return everything(extents[0], len(output))
-
-
-def _of_rank(extent: Extent, rank: int) -> Extent:
-    """The same with axes of length 1 before the first, as broadcasting aligns them, or without them."""
-    more = rank - extent.low.ndim
-    if more < 0:
-        return _squeezed(extent, tuple(range(-more)))
-    if more == 0:
-        return extent
-    shape = (1,) * more + extent.low.shape
-    axis = None if extent.axis is None else extent.axis + more
-    return replace(extent, low=extent.low.reshape(shape), high=extent.high.reshape(shape), axis=axis)
-
-
-def _mixed(extent: Extent, axes: Shape) -> Extent:
-    """All places along some axes become one; where that was the input's last axis, the extent is the whole input."""
-    touched = extent.axis in axes or any(extent.low.shape[axis] > 1 for axis in axes)
-    if not touched:
-        return extent
-    low, high = extent.low.min(axes, keepdims=True), extent.high.max(axes, keepdims=True)
-    if low.max() <= 0 and high.min() >= extent.length - 1:
-        return everything(extent, low.ndim)
-    if low.size == 1:
-        return replace(extent, low=low, high=high, jump=0.0, axis=None)
-    return replace(extent, low=low, high=high, axis=None if extent.axis in axes else extent.axis)
-
-
-def _squeezed(extent: Extent, axes: Shape) -> Extent:
-    """Without some axes, each of them 1 long."""
-    axis = extent.axis
-    if axis is not None:
-        axis = None if axis in axes else axis - sum(each < axis for each in axes)
-    return replace(extent, low=extent.low.squeeze(axes), high=extent.high.squeeze(axes), axis=axis)
-
-
-def _gather(
-    extent: Extent, axis: int, taps: NDArray[np.int64], jump: float, seen: NDArray[np.bool_] | None = None
-) -> Extent:
-    """Each output place along an axis sees several input places: taps (outputs, taps) of their indices.
-
-    seen: which of them count. jump: what one step costs now, in steps of before.
-    """
-    regular = axis == extent.axis
-    if not regular and extent.low.shape[axis] == 1 and (seen is None or bool(seen.any(1).all())):
-        return extent
-    period = _period(extent, axis) if regular else 1
-    arrays = []
-    for array, reduce, nothing in ((extent.low, np.min, np.inf), (extent.high, np.max, -np.inf)):
-        found = _at(array, axis, taps, period, extent.jump if regular else 0.0)
-        if seen is not None:
-            mask = seen.reshape(seen.shape + (1,) * (array.ndim - axis - 1))
-            found = np.where(mask, found, nothing)
-        arrays.append(reduce(found, axis=axis + 1))
-    low, high = arrays
-    return replace(extent, low=low, high=high, jump=extent.jump * jump if regular else extent.jump)
-
-
-def _at(array: Places, axis: int, taps: NDArray[np.int64], period: int, jump: float) -> Places:
-    """Values at indices along an axis -> one axis more; beyond the ends, the pattern of one period goes on."""
-    count = array.shape[axis]
-    inside = np.clip(taps, 0, count - 1)
-    beyond = (taps < 0) | (taps >= count)
-    if jump:
-        first = np.where(taps < 0, 0, count - period)
-        inside = np.where(beyond, first + (taps - first) % period, taps)
-    moved = (taps - inside) * jump
-    return array.take(inside, axis) + moved.reshape(moved.shape + (1,) * (array.ndim - axis - 1))
-
-
-def _period(extent: Extent, axis: int) -> int:
-    """Smallest P for which P places further always see P jumps further; all places when there is none."""
-    periods = _periods(extent, axis)
-    return periods[0] if periods else extent.low.shape[axis]
-
-
-def _periods(extent: Extent, axis: int) -> list[int]:
-    """Periods of at most half the places."""
-    count = extent.low.shape[axis]
-    lines = [np.moveaxis(array, axis, 0).reshape(count, -1) for array in (extent.low, extent.high)]
-    steps = np.arange(1, count // 2 + 1)
-    likely = [steps[np.isclose(line[steps, 0] - line[0, 0], steps * extent.jump)] for line in lines]
-    return [
-        int(step)
-        for step in np.intersect1d(*likely)
-        if all(np.allclose(line[step:], line[:-step] + step * extent.jump) for line in lines)
-    ]
-
-
-def _recovered(extent: Extent) -> Extent:
-    """Find the axis that runs along the input again, after windows of a picture were put back in their places."""
-    if extent.axis is not None or extent.jump == 0:
-        return extent
-    varying = [axis for axis, size in enumerate(extent.low.shape) if size > 1]
-    if len(varying) != 1 or not np.isfinite(extent.low).all():
-        return extent
-    return replace(extent, axis=varying[0] if _periods(extent, varying[0]) else None)
+    def apply(self, given: Given) -> Extent:
+        return everything(given.extents[0], len(given.output))
 
 
 def _groups(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:

@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgecv.xray.moves import Shape
+from edgecv.xray.extent import Shape
 from edgecv_runtime import onnxfile
-from edgecv_runtime.errors import BadInput, ModelFileError
+from edgecv_runtime.errors import BadInput, ModelFileError, ShapeError
 
 _SMALL = 4096  # numbers up to which a constant's values are kept: shapes, axes, scales
 
@@ -94,7 +94,7 @@ def load(
     try:
         model = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
     except Exception as exc:
-        raise BadInput(f"{path}: shapes cannot be inferred: {str(exc).strip().splitlines()[0]}") from exc
+        raise ShapeError(f"{path}: shapes cannot be inferred: {str(exc).strip().splitlines()[0]}") from exc
     return _file(model, str(path))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgecv.xray import moves
 from edgecv.xray.convolution import conv_facts, pool_facts
-from edgecv.xray.moves import Shape
+from edgecv.xray.extent import Shape
 from edgecv.xray.onnx_nodes import File, Node
 from edgecv.xray.relations import Pair
 
@@ -82,11 +82,7 @@ class Call:
 
 def describe(node: Node, file: File) -> Facts:
     """The fields of a layer that an operator decides: kind, macs, kernel, stride, ..., move."""
-    return _TABLE.get(node.op, _other)(Call(node, file))
-
-
-def _other(call: Call) -> Facts:
-    return {"kind": "other", "move": moves.Unknown()}
+    return _TABLE.get(node.op, _OTHER)(Call(node, file))
 
 
 def _windows(call: Call, kernel: Shape) -> tuple[Shape, list[Pair], Shape]:
@@ -265,6 +261,8 @@ def _depth_to_space(call: Call) -> Facts:
 def _kind(kind: str, move: type[moves.Move] = moves.Move) -> Callable[[Call], Facts]:
     return lambda _: {"kind": kind, "move": move()}
 
+
+_OTHER = _kind("other", moves.Unknown)
 
 _TABLE: dict[str, Callable[[Call], Facts]] = {
     **dict.fromkeys(("Conv", "ConvTranspose", "FusedConv", "ConvInteger"), _conv),

@@ -1,7 +1,7 @@
 """The arithmetic of layers: sizes, parameters, multiply-accumulates (MACs) and receptive fields, each by its formula.
 
-Sizes are of one axis; a layer with several spatial axes applies them to each. Source of the convolution arithmetic:
-Dumoulin and Visin 2016, arXiv:1603.07285; of the receptive fields: Araujo, Norris and Sim 2019, Distill, equations 1 to 5.
+Sizes are of one axis; a layer with several spatial axes applies them to each. Sources: of the convolution arithmetic,
+Dumoulin and Visin 2016, arXiv:1603.07285; of the receptive fields, Araujo, Norris and Sim 2019, Distill.
 """
 
 from __future__ import annotations

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from edgecv.xray import table
+from edgecv.xray.extent import Shape
+from edgecv.xray.fields import Field
 from edgecv.xray.graph import Graph
-from edgecv.xray.moves import Shape
+from edgecv.xray.rows import table
 from edgecv_runtime.bundle import ARCHIVE_SUFFIX, Bundle
-from edgecv_runtime.errors import BadInput, nearest
+from edgecv_runtime.errors import BadInput, ShapeError, nearest
 
 CHANNELS = 3
+LARGEST = 1024  # side in pixels up to which a size that works is looked for
 
 
 class Cost(NamedTuple):
@@ -22,7 +24,7 @@ class Cost(NamedTuple):
 
     macs: int
     parameters: int
-    field: table.Field | None
+    field: Field | None
 
 
 def read(
@@ -42,9 +44,9 @@ def read(
     if path.is_dir() or path.suffix == ARCHIVE_SUFFIX:
         return _bundle(path, variant, size, input_shapes)
     if path.suffix == ".onnx" or path.is_file():
-        from edgecv.xray import from_onnx
-
-        return from_onnx.read(path, input_shapes=input_shapes, size=size)
+        return _sized(partial(_file, path, input_shapes), size)
+    if input_shapes or variant != "float32":
+        raise BadInput(f"'{what}' is no file or bundle: --input-shape and --variant are for those")
     return zoo(str(what), size=size)
 
 
@@ -59,20 +61,63 @@ def zoo(name: str, *, size: Shape | None = None) -> Graph:
         raise BadInput(f"'{name}' is no model of the zoo, bundle or file{nearest(name, models.names())}")
     with torch.device("meta"):
         network = models.create(name)
-    return from_torch.read(network, (CHANNELS, *(size or models.spec(name).size)), name=name)
+
+    def read_at(side: Shape | None) -> Graph:
+        return from_torch.read(network, (CHANNELS, *(side or models.spec(name).size)), name=name)
+
+    return _sized(read_at, size)
 
 
 @cache
 def cost(name: str) -> Cost:
     """MACs, parameters and receptive field of a model of the zoo; some hundredths of a second, no weights are made."""
-    total = table.table(zoo(name)).total
+    total = table(zoo(name)).total
     return Cost(total.macs, total.parameters, total.field)
 
 
-def _bundle(path: Path, variant: str, size: Shape | None, input_shapes: Mapping[str, Sequence[int]] | None) -> Graph:
+def _file(path: Path, input_shapes: Mapping[str, Sequence[int]] | None, size: Shape | None) -> Graph:
     from edgecv.xray import from_onnx
 
+    return from_onnx.read(path, input_shapes=input_shapes, size=size)
+
+
+def _bundle(path: Path, variant: str, size: Shape | None, input_shapes: Mapping[str, Sequence[int]] | None) -> Graph:
     with Bundle(path) as opened:
         file = opened.variant_file(variant)
-        graph = from_onnx.read(file, size=size or opened.manifest.preprocess.size, input_shapes=input_shapes)
+        graph = _file(file, input_shapes, size or opened.manifest.preprocess.size)
         return replace(graph, name=f"{opened.manifest.name} {variant}")
+
+
+def _sized(read_at: Callable[[Shape | None], Graph], size: Shape | None) -> Graph:
+    """Read at a size; where that is too small, the error says the smallest square that works."""
+    try:
+        return read_at(size)
+    except ShapeError as exc:
+        smallest = None if size is None else _smallest(read_at, min(size))
+        if smallest is None:
+            raise
+        raise ShapeError(f"{exc}; the smallest square that works is {smallest}x{smallest}") from exc
+
+
+def _smallest(read_at: Callable[[Shape | None], Graph], too_small: int) -> int | None:
+    """Smallest side above one that fails, by doubling and halving; None when no size works."""
+    works = 2 * too_small
+    while not _fits(read_at, works):
+        works *= 2
+        if works > LARGEST:
+            return None
+    while works - too_small > 1:
+        middle = (works + too_small) // 2
+        if _fits(read_at, middle):
+            works = middle
+        else:
+            too_small = middle
+    return works
+
+
+def _fits(read_at: Callable[[Shape | None], Graph], side: int) -> bool:
+    try:
+        read_at((side, side))
+    except BadInput:
+        return False
+    return True

@@ -11,7 +11,7 @@ import torch
 
 from edgecv.xray import moves, relations
 from edgecv.xray.convolution import conv_facts, pool_facts
-from edgecv.xray.moves import Shape
+from edgecv.xray.extent import Shape
 
 # Operations whose result is their input, in inference.
 NOTHING_DONE = {
@@ -45,6 +45,8 @@ _ADD = {
 _RESHAPE = {"reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view", "_reshape_alias"}
 _REDUCE = {"mean", "sum", "amax", "amin", "max", "min", "prod", "var", "std", "argmax", "argmin", "norm",
            "linalg_vector_norm", "logsumexp", "any", "all"}  # fmt: skip
+_INTERPOLATIONS = {"nearest1d", "nearest2d", "nearest3d", "nearest_exact1d", "nearest_exact2d", "linear1d", "bilinear2d",
+                   "bicubic2d", "trilinear3d", "bilinear2d_aa", "bicubic2d_aa"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,7 @@ def describe(
     """The fields of a layer that an operation decides: kind, macs, kernel, stride, ..., move."""
     call = Call(op, args, kwargs, results, active)
     plain = op.rstrip("_") if op.rstrip("_") in _TABLE else op
-    return _TABLE.get(plain, _other)(call)
-
-
-def _other(call: Call) -> dict[str, Any]:
-    return {"kind": "other", "move": moves.Unknown()}
+    return _TABLE.get(plain, _OTHER)(call)
 
 
 def _numbers(value: Any, count: int) -> Shape:
@@ -231,11 +229,6 @@ def _unbind(call: Call) -> dict[str, Any]:
     return {"kind": "slice", "move": moves.Take(call.axis(call.get(1, "dim", 0)), 0)}
 
 
-def _index(call: Call) -> dict[str, Any]:
-    """Indexing by tensors whose values only running tells."""
-    return {"kind": "slice", "move": moves.Unknown()}
-
-
 def _concat(call: Call) -> dict[str, Any]:
     parts = call.args[0]
     axis = call.get(1, "dim", 0) % parts[0].dim()
@@ -274,10 +267,13 @@ def _kind(kind: str, move: type[moves.Move] = moves.Move) -> Callable[[Call], di
     return lambda _: {"kind": kind, "move": move()}
 
 
+_OTHER = _kind("other", moves.Unknown)
+
 _TABLE: dict[str, Callable[[Call], dict[str, Any]]] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _conv),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _conv_transpose),
-    **{f"{kind}_pool{axes}d{tail}": _pool for kind in ("max", "avg") for axes in (1, 2, 3) for tail in ("", "_with_indices")},
+    **{f"{kind}_pool{axes}d": _pool for kind in ("max", "avg") for axes in (1, 2, 3)},
+    **{f"max_pool{axes}d_with_indices": _pool for axes in (1, 2, 3)},
     **{f"adaptive_{kind}_pool{axes}d": _adaptive_pool for kind in ("max", "avg") for axes in (1, 2, 3)},
     "linear": _linear,
     **dict.fromkeys(("matmul", "mm", "bmm", "mv", "addmm", "baddbmm"), _matmul),
@@ -294,16 +290,11 @@ _TABLE: dict[str, Callable[[Call], dict[str, Any]]] = {
     "narrow": _narrow,
     **dict.fromkeys(("split", "chunk", "split_with_sizes", "tensor_split"), _split),
     "unbind": _unbind,
-    **dict.fromkeys(("index", "index_select", "gather"), _index),
+    **dict.fromkeys(("index", "index_select", "gather"), _kind("slice", moves.Unknown)),
     **dict.fromkeys(("cat", "concat", "concatenate"), _concat),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     "roll": _roll,
-    **{
-        f"{prefix}upsample_{mode}": _resize
-        for prefix in ("", "_")
-        for mode in ("nearest1d", "nearest2d", "nearest3d", "nearest_exact1d", "nearest_exact2d", "linear1d", "bilinear2d",
-                     "bicubic2d", "trilinear3d", "bilinear2d_aa", "bicubic2d_aa")
-    },
+    **{f"{prefix}upsample_{mode}": _resize for prefix in ("", "_") for mode in _INTERPOLATIONS},
     "pixel_shuffle": _pixel_shuffle,
     "embedding": _kind("embedding", moves.Unknown),
     **dict.fromkeys(_ACTIVATIONS, _kind("activation")),

@@ -11,7 +11,7 @@ from edgecv_runtime import Normalization
 
 @pytest.fixture(scope="session")
 def exported_onnx(tmp_path_factory):
-    """Name of a zoo model -> path of its ONNX file, as `edgecv export` writes it; at the model's own size or another."""
+    """Name of a zoo model -> its ONNX file, as `edgecv export` writes it, at its own size or another."""
     folder = tmp_path_factory.mktemp("xray")
 
     def make(name, size=None):
