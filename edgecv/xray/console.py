@@ -142,7 +142,8 @@ def totals(table: Table) -> list[str]:
         f"weights {size_in_bytes(total.weight_bytes)}, all activations {size_in_bytes(total.activation_bytes)}, "
         f"{total.intensity:.1f} operations per byte",
         f"peak activation memory: {size_in_bytes(total.peak_bytes)}, "
-        f"{size_in_bytes(total.peak_inplace_bytes)} where layers work in place; receptive field: {field_text(total.field)}",
+        f"{size_in_bytes(total.peak_inplace_bytes)} where layers work in place; "
+        f"receptive field: {field_text(total.field)}",
     ]
     if total.idle_parameters:
         lines.append(f"never used in inference: {total.idle_parameters:,} parameters")

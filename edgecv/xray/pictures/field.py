@@ -127,9 +127,9 @@ def _side(box: Box) -> str:
 
 def _caption(subject: Subject, count: int) -> str:
     text = (
-        "Blue: what the middle unit of a layer can see through its windows. Bright: the pixels that really move it (mean "
-        f"gradient over {count} random pictures, {subject.whose}; black is below a thousandth); orange: the square that "
-        "holds 95 % of it. Windows reach far, but most of what arrives comes from the middle."
+        "Blue: what the middle unit of a layer can see through its windows. Bright: the pixels that really move it "
+        f"(mean gradient over {count} random pictures, {subject.whose}; black is below a thousandth); orange: the "
+        "square that holds 95 % of it. Windows reach far, but most of what arrives comes from the middle."
     )
     if _whole(subject):
         text += " What shines outside the blue frame came through attention or a gate that sees the whole picture."

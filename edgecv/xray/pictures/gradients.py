@@ -87,6 +87,7 @@ def measure(network: nn.Module, inputs: Tensor, *, cut: bool = False, seed: int 
 
     for _, block in places.blocks(network):
         block.register_forward_hook(keep)
+    inputs = inputs.clone().requires_grad_()
     skips = Skips(inputs, cut=cut)
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -144,8 +145,8 @@ def draw(subject: Subject) -> Picture:
 def _caption(subject: Subject, skips: int) -> str:
     text = (
         "Norm of the gradient of the loss at the output of each block, on one batch of random pictures with "
-        f"{subject.whose}. Training wants a line that stays level: where it runs away over powers of ten, early and late "
-        "blocks cannot learn at the same rate."
+        f"{subject.whose}. Training wants a line that stays level: where it runs away over powers of ten, early and "
+        "late blocks cannot learn at the same rate."
     )
     if not skips:
         return text + " This network has no skip connections to take away."
