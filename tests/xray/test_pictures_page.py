@@ -183,7 +183,9 @@ def test_weights_are_those_that_were_asked_for(tmp_path):
     path = tmp_path / "trained.safetensors"
     save_file(trained.state_dict(), path)
     with subjects.opened("lenet5", xray.read("lenet5"), weights=str(path)) as subject:
-        assert all(torch.equal(one, two) for one, two in zip(subject.network.parameters(), trained.parameters(), strict=True))
+        assert all(
+            torch.equal(one, two) for one, two in zip(subject.network.parameters(), trained.parameters(), strict=True)
+        )
         assert str(path) in subject.whose
 
 
@@ -239,5 +241,3 @@ def test_kernels_are_drawn_in_their_colours(tmp_path):
     decoded = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_UNCHANGED)
     colours = {tuple(int(each) for each in pixel) for pixel in decoded.reshape(-1, 4) if pixel[3]}
     assert colours == {(127, 127, 255, 255), (255, 127, 127, 255)}  # BGR: red and blue on mid grey
-
-
