@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from edgecv.pages import figures, html
 from edgecv.xray import pictures
-from edgecv.xray.console import cells, count, field_text, size_in_bytes, times, totals
+from edgecv.xray.console import cells, count_text, field_text, size_in_bytes, times, totals
 from edgecv.xray.groups import Group, by_resolution, grouped
 from edgecv.xray.pictures import Subject
 from edgecv.xray.rows import Table, table
@@ -43,7 +43,7 @@ def write(subject: Subject, path: Path, *, say: Callable[[str], None] = lambda _
         notes=totals(found),
         stages=_stages(found),
         changes=_changes(found),
-        count=count,
+        count=count_text,
         times=times,
         columns=figures.columns(plots),
         missing=missing,
@@ -64,8 +64,8 @@ def _cards(found: Table) -> list[tuple[str, str, str]]:
     total = found.total
     field = total.field
     return [
-        ("parameters", count(total.parameters), f"{size_in_bytes(total.weight_bytes)} of weights"),
-        ("MACs", count(total.macs), f"{total.intensity:.0f} operations per byte"),
+        ("parameters", count_text(total.parameters), f"{size_in_bytes(total.weight_bytes)} of weights"),
+        ("MACs", count_text(total.macs), f"{total.intensity:.0f} operations per byte"),
         ("peak activations", size_in_bytes(total.peak_bytes), f"{size_in_bytes(total.peak_inplace_bytes)} in place"),
         ("receptive field", field_text(field) or "–", "pixels that the last places see"),
     ]

@@ -52,7 +52,7 @@ def write(what: str, path: Path, **options) -> tuple[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def network_page(tmp_path_factory, photograph) -> tuple[Page, str]:
-    text, said = write("resnet18", tmp_path_factory.mktemp("page") / "page.html", image=photograph)
+    text, said = write("mobilenet_v3_small", tmp_path_factory.mktemp("page") / "page.html", image=photograph)
     assert len(said) == len(pictures.PICTURES)
     return Page(text), text
 
@@ -78,7 +78,7 @@ def test_every_picture_is_there_or_its_absence_is_explained(network_page):
 
 def test_the_table_has_every_layer_and_the_totals(network_page):
     parsed, text = network_page
-    found = xray.table(xray.read("resnet18", size=SIZE))
+    found = xray.table(xray.read("mobilenet_v3_small", size=SIZE))
     told = flat(parsed)
     assert all(row.name in told for row in found.rows)
     assert f"{found.total.parameters:,} parameters" in told

@@ -11,8 +11,8 @@ from edgecv.pages import svg
 from edgecv.pages.figures import plain
 from edgecv.xray.pictures.subject import Absent, Drawing, Picture, Subject
 
-CHANNELS, SIDE, DRAWS = 16, 64, 8
-# Two ways to double the sides of a feature map.
+CHANNELS, SIDE, DRAWS = 16, 64, 4
+# Ways to double the sides of a feature map.
 FORMS = {
     "transposed, kernel 2": lambda: nn.ConvTranspose2d(CHANNELS, CHANNELS, 2, stride=2),
     "transposed, kernel 3": lambda: nn.ConvTranspose2d(CHANNELS, CHANNELS, 3, stride=2, padding=1, output_padding=1),
