@@ -19,7 +19,7 @@ from edgecv_runtime.bundle import ARCHIVE_SUFFIX, Bundle
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 
-NO_PICTURE = "the file does not take one picture of 1 or 3 channels"
+NO_PICTURE = "the input is not one picture of 1 or 3 channels"
 BUNDLED = "datasets/images/china.jpg"  # a photograph that scikit-learn brings along
 
 
@@ -81,7 +81,8 @@ def _network(name: str, graph: Graph, weights: str | None, photo: Source | None)
         shown = msgspec.structs.replace(cut, color="RGB" if channels == 3 else "GRAY")(photo.image)
         normalization = source.normalization if source else spec.normalization
         fed = Photo(photo.name, _rgb(shown, "RGB"), _normalized(shown, normalization)[None])
-    return Subject(graph, network=network, weights=weights or "", photo=fed)
+    no_photo = NO_PICTURE if photo and not fed else ""
+    return Subject(graph, network=network, weights=weights or "", photo=fed, no_photo=no_photo)
 
 
 def _for_file(graph: Graph, photo: Source) -> Photo | None:

@@ -21,7 +21,7 @@ MAPS = 6  # of each depth
 Maps = NDArray[np.float32]
 
 
-def of_network(subject: Subject, stops: Sequence[Stop]) -> list[Maps]:
+def of_network(subject: Subject, stops: Sequence[Stop]) -> list[tuple[Stop, Maps]]:
     """What each stop gives for the photograph -> (C, rows, columns) each."""
     assert subject.network is not None
     assert subject.photo is not None
@@ -29,10 +29,11 @@ def of_network(subject: Subject, stops: Sequence[Stop]) -> list[Maps]:
     network = subject.network.eval() if subject.weights else field.settled(subject.network, _shifted(photo))
     with torch.inference_mode(), places.watched(network, [stop.name for stop in stops]) as outputs:
         network(photo)
-        return [places.maps(outputs[stop.name], stop.grid)[0].numpy() for stop in stops]
+        seen = [stop for stop in stops if stop.name in outputs]
+        return [(stop, places.maps(outputs[stop.name], stop.grid)[0].numpy()) for stop in seen]
 
 
-def of_file(subject: Subject, stops: Sequence[Stop]) -> list[Maps]:
+def of_file(subject: Subject, stops: Sequence[Stop]) -> list[tuple[Stop, Maps]]:
     """The same of an ONNX file, run by ONNX Runtime with the stops as further outputs."""
     import onnx
     import onnxruntime
@@ -47,7 +48,8 @@ def of_file(subject: Subject, stops: Sequence[Stop]) -> list[Maps]:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     outputs = session.run([stop.tensor for stop in stops], {session.get_inputs()[0].name: subject.photo.feed})
     return [
-        places.maps(torch.from_numpy(output), stop.grid)[0].numpy() for output, stop in zip(outputs, stops, strict=True)
+        (stop, places.maps(torch.from_numpy(output), stop.grid)[0].numpy())
+        for output, stop in zip(outputs, stops, strict=True)
     ]
 
 
@@ -60,13 +62,13 @@ def draw(subject: Subject) -> Picture:
         return Absent("no layer's output lies over the picture")
     found = of_network(subject, stops) if subject.network is not None else of_file(subject, stops)
     ratio = subject.size[0] / subject.size[1]
-    figure, axes = svg.panels(0.3 + (len(stops) + 1) * (0.78 * ratio + 0.16), rows=len(stops) + 1, columns=MAPS)
+    figure, axes = svg.panels(0.3 + (len(found) + 1) * (0.78 * ratio + 0.16), rows=len(found) + 1, columns=MAPS)
     figure.get_layout_engine().set(h_pad=0.1)  # type: ignore[union-attr]
     for axis in axes:
         axis.set_axis_off()
     axes[0].imshow(subject.photo.shown, interpolation="none")
     _above(axes[0], "the input")
-    for row, (stop, maps) in enumerate(zip(stops, found, strict=True), 1):
+    for row, (stop, maps) in enumerate(found, 1):
         _, rows, columns = maps.shape
         _above(axes[row * MAPS], f"{places.short(stop.name, 40)}: {len(maps)} maps of {columns}×{rows}")
         for axis, each in zip(axes[row * MAPS :], maps[liveliest(maps)], strict=False):

@@ -33,7 +33,9 @@ class Box(NamedTuple):
     right: float
 
 
-def effective(network: nn.Module, stops: Sequence[Stop], inputs: Tensor, seed: int = 0) -> list[NDArray[np.float32]]:
+def effective(
+    network: nn.Module, stops: Sequence[Stop], inputs: Tensor, seed: int = 0
+) -> list[tuple[Stop, NDArray[np.float32]]]:
     """Mean magnitude of the gradient of each stop's middle unit with respect to the input -> (H, W) each.
 
     The unit's channels are added with random signs, so that none cancels another throughout; the input's channels and
@@ -45,12 +47,12 @@ def effective(network: nn.Module, stops: Sequence[Stop], inputs: Tensor, seed: i
     with torch.enable_grad(), places.watched(network, [stop.name for stop in stops]) as outputs:
         network.eval()
         network(inputs)
-        for stop in stops:
+        for stop in (stop for stop in stops if stop.name in outputs):
             maps = places.maps(outputs[stop.name], stop.grid)
             middle = maps[:, :, stop.grid.rows // 2, stop.grid.columns // 2]  # (N, C)
             sign = torch.randint(0, 2, middle.shape, generator=signs) * 2 - 1
             (gradient,) = torch.autograd.grad((middle * sign).sum(), inputs, retain_graph=True)
-            found.append(gradient.abs().mean((0, 1)).numpy())
+            found.append((stop, gradient.abs().mean((0, 1)).numpy()))
     return found
 
 
@@ -100,10 +102,11 @@ def draw(subject: Subject) -> Picture:
     count = places.pictures(subject.graph)
     inputs = places.noise(count, subject.graph.tensors["input"].shape[1], subject.size)
     network = subject.network if subject.weights else settled(subject.network, inputs)
+    measured = effective(network, stops, inputs)
     columns = 3
-    rows = math.ceil(len(stops) / columns)
+    rows = math.ceil(len(measured) / columns)
     figure, axes = svg.panels(1.85 * rows, rows=rows, columns=columns, sharex=True, sharey=True)
-    for axis, stop, gradient in zip(axes, stops, effective(network, stops, inputs), strict=False):
+    for axis, (stop, gradient) in zip(axes, measured, strict=False):
         box = theoretical(subject.graph, stop)
         effect = square(gradient, box)
         axis.imshow(np.log10(gradient / gradient.max() + 1e-9), cmap="magma", vmin=-DECADES, interpolation="none")
@@ -115,7 +118,7 @@ def draw(subject: Subject) -> Picture:
         axis.set_title(f"{places.short(stop.name)}\n{_side(box)} px, 95 % in {_side(effect)}", fontsize=8, loc="left")
         axis.set_xticks([0, subject.size[1]])
         axis.set_yticks([0, subject.size[0]])
-    for axis in axes[len(stops) :]:
+    for axis in axes[len(measured) :]:
         axis.set_axis_off()
     return Drawing(figure, _caption(subject, count))
 

@@ -138,7 +138,8 @@ def draw(subject: Subject) -> Picture:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     plain(axis.xaxis)
     plain(axis.yaxis)
-    axis.legend(loc="best")
+    if skips:
+        axis.legend(loc="best")
     return Drawing(figure, _caption(subject, skips))
 
 
@@ -149,6 +150,6 @@ def _caption(subject: Subject, skips: int) -> str:
         "late blocks cannot learn at the same rate."
     )
     if not skips:
-        return text + " This network has no skip connections to take away."
+        return text + " This network adds up no branches, so there are no such skip connections to take away."
     many = "its only skip connection" if skips == 1 else f"its {skips} skip connections"
     return text + f" Orange: the same network with {many} removed (each sum replaced by its longer branch)."

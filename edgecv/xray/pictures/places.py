@@ -114,13 +114,14 @@ def _nodes(graph: Graph, size: Shape) -> Iterator[Stop]:
 
 @contextmanager
 def watched(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Keep what the named modules give while the network runs, by name."""
+    """Keep what the named modules give while the network runs, by name; of several tensors, none."""
     kept: dict[str, Tensor] = {}
     modules = dict(network.named_modules())
 
     def keep(name: str) -> Any:
-        def hook(_module: nn.Module, _arguments: Any, output: Tensor) -> None:
-            kept[name] = output
+        def hook(_module: nn.Module, _arguments: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                kept[name] = output
 
         return hook
 
