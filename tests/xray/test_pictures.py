@@ -91,7 +91,7 @@ def test_equal_weights_give_a_gaussian_of_known_variance():
     network = chain(depth)
     graph = from_torch.read(network, (1, 65, 65))
     (last,) = [stop for stop in places.stops(graph, network, (65, 65)) if stop.name == str(depth - 1)]
-    (gradient,) = field.effective(network, [last], torch.randn(2, 1, 65, 65))
+    ((_, gradient),) = field.effective(network, [last], torch.randn(2, 1, 65, 65))
     exact = np.ones(1)
     for _ in range(depth):
         exact = np.convolve(exact, np.ones(3) / 3)  # the sum of 12 steps of -1, 0 or 1
@@ -109,9 +109,9 @@ def test_the_effective_field_lies_inside_the_theoretical_one(name):
     subject = subject_of(name, size)
     inputs = places.noise(2, 3, size)
     found = places.stops(subject.graph, subject.network, size)
-    for stop, gradient in zip(
-        found, field.effective(field.settled(subject.network, inputs), found, inputs), strict=True
-    ):
+    measured = field.effective(field.settled(subject.network, inputs), found, inputs)
+    assert [stop for stop, _ in measured] == found
+    for stop, gradient in measured:
         box = field.theoretical(subject.graph, stop)
         seen = np.argwhere(gradient > 0)
         assert len(seen)
@@ -353,7 +353,8 @@ def test_feature_maps_are_the_network_s_own():
     stops = places.stops(subject.graph, subject.network, SIZE)
     found = features.of_network(subject, stops)
     with torch.inference_mode():
-        for stop, maps in zip(stops, found, strict=True):
+        assert [stop for stop, _ in found] == stops
+        for stop, maps in found:
             layers = subject.network.features[: int(stop.name.split(".")[1]) + 1]
             np.testing.assert_allclose(maps, layers(torch.from_numpy(photo.feed))[0].numpy(), rtol=1e-5, atol=1e-6)
 

@@ -132,7 +132,7 @@ def test_a_file_shows_its_kernels_and_maps(tmp_path, photograph, shape, dtype, a
         assert np.array_equal(kernels.of_file(subject), weight)
         stops = places.stops(subject.graph, None, SIZE)
         assert "r" in [stop.tensor for stop in stops]
-        maps = dict(zip(stops, features.of_file(subject, stops), strict=True))
+        maps = dict(features.of_file(subject, stops))
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         feed = torch.from_numpy(subject.photo.feed.astype(np.float32))
         feed = feed if dtype == TensorProto.FLOAT else feed.permute(0, 3, 1, 2)
