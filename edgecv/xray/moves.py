@@ -203,10 +203,12 @@ class Roll(Move):
 
     def apply(self, given: Given) -> Extent:
         extent = given.extents[0]
-        for axis, shift in zip(self.axes, self.shifts, strict=True):
-            places = np.arange(given.output[axis]) - shift
+        for axis, wanted in zip(self.axes, self.shifts, strict=True):
+            size = given.output[axis]
+            shift = (wanted + size // 2) % size - size // 2  # by the shorter way round
+            places = np.arange(size) - shift
             if axis != extent.axis:
-                places %= given.output[axis]
+                places %= size
             extent = gather(extent, axis, places[:, None], jump=1)
         return extent
 
