@@ -59,11 +59,11 @@ def read(network: nn.Module, shape: Sequence[int], *, name: str = "") -> Graph:
     return recorder.graph(name, outputs)
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation of the run, just below autograd, and makes layers of those that the input reaches."""
 
     def __init__(self, stored: dict[int, Stored]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.stored = stored  # by id of the tensor
         self.layers: list[Layer] = []
         self.tensors: dict[str, Tensor] = {}
@@ -169,9 +169,14 @@ _BESIDE = ("pad", "reshape", "transpose", "slice", "cast")
 
 
 def _run(func: Any, op: str, args: Any, kwargs: Any) -> Any:
-    """Run an operation on the meta device, where tensors that the network makes itself are brought as well."""
+    """Run an operation on the meta device, where tensors that the network makes itself are brought as well.
+
+    Running is slow where the result's shape is plain, so that is not done.
+    """
     if op in SHAPE_KEPT:
         return torch.empty_like(args[0])
+    if op == "linear":
+        return args[0].new_empty((*args[0].shape[:-1], args[1].shape[0]))
     if "device" in kwargs or not any(isinstance(each, torch.Tensor) for each in _flat(args)):
         return func(*args, **{**kwargs, "device": "meta"})
     return func(*tree_map(_without_values, args), **tree_map(_without_values, kwargs))
