@@ -8,4 +8,4 @@ edgecv inspect efficientnet_lite0 --weights imagenet --html "$folder/page.html" 
 sed 's|</style>|header, .totals, #layers, #what-if, #pictures h2, .absent, footer { display: none }</style>|' \
     "$folder/page.html" > "$folder/pictures.html"
 chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$folder/profile" \
-    --window-size=1200,1400 --screenshot=docs/images/inspect.png "file://$folder/pictures.html"
+    --window-size=1200,800 --screenshot=docs/images/inspect.png "file://$folder/pictures.html"
