@@ -49,8 +49,7 @@ def opened(
         raise BadInput(f"--weights belongs to models of the zoo; {what} has its own")
     if path.is_dir() or path.suffix == ARCHIVE_SUFFIX:
         with Bundle(path) as bundle:
-            shown = bundle.manifest.preprocess(photo.image) if photo else None
-            fed = Photo(photo.name, _rgb(shown, bundle.manifest.preprocess.color), shown[None]) if photo else None
+            fed = _for_bundle(bundle.manifest.preprocess, photo) if photo else None
             yield Subject(graph, file=bundle.variant_file(variant), photo=fed)
         return
     fed = _for_file(graph, photo) if photo else None
@@ -85,6 +84,11 @@ def _network(name: str, graph: Graph, weights: str | None, photo: Source | None)
     return Subject(graph, network=network, weights=weights or "", photo=fed, no_photo=no_photo)
 
 
+def _for_bundle(preprocess: Preprocess, photo: Source) -> Photo:
+    shown = preprocess(photo.image)
+    return Photo(photo.name, _rgb(shown, preprocess.color), shown[None])
+
+
 def _for_file(graph: Graph, photo: Source) -> Photo | None:
     """A photograph as a file may want it: uint8 as it is, else scaled to 0..1, in the layout of its input.
 
@@ -114,7 +118,6 @@ def _normalized(shown: Image, normalization: Normalization) -> NDArray[np.float3
     return np.ascontiguousarray(((shown / np.float32(255) - mean) / std).transpose(2, 0, 1), np.float32)
 
 
-def _rgb(shown: Image | None, color: str) -> Image:
+def _rgb(shown: Image, color: str) -> Image:
     """A preprocessed picture for the page: (H, W, 3) RGB."""
-    assert shown is not None
     return np.repeat(shown, 3, 2) if shown.shape[2] == 1 else shown[:, :, ::-1] if color == "BGR" else shown

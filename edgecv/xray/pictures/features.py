@@ -63,7 +63,7 @@ def draw(subject: Subject) -> Picture:
     found = of_network(subject, stops) if subject.network is not None else of_file(subject, stops)
     ratio = subject.size[0] / subject.size[1]
     figure, axes = svg.panels(0.3 + (len(found) + 1) * (0.78 * ratio + 0.16), rows=len(found) + 1, columns=MAPS)
-    figure.get_layout_engine().set(h_pad=0.1)  # type: ignore[union-attr]
+    figure.set_layout_engine("constrained", h_pad=0.1)
     for axis in axes:
         axis.set_axis_off()
     axes[0].imshow(subject.photo.shown, interpolation="none")

@@ -110,7 +110,7 @@ def draw(subject: Subject) -> Picture:
         box = theoretical(subject.graph, stop)
         effect = square(gradient, box)
         axis.imshow(np.log10(gradient / gradient.max() + 1e-9), cmap="magma", vmin=-DECADES, interpolation="none")
-        for frame, shade in ((box, svg.BLUE), (effect, svg.ORANGE)):
+        for frame, shade in ((box, svg.BLUE), (effect, svg.GREEN)):
             height, width = frame.bottom - frame.top + 1, frame.right - frame.left + 1
             axis.add_patch(
                 Rectangle((frame.left - 0.5, frame.top - 0.5), width, height, fill=False, color=shade, linewidth=1.4)
@@ -131,7 +131,7 @@ def _side(box: Box) -> str:
 def _caption(subject: Subject, count: int) -> str:
     text = (
         "Blue: what the middle unit of a layer can see through its windows. Bright: the pixels that really move it "
-        f"(mean gradient over {count} random pictures, {subject.whose}; black is below a thousandth); orange: the "
+        f"(mean gradient over {count} random pictures, {subject.whose}; black is below a thousandth); green: the "
         "square that holds 95 % of it. Windows reach far, but most of what arrives comes from the middle."
     )
     if _whole(subject):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from edgecv.xray.pictures.subject import Absent, Drawing, Picture, Subject
 
 CHANNELS, SIDE, DRAWS = 16, 64, 4
 # Ways to double the sides of a feature map.
-FORMS = {
+FORMS: dict[str, Callable[[], nn.Module]] = {
     "transposed, kernel 2": lambda: nn.ConvTranspose2d(CHANNELS, CHANNELS, 2, stride=2),
     "transposed, kernel 3": lambda: nn.ConvTranspose2d(CHANNELS, CHANNELS, 3, stride=2, padding=1, output_padding=1),
     "nearest upsampling + convolution 3×3": lambda: nn.Sequential(
@@ -51,8 +53,9 @@ def spectra() -> dict[str, NDArray[np.float64]]:
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
         for name, make in FORMS.items():
             torch.manual_seed(0)
-            total = sum(power(make()(smooth(CHANNELS, SIDE, seed))) for seed in range(DRAWS))
-            found[name] = total / np.max(total[: len(total) // 2])
+            draws = [power(make()(smooth(CHANNELS, SIDE, seed))) for seed in range(DRAWS)]
+            mean = np.mean(draws, 0)
+            found[name] = mean / mean[: len(mean) // 2].max()
     return found
 
 
