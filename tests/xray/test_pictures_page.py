@@ -22,7 +22,10 @@ from edgecv.pages import svg
 from edgecv.xray import page, pictures, subjects
 from edgecv.xray.pictures import features, kernels, places, spectrum
 from edgecv.xray.pictures.subject import Drawing, Subject
+from edgecv_export.export import export
+from edgecv_runtime import images
 from edgecv_runtime.errors import ImageError
+from edgecv_runtime.preprocess import Normalization, Preprocess
 from tests.html_page import (
     Page,
     check_figures_follow_the_theme,
@@ -153,6 +156,29 @@ def test_the_page_of_a_file_says_what_it_cannot_show(tmp_path, photograph):
     expected = {"Receptive field by depth", "First kernels", "Feature maps", "Spectrum after enlarging"}
     assert expected == set(parsed.headings) & set(pictures.PICTURES)
     assert flat(parsed).count("an ONNX file does not") == 2
+
+
+def test_a_bundle_gets_the_photograph_as_its_device_would(tmp_path, photograph):
+    torch.manual_seed(0)
+    stem = nn.Conv2d(3, 8, 3, 2, 1)
+    network = nn.Sequential(stem, nn.ReLU(), nn.Conv2d(8, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    preprocess = Preprocess(SIZE, color="BGR")
+    frames = np.random.default_rng(0).integers(0, 255, (8, *SIZE, 3), np.uint8)
+    export(
+        network, tmp_path / "bundle", name="small", preprocess=preprocess, normalization=Normalization(),
+        labels=("a", "b", "c", "d"), images=frames,
+    )  # fmt: skip
+    what = str(tmp_path / "bundle")
+    with subjects.opened(what, xray.read(what), image=photograph) as subject:
+        seen = preprocess(images.read(photograph))
+        assert np.array_equal(subject.photo.feed, seen[None])
+        assert np.array_equal(subject.photo.shown, seen[:, :, ::-1])
+        normalized = (seen / 255 - Normalization().mean) / Normalization().std
+        wanted = stem(torch.from_numpy(normalized.transpose(2, 0, 1)[None]).float()).relu()[0].detach().numpy()
+        maps = [found for _, found in features.of_file(subject, places.stops(subject.graph, None, SIZE))]
+        assert any(found.shape == wanted.shape and np.allclose(found, wanted, atol=1e-4) for found in maps)
+        page.write(subject, tmp_path / "page.html")
+    assert "small float32" in flat(Page((tmp_path / "page.html").read_text(encoding="utf-8")))
 
 
 def test_a_network_that_enlarges_gets_its_spectrum():
