@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import edgecv
-from edgecv.cli import device, output, recipes, results
+from edgecv.cli import device, inspect, output, recipes, results
 
 app = typer.Typer(
     name="edgecv",
@@ -48,6 +48,7 @@ for command in (
     device.predict,
     device.stream,
     recipes.models,
+    inspect.inspect,
     device.doctor,
 ):
     app.command()(output.guarded(command))

@@ -1,0 +1,71 @@
+"""The verb that looks into a network: inspect. Models of the zoo need torch, files do not."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgecv.cli.output import show_json, stdout
+from edgecv_runtime.errors import BadInput, Unavailable
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def inspect(
+    model: Annotated[str, typer.Argument(metavar="NAME|BUNDLE|FILE.onnx", help="What to look into.")],
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="HxW", help="Input size, instead of the model's own.")
+    ] = None,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option("--input-shape", metavar="NAME=1x3x224x224", help="Shape of an input that a file leaves open."),
+    ] = None,
+    variant: Annotated[str, typer.Option(help="Which of a bundle's variants.")] = "float32",
+    fold: Annotated[bool, typer.Option("--fold", help="Batch norms folded into convolutions, as deployed.")] = False,
+    depth: Annotated[int | None, typer.Option(help="Group layers by so many parts of their names.")] = None,
+    top: Annotated[int | None, typer.Option(help="Only the layers with the most MACs.")] = None,
+    what_if: Annotated[bool, typer.Option("--what-if", help="What layers would cost if built otherwise.")] = False,
+    json: Json = False,
+) -> None:
+    """Show what a network computes: shapes, parameters, MACs, memory and receptive field of every layer."""
+    for option, value in (("--depth", depth), ("--top", top)):
+        if value is not None and value < 1:
+            raise BadInput(f"{option} must be at least 1, got {value}")
+    try:
+        from edgecv import xray
+        from edgecv.xray.console import print_changes, print_table
+
+        shapes = dict(_named_shape(text) for text in input_shape or [])
+        graph = xray.read(model, size=_numbers(size, "--size"), input_shapes=shapes, variant=variant)
+    except ImportError as exc:
+        raise Unavailable(f"this command needs {exc.name}: pip install 'edgecv[export]'") from exc
+    table = xray.table(xray.fold(graph) if fold else graph)
+    changes = xray.what_if(table) if what_if else []
+    if json:
+        show_json({"table": table, "what_if": changes} if what_if else {"table": table})
+        return
+    print_table(table, stdout, depth=depth, top=top)
+    if what_if:
+        shown = {row.name for row in sorted(table.rows, key=lambda row: -row.macs)[: top or 10]}
+        pools = {each.layer for each in changes if each.macs == 0}
+        print_changes([each for each in changes if each.layer in shown | pools], stdout)
+
+
+def _named_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, sign, shape = text.rpartition("=")
+    numbers = _numbers(shape, "--input-shape")
+    if not sign or not numbers:
+        raise BadInput(f"--input-shape is NAME=1x3x224x224, got '{text}'")
+    return name, numbers
+
+
+def _numbers(text: str | None, option: str) -> tuple[int, ...] | None:
+    """Sizes such as 224x224; one number is a square."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise BadInput(f"{option} is made of whole numbers of at least 1, such as 224x224; got '{text}'")
+    numbers = tuple(int(part) for part in parts)
+    return numbers * 2 if option == "--size" and len(numbers) == 1 else numbers

@@ -1,0 +1,59 @@
+"""Layers by the modules that they belong to, so that a deep network fits on a screen."""
+
+from __future__ import annotations
+
+from edgecv.xray.rows import Row, Table
+from edgecv_runtime.records import Record
+
+SCREEN = 40  # rows that are still read
+
+
+class Group(Record, frozen=True):
+    """Neighbouring layers below one module: sums, and shape and field of the last."""
+
+    name: str
+    rows: tuple[Row, ...]
+
+    @property
+    def last(self) -> Row:
+        """The layer that ends the group."""
+        return self.rows[-1]
+
+    @property
+    def kind(self) -> str:
+        """What the group is: the layer's kind, or how many there are."""
+        return self.last.kind if len(self.rows) == 1 else f"{len(self.rows)} layers"
+
+
+def grouped(table: Table, depth: int | None = None) -> tuple[list[Group], int]:
+    """Group a table's rows by the first `depth` parts of their names; returns the groups and the depth.
+
+    depth: None takes the largest that gives at most a screen of rows.
+    """
+    deepest = max((len(parts(row.name)) for row in table.rows), default=1)
+    if depth is not None:
+        return _groups(table, depth), depth
+    for tried in range(deepest, 1, -1):
+        groups = _groups(table, tried)
+        if len(groups) <= SCREEN:
+            return groups, tried
+    return _groups(table, 1), 1
+
+
+def parts(name: str) -> list[str]:
+    """Parts of a layer's name, by "/" where it has any, else by "."."""
+    return name.split("/") if "/" in name else name.split(".")
+
+
+def _groups(table: Table, depth: int) -> list[Group]:
+    groups: list[tuple[list[str], list[Row]]] = []
+    for row in table.rows:
+        key = parts(row.name)[:depth]
+        if groups and groups[-1][0] == key:
+            groups[-1][1].append(row)
+        else:
+            groups.append((key, [row]))
+    return [
+        Group(rows[0].name if len(rows) == 1 else ("/" if "/" in rows[0].name else ".").join(key), tuple(rows))
+        for key, rows in groups
+    ]

@@ -1,0 +1,261 @@
+"""An ONNX file as a list of nodes with shapes: loaded without its weights, batch bound to 1, constants told apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgecv.xray.extent import Shape
+from edgecv_runtime import onnxfile
+from edgecv_runtime.errors import BadInput, ModelFileError, ShapeError
+
+_SMALL = 4096  # numbers up to which a constant's values are kept: shapes, axes, scales
+
+
+@dataclass
+class Node:
+    """One operation: type, inputs and outputs by name ("" for one left out), attributes."""
+
+    name: str
+    op: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A stored tensor, or what was computed from stored tensors alone.
+
+    stored: names of the initializers behind it. values: of small ones.
+    """
+
+    shape: Shape
+    dtype: str
+    item_bytes: float
+    stored: frozenset[str]
+    values: NDArray[Any] | None = None
+
+
+@dataclass
+class File:
+    """What the reader works on; the fusions change `nodes`."""
+
+    nodes: list[Node]
+    shapes: dict[str, Shape]
+    dtypes: dict[str, str]
+    constants: dict[str, Constant]
+    inputs: list[str]
+    outputs: list[str]
+
+    def readers(self) -> dict[str, list[Node]]:
+        """Tensor -> nodes that read it."""
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in node.inputs:
+                found.setdefault(name, []).append(node)
+        return found
+
+    def makers(self) -> dict[str, Node]:
+        """Tensor -> the node that makes it."""
+        return {name: node for node in self.nodes for name in node.outputs}
+
+    def values(self, name: str) -> NDArray[Any] | None:
+        """A small constant's numbers."""
+        constant = self.constants.get(name)
+        return None if constant is None else constant.values
+
+
+def load(
+    path: str | Path, *, input_shapes: Mapping[str, Sequence[int]] | None = None, size: Shape | None = None
+) -> File:
+    """Load a file and infer every shape at batch 1.
+
+    input_shapes: whole shapes of inputs by name. size: (height, width), or (length,), for what a 4-D or 3-D input
+    leaves open. Raises ModelFileError when it is no ONNX file, BadInput when a shape stays open.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise ModelFileError(f"{path}: cannot be read: {exc.strerror}") from exc
+    onnxfile.parse(data, str(path))
+    model = onnx.load_model_from_string(data)
+    _drop_weights(model)
+    bindings = _bind_inputs(model, str(path), input_shapes or {}, size)
+    _bind_symbols(model, bindings)
+    try:
+        model = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
+    except Exception as exc:
+        raise ShapeError(f"{path}: shapes cannot be inferred: {str(exc).strip().splitlines()[0]}") from exc
+    return _file(model, str(path))
+
+
+def _drop_weights(model: Any) -> None:
+    """Forget the contents of large weights: shape inference, which copies the model, needs none of them."""
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) > _SMALL or tensor.data_location == onnx.TensorProto.EXTERNAL:
+            for name in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+                tensor.ClearField(name)
+
+
+def _bind_inputs(model: Any, where: str, given: Mapping[str, Sequence[int]], size: Shape | None) -> dict[str, int]:
+    """Give every input of the graph a whole shape; returns what that says of the symbols."""
+    bindings: dict[str, int] = {}
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    unknown = sorted(set(given) - {value.name for value in inputs})
+    if unknown:
+        names = ", ".join(value.name for value in inputs)
+        raise BadInput(f"{where}: no input '{unknown[0]}'; it has: {names}")
+    for value in inputs:
+        dims = value.type.tensor_type.shape.dim
+        wanted = list(given.get(value.name, ()))
+        if wanted and len(wanted) != len(dims):
+            raise BadInput(f"{where}: input '{value.name}' has {len(dims)} axes, got {len(wanted)}: {wanted}")
+        for axis, dim in enumerate(dims):
+            fixed = dim.dim_value if dim.HasField("dim_value") else 0
+            number = wanted[axis] if wanted else fixed or bindings.get(dim.dim_param, 0) or _open(dims, axis, size)
+            if number == 0 and axis == 0 and len(dims) > 1:
+                number = 1  # the batch
+            if number < 1:
+                symbol = dim.dim_param or "?"
+                shown = ", ".join(each.dim_param or str(each.dim_value or "?") for each in dims)
+                raise BadInput(
+                    f"{where}: input '{value.name}' [{shown}] leaves '{symbol}' open; give it with --size HxW or "
+                    f"--input-shape {value.name}=1x..."
+                )
+            if wanted and fixed and fixed != number and axis > 0:
+                raise BadInput(f"{where}: axis {axis} of input '{value.name}' is {fixed} in the file, got {number}")
+            if dim.dim_param:
+                bindings[dim.dim_param] = number
+            dim.dim_value = number
+    return bindings
+
+
+def _open(dims: Any, axis: int, size: Shape | None) -> int:
+    """What `size` says of an open axis: the last axes, or those before channels that stand last."""
+    if size is None:
+        return 0
+    channels_last = len(dims) == 4 and 0 < dims[-1].dim_value <= 4
+    places = range(1, len(dims) - 1) if channels_last else range(2, len(dims))
+    return size[places.index(axis)] if axis in places and len(size) == len(places) else 0
+
+
+def _bind_symbols(model: Any, bindings: Mapping[str, int]) -> None:
+    """Put numbers for the symbols that the inputs have bound; forget what else the file says of inner shapes."""
+    for value in list(model.graph.value_info) + list(model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in bindings:
+                dim.dim_value = bindings[dim.dim_param]
+    kept = [value for value in model.graph.value_info if not _is_dynamic(value)]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
+
+
+def _is_dynamic(value: Any) -> bool:
+    dims = value.type.tensor_type.shape.dim
+    return any(not dim.HasField("dim_value") for dim in dims)
+
+
+def _file(model: Any, where: str) -> File:
+    graph = model.graph
+    shapes: dict[str, Shape] = {}
+    dtypes: dict[str, str] = {}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        kind = value.type.tensor_type
+        dtypes[value.name] = _dtype(kind.elem_type)
+        if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
+            shapes[value.name] = tuple(dim.dim_value for dim in kind.shape.dim)
+    constants = {tensor.name: _constant(tensor) for tensor in graph.initializer}
+    nodes = []
+    for index, proto in enumerate(graph.node):
+        attributes = {each.name: _attribute(each) for each in proto.attribute}
+        node = Node(
+            proto.name or f"{proto.op_type}_{index}", proto.op_type, list(proto.input), list(proto.output), attributes
+        )
+        if not _fold(node, shapes, dtypes, constants):
+            nodes.append(node)
+    inputs = [value.name for value in graph.input if value.name not in constants]
+    file = File(nodes, shapes, dtypes, constants, inputs, [value.name for value in graph.output])
+    if not inputs:
+        raise BadInput(f"{where}: the graph has no input")
+    return file
+
+
+def _fold(node: Node, shapes: dict[str, Shape], dtypes: dict[str, str], constants: dict[str, Constant]) -> bool:
+    """Take a node that reads constants or shapes alone as a constant."""
+    if node.op == "Constant":
+        value = next(iter(node.attributes.values()), None)
+        array = np.asarray(value) if value is not None else np.zeros(0)
+        stored = frozenset(node.outputs) if array.size > 1 and array.dtype.kind == "f" else frozenset[str]()
+        constants[node.outputs[0]] = Constant(array.shape, str(array.dtype), array.itemsize, stored, array)
+        return True
+    if node.op in ("Shape", "Size"):
+        shape = shapes.get(node.inputs[0])
+        values = (
+            None if shape is None else np.array(shape[node.attributes.get("start", 0) : node.attributes.get("end")])
+        )
+        constants[node.outputs[0]] = Constant((len(shape or ()),), "int64", 8, frozenset(), values)
+        return True
+    used = [name for name in node.inputs if name]
+    if (
+        not used
+        or any(name not in constants for name in used)
+        or any(isinstance(each, Subgraph) for each in node.attributes.values())
+    ):
+        return False
+    stored = frozenset[str]().union(*(constants[name].stored for name in used))
+    for name in node.outputs:
+        first = constants[used[0]]
+        dtype = first.dtype if node.op == "DequantizeLinear" else dtypes.get(name, first.dtype)
+        constants[name] = Constant(
+            shapes.get(name, first.shape), dtype, first.item_bytes, stored, _computed(node, constants)
+        )
+    return True
+
+
+def _computed(node: Node, constants: Mapping[str, Constant]) -> NDArray[Any] | None:
+    """Values of a small constant that others read as axes or sizes; None where only the shape is of interest."""
+    if node.op == "Cast" and constants[node.inputs[0]].values is not None:
+        return constants[node.inputs[0]].values
+    return None
+
+
+class Subgraph:
+    """An attribute that is a graph: the body of a loop or branch, which is not read."""
+
+
+def _attribute(proto: Any) -> Any:
+    value = onnx.helper.get_attribute_value(proto)
+    if isinstance(value, onnx.TensorProto):
+        return onnx.numpy_helper.to_array(value)
+    if isinstance(value, onnx.GraphProto):
+        return Subgraph()
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _constant(tensor: Any) -> Constant:
+    shape = tuple(tensor.dims)
+    external = tensor.data_location == onnx.TensorProto.EXTERNAL
+    values = None if external or math.prod(shape) > _SMALL else onnx.numpy_helper.to_array(tensor)
+    dtype = _dtype(tensor.data_type)
+    return Constant(shape, dtype, item_bytes(dtype), frozenset({tensor.name}), values)
+
+
+def _dtype(number: int) -> str:
+    return onnx.TensorProto.DataType.Name(number).lower().replace("double", "float64") if number else "unknown"
+
+
+def item_bytes(dtype: str) -> float:
+    if dtype in ("float", "float32", "int32", "uint32", "unknown"):
+        return 4
+    digits = "".join(each for each in dtype.split("e")[0] if each.isdigit())
+    return {"bool": 1, "string": 1}.get(dtype, int(digits or 32) / 8)

@@ -1,0 +1,123 @@
+"""What a user names - a model of the zoo, a bundle, an ONNX file - read as a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+from edgecv.xray.extent import Shape
+from edgecv.xray.fields import Field
+from edgecv.xray.graph import Graph
+from edgecv.xray.rows import table
+from edgecv_runtime.bundle import ARCHIVE_SUFFIX, Bundle
+from edgecv_runtime.errors import BadInput, ShapeError, nearest
+
+CHANNELS = 3
+LARGEST = 1024  # side in pixels up to which a size that works is looked for
+
+
+class Cost(NamedTuple):
+    """What a model costs and sees, at its own size, batch 1, with 1000 classes."""
+
+    macs: int
+    parameters: int
+    field: Field | None
+
+
+def read(
+    what: str | Path,
+    *,
+    size: Shape | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    variant: str = "float32",
+) -> Graph:
+    """Read a model of the zoo by its name, a bundle's variant, or an ONNX file.
+
+    size: (height, width) of the input instead of the model's own, or what a file leaves open; input_shapes: whole
+    shapes of a file's inputs. Raises BadInput for a name that is none of the three, with the nearest, and when the
+    input does not suit the network.
+    """
+    path = Path(what)
+    if path.is_dir() or path.suffix == ARCHIVE_SUFFIX:
+        return _bundle(path, variant, size, input_shapes)
+    if path.suffix == ".onnx" or path.is_file():
+        return _sized(partial(_file, path, input_shapes), size)
+    if input_shapes or variant != "float32":
+        raise BadInput(f"'{what}' is no file or bundle: --input-shape and --variant are for those")
+    return zoo(str(what), size=size)
+
+
+def zoo(name: str, *, size: Shape | None = None) -> Graph:
+    """Read a model of the zoo without making its weights; raises BadInput for an unknown name or too small a size."""
+    import torch
+
+    from edgecv import models
+    from edgecv.xray import from_torch
+
+    if name not in models.names():
+        raise BadInput(f"'{name}' is no model of the zoo, bundle or file{nearest(name, models.names())}")
+    with torch.device("meta"):
+        network = models.create(name)
+
+    def read_at(side: Shape | None) -> Graph:
+        return from_torch.read(network, (CHANNELS, *(side or models.spec(name).size)), name=name)
+
+    return _sized(read_at, size)
+
+
+@cache
+def cost(name: str) -> Cost:
+    """MACs, parameters and receptive field of a model of the zoo; some hundredths of a second, no weights are made."""
+    total = table(zoo(name)).total
+    return Cost(total.macs, total.parameters, total.field)
+
+
+def _file(path: Path, input_shapes: Mapping[str, Sequence[int]] | None, size: Shape | None) -> Graph:
+    from edgecv.xray import from_onnx
+
+    return from_onnx.read(path, input_shapes=input_shapes, size=size)
+
+
+def _bundle(path: Path, variant: str, size: Shape | None, input_shapes: Mapping[str, Sequence[int]] | None) -> Graph:
+    with Bundle(path) as opened:
+        file = opened.variant_file(variant)
+        graph = _file(file, input_shapes, size or opened.manifest.preprocess.size)
+        return replace(graph, name=f"{opened.manifest.name} {variant}")
+
+
+def _sized(read_at: Callable[[Shape | None], Graph], size: Shape | None) -> Graph:
+    """Read at a size; where that is too small, the error says the smallest square that works."""
+    try:
+        return read_at(size)
+    except ShapeError as exc:
+        smallest = None if size is None else _smallest(read_at, min(size))
+        if smallest is None:
+            raise
+        raise ShapeError(f"{exc}; the smallest square that works is {smallest}x{smallest}") from exc
+
+
+def _smallest(read_at: Callable[[Shape | None], Graph], too_small: int) -> int | None:
+    """Smallest side above one that fails, by doubling and halving; None when no size works."""
+    works = 2 * too_small
+    while not _fits(read_at, works):
+        works *= 2
+        if works > LARGEST:
+            return None
+    while works - too_small > 1:
+        middle = (works + too_small) // 2
+        if _fits(read_at, middle):
+            works = middle
+        else:
+            too_small = middle
+    return works
+
+
+def _fits(read_at: Callable[[Shape | None], Graph], side: int) -> bool:
+    try:
+        read_at((side, side))
+    except BadInput:
+        return False
+    return True
