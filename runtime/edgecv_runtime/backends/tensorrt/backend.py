@@ -22,7 +22,6 @@ from edgecv_runtime.backends.tensorrt.worker import Worker
 from edgecv_runtime.errors import BadInput, Closed
 from edgecv_runtime.manifest import Precision
 
-WORKERS = 2
 GRAPHS_OFF = "EDGECV_CUDA_GRAPHS"
 
 _opening = threading.Lock()
@@ -31,10 +30,12 @@ _opening = threading.Lock()
 class TensorRtBackend:
     """TensorRT on the first NVIDIA GPU, or on a DLA core of a Jetson (device "dla:0") with the GPU for the rest.
 
-    `Options.threads` is how many calls run at once, each in an execution context of its own, made when it is needed; 0
-    means two: one copies while the other computes. A batch larger than the engine's runs in parts. The environment
-    variable EDGECV_CUDA_GRAPHS=0 turns CUDA graphs off.
+    Up to `streams` calls run at once, each in an execution context of its own that is made when it is needed; others
+    wait. A batch larger than the engine's runs in parts. CUDA graphs are off when the environment variable
+    EDGECV_CUDA_GRAPHS is 0. CPU threads have no meaning here.
     """
+
+    streams = 2  # one copies while the other computes
 
     def __init__(self, model: Path, options: Options) -> None:
         self._plan = plan(options.device)
@@ -51,10 +52,7 @@ class TensorRtBackend:
         by_worker = graphs and not api.abilities(api.library()).rtx
         self._engine: Engine | None = engine
         self._pool: Pool[Worker] = Pool(
-            lambda: Worker(engine, self._plan.max_batch, by_worker),
-            Worker.close,
-            options.threads or WORKERS,
-            model.name,
+            lambda: Worker(engine, self._plan.max_batch, by_worker), Worker.close, self.streams, model.name
         )
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
@@ -65,8 +63,9 @@ class TensorRtBackend:
                 worker.run({name: tensor[start : start + worker.max_batch] for name, tensor in feeds.items()})
                 for start in range(0, rows, worker.max_batch)
             ]
-        if any(new for _, new in parts) and self._engine is not None:
-            self._engine.keep_kernels()
+        engine = self._engine
+        if engine is not None and any(new for _, new in parts):
+            engine.keep_kernels()
         answers = [outputs for outputs, _ in parts]
         if len(answers) == 1:
             return answers[0]
@@ -103,14 +102,15 @@ class TensorRtBackend:
         return {library.__name__: library.__version__, "cuda": found.cuda}
 
     @staticmethod
-    def precisions() -> tuple[Precision, ...]:
+    def precisions(device: str = Options().device) -> tuple[Precision, ...]:
         """Float32 only: other precisions are in the ONNX file."""
+        del device
         return ("float32",)
 
 
 def plan(device: str) -> Plan:
     """What an engine is built for on a device; raises BadInput for one that TensorRT has not."""
-    if device in ("auto", "gpu"):
+    if device in (Options().device, "gpu"):  # the default asks for nothing
         return Plan(max_batch=MAX_BATCH)
     core = re.fullmatch(r"dla:(\d)", device)
     if core is None:

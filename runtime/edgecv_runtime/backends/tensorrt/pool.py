@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Generic, TypeVar
 
 from edgecv_runtime.errors import Closed, EdgecvError
@@ -41,7 +41,8 @@ class Pool(Generic[Worker]):
         try:
             yield worker
         except BaseException:
-            self._release(worker)
+            with suppress(EdgecvError):  # what failed before says more
+                self._release(worker)
             with self._changed:
                 self._count -= 1
                 self._changed.notify_all()

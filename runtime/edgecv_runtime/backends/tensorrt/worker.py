@@ -75,7 +75,6 @@ class Worker:
         self._views = {}
         self._buffers = {}
         self._release()
-        del self._context
 
     def _buffer(self, name: str, engine: Engine, stack: contextlib.ExitStack) -> _Buffer:
         kind = engine.cuda.get_tensor_dtype(name).name
