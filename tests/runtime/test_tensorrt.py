@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto
+from onnxruntime.transformers.float16 import convert_float_to_float16
 from tensorrt_lab import TARGETS, PlanText, convolution, half, symmetric, why_not
 
 from edgecv import models
@@ -21,7 +22,7 @@ from edgecv_export.graph import Deployed
 from edgecv_runtime.backends import Options
 from edgecv_runtime.backends.tensorrt import TensorRtBackend, api
 from edgecv_runtime.backends.tensorrt.build import Plan, build_engine
-from edgecv_runtime.backends.tensorrt.network import Tensor, read_network
+from edgecv_runtime.backends.tensorrt.network import Parsed, Tensor, read_network
 from edgecv_runtime.errors import BackendUnavailable, BadInput, ModelFileError
 from edgecv_runtime.preprocess import Normalization
 
@@ -125,6 +126,48 @@ def test_int8_weights_or_activations_alone_are_no_int8_layer(exported, tmp_path,
     assert not floats
     onnx.save(model, tmp_path / "half-way.onnx")
     assert read_network(tmp_path / "half-way.onnx").layers == {"float32": 5}
+
+
+# Before strong typing (8.6, and 10 for a DLA) types are permissions. TensorRT-RTX has none, so only what is decided
+# from the network that it really parsed is tested here.
+
+
+@pytest.mark.parametrize(("change", "permissions"), [(lambda same: same, []), (half, ["FP16"]), (symmetric, ["INT8"])])
+def test_a_weakly_typed_network_is_permitted_what_the_file_has(exported, tmp_path, change, permissions):
+    onnx.save(change(onnx.load(exported / "model.onnx")), tmp_path / "model.onnx")
+    assert Parsed(tmp_path / "model.onnx", api.library(), strong=False).permissions() == permissions
+    assert Parsed(tmp_path / "model.onnx", api.library(), strong=True).permissions() == []
+
+
+class Pinned:
+    """A parsed layer with the setters that TensorRT-RTX has not."""
+
+    def __init__(self, layer):
+        self.layer, self.precision, self.types = layer, None, {}
+
+    def __getattr__(self, name):
+        return getattr(self.layer, name)
+
+    def set_output_type(self, index, kind):
+        self.types[index] = kind
+
+
+def test_what_the_file_leaves_in_float32_is_held_to_it(exported, tmp_path):
+    mixed = convert_float_to_float16(
+        onnx.load(exported / "model.onnx"), keep_io_types=True, op_block_list=["Gemm", "MatMul"]
+    )
+    onnx.save(mixed, tmp_path / "mixed.onnx")
+    parsed = Parsed(tmp_path / "mixed.onnx", api.library(), strong=False)
+    assert parsed.permissions() == ["FP16"]
+    parsed.layers = [Pinned(layer) for layer in parsed.layers]
+    parsed.pin_float32("float32")
+    pinned = [each for each in parsed.layers if each.precision == "float32"]
+    assert "MATRIX_MULTIPLY" in {each.type.name for each in pinned}
+    assert all(each.types == {0: "float32"} for each in pinned)
+    assert all(each.get_output(0).dtype.name == "FLOAT" for each in pinned)
+    convolutions = [each for each in parsed.layers if each.type.name == "CONVOLUTION"]
+    assert len(convolutions) == 4
+    assert all(each.precision is None for each in convolutions)
 
 
 def test_asymmetric_int8_is_refused_in_one_line_with_the_node(finished):

@@ -14,7 +14,14 @@ from typing import Any
 
 from edgecv_runtime import files
 from edgecv_runtime.backends.tensorrt import api, cache
-from edgecv_runtime.backends.tensorrt.api import ICudaEngine, IExecutionContext, IRuntimeCache, Library, Runtime
+from edgecv_runtime.backends.tensorrt.api import (
+    ICudaEngine,
+    IExecutionContext,
+    IRuntimeCache,
+    IRuntimeConfig,
+    Library,
+    Runtime,
+)
 from edgecv_runtime.backends.tensorrt.build import Plan, build_engine
 from edgecv_runtime.backends.tensorrt.cuda import Gpu
 from edgecv_runtime.errors import ComputationError, ModelFileError
@@ -48,6 +55,7 @@ class Engine:
         key = cache.key(model, self._trt, gpu, plan)
         self.cuda: ICudaEngine = self._load_or_build(model, plan, key, folder)
         self._kernels: IRuntimeCache | None = None
+        self._configs: list[IRuntimeConfig] = []  # they live as long as the contexts made with them
         self._kernels_file = folder / f"{key.name}.kernels"
         self._kept = b""
         if api.abilities(self._trt).rtx:
@@ -120,6 +128,7 @@ class Engine:
         eager = self._trt.DynamicShapesKernelSpecializationStrategy.__members__["EAGER"]
         config.dynamic_shapes_kernel_specialization_strategy = eager
         config.set_runtime_cache(self._kernels)
+        self._configs.append(config)
         return self.cuda.create_execution_context(config)
 
 

@@ -150,9 +150,9 @@ class _Buffer:
     def __init__(self, dtype: np.dtype[Any], size: int, stack: contextlib.ExitStack) -> None:
         self._dtype = dtype
         count = max(1, size * dtype.itemsize)
-        self.device: int = cuda("cudaMalloc", count)
+        self.device = int(cuda("cudaMalloc", count))
         stack.callback(cuda, "cudaFree", self.device)
-        self.pinned: int = cuda("cudaHostAlloc", count, cuda_runtime().cudaHostAllocDefault)
+        self.pinned = int(cuda("cudaHostAlloc", count, cuda_runtime().cudaHostAllocDefault))
         stack.callback(cuda, "cudaFreeHost", self.pinned)
         self._bytes = np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(self.pinned))
 
