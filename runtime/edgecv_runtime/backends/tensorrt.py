@@ -54,6 +54,8 @@ class TensorRtBackend:
     `Options.threads` counts CPU threads and has no meaning here. A batch larger than MAX_BATCH runs in parts.
     """
 
+    streams = 1
+
     def __init__(self, model: Path, options: Options) -> None:
         self.probe()
         if options.device not in (Options().device, "gpu"):  # the default asks for nothing
@@ -115,8 +117,9 @@ class TensorRtBackend:
         return {library.__name__: library.__version__, "cuda": found.cuda}
 
     @staticmethod
-    def precisions() -> tuple[Precision, ...]:
+    def precisions(device: str = Options().device) -> tuple[Precision, ...]:
         """Float32 only: other precisions are in the ONNX file."""
+        del device
         return ("float32",)
 
 
