@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -77,6 +76,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     >>> nearest("epohcs", ["epochs", "batch"])
     "; did you mean 'epochs'?"
     """
+    import difflib
+
     known = list(known)
     near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
     if near:

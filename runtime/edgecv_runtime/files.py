@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
-import importlib.metadata
 import os
 import shutil
 import sys
@@ -29,6 +26,8 @@ def cache_folder(name: str) -> Path:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, as 64 hexadecimal digits."""
+    import hashlib
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -128,6 +127,8 @@ def _runs(pid: int) -> bool:
 
 def shipped(package: str) -> list[Path]:
     """The files that an installed distribution ships, sorted; raises Unavailable when it is not installed."""
+    import importlib.metadata
+
     try:
         found = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError as exc:
@@ -138,6 +139,8 @@ def shipped(package: str) -> list[Path]:
 def _exchange(new: Path, old: Path) -> None:
     """Swap two folders: renameat2(2) with RENAME_EXCHANGE; where it is missing, two renames with a short gap."""
     if sys.platform == "linux":
+        import ctypes
+
         rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
         if rename and rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0:
             return

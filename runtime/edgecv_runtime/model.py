@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_runtime import backends, choose, machine, onnxfile, tasks
-from edgecv_runtime.backends import Backend, Executed, Tensors
+from edgecv_runtime.backends import DEFAULT_DEVICE, Backend, Executed, Tensors
 from edgecv_runtime.bundle import ARCHIVE_SUFFIX, MANIFEST, Bundle
-from edgecv_runtime.choose import Target
-from edgecv_runtime.errors import BadInput, BundleError, Closed, ModelFileError, ShapeError
+from edgecv_runtime.choose import Ask, Target
+from edgecv_runtime.errors import (
+    BadInput,
+    BundleError,
+    Closed,
+    ComputationError,
+    EdgecvError,
+    ModelFileError,
+    ShapeError,
+)
+from edgecv_runtime.goals import Goal
 from edgecv_runtime.manifest import Manifest, TensorSpec
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from edgecv_runtime.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -32,7 +46,10 @@ class Info:
     backend: str
     precision: str
     layers: dict[str, int]
+    device: str
     threads: int
+    streams: int
+    batch: int
     versions: dict[str, str]
 
 
@@ -41,24 +58,30 @@ def load(
     *,
     backend: str = "auto",
     precision: str = "auto",
+    device: str = DEFAULT_DEVICE,
     threads: int = 0,
+    goal: str = "latency",
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
     normalization: Normalization | None = None,
 ) -> Model:
     """Load a bundle (folder or .edgecv) or a plain ONNX file.
 
-    backend: a name of `backends.names()`, or "auto": the fastest measured on this machine.
+    backend: a name of `backends.names()`, or "auto": the best measured on this machine.
     precision: "auto", "float32", "bf16", "fp16", "int8", or a variant's name.
+    device: of that backend: "cpu", "cuda", "cuda:1", "tensorrt", "openvino", "xnnpack" of onnxruntime; "cpu", "gpu",
+    "npu", "auto" of openvino. What is not there is an error, never replaced.
     threads: 0 leaves the number to the backend.
+    goal: "latency", "throughput", or a bound such as "p99 <= 20 ms"; `submit` and `map` profit from the others.
     preprocess, labels: for a plain ONNX file, which carries neither; normalization: for one with float32 NCHW input.
     Raises BundleError, ModelFileError, BadInput or BackendUnavailable, each in one line.
     """
     source = Path(source)
+    ask = Ask(backend, precision, device, threads, Goal(goal))
     given = {"preprocess": preprocess, "labels": labels, "normalization": normalization}
     if source.is_dir() or source.suffix == ARCHIVE_SUFFIX or (source.suffix != ".onnx" and not source.exists()):
         _refuse(given, f"{source}: a bundle carries its own")
-        return _load_bundle(source, backend, precision, threads)
+        return load_bundle(source, ask)
     if source.name == MANIFEST:
         raise BundleError(f"{source}: name the bundle's folder, {source.parent}")
     header = onnxfile.read(source)
@@ -67,16 +90,17 @@ def load(
     if len(header.outputs) != 1:
         raise ModelFileError(f"{source}: has {len(header.outputs)} outputs; a classifier has one")
     entry = _entry(header.inputs, preprocess, normalization, str(source))
-    target = choose.for_file(source, entry.spec, backend, precision, threads)
+    target = choose.for_file(source, header.external, entry.spec, ask)
     name = header.last_operators.get(header.outputs[0].name, "")
     task = tasks.create("classification", tuple(labels), header.outputs, name == "Softmax")
     return Model(target, entry, task, source.stem, "classification", tuple(labels), header.outputs)
 
 
-def _load_bundle(source: Path, backend: str, precision: str, threads: int) -> Model:
+def load_bundle(source: Path, ask: Ask) -> Model:
+    """Load a bundle as it was asked for; `load` and `edgecv tune` do."""
     bundle = Bundle(source)
     try:
-        return of_target(bundle, choose.for_bundle(bundle, backend, precision, threads))
+        return of_target(bundle, choose.for_bundle(bundle, ask))
     except BaseException:
         bundle.close()
         raise
@@ -120,9 +144,13 @@ class Model:
         self._entry = entry
         self._target = target
         self._executed: Executed | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._workers: Workers | None = None
         self._lock = threading.Lock()
-        self._backend: Backend | None = target.open()
+        self._sizes = list(entry.spec.shape[1:])
+        self._rows = entry.spec.shape[0] if isinstance(entry.spec.shape[0], int) else None
+        self._dtype = np.dtype(entry.spec.dtype)
+        self._backend: Backend | None = target.compile()  # the file was checked by who called this
+        self.streams: int = self._backend.streams
 
     @overload
     def __call__(self, frames: Image) -> Any: ...
@@ -148,20 +176,68 @@ class Model:
         Raises ShapeError that says what was expected when a name, dtype or shape differs.
         """
         backend = self._alive()
-        if not isinstance(feeds, Mapping):
-            raise ShapeError(f"run wants named tensors, {{'{self.input.name}': ...}}, got {type(feeds).__name__}")
-        if len(feeds) != 1 or self.input.name not in feeds:
-            raise ShapeError(f"run wants the input '{self.input.name}' and no other, got: {', '.join(feeds)}")
-        _check_tensor(feeds[self.input.name], self.input)
-        return backend.run(feeds)
+        try:
+            tensor = feeds[self.input.name]
+            rows, *sizes = tensor.shape
+            fits = tensor.dtype == self._dtype and sizes == self._sizes and rows > 0 and len(feeds) == 1
+            fits = fits and self._rows in (None, rows)
+        except (TypeError, KeyError, AttributeError, ValueError):
+            fits = False
+        if not fits:
+            _check_feeds(feeds, self.input)
+        try:
+            return backend.run(feeds)
+        except ComputationError:
+            self._alive()  # closed meanwhile: that is what went wrong
+            raise
 
-    def submit(self, frame: Image) -> Future[Any]:
-        """Run one frame in the background -> Future of its result; frames run one after the other."""
-        self._alive()
+    def submit(self, frame: Image | Tensors) -> Future[Any]:
+        """Compute in the background -> Future of a frame's result, or of the tensors that `run` gives for tensors.
+
+        `streams` of them compute at once (see `load(goal=...)`); waits for room when too many are queued.
+        """
+        return self._busy().submit(self._either, frame)
+
+    def map(self, frames: Iterable[Image | Tensors], *, errors: bool = False) -> Iterator[Any]:
+        """Results of any iterable of frames (or of tensors), in order, with all streams busy and bounded memory.
+
+        errors: give an item's EdgecvError in its place instead of raising it, and go on. Leaving the loop early
+        cancels what was not begun.
+        """
+        batches = _batches(frames, self._target.batch)
+        for results in self._busy().map(self._each, batches):
+            for result in results:
+                if isinstance(result, EdgecvError) and not errors:
+                    raise result
+                yield result
+
+    def _busy(self) -> Workers:
+        """The threads that compute in the background, started when first wanted."""
+        from edgecv_runtime.workers import Workers
+
         with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="edgecv-submit")
-        return self._pool.submit(self, frame)
+            self._alive()
+            if self._workers is None:
+                self._workers = Workers(self.streams)
+            return self._workers
+
+    def _either(self, item: Any) -> Any:
+        return self.run(item) if isinstance(item, Mapping) else self(item)
+
+    def _each(self, items: list[Any]) -> list[Any]:
+        """Results, or the errors in their place; frames run as one batch, and singly when something is wrong in it."""
+        if len(items) > 1 and not any(isinstance(item, Mapping) for item in items):
+            try:
+                return self(items)
+            except EdgecvError:
+                self._alive()
+        results: list[Any] = []
+        for item in items:
+            try:
+                results.append(self._either(item))
+            except EdgecvError as exc:
+                results.append(exc)
+        return results
 
     @property
     def info(self) -> Info:
@@ -175,7 +251,10 @@ class Model:
             backend=self._target.backend,
             precision=self._executed.precision,
             layers=self._executed.layers,
+            device=self._target.device,
             threads=self._target.threads or machine.this().cores,
+            streams=self.streams,
+            batch=self._target.batch,
             versions=backends.get(self._target.backend).probe(),
         )
 
@@ -184,11 +263,14 @@ class Model:
         return "\n".join(self._target.reasons)
 
     def close(self) -> None:
-        """Finish what was submitted, then release the model; closing twice is fine."""
+        """Finish what was submitted, then release the model; closing twice is fine.
+
+        A call that another thread is in ends as it would have, or with Closed; later ones are Closed.
+        """
         with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=True)
+            workers, self._workers = self._workers, None
+        if workers is not None:
+            workers.close()
         backend, self._backend = self._backend, None
         if backend is not None:
             backend.close()
@@ -276,8 +358,13 @@ def _is_same(found: TensorSpec, claimed: TensorSpec) -> bool:
     )  # fmt: skip
 
 
-def _check_tensor(tensor: Any, spec: TensorSpec) -> None:
-    """Backends disagree on what they cast silently, so dtype and shape are checked here for all of them."""
+def _check_feeds(feeds: Any, spec: TensorSpec) -> None:
+    """Backends disagree on what they cast silently, so names, dtype and shape are checked here for all of them."""
+    if not isinstance(feeds, Mapping):
+        raise ShapeError(f"run wants named tensors, {{'{spec.name}': ...}}, got {type(feeds).__name__}")
+    if len(feeds) != 1 or spec.name not in feeds:
+        raise ShapeError(f"run wants the input '{spec.name}' and no other, got: {', '.join(feeds)}")
+    tensor = feeds[spec.name]
     shape = getattr(tensor, "shape", None)
     if shape is None or str(tensor.dtype) != spec.dtype or len(shape) != len(spec.shape):
         got = f"{shape} {tensor.dtype}" if shape is not None else type(tensor).__name__
@@ -286,6 +373,12 @@ def _check_tensor(tensor: Any, spec: TensorSpec) -> None:
         raise ShapeError(f"'{spec.name}' wants {_readable(spec)}, got {shape}; model.preprocess.batch makes it")
     if shape[0] == 0:
         raise ShapeError(f"'{spec.name}' wants at least one frame, got a batch of 0")
+
+
+def _batches(frames: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    rest = iter(frames)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
 def _readable(spec: TensorSpec) -> str:

@@ -23,6 +23,7 @@ from edgecv_runtime.errors import BadInput, Closed
 from edgecv_runtime.manifest import Precision
 
 GRAPHS_OFF = "EDGECV_CUDA_GRAPHS"
+BUSY_STREAMS = 2  # one copies while the other computes
 
 _opening = threading.Lock()
 
@@ -35,8 +36,6 @@ class TensorRtBackend:
     EDGECV_CUDA_GRAPHS is 0. CPU threads have no meaning here.
     """
 
-    streams = 2  # one copies while the other computes
-
     def __init__(self, model: Path, options: Options) -> None:
         self._plan = plan(options.device)
         if options.precision not in self.precisions():
@@ -46,6 +45,7 @@ class TensorRtBackend:
             )
         self.probe()
         self._model = model
+        self.streams = options.streams or BUSY_STREAMS
         graphs = os.environ.get(GRAPHS_OFF, "1") != "0"
         with _opening:  # two threads would build one engine twice
             engine = Engine(model, gpu(), self._plan, graphs)
