@@ -74,13 +74,18 @@ class Grid:
 
 
 def activation_grid(low: float, high: float, dialect: Dialect) -> Grid:
-    """The grid of an activation over low..high; zero is always on it."""
+    """The grid of an activation over low..high: zero is on it, and nothing within the range is clipped.
+
+    An asymmetric scale is made a little larger until both ends fit beside the rounded zero point; the end that limits
+    it, often the most frequent value, is then on the grid and not half a step beside it.
+    """
     low, high = min(low, 0.0), max(high, 0.0)
     if dialect.symmetric:
-        reach = max(-low, high) or 1.0
-        return Grid(np.float32(reach / 127) * _ONE, np.array(0, np.int8), -127, 127)
-    scale = (high - low) / 255 or 1 / 255
-    return Grid(np.float32(scale) * _ONE, np.array(round(-low / scale), np.uint8), 0, 255)
+        scale = max(-low, high) / 127
+        return Grid(_scalar(scale or 1.0), np.array(0, np.int8), -127, 127)
+    zero_point = round(-low / (high - low) * 255) if high > low else 0
+    scale = max(-low / zero_point if zero_point else 0.0, high / (255 - zero_point) if zero_point < 255 else 0.0)
+    return Grid(_scalar(scale or 1.0), np.array(zero_point, np.uint8), 0, 255)
 
 
 def weight_grid(reach: Float, axis: int | None) -> Grid:
@@ -89,4 +94,5 @@ def weight_grid(reach: Float, axis: int | None) -> Grid:
     return Grid(scale, np.zeros(scale.shape, np.int8), -127, 127, axis)
 
 
-_ONE = np.ones((), np.float32)
+def _scalar(value: float) -> Float:
+    return np.array(value, np.float32)
