@@ -259,11 +259,12 @@ class _Run:
         config = self.recipe.quantize
         assert config is not None
         images = self.frames(self.data.train.take(config.images + config.check_images))
-        done = quantize(self.bundle, np.asarray(images), config, _lines(self._say, "quantize", self._progress))
+        say = _lines(self._say, "quantize", self._progress)
+        done = quantize(self.bundle, np.asarray(images), config, say, book=self.folder / "trials.json")
         files.write(self.folder / "quantize.json", _candidates(done))
         agreement = done.chosen.agreement.top1
         self._say(
-            f"quantize: {done.chosen.placement}, {done.chosen.ranges}: {agreement.value:.1%} agree with float32 "
+            f"quantize: {done.chosen.plan.name}: {agreement.value:.1%} agree with float32 "
             f"on {agreement.count} check images"
         )
         return {DIALECT: self._hash(DIALECT)}

@@ -31,11 +31,18 @@ class TensorSpec(Record, frozen=True):
 
 
 class Calibration(Record, frozen=True):
-    """How an int8 variant came about: number of images, range estimator and the operator types quantized."""
+    """How an int8 variant came about: number of images, range estimators and the operator types quantized.
+
+    placement: the rule for where Q/DQ stands. passes: what was done to keep the accuracy. islands: nodes left in float.
+    """
 
     images: int
     ranges: str
     operators: tuple[str, ...]
+    placement: str = ""
+    weight_ranges: str = "min-max"
+    passes: tuple[str, ...] = ()
+    islands: tuple[str, ...] = ()
 
 
 class Variant(Record, frozen=True):
