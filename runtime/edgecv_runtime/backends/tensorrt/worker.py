@@ -28,8 +28,9 @@ _DTYPES |= {"UINT8": "uint8", "BOOL": "bool"}
 class Worker:
     """Runs batches of up to `max_batch` rows, one at a time; used by one thread at a time.
 
-    graphs: from the second batch of a shape on, copies and inference are one CUDA graph. A graph is tied to its
-    context's shape, and NVIDIA calls running it after another shape was set undefined, so a new shape ends it.
+    graphs: from the second batch of a shape on, copies and inference are one CUDA graph. A graph is tied to the state
+    of its context, so a new shape ends it (NVIDIA's guide, "CUDA Graphs": run once after a change of shape, then
+    record; one context for each graph).
     """
 
     def __init__(self, engine: Engine, max_batch: int, graphs: bool) -> None:
