@@ -13,7 +13,8 @@ from edgecv_export.plan import Plan, Workshop
 from edgecv_export.wiring import Wiring
 from edgecv_runtime import backends
 from edgecv_runtime.backends import Options
-from edgecv_runtime.backends.tensorrt_engine import build_engine, read_network
+from edgecv_runtime.backends.tensorrt.build import build_engine
+from edgecv_runtime.backends.tensorrt.network import read_network
 from edgecv_runtime.errors import BadInput, ComputationError
 from tests.conftest import NORMALIZATION
 from tests.export.test_passes import run
@@ -49,9 +50,7 @@ def test_grids_are_onnxs_own(low, high, dialect):
     assert grid.fake(np.zeros(1, np.float32)) == 0  # padding stays padding
     if not dialect.symmetric:
         inside = values[(values >= min(low, 0)) & (values <= max(high, 0))]
-        assert (
-            np.abs(grid.fake(inside) - inside).max(initial=0) <= grid.scale * 0.501
-        )
+        assert np.abs(grid.fake(inside) - inside).max(initial=0) <= grid.scale * 0.501
 
 
 def test_weights_have_one_step_a_channel_and_keep_the_largest():
@@ -108,11 +107,11 @@ def test_tensorrt_builds_the_symmetric_dialect_and_fp16(workshop, exported, tmp_
     for placement in ("all", "layers", "merged"):
         path.write_bytes(workshop.make(Plan(placement), DIALECTS["int8-s8s8"]))
         assert read_network(path).layers == {"int8": 5}
-        assert build_engine(path, compute_capability=(8, 6))
+        assert build_engine(path, compute_capabilities=[(8, 6)])
     half = tmp_path / "half.onnx"
     half.write_bytes(fp16.converted(exported / "model.onnx"))
     assert read_network(half).layers == {"fp16": 5}
-    assert build_engine(half, compute_capability=(8, 6))
+    assert build_engine(half, compute_capabilities=[(8, 6)])
 
 
 # fp16

@@ -1,12 +1,14 @@
 """What tests of TensorRT share: files of every variant, the text inside an engine, and whether a GPU is at hand."""
 
 import re
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from edgecv_export import fp16
 from edgecv_runtime.backends.tensorrt import TensorRtBackend
 from edgecv_runtime.errors import BackendUnavailable
 
@@ -62,7 +64,9 @@ def convolution(path, size=("N", 8, 8, 3), kind=TensorProto.FLOAT16):
 
 def half(model):
     """The same network in half precision, with float32 logits."""
-    return convert_float_to_float16(model, keep_io_types=True)
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.save(model, Path(folder) / "model.onnx")
+        return onnx.load_from_string(fp16.converted(Path(folder) / "model.onnx"))
 
 
 def symmetric(model):
