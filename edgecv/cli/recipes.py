@@ -55,7 +55,7 @@ def export(arguments: Arguments, runs: Runs = Path("runs"), json: Json = False) 
 
 
 def models(json: Json = False) -> None:
-    """List the zoo: parameters, input size, published weights and where they come from."""
+    """List the zoo: task, parameters, input size, published weights and where they come from."""
     _need_torch()
     from rich import box
     from rich.table import Table
@@ -66,13 +66,15 @@ def models(json: Json = False) -> None:
     if json:
         show_json(specs)
         return
-    table = Table("model", "parameters", "input", "weights (top-1, source)", box=box.SIMPLE_HEAD)
-    table.columns[1].justify = "right"
+    table = Table("model", "task", "parameters", "input", "weights (score, source)", box=box.SIMPLE_HEAD)
+    table.columns[2].justify = "right"
     for spec in specs:
         sources = ", ".join(
-            f"{row.name} ({row.top1_percent:.1f} %, {row.package or row.url.split('/')[2]})" for row in spec.weights
+            f"{row.name} ({row.score_percent:.1f} % {row.metric}, {row.package or row.url.split('/')[2]})"
+            for row in spec.weights
         )
-        table.add_row(spec.name, f"{spec.parameters:,}", f"{spec.size[0]}x{spec.size[1]}", sources or "–")
+        size = "x".join(map(str, spec.size)) if len(spec.size) == 2 else f"{spec.size[0]} samples"
+        table.add_row(spec.name, spec.task, f"{spec.parameters:,}", size, sources or "–")
     stdout.print(table)
 
 
