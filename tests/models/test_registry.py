@@ -64,7 +64,7 @@ class Subject:
         x = torch.randn(BATCH, self.spec.channels, *self.size, generator=torch.Generator().manual_seed(0))
         places = () if self.spec.task == "classification" else self.size
         labels = torch.arange(BATCH).reshape(-1, *[1] * len(places)).expand(-1, *places) % CLASSES
-        optimizer = torch.optim.Adam(network.parameters(), lr=2e-4)
+        optimizer = torch.optim.Adam(network.parameters(), lr=2e-4, fused=True)
         unreached = {name for name, _ in network.named_parameters()}
 
         def loss(seed):
@@ -78,9 +78,10 @@ class Subject:
             optimizer.zero_grad()
             value = loss(seed)
             value.backward()
-            unreached.difference_update(
-                name for name, p in network.named_parameters() if p.grad is not None and p.grad.any()
-            )
+            for name in sorted(unreached):
+                gradient = network.get_parameter(name).grad
+                if gradient is not None and gradient.any():
+                    unreached.remove(name)
             return value.item()
 
         losses = []
