@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from torch.nn import functional as F
+from zoo_reference import on_meta
 
 from edgecv import models
 from edgecv_export import graph
@@ -21,12 +22,6 @@ from edgecv_runtime.backends import Options, tensorrt_engine
 CLASSES, BATCH, STEPS = 3, 4, 3
 TOLERANCE = 1e-3  # relative to the largest logit
 CONTROL_FLOW = {"If", "Loop", "Scan", "NonZero", "ScatterND"}  # an exporter writes them where Python computed shapes
-
-
-def on_meta(name, **options):
-    """A network with shapes and no memory."""
-    with torch.device("meta"):
-        return models.create(name, **options)
 
 
 def small_size(name):

@@ -8,6 +8,7 @@ import torch
 import zoo_reference
 from torch import nn
 from torch.nn import functional as F
+from zoo_reference import on_meta
 
 from edgecv import models
 from edgecv.models import blocks, vit
@@ -88,12 +89,6 @@ TIMM = [name for name in PARAMETERS if name.startswith(zoo_reference.TIMM)]
 TORCHVISION = [name for name in PARAMETERS if name not in [*OWN, *TIMM]]
 # The large ones run the code of the small ones with other numbers, which their shapes prove.
 COMPUTED = list(zoo_reference.published_logits())
-
-
-def on_meta(name, **options):
-    """A network with shapes and no memory."""
-    with torch.device("meta"):
-        return models.create(name, **options)
 
 
 def test_the_zoo_holds_these_models():

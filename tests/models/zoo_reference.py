@@ -71,6 +71,12 @@ def logits(network: nn.Module, name: str) -> list[float]:
     return (outputs[0, :8] if outputs.ndim == 2 else outputs[0, :8, 20, 41]).tolist()
 
 
+def on_meta(name: str, **options: int) -> models.Network:
+    """A network with shapes and no memory."""
+    with torch.device("meta"):
+        return models.create(name, **options)
+
+
 def narrow(name: str, classes: int = 1000) -> models.Network:
     """A network of the zoo; AlexNet and VGG with 64 instead of 4096 hidden units, which saves most of their weights."""
     family = {"alexnet": alexnet.VARIANTS, "vgg": vgg.VARIANTS}.get(models.spec(name).family)
