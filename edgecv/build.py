@@ -70,6 +70,7 @@ def build(
     say: takes one line per step. progress: whether long steps may draw a progress bar on stderr.
     Raises what the steps raise; what was done before stays done. BadInput when another build uses the folder.
     """
+    _check_task(recipe)
     run = _Run(recipe, Path(folder), say, progress)
     names = [step.name for step in run.steps()]
     if until not in names:
@@ -82,6 +83,16 @@ def build(
         for step in run.steps()[: names.index(until) + 1]:
             (ran if record.do(step) else skipped).append(step.name)
     return Built(run.folder, tuple(ran), tuple(skipped), record.seconds())
+
+
+def _check_task(recipe: Recipe) -> None:
+    """Refuse a network whose outputs no step here understands."""
+    spec = models.spec(recipe.model.name)
+    if spec.task != "classification":
+        raise BadInput(
+            f"recipe '{recipe.name}': {spec.name} is a model for {spec.task}, and recipes make classifiers "
+            "(`edgecv models` lists the tasks); train it in Python from edgecv.models.create"
+        )
 
 
 class _Run:
@@ -131,7 +142,10 @@ class _Run:
     def preprocess(self) -> Preprocess:
         if self.recipe.preprocess is not None:
             return self.recipe.preprocess
-        return self.source.preprocess if self.source else Preprocess(models.spec(self.recipe.model.name).size)
+        if self.source:
+            return self.source.preprocess
+        height, width = models.spec(self.recipe.model.name).size
+        return Preprocess((height, width))
 
     @property
     def normalization(self) -> Normalization:

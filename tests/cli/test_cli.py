@@ -109,7 +109,12 @@ def test_doctor_tells_what_works():
 
 def test_models_lists_the_zoo():
     document = json.loads(edgecv("models", "--json").stdout)
-    assert {"mobilenet_v3_small", "efficientnet_lite0", "convnext_atto"} <= {each["name"] for each in document}
+    tasks = {each["name"]: each["task"] for each in document}
+    assert tasks["efficientnet_lite0"] == "classification"
+    assert tasks["deeplabv3_resnet50"] == "segmentation"
+    assert tasks["wavenet_tiny"] == "sequence"
+    table = edgecv("models").stdout
+    assert [line.split()[0] for line in table.splitlines() if line.split() and line.split()[0] in tasks] == list(tasks)
 
 
 def test_verify_and_bench_write_their_evidence(bundle_copy):
