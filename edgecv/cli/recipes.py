@@ -13,7 +13,7 @@ from edgecv_runtime.errors import BadInput, Unavailable
 if TYPE_CHECKING:
     from edgecv.build import Built
 
-ZOO_COLUMNS = 100  # what the table of models needs without breaking a line
+ZOO_COLUMNS = 120  # what the table of models needs without breaking a line
 
 Arguments = Annotated[list[str], typer.Argument(metavar="RECIPE [KEY=VALUE]...", help="A YAML file and overrides.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that run folders are made in.")]
@@ -57,23 +57,34 @@ def export(arguments: Arguments, runs: Runs = Path("runs"), json: Json = False) 
 
 
 def models(json: Json = False) -> None:
-    """List the zoo: task, parameters, input size, published weights; with --json, where they come from."""
+    """List the zoo: task, parameters, MACs, input, receptive field, weights; with --json, where those come from."""
     _need_torch()
+    from msgspec import to_builtins
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from edgecv import models as zoo
+    from edgecv import xray
+    from edgecv.xray.console import count_text, field_text
 
     specs = [zoo.spec(name) for name in zoo.names()]
+    costs = {name: xray.cost(name) for name in zoo.names()}
     if json:
-        show_json(specs)
+        show_json(
+            [{**to_builtins(spec), "macs": costs[spec.name].macs, "field": costs[spec.name].field} for spec in specs]
+        )
         return
-    table = Table("model", "task", "parameters", "input", "weights", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.columns[2].justify = "right"
+    table = Table(
+        "model", "task", "parameters", "MACs", "input", "receptive field", "weights", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    table.columns[2].justify = table.columns[3].justify = "right"
     for spec in specs:
+        cost = costs[spec.name]
         weights = "\n".join(f"{row.name} {row.score_percent:.1f} %" for row in spec.weights)
-        table.add_row(spec.name, spec.task, f"{spec.parameters:,}", "x".join(map(str, spec.size)), weights or "–")
+        size = "x".join(map(str, spec.size))
+        cells = f"{spec.parameters:,}", count_text(cost.macs), size, field_text(cost.field), weights or "–"
+        table.add_row(spec.name, spec.task, *cells)
     Console(width=max(stdout.width, ZOO_COLUMNS)).print(table)  # a file or pipe would count as 80 columns
     say("weights: published top-1 on ImageNet-1k, or mIoU on COCO val2017 (segmentation); --json has their sources")
 

@@ -45,8 +45,10 @@ _ADD = {
 _RESHAPE = {"reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view", "_reshape_alias"}
 _REDUCE = {"mean", "sum", "amax", "amin", "max", "min", "prod", "var", "std", "argmax", "argmin", "norm",
            "linalg_vector_norm", "logsumexp", "any", "all"}  # fmt: skip
-_INTERPOLATIONS = {"nearest1d", "nearest2d", "nearest3d", "nearest_exact1d", "nearest_exact2d", "linear1d", "bilinear2d",
-                   "bicubic2d", "trilinear3d", "bilinear2d_aa", "bicubic2d_aa"}  # fmt: skip
+_INTERPOLATIONS = {
+    "nearest1d", "nearest2d", "nearest3d", "nearest_exact1d", "nearest_exact2d", "linear1d", "bilinear2d", "bicubic2d",
+    "trilinear3d", "bilinear2d_aa", "bicubic2d_aa",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
