@@ -6,7 +6,7 @@ a larger picture, so that extents are those of an interior place and may be larg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -142,21 +142,18 @@ def _at(array: Places, axis: int, taps: NDArray[np.int64], period: int, jump: fl
 
 def _period(extent: Extent, axis: int) -> int:
     """Smallest P for which P places further always see P jumps further; all places when there is none."""
-    periods = _periods(extent, axis)
-    return periods[0] if periods else extent.low.shape[axis]
+    return next(_periods(extent, axis), extent.low.shape[axis])
 
 
-def _periods(extent: Extent, axis: int) -> list[int]:
-    """Periods of at most half the places."""
+def _periods(extent: Extent, axis: int) -> Iterator[int]:
+    """Periods of at most half the places, the smallest first."""
     count = extent.low.shape[axis]
     lines = [np.moveaxis(array, axis, 0).reshape(count, -1) for array in (extent.low, extent.high)]
     steps = np.arange(1, count // 2 + 1)
     likely = [steps[np.isclose(line[steps, 0], line[0, 0] + steps * extent.jump)] for line in lines]
-    return [
-        int(step)
-        for step in np.intersect1d(*likely)
-        if all(np.allclose(line[step:], line[:-step] + step * extent.jump) for line in lines)
-    ]
+    for step in np.intersect1d(*likely):
+        if all(np.allclose(line[step:], line[:-step] + step * extent.jump) for line in lines):
+            yield int(step)
 
 
 def recovered(extent: Extent) -> Extent:
@@ -170,4 +167,4 @@ def recovered(extent: Extent) -> Extent:
     varying = [axis for axis, size in enumerate(extent.low.shape) if size > 1]
     if extent.axis is not None or extent.jump == 0 or len(varying) != 1 or not np.isfinite(extent.low).all():
         return extent
-    return replace(extent, axis=varying[0] if _periods(extent, varying[0]) else None)
+    return replace(extent, axis=varying[0] if any(_periods(extent, varying[0])) else None)
