@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -69,6 +68,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     An existing folder is exchanged in one system call where the kernel can (Linux), and removed afterwards.
     Left-overs of writers that were killed are removed first.
     """
+    import shutil
+
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
@@ -105,6 +106,8 @@ def _temporary(path: Path) -> Path:
 
 def sweep(folder: Path, name: str = "*") -> None:
     """Remove what writers of `name` in a folder left behind when they were killed."""
+    import shutil
+
     for old in folder.glob(f".{name}.*.tmp"):
         pid = old.name.split(".")[-2]
         if not pid.isdigit() or _runs(int(pid)):
