@@ -115,7 +115,7 @@ def main() -> None:
     ]
     how = (
         f"`{MODEL}`, a JPEG of 1920x1080, {ROUNDS} interleaved rounds. The bundle's way reads the manifest, checks "
-        "every file's SHA-256 and the ONNX file's outside before a runtime sees it; the script by hand does none of that."
+        "every file's SHA-256 and the ONNX file's outside before a runtime sees it; the script by hand does not."
     )
     study.write("cold_start", "Cold start", how, lines)
 
