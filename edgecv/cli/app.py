@@ -47,6 +47,7 @@ for command in (
     results.report,
     device.predict,
     device.stream,
+    device.tune,
     recipes.models,
     inspect.inspect,
     device.doctor,

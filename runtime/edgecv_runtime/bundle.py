@@ -7,14 +7,11 @@ or the new one, never a mix.
 from __future__ import annotations
 
 import io
-import shutil
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -24,6 +21,9 @@ from edgecv_runtime import files, records
 from edgecv_runtime.errors import BundleError
 from edgecv_runtime.manifest import Evidence, FileRecord, Manifest
 from edgecv_runtime.preprocess import Image
+
+if TYPE_CHECKING:
+    import tempfile
 
 MANIFEST, EVIDENCE, GOLDEN = "bundle.json", "evidence.json", "golden.npz"
 ARCHIVE_SUFFIX = ".edgecv"
@@ -54,6 +54,8 @@ class Bundle:
         self.root = self.path
         try:
             if self.path.is_file():
+                import tempfile  # here and below: a bundle folder, the usual case, does without
+
                 self._unpacked = tempfile.TemporaryDirectory(prefix="edgecv-")
                 self.root = Path(self._unpacked.name)
                 _unpack(self.path, self.root)
@@ -88,6 +90,8 @@ class Bundle:
         """The golden inputs with PyTorch's outputs; raises BundleError when the bundle has none."""
         if GOLDEN not in self.manifest.files:
             raise BundleError(f"{self.path}: has no golden inputs; write it with 'edgecv export'")
+        import zipfile
+
         try:
             with np.load(self.file(GOLDEN), allow_pickle=False) as arrays:
                 return Golden(images=arrays["images"], logits=arrays["logits"])
@@ -116,6 +120,8 @@ def write(path: str | Path, manifest: Manifest, content: Mapping[str, bytes | Pa
     """
     path = Path(path)
     if path.suffix == ARCHIVE_SUFFIX:
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
             _fill(Path(folder), manifest, content)
             _pack(Path(folder), path)
@@ -148,6 +154,8 @@ def update(
 
 
 def _fill(folder: Path, manifest: Manifest, content: Mapping[str, bytes | Path]) -> None:
+    import shutil
+
     for name, source in content.items():
         if isinstance(source, bytes):
             (folder / name).write_bytes(source)
@@ -211,6 +219,8 @@ def _problem(root: Path, name: str, record: FileRecord) -> str:
 
 def _pack(folder: Path, path: Path) -> None:
     """Zip a folder with fixed dates and order, so that equal bundles give equal archives."""
+    import zipfile
+
     with files.replacing(path) as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(folder.iterdir()):
             archive.writestr(zipfile.ZipInfo(file.name), file.read_bytes(), zipfile.ZIP_DEFLATED)
@@ -218,6 +228,10 @@ def _pack(folder: Path, path: Path) -> None:
 
 def _unpack(path: Path, folder: Path) -> None:
     """Unpack an archive of plain file names into an empty folder; refuses everything else a zip file can hold."""
+    import shutil
+    import zipfile
+    import zlib
+
     try:
         with zipfile.ZipFile(path) as archive:
             names = [entry.filename for entry in archive.infolist()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +118,8 @@ def for_bundle(bundle: Bundle, ask: Ask) -> Target:
 
 def for_file(file: Path, external: tuple[str, ...], spec: TensorSpec, ask: Ask) -> Target:
     """Choose for a plain ONNX file and the data files it names: only the backend and the float precision are open."""
+    import hashlib
+
     digest = "".join(files.sha256(path) for path in (file, *(file.parent / name for name in external)))
     if external:
         digest = hashlib.sha256(digest.encode()).hexdigest()
@@ -210,6 +211,8 @@ def _measured(usable: list[Target], spare: list[Target], spec: TensorSpec, ask: 
 
 def _digest(usable: list[Target], ask: Ask) -> str:
     """Names what was measured: this machine, these files, these versions, this goal."""
+    import hashlib
+
     versions = {target.backend: backends.get(target.backend).probe() for target in usable}
     facts = [
         machine.this().key,

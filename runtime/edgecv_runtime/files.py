@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -29,9 +28,10 @@ def sha256(path: Path) -> str:
     import hashlib
 
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    block = memoryview(bytearray(1 << 17))  # stays in the CPU's cache, which new memory for each block would not
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(block):
+            digest.update(block[:size])
     return digest.hexdigest()
 
 
@@ -69,6 +69,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     An existing folder is exchanged in one system call where the kernel can (Linux), and removed afterwards.
     Left-overs of writers that were killed are removed first.
     """
+    import shutil
+
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
@@ -105,6 +107,8 @@ def _temporary(path: Path) -> Path:
 
 def sweep(folder: Path, name: str = "*") -> None:
     """Remove what writers of `name` in a folder left behind when they were killed."""
+    import shutil
+
     for old in folder.glob(f".{name}.*.tmp"):
         pid = old.name.split(".")[-2]
         if not pid.isdigit() or _runs(int(pid)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,11 +25,11 @@ from edgecv_runtime.errors import (
     ComputationError,
     EdgecvError,
     ModelFileError,
-    ShapeError,
 )
 from edgecv_runtime.goals import Goal
-from edgecv_runtime.manifest import Manifest, TensorSpec
-from edgecv_runtime.preprocess import Image, Normalization, Preprocess
+from edgecv_runtime.inputs import Input, check_feeds, check_matches, fitting
+from edgecv_runtime.manifest import TensorSpec
+from edgecv_runtime.preprocess import Image, Normalization, Preprocess, import_cv2
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -89,7 +90,7 @@ def load(
         raise BadInput(f"{source}: a plain ONNX file carries no preprocessing and labels: give preprocess=, labels=")
     if len(header.outputs) != 1:
         raise ModelFileError(f"{source}: has {len(header.outputs)} outputs; a classifier has one")
-    entry = _entry(header.inputs, preprocess, normalization, str(source))
+    entry = fitting(header.inputs, preprocess, normalization, str(source))
     target = choose.for_file(source, header.external, entry.spec, ask)
     name = header.last_operators.get(header.outputs[0].name, "")
     task = tasks.create("classification", tuple(labels), header.outputs, name == "Softmax")
@@ -97,8 +98,16 @@ def load(
 
 
 def load_bundle(source: Path, ask: Ask) -> Model:
-    """Load a bundle as it was asked for; `load` and `edgecv tune` do."""
-    bundle = Bundle(source)
+    """Load a bundle as it was asked for; `load` and `edgecv tune` do.
+
+    Libraries are imported while the files are hashed: neither needs the interpreter much, and both take milliseconds.
+    """
+    importing = threading.Thread(target=_import_libraries, args=(ask.backend,))
+    importing.start()
+    try:
+        bundle = Bundle(source)
+    finally:
+        importing.join()
     try:
         return of_target(bundle, choose.for_bundle(bundle, ask))
     except BaseException:
@@ -106,11 +115,20 @@ def load_bundle(source: Path, ask: Ask) -> Model:
         raise
 
 
+def _import_libraries(backend: str) -> None:
+    """What is missing is said where it is used."""
+    with suppress(EdgecvError):
+        import_cv2()
+    with suppress(EdgecvError):
+        if backend != "auto":
+            backends.get(backend).probe()
+
+
 def of_target(bundle: Bundle, target: Target) -> Model:
     """A model of an open bundle that runs exactly this target; it closes the bundle when it is closed."""
     manifest = bundle.manifest
-    _check_matches(onnxfile.read(target.file), manifest, f"{bundle.path}/{target.file.name}")
-    entry = _entry((manifest.input,), manifest.preprocess, None, str(bundle.path))
+    check_matches(onnxfile.read(target.file), manifest, f"{bundle.path}/{target.file.name}")
+    entry = fitting((manifest.input,), manifest.preprocess, None, str(bundle.path))
     task = tasks.create(manifest.task, manifest.labels, manifest.outputs, False)
     return Model(target, entry, task, manifest.name, manifest.task, manifest.labels, manifest.outputs, bundle)
 
@@ -184,7 +202,7 @@ class Model:
         except (TypeError, KeyError, AttributeError, ValueError):
             fits = False
         if not fits:
-            _check_feeds(feeds, self.input)
+            check_feeds(feeds, self.input)
         try:
             return backend.run(feeds)
         except ComputationError:
@@ -291,99 +309,10 @@ class Model:
         self.close()
 
 
-@dataclass(frozen=True)
-class Input:
-    """From frames to the network's input tensor: uint8 NHWC for our own graphs, float32 NCHW for others'."""
-
-    spec: TensorSpec
-    preprocess: Preprocess
-    normalization: Normalization | None
-
-    def batch(self, frames: Sequence[Image]) -> NDArray[Any]:
-        """Frames of any size -> the input tensor."""
-        pixels = self.preprocess.batch(frames)
-        if self.normalization is None:
-            return pixels
-        mean = np.asarray(self.normalization.mean, np.float32)
-        std = np.asarray(self.normalization.std, np.float32)
-        scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))  # (N, H, W, C) -> (N, C, H, W)
-
-
-def _entry(
-    inputs: tuple[TensorSpec, ...], preprocess: Preprocess, normalization: Normalization | None, where: str
-) -> Input:
-    """Match the preprocessing with the network's input, or say what does not fit."""
-    if len(inputs) != 1 or len(inputs[0].shape) != 4:
-        found = ", ".join(f"{spec.name} {spec.shape}" for spec in inputs)
-        raise ModelFileError(f"{where}: a vision model has one image input of rank 4, this one has: {found}")
-    spec = inputs[0]
-    height, width = preprocess.size
-    if normalization is not None and len(normalization.mean) != preprocess.channels:
-        raise BadInput(f"{where}: normalization has {len(normalization.mean)} channels, not {preprocess.channels}")
-    layouts: dict[str, tuple[int, ...]] = {
-        "uint8": (height, width, preprocess.channels),
-        "float32": (preprocess.channels, height, width),
-    }
-    if spec.dtype not in layouts:
-        raise ModelFileError(
-            f"{where}: input '{spec.name}' is {spec.dtype}; uint8 (NHWC) and float32 (NCHW) are served"
-        )
-    if spec.dtype == "float32" and normalization is None:
-        raise BadInput(f"{where}: its input is float32: give normalization=Normalization(mean=..., std=...)")
-    if spec.dtype == "uint8" and normalization is not None:
-        raise BadInput(f"{where}: its input is uint8, so the graph normalizes: leave normalization out")
-    wanted = layouts[spec.dtype]
-    for have, want in zip(spec.shape[1:], wanted, strict=True):
-        if isinstance(have, int) and have != want:
-            raise ShapeError(f"{where}: input is {spec.dtype} {spec.shape}, but preprocessing gives (N, {wanted})")
-    return Input(TensorSpec(spec.name, spec.dtype, (spec.shape[0], *wanted)), preprocess, normalization)
-
-
-def _check_matches(header: onnxfile.OnnxHeader, manifest: Manifest, where: str) -> None:
-    """The graph's own inputs, outputs and labels must be the manifest's."""
-    for found, claimed in ((header.inputs, (manifest.input,)), (header.outputs, manifest.outputs)):
-        if len(found) != len(claimed) or not all(map(_is_same, found, claimed)):
-            raise BundleError(f"{where}: the graph has {found}, the manifest says {claimed}; export it again")
-    labels = header.metadata.get("edgecv.labels")
-    if labels is not None and labels != "\n".join(manifest.labels):
-        raise BundleError(f"{where}: the graph's own labels are not the manifest's; export it again")
-
-
-def _is_same(found: TensorSpec, claimed: TensorSpec) -> bool:
-    sizes = zip(found.shape, claimed.shape, strict=False)
-    return (
-        (found.name, found.dtype, len(found.shape)) == (claimed.name, claimed.dtype, len(claimed.shape))
-        and all(have == want for have, want in sizes if isinstance(have, int) and isinstance(want, int))
-    )  # fmt: skip
-
-
-def _check_feeds(feeds: Any, spec: TensorSpec) -> None:
-    """Backends disagree on what they cast silently, so names, dtype and shape are checked here for all of them."""
-    if not isinstance(feeds, Mapping):
-        raise ShapeError(f"run wants named tensors, {{'{spec.name}': ...}}, got {type(feeds).__name__}")
-    if len(feeds) != 1 or spec.name not in feeds:
-        raise ShapeError(f"run wants the input '{spec.name}' and no other, got: {', '.join(feeds)}")
-    tensor = feeds[spec.name]
-    shape = getattr(tensor, "shape", None)
-    if shape is None or str(tensor.dtype) != spec.dtype or len(shape) != len(spec.shape):
-        got = f"{shape} {tensor.dtype}" if shape is not None else type(tensor).__name__
-        raise ShapeError(f"'{spec.name}' wants {_readable(spec)}, got {got}; model.preprocess.batch makes it")
-    if any(isinstance(want, int) and want != have for want, have in zip(spec.shape, shape, strict=True)):
-        raise ShapeError(f"'{spec.name}' wants {_readable(spec)}, got {shape}; model.preprocess.batch makes it")
-    if shape[0] == 0:
-        raise ShapeError(f"'{spec.name}' wants at least one frame, got a batch of 0")
-
-
 def _batches(frames: Iterable[Any], size: int) -> Iterator[list[Any]]:
     rest = iter(frames)
     while batch := list(islice(rest, size)):
         yield batch
-
-
-def _readable(spec: TensorSpec) -> str:
-    sizes = ", ".join("N" if isinstance(size, str) else str(size) for size in spec.shape)
-    return f"({sizes}) {spec.dtype}"
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:

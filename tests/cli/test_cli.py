@@ -244,3 +244,23 @@ def test_accuracy_on_own_images_does_not_replace_agreement_with_pytorch(finished
     edgecv("verify", finished_copy, "--data", tmp_path)
     document = json.loads((finished_copy / "evidence.json").read_text())
     assert {entry["agreement"]["reference"] for entry in document["entries"]} == {"PyTorch float32"}
+
+
+def test_tune_says_what_it_tried_and_load_takes_it(exported, monkeypatch, tmp_path):
+    import edgecv_runtime as rt
+
+    monkeypatch.setenv("EDGECV_CACHE", str(tmp_path))
+    done = edgecv("tune", exported, "--goal", "p99 <= 1000 ms", "--backend", "onnxruntime")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "the best found here for p99 <= 1000 ms" in lines[0]
+    assert sum(line.startswith("measured float32 on onnxruntime") for line in lines) >= 2
+    assert "load(..., goal='p99 <= 1000 ms')" in done.stderr
+    with rt.load(exported, backend="onnxruntime", goal="p99 <= 1000 ms") as model:
+        assert model.explain().splitlines() == lines
+
+
+def test_tune_refuses_an_unknown_goal(exported):
+    done = edgecv("tune", exported, "--goal", "fast")
+    assert done.returncode == 2
+    assert "a goal is 'latency', 'throughput' or a bound" in one_line(done)

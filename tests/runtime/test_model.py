@@ -79,6 +79,119 @@ def test_threads_may_share_a_model(model, photos):
     assert wrong == []
 
 
+@pytest.fixture(params=REAL)
+def busy(request, exported):
+    with rt.load(exported, backend=request.param, goal="throughput") as loaded:
+        yield loaded
+
+
+def test_map_gives_results_in_order(busy, photos):
+    wanted = [busy(frame).scores for frame in photos]
+    found = list(busy.map(photos[number % 2] for number in range(21)))
+    assert all(np.abs(each.scores - wanted[number % 2]).max() < 1e-5 for number, each in enumerate(found))
+    assert len(found) == 21
+    assert list(busy.map([])) == []
+
+
+def test_map_takes_only_as_much_as_it_has_room_for(busy, photos):
+    taken = []
+
+    def source():
+        for number in range(1000):
+            taken.append(number)
+            yield photos[0]
+
+    results = busy.map(source())
+    for _ in range(3):
+        next(results)
+    assert len(taken) <= 3 + 3 * busy.streams
+    results.close()
+    assert len(taken) <= 3 + 3 * busy.streams
+
+
+def test_map_also_takes_tensors(busy):
+    golden = busy.bundle.golden()
+    found = list(busy.map({"image": image[None]} for image in golden.images))
+    assert np.abs(np.concatenate([each["logits"] for each in found]) - golden.logits).max() < 1e-4
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_error_comes_with_its_frame(exported, photos, batch):
+    import dataclasses
+
+    from edgecv_runtime.choose import Ask, for_bundle
+    from edgecv_runtime.model import of_target
+
+    bundle = rt.Bundle(exported)
+    target = dataclasses.replace(for_bundle(bundle, Ask(backend="onnxruntime")), batch=batch)
+    frames = [photos[0], np.zeros((4, 4), np.uint8), photos[1], photos[0]]
+    with of_target(bundle, target) as model:
+        found = list(model.map(frames, errors=True))
+        assert [type(each).__name__ for each in found] == ["Classification", "ShapeError"] + ["Classification"] * 2
+        assert np.abs(found[2].scores - model(photos[1]).scores).max() < 1e-5
+        results = model.map(frames)
+        assert next(results).label in LABELS
+        with pytest.raises(ShapeError, match=r"got \(4, 4\)"):
+            list(results)
+        with pytest.raises(ZeroDivisionError):  # the source's own failure is its own
+            list(model.map(1 / number for number in (0,)))
+
+
+def test_submit_waits_for_room(exported, photos, monkeypatch):
+    model = rt.load(exported, backend="echo")
+    gate = threading.Event()
+    real = model.run
+    monkeypatch.setattr(model, "run", lambda feeds: (gate.wait(20), real(feeds))[1])
+    most = 3 * model.streams
+    tensors = {"image": model.preprocess.batch(photos[:1])}
+    futures = [model.submit(tensors) for _ in range(most)]
+    extra = threading.Thread(target=lambda: futures.append(model.submit(tensors)))
+    extra.start()
+    extra.join(0.2)
+    assert extra.is_alive()
+    assert len(futures) == most
+    gate.set()
+    extra.join(20)
+    assert len([future.result(timeout=20) for future in futures]) == most + 1
+    model.close()
+
+
+def test_closing_a_model_in_use_never_gives_a_wrong_answer(exported, photos):
+    """Each call of every thread ends with a result or with Closed, whenever the close comes."""
+    for backend in REAL:
+        for delay in (0.0, 0.002, 0.01):
+            model = rt.load(exported, backend=backend)
+            outcomes = []
+
+            def work(model=model, outcomes=outcomes):
+                while True:
+                    try:
+                        outcomes.append(model(photos[0]).label in LABELS)
+                    except Closed:
+                        return
+                    except Exception as exc:
+                        outcomes.append(exc)
+                        return
+
+            threads = [threading.Thread(target=work) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            threading.Event().wait(delay)
+            model.close()
+            for thread in threads:
+                thread.join(20)
+            assert all(outcome is True for outcome in outcomes)
+
+
+def test_a_map_that_goes_on_after_close_says_so(exported, photos):
+    model = rt.load(exported, backend="onnxruntime")
+    results = model.map(photos * 20)
+    next(results)
+    model.close()
+    with pytest.raises(Closed, match="closed"):
+        list(results)
+
+
 @pytest.mark.parametrize(
     ("feeds", "said"),
     [

@@ -5,7 +5,6 @@ Asked for a provider that it cannot load, ONNX Runtime warns and runs on the CPU
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -113,6 +112,8 @@ class OnnxRuntimeBackend:
 
     def executed(self) -> Executed:
         """Count the layers of the graph as ONNX Runtime rewrote it; "unknown" where a provider compiled it."""
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
             written = Path(folder) / "optimized.onnx"
             try:
