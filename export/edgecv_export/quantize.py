@@ -270,4 +270,5 @@ def _add(opened: bundle.Bundle, chosen: Candidate, images: int) -> None:
     )
     others = tuple(each for each in opened.manifest.variants if each.name != DIALECT)
     manifest = msgspec.structs.replace(opened.manifest, variants=(*others, variant))
-    bundle.update(opened, manifest=manifest, content={variant.file: chosen.content})
+    golden = opened.golden().sealing(variant.file, chosen.content)
+    bundle.update(opened, manifest=manifest, content={variant.file: chosen.content, bundle.GOLDEN: golden.to_bytes()})

@@ -17,7 +17,7 @@ from edgecv_runtime import backends, choose, machine, onnxfile, tasks
 from edgecv_runtime.backends import Backend, Executed, Tensors
 from edgecv_runtime.bundle import ARCHIVE_SUFFIX, MANIFEST, Bundle
 from edgecv_runtime.choose import Target
-from edgecv_runtime.errors import BadInput, BundleError, Closed, ModelFileError, ShapeError
+from edgecv_runtime.errors import BadInput, BundleError, Closed, ModelFileError, NoMemory, ShapeError
 from edgecv_runtime.manifest import Manifest, TensorSpec
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 
@@ -45,6 +45,7 @@ def load(
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
     normalization: Normalization | None = None,
+    self_test: bool = False,
 ) -> Model:
     """Load a bundle (folder or .edgecv) or a plain ONNX file.
 
@@ -52,13 +53,16 @@ def load(
     precision: "auto", "float32", "bf16", "fp16", "int8", or a variant's name.
     threads: 0 leaves the number to the backend.
     preprocess, labels: for a plain ONNX file, which carries neither; normalization: for one with float32 NCHW input.
+    self_test: run the bundle's golden inputs first; raises ParityError that names the fault when they do not agree.
     Raises BundleError, ModelFileError, BadInput or BackendUnavailable, each in one line.
     """
     source = Path(source)
     given = {"preprocess": preprocess, "labels": labels, "normalization": normalization}
     if source.is_dir() or source.suffix == ARCHIVE_SUFFIX or (source.suffix != ".onnx" and not source.exists()):
         _refuse(given, f"{source}: a bundle carries its own")
-        return _load_bundle(source, backend, precision, threads)
+        return _load_bundle(source, backend, precision, threads, self_test)
+    if self_test:
+        raise BadInput(f"{source}: a plain ONNX file carries no golden inputs: leave out self_test")
     if source.name == MANIFEST:
         raise BundleError(f"{source}: name the bundle's folder, {source.parent}")
     header = onnxfile.read(source)
@@ -73,10 +77,13 @@ def load(
     return Model(target, entry, task, source.stem, "classification", tuple(labels), header.outputs)
 
 
-def _load_bundle(source: Path, backend: str, precision: str, threads: int) -> Model:
+def _load_bundle(source: Path, backend: str, precision: str, threads: int, self_test: bool) -> Model:
     bundle = Bundle(source)
     try:
-        return of_target(bundle, choose.for_bundle(bundle, backend, precision, threads))
+        model = of_target(bundle, choose.for_bundle(bundle, backend, precision, threads))
+        if self_test:
+            model.self_test()
+        return model  # noqa: TRY300 - the bundle stays open with it
     except BaseException:
         bundle.close()
         raise
@@ -88,7 +95,9 @@ def of_target(bundle: Bundle, target: Target) -> Model:
     _check_matches(onnxfile.read(target.file), manifest, f"{bundle.path}/{target.file.name}")
     entry = _entry((manifest.input,), manifest.preprocess, None, str(bundle.path))
     task = tasks.create(manifest.task, manifest.labels, manifest.outputs, False)
-    return Model(target, entry, task, manifest.name, manifest.task, manifest.labels, manifest.outputs, bundle)
+    model = Model(target, entry, task, manifest.name, manifest.task, manifest.labels, manifest.outputs, bundle)
+    bundle.check_unchanged(target.file.name)
+    return model
 
 
 class Model:
@@ -153,7 +162,15 @@ class Model:
         if len(feeds) != 1 or self.input.name not in feeds:
             raise ShapeError(f"run wants the input '{self.input.name}' and no other, got: {', '.join(feeds)}")
         _check_tensor(feeds[self.input.name], self.input)
-        return backend.run(feeds)
+        try:
+            return backend.run(feeds)
+        except MemoryError as exc:
+            raise NoMemory(
+                f"model '{self.name}': no memory for {feeds[self.input.name].shape}; run fewer frames"
+            ) from exc
+        except Exception:
+            self._alive()  # closed meanwhile by another thread: that is the error, whatever the backend says
+            raise
 
     def submit(self, frame: Image) -> Future[Any]:
         """Run one frame in the background -> Future of its result; frames run one after the other."""
@@ -178,6 +195,14 @@ class Model:
             threads=self._target.threads or machine.this().cores,
             versions=backends.get(self._target.backend).probe(),
         )
+
+    def self_test(self) -> None:
+        """Run the bundle's golden inputs; raises ParityError that names the fault when they do not agree."""
+        from edgecv_runtime import verify
+
+        if self.bundle is None:
+            raise BadInput(f"model '{self.name}' is a plain ONNX file: it carries no golden inputs")
+        verify.self_test(self.bundle, self._target, self._alive())
 
     def explain(self) -> str:
         """Why this backend and variant run: what was asked, tried, measured and left out."""
