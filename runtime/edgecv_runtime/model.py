@@ -162,8 +162,9 @@ class Model:
         if len(feeds) != 1 or self.input.name not in feeds:
             raise ShapeError(f"run wants the input '{self.input.name}' and no other, got: {', '.join(feeds)}")
         _check_tensor(feeds[self.input.name], self.input)
+        rows = len(feeds[self.input.name])
         try:
-            return backend.run(feeds)
+            outputs = backend.run(feeds)
         except MemoryError as exc:
             raise NoMemory(
                 f"model '{self.name}': no memory for {feeds[self.input.name].shape}; run fewer frames"
@@ -171,6 +172,12 @@ class Model:
         except Exception:
             self._alive()  # closed meanwhile by another thread: that is the error, whatever the backend says
             raise
+        if any(len(values) != rows for values in outputs.values()):  # OpenVINO's answer when memory runs out
+            counts = ", ".join(str(len(values)) for values in outputs.values())
+            raise NoMemory(
+                f"model '{self.name}' gave {counts} rows for {rows}: no memory for so many; run fewer frames"
+            )
+        return outputs
 
     def submit(self, frame: Image) -> Future[Any]:
         """Run one frame in the background -> Future of its result; frames run one after the other."""

@@ -276,9 +276,9 @@ import resource, sys
 import numpy as np
 import edgecv_runtime as rt
 model = rt.load(sys.argv[1], backend=sys.argv[2], threads=1)
-batch = np.zeros((20_000, 32, 32, 3), np.uint8)
+batch = np.zeros((100_000, 32, 32, 3), np.uint8)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), used + (100 << 20)))
+resource.setrlimit(resource.RLIMIT_AS, (used + (50 << 20), used + (50 << 20)))
 try:
     model.run({"image": batch})
 except rt.errors.EdgecvError as exc:

@@ -130,7 +130,7 @@ def test_int8_that_breaks_a_limit_is_withheld_with_the_reason(finished, changes,
 
 
 def test_a_float_file_that_differs_is_withheld(finished_copy):
-    """One damaged weight: float32 on every backend disagrees with PyTorch's golden outputs and is no longer offered."""
+    """One damaged constant: float32 on every backend disagrees with the golden outputs and is no longer offered."""
     import onnx
 
     from edgecv_runtime import bundle as bundles
@@ -146,7 +146,7 @@ def test_a_float_file_that_differs_is_withheld(finished_copy):
         entries = [each.entry for each in verify.verify(opened)]
         variant = verify.judge(opened.manifest, opened.evidence().merged(entries)).variant("float32")
     assert variant.backends == ()
-    assert variant.withheld["onnxruntime"].startswith("damaged weights: '/network/stem")
+    assert variant.withheld["onnxruntime"].startswith("wrong mean or scale in the graph: 'scale'")
 
 
 def test_a_backend_that_cannot_run_a_file_is_evidence_and_not_the_end(finished_copy, monkeypatch):

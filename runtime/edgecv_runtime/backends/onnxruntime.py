@@ -101,7 +101,9 @@ class OnnxRuntimeBackend:
         if optimized is not None:
             settings.optimized_model_filepath = str(optimized)
         try:
-            return onnxruntime.InferenceSession(str(self._model), settings, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(
+                str(self._model), settings, providers=["CPUExecutionProvider"], enable_fallback=0
+            )  # its fall-back prints to stdout
         except Exception as exc:  # ONNX Runtime raises its own classes, one per status
             raise ModelFileError(f"{self._model}: onnxruntime cannot load it: {_line(exc)}") from exc
 

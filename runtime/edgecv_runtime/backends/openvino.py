@@ -43,7 +43,7 @@ class OpenVinoBackend:
         self._name = model.name
         try:
             self._compiled: Any = openvino.Core().compile_model(str(model), "CPU", config)
-        except RuntimeError as exc:
+        except (RuntimeError, UnicodeDecodeError) as exc:  # the latter: its message quotes the file's bytes
             raise ModelFileError(f"{model}: openvino cannot load it: {_line(exc)}") from exc
         self._outputs = [output.get_any_name() for output in self._compiled.outputs]
         self._requests = threading.local()
