@@ -209,8 +209,18 @@ def test_inputs_of_any_dtype_and_shape_are_run_or_refused(model, array):
             one_line(exc)
 
 
-@given(seen=st.lists(ANY_ARRAY, min_size=2, max_size=4))
-@FUZZ
+FITTING = st.sampled_from([(10,), (11,), (32, 32, 3), (3, 32, 32)]).flatmap(
+    lambda shape: st.lists(
+        arrays.arrays(st.sampled_from(["uint8", "int64", "float16", "float32", "float64"]), shape),
+        min_size=3,
+        max_size=3,
+    )
+)
+
+
+@given(seen=st.lists(ANY_ARRAY, min_size=2, max_size=4) | FITTING)
+@settings(FUZZ, max_examples=60)
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
 def test_arrays_of_a_device_are_diagnosed_or_refused(exported, seen):
     with Bundle(exported) as opened:
         try:

@@ -64,7 +64,7 @@ def against(bundle: Bundle, seen: Sequence[Array]) -> Finding | None:
         names = ", ".join(picture.name for picture in pictures)
         raise BadInput(f"{len(seen)} arrays were given, the bundle has {len(pictures)} pictures: {names}")
     flat = [each[0] if each.ndim in (2, 4) and len(each) == 1 else each for each in map(np.asarray, seen)]
-    if len({each.shape for each in flat}) != 1 or flat[0].dtype.kind not in "uif":
+    if len({each.shape for each in flat}) != 1 or not {each.dtype.kind for each in flat} <= {*"uif"}:
         raise BadInput(f"the pictures gave arrays of {', '.join(f'{each.shape} {each.dtype}' for each in flat)}")
     broken = sum(not np.isfinite(each).all() for each in flat)
     if broken:
