@@ -75,9 +75,8 @@ def models(json: Json = False) -> None:
             [{**to_builtins(spec), "macs": costs[spec.name].macs, "field": costs[spec.name].field} for spec in specs]
         )
         return
-    table = Table(
-        "model", "task", "parameters", "MACs", "input", "receptive field", "weights", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+    headings = "model", "task", "parameters", "MACs", "input", "receptive field", "weights"
+    table = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False)
     table.columns[2].justify = table.columns[3].justify = "right"
     for spec in specs:
         cost = costs[spec.name]

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
     from edgecv_runtime.bench.table import Row
     from edgecv_runtime.bundle import Bundle
-    from edgecv_runtime.manifest import Entry, Evidence, Manifest
+    from edgecv_runtime.manifest import Entry, Evidence, Finding, Manifest
     from edgecv_runtime.preprocess import Image
+
+EXIT_LOSSES = 4  # finished, with losses that were reported
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder or .edgecv file.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")]
+Write = Annotated[bool, typer.Option("--write/--no-write", help="Keep the evidence in the bundle.")]
 Data = Annotated[
     Path | None, typer.Option("--data", help="Folder with one folder of images a class, named as the labels are.")
 ]
@@ -65,24 +68,53 @@ def quantize(
     say("it is offered on no backend before: edgecv verify, edgecv bench")
 
 
-def verify(bundle: BundlePath, data: Data = None, json: Json = False, markdown: Markdown = False) -> None:
-    """Run every variant on every backend against the golden inputs, or on your own labelled images."""
+def verify(
+    bundle: BundlePath,
+    data: Data = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against", help="A .npy or .npz that your own code made of the golden pictures; see --pictures."
+        ),
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="Write the golden pictures to this folder.")
+    ] = None,
+    write: Write = True,
+    json: Json = False,
+    markdown: Markdown = False,
+) -> None:
+    """Prove every variant on every backend, by golden inputs or your labelled images, and name what is wrong."""
     from edgecv_runtime import verify as verification
     from edgecv_runtime.bundle import Bundle
 
+    if sum(each is not None for each in (data, against, pictures)) > 1:
+        raise BadInput("--data, --against and --pictures are three things: give one of them")
     with Bundle(bundle) as opened:
+        if pictures is not None:
+            _say_paths(verification.write_pictures(opened, pictures), json)
+            return
+        if against is not None:
+            _say_found(verification.against_file(opened, against), json)
+            return
+        found = verification.check(opened)
         entries = _scored(opened, data) if data is not None else [each.entry for each in verification.verify(opened)]
-        judged, evidence = _keep(opened, entries, bundle)
-    _show(bundle, json, markdown)
+        judged, evidence = _merged(opened, entries)
+        _show(opened, judged, evidence, json, markdown)
+        kept = _keep(opened, judged, evidence, write)
     measured = {entry.key for entry in entries}
     failed = [
         entry for entry in evidence.entries if entry.key in measured and not verification.is_faithful(entry, judged)
     ]
+    for finding in found:
+        stderr.print(f"edgecv: {finding}", soft_wrap=True)
     for each in failed:
-        why = each.failed or "it does not keep within the budget"
+        why = each.finding or each.failed or "it does not keep within the budget"
         stderr.print(f"edgecv: {each.variant} on {each.backend}: {why}", soft_wrap=True)
-    if failed:
-        raise typer.Exit(4)
+    if failed or found:
+        raise typer.Exit(EXIT_LOSSES)
+    if not kept:
+        raise typer.Exit(Unavailable.exit_code)
 
 
 def bench(
@@ -92,6 +124,7 @@ def bench(
     batch: Annotated[int, typer.Option(help="Frames a call.")] = 1,
     threads: Annotated[int, typer.Option(help="0 leaves them to the backend.")] = 0,
     data: Data = None,
+    write: Write = True,
     json: Json = False,
     markdown: Markdown = False,
 ) -> None:
@@ -112,8 +145,10 @@ def bench(
             return
         if data is not None:
             entries = list(Evidence(entries=tuple(entries)).merged(_scored(opened, data)).entries)
-        _keep(opened, entries, bundle)
-    _show(bundle, json, markdown)
+        judged, evidence = _merged(opened, entries)
+        _show(opened, judged, evidence, json, markdown)
+        if not _keep(opened, judged, evidence, write):
+            raise typer.Exit(Unavailable.exit_code)
 
 
 def report(
@@ -152,18 +187,52 @@ def _scored(opened: Bundle, data: Path) -> list[Entry]:
     return [msgspec.structs.replace(each.entry, agreement=None) for each in done]
 
 
-def _keep(opened: Bundle, entries: list[Entry], path: Path) -> tuple[Manifest, Evidence]:
-    """Put new evidence into the bundle and judge it again."""
-    from edgecv_runtime import bundle
+def _merged(opened: Bundle, entries: list[Entry]) -> tuple[Manifest, Evidence]:
+    """The bundle's evidence with the new one, and its manifest judged again."""
     from edgecv_runtime.verify import judge
 
     evidence = opened.evidence().merged(entries)
-    judged = judge(opened.manifest, evidence)
+    return judge(opened.manifest, evidence), evidence
+
+
+def _keep(opened: Bundle, judged: Manifest, evidence: Evidence, write: bool) -> bool:
+    """Put the evidence into the bundle; False, with a word about it, where that is not possible."""
+    from edgecv_runtime import bundle
+
+    if not write:
+        say("not kept in the bundle, as was asked")
+        return True
     try:
         bundle.update(opened, manifest=judged, evidence=evidence)
     except OSError as exc:
-        raise Unavailable(f"{path}: the evidence cannot be written: {exc.strerror}; the bundle is as it was") from exc
-    return judged, evidence
+        why = f"{opened.path}: the evidence above cannot be kept: {exc.strerror}; the bundle is as it was"
+        stderr.print(f"edgecv: {why}; 'edgecv verify --no-write' does not try", soft_wrap=True)
+        return False
+    return True
+
+
+def _say_paths(paths: list[Path], json: bool) -> None:
+    """Name the files that were written, and what to do with them."""
+    if json:
+        show_json([str(path) for path in paths])
+        return
+    for path in paths:
+        stdout.print(str(path), soft_wrap=True)
+    say(
+        "run your code on them in this order, save what it gives (numpy.save), and: edgecv verify BUNDLE --against FILE"
+    )
+
+
+def _say_found(finding: Finding | None, json: bool) -> None:
+    """Print a diagnosis; a fault ends the command with losses."""
+    if json:
+        show_json({"finding": finding})
+    elif finding is None:
+        stdout.print("agrees with the golden pictures")
+    else:
+        stdout.print(str(finding), soft_wrap=True)
+    if finding is not None:
+        raise typer.Exit(EXIT_LOSSES)
 
 
 def _preprocessed(opened: Bundle, frames: Iterable[Image]) -> Image:
@@ -173,16 +242,11 @@ def _preprocessed(opened: Bundle, frames: Iterable[Image]) -> Image:
     return np.stack([opened.manifest.preprocess(frame) for frame in frames])
 
 
-def _show(path: Path, json: bool, markdown: bool) -> None:
-    from edgecv_runtime.bench.table import rows
-    from edgecv_runtime.bundle import Bundle
+def _show(opened: Bundle, judged: Manifest, evidence: Evidence, json: bool, markdown: bool) -> None:
+    from edgecv_runtime.bench import table
 
-    with Bundle(path) as opened:
-        found = rows(opened)
-    if json:
-        show_json(found)
-    else:
-        _print(found, markdown)
+    found = table.of_entries(opened, evidence.entries, judged)
+    show_json(found) if json else _print(found, markdown)
 
 
 def _print(found: list[Row], markdown: bool) -> None:

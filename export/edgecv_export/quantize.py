@@ -165,7 +165,9 @@ def _divided(images: Image, check: Image | None, config: QuantizeConfig) -> tupl
 
 def _add(opened: bundle.Bundle, workshop: Workshop, plan: Plan, dialects: tuple[str, ...], budget: Budget) -> None:
     """Put the files of a plan into the bundle, in every dialect asked for."""
-    variants, content = [], {}
+    variants: list[Variant] = []
+    content: dict[str, bytes] = {}
+    golden = opened.golden()
     for name in dialects:
         file = f"model.{name}.onnx"
         if name == FP16:
@@ -184,6 +186,8 @@ def _add(opened: bundle.Bundle, workshop: Workshop, plan: Plan, dialects: tuple[
             islands=plan.islands,
         )
         variants.append(Variant(name=name, file=file, precision="int8", calibration=calibration))
+    for file, made in content.items():
+        golden = golden.sealing(file, made)
     others = tuple(each for each in opened.manifest.variants if each.name not in dialects)
     manifest = msgspec.structs.replace(opened.manifest, variants=(*others, *variants), budget=budget)
-    bundle.update(opened, manifest=manifest, content=content)
+    bundle.update(opened, manifest=manifest, content={**content, bundle.GOLDEN: golden.to_bytes()})

@@ -54,6 +54,10 @@ class SourceUnavailable(Unavailable):
     """A camera, file or stream cannot be opened."""
 
 
+class NoMemory(Unavailable, MemoryError):
+    """There is not enough memory for what was asked."""
+
+
 class ComputationError(EdgecvError):
     """The computation itself failed."""
 

@@ -176,12 +176,30 @@ class Machine(Record, frozen=True):
         return f"{self.cpu}, {self.cores} cores" + (f", {self.gpu}" if self.gpu else "")
 
 
+class Finding(Record, frozen=True):
+    """A fault that verification found and named.
+
+    name: of the fault, as the catalogue has it (docs/verify.md). detail: how it shows here; cure: what to do.
+    node: the first node of the graph at which the computation differs, where that could be told.
+    """
+
+    name: str
+    detail: str
+    cure: str
+    node: str = ""
+
+    def __str__(self) -> str:
+        where = f"; first node that differs: {self.node}" if self.node else ""
+        return f"{self.name}: {self.detail}{where}; {self.cure}"
+
+
 class Entry(Record, frozen=True):
     """What is known of one variant on one backend of one machine.
 
     sha256: of the very file that was verified and timed. hint: the float precision asked for ("float32" or "bf16").
     executed: the precision that executed; layers: convolutions and matrix products by executed precision.
     failed: why the backend could not run it at all; then nothing was measured.
+    finding: the fault behind outputs that disagree.
     """
 
     variant: str
@@ -193,6 +211,7 @@ class Entry(Record, frozen=True):
     versions: dict[str, str]
     machine: Machine
     failed: str = ""
+    finding: Finding | None = None
     agreement: Agreement | None = None
     accuracy: Accuracy | None = None
     latency: Latency | None = None
@@ -238,4 +257,5 @@ def _joined(old: Entry, new: Entry) -> Entry:
         agreement=agreement,
         accuracy=new.accuracy or old.accuracy,
         latency=new.latency or old.latency,
+        finding=new.finding if new.agreement else old.finding,
     )

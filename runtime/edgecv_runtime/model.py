@@ -22,9 +22,9 @@ from edgecv_runtime.errors import (
     BadInput,
     BundleError,
     Closed,
-    ComputationError,
     EdgecvError,
     ModelFileError,
+    NoMemory,
 )
 from edgecv_runtime.goals import Goal
 from edgecv_runtime.inputs import Input, check_feeds, check_matches, fitting
@@ -65,6 +65,7 @@ def load(
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
     normalization: Normalization | None = None,
+    self_test: bool = False,
 ) -> Model:
     """Load a bundle (folder or .edgecv) or a plain ONNX file.
 
@@ -75,6 +76,7 @@ def load(
     threads: 0 leaves the number to the backend.
     goal: "latency", "throughput", or a bound such as "p99 <= 20 ms"; `submit` and `map` profit from the others.
     preprocess, labels: for a plain ONNX file, which carries neither; normalization: for one with float32 NCHW input.
+    self_test: run the bundle's golden inputs first; raises ParityError that names the fault when they do not agree.
     Raises BundleError, ModelFileError, BadInput or BackendUnavailable, each in one line.
     """
     source = Path(source)
@@ -82,7 +84,9 @@ def load(
     given = {"preprocess": preprocess, "labels": labels, "normalization": normalization}
     if source.is_dir() or source.suffix == ARCHIVE_SUFFIX or (source.suffix != ".onnx" and not source.exists()):
         _refuse(given, f"{source}: a bundle carries its own")
-        return load_bundle(source, ask)
+        return load_bundle(source, ask, self_test=self_test)
+    if self_test:
+        raise BadInput(f"{source}: a plain ONNX file carries no golden inputs: leave out self_test")
     if source.name == MANIFEST:
         raise BundleError(f"{source}: name the bundle's folder, {source.parent}")
     header = onnxfile.read(source)
@@ -97,7 +101,7 @@ def load(
     return Model(target, entry, task, source.stem, "classification", tuple(labels), header.outputs)
 
 
-def load_bundle(source: Path, ask: Ask) -> Model:
+def load_bundle(source: Path, ask: Ask, *, self_test: bool = False) -> Model:
     """Load a bundle as it was asked for; `load` and `edgecv tune` do.
 
     Libraries are imported while the files are hashed: neither needs the interpreter much, and both take milliseconds.
@@ -109,7 +113,10 @@ def load_bundle(source: Path, ask: Ask) -> Model:
     finally:
         importing.join()
     try:
-        return of_target(bundle, choose.for_bundle(bundle, ask))
+        model = of_target(bundle, choose.for_bundle(bundle, ask))
+        if self_test:
+            model.self_test()
+        return model  # noqa: TRY300 - the bundle stays open with it
     except BaseException:
         bundle.close()
         raise
@@ -130,7 +137,9 @@ def of_target(bundle: Bundle, target: Target) -> Model:
     check_matches(onnxfile.read(target.file), manifest, f"{bundle.path}/{target.file.name}")
     entry = fitting((manifest.input,), manifest.preprocess, None, str(bundle.path))
     task = tasks.create(manifest.task, manifest.labels, manifest.outputs, False)
-    return Model(target, entry, task, manifest.name, manifest.task, manifest.labels, manifest.outputs, bundle)
+    model = Model(target, entry, task, manifest.name, manifest.task, manifest.labels, manifest.outputs, bundle)
+    bundle.check_unchanged(target.file.name)
+    return model
 
 
 class Model:
@@ -204,10 +213,18 @@ class Model:
         if not fits:
             check_feeds(feeds, self.input)
         try:
-            return backend.run(feeds)
-        except ComputationError:
-            self._alive()  # closed meanwhile: that is what went wrong
+            outputs = backend.run(feeds)
+        except MemoryError as exc:
+            raise NoMemory(f"model '{self.name}': no memory for {tensor.shape}; run fewer frames") from exc
+        except Exception:
+            self._alive()  # closed meanwhile by another thread: that is the error, whatever the backend says
             raise
+        for values in outputs.values():
+            if len(values) != rows:  # OpenVINO's answer when memory runs out
+                raise NoMemory(
+                    f"model '{self.name}' gave {len(values)} rows for {rows}: no memory for so many; run fewer frames"
+                )
+        return outputs
 
     def submit(self, frame: Image | Tensors) -> Future[Any]:
         """Compute in the background -> Future of a frame's result, or of the tensors that `run` gives for tensors.
@@ -275,6 +292,14 @@ class Model:
             batch=self._target.batch,
             versions=backends.get(self._target.backend).probe(),
         )
+
+    def self_test(self) -> None:
+        """Run the bundle's golden inputs; raises ParityError that names the fault when they do not agree."""
+        from edgecv_runtime import verify
+
+        if self.bundle is None:
+            raise BadInput(f"model '{self.name}' is a plain ONNX file: it carries no golden inputs")
+        verify.self_test(self.bundle, self._target, self._alive())
 
     def explain(self) -> str:
         """Why this backend and variant run: what was asked, tried, measured and left out."""

@@ -9,6 +9,8 @@ import sys
 import time
 
 import cv2
+import msgspec
+import numpy as np
 import pytest
 
 
@@ -264,3 +266,59 @@ def test_tune_refuses_an_unknown_goal(exported):
     done = edgecv("tune", exported, "--goal", "fast")
     assert done.returncode == 2
     assert "a goal is 'latency', 'throughput' or a bound" in one_line(done)
+
+
+def test_figures_that_cannot_be_kept_are_shown(bundle_copy, tmp_path):
+    """A read-only file system: the figures are printed, then one line says that they are not kept."""
+    from edgecv_runtime import Bundle, bundle
+
+    archive = tmp_path / "b.edgecv"
+    with Bundle(bundle_copy) as opened:
+        bundle.write(archive, opened.manifest, {name: opened.file(name) for name in opened.manifest.files})
+    script = """
+import sys
+from edgecv_runtime import files
+def refuse(path):
+    raise OSError(30, "Read-only file system")
+files.replacing = refuse
+from edgecv.cli import main
+main()
+"""
+    for verb in (["verify", archive, "--json"], ["bench", archive, "--json", "--seconds", "0.02", "--rounds", "1"]):
+        done = subprocess.run([sys.executable, "-c", script, *map(str, verb)], capture_output=True, text=True)
+        assert done.returncode == 3, done.stderr
+        assert len(json.loads(done.stdout)) >= 2
+        assert "cannot be kept: Read-only file system" in done.stderr
+    before = archive.read_bytes()
+    done = edgecv("verify", archive, "--no-write", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["agreement"]
+    assert archive.read_bytes() == before
+
+
+def test_verify_names_a_fault_of_a_bundle(bundle_copy):
+    from edgecv_runtime import Bundle, bundle
+
+    with Bundle(bundle_copy) as opened:
+        record = msgspec.structs.replace(opened.manifest.preprocess, color="BGR")
+        bundle.update(opened, manifest=msgspec.structs.replace(opened.manifest, preprocess=record))
+    done = edgecv("--quiet", "verify", bundle_copy)
+    assert done.returncode == 4
+    assert "BGR for RGB: color is 'BGR' and was 'RGB' at export; restore" in done.stderr
+
+
+def test_verify_names_a_fault_of_a_device_s_own_code(exported, tmp_path):
+    done = edgecv("--quiet", "verify", exported, "--pictures", tmp_path / "pictures")
+    paths = done.stdout.splitlines()
+    assert [path.rsplit("/")[-1] for path in paths] == ["landscape.png", "portrait.png", "turned.jpg"]
+    frames = [cv2.resize(cv2.imread(path), (32, 32)) for path in paths]
+    np.savez(tmp_path / "right.npz", inputs=np.stack([frame[:, :, ::-1] for frame in frames]))
+    np.save(tmp_path / "wrong.npy", np.stack(frames))
+    done = edgecv("verify", exported, "--against", tmp_path / "right.npz")
+    assert (done.returncode, done.stdout) == (0, "agrees with the golden pictures\n")
+    done = edgecv("verify", exported, "--against", tmp_path / "wrong.npy", "--json")
+    assert done.returncode == 4
+    assert json.loads(done.stdout)["finding"]["name"] == "BGR for RGB"
+    done = edgecv("--quiet", "verify", exported, "--against", tmp_path / "wrong.npy", "--pictures", tmp_path)
+    assert done.returncode == 2
+    assert "give one of them" in one_line(done)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 
 import edgecv_runtime as rt
 from edgecv_runtime import backends
-from edgecv_runtime.errors import BadInput, BundleError, Closed, InvalidOutput, ModelFileError, ShapeError
+from edgecv_runtime.errors import BadInput, BundleError, Closed, InvalidOutput, ModelFileError, NoMemory, ShapeError
 from edgecv_runtime.tasks.classification import softmax
 from tests.conftest import LABELS, NORMALIZATION, PREPROCESS
 
@@ -354,3 +356,73 @@ def test_softmax_is_the_textbook_one_and_does_not_overflow():
     scores = softmax(logits)
     assert np.isfinite(scores).all()
     assert scores[0, 0] == pytest.approx(1 / (1 + np.exp(-1)), rel=1e-6)
+
+
+@pytest.mark.parametrize("backend", REAL)
+def test_a_model_closed_while_another_thread_uses_it_says_closed(backend, exported):
+    """Each call gives its result or Closed; never a vendor's message, never a crash."""
+    frames = np.zeros((8, 32, 32, 3), np.uint8)
+    for _ in range(10):
+        model = rt.load(exported, backend=backend)
+        outcomes, running = [], threading.Barrier(3)
+
+        def work(model=model, outcomes=outcomes, running=running):
+            running.wait()
+            try:
+                for _ in range(10_000):
+                    model.run({"image": frames})
+            except Exception as exc:  # whatever it is, the assertion below names it
+                outcomes.append(exc)
+
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        running.wait()
+        model.close()
+        for thread in threads:
+            thread.join()
+        assert [type(each) for each in outcomes] == [Closed, Closed]
+
+
+NO_MEMORY = """
+import resource, sys
+import numpy as np
+import edgecv_runtime as rt
+model = rt.load(sys.argv[1], backend=sys.argv[2], threads=1)
+batch = np.zeros((100_000, 32, 32, 3), np.uint8)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (50 << 20), used + (50 << 20)))
+try:
+    model.run({"image": batch})
+except rt.errors.EdgecvError as exc:
+    print(type(exc).__name__, exc)
+"""
+
+
+@pytest.mark.parametrize("backend", REAL)
+def test_no_memory_is_one_typed_line(backend, exported):
+    done = subprocess.run([sys.executable, "-c", NO_MEMORY, exported, backend], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(("NoMemory", "ComputationError")), done.stdout
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_memory_that_python_lacks_is_typed_too(exported, monkeypatch):
+    from edgecv_runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+    def full(self, feeds):
+        raise MemoryError
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "run", full)
+    with rt.load(exported, backend="onnxruntime") as model, pytest.raises(NoMemory, match="run fewer frames"):
+        model.run({"image": np.zeros((1, 32, 32, 3), np.uint8)})
+
+
+def test_a_softmax_behind_an_identity_is_not_taken_twice(float_model, exported, photos, tmp_path):
+    plain = onnx.load(float_model["softmax"])
+    plain.graph.node[-1].output[0] = "inner"
+    plain.graph.node.append(onnx.helper.make_node("Identity", ["inner"], ["y"]))
+    onnx.save(plain, tmp_path / "tail.onnx")
+    given = {"preprocess": PREPROCESS, "labels": LABELS, "normalization": NORMALIZATION}
+    with rt.load(tmp_path / "tail.onnx", **given) as model, rt.load(exported, backend="onnxruntime") as bundled:
+        assert np.abs(model(photos[0]).scores - bundled(photos[0]).scores).max() < 1e-5

@@ -164,7 +164,8 @@ class OnnxRuntimeBackend:
             settings.optimized_model_filepath = str(optimized)
         asked = (self._provider.name, self._provider.options(self._part, self._threads))
         try:
-            session = onnxruntime.InferenceSession(str(self._model), settings, providers=[asked])
+            # its own fall-back prints to stdout
+            session = onnxruntime.InferenceSession(str(self._model), settings, providers=[asked], enable_fallback=0)
         except Exception as exc:  # ONNX Runtime raises its own classes, one per status
             raise ModelFileError(f"{self._model}: onnxruntime cannot load it: {_line(exc)}") from exc
         session.disable_fallback()

@@ -130,7 +130,7 @@ class OpenVinoBackend:
                     if entry.partial_shape.rank.is_static and entry.partial_shape[0].is_dynamic:
                         model.reshape({entry.get_any_name(): [1, *list(entry.partial_shape)[1:]]})
             compiled = _core().compile_model(model, self._device, self._config)
-        except RuntimeError as exc:
+        except (RuntimeError, UnicodeDecodeError) as exc:  # the latter: its message quotes the file's bytes
             raise ModelFileError(f"{self._model}: openvino cannot load it: {_line(exc)}") from exc
         if path:
             _write_cached(path, compiled)
