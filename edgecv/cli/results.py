@@ -1,4 +1,4 @@
-"""Verbs on a finished bundle: quantize, verify, bench, report."""
+"""Verbs on a finished bundle: verify, bench, report."""
 
 from __future__ import annotations
 
@@ -28,43 +28,6 @@ Data = Annotated[
 ]
 
 
-def quantize(
-    bundle: BundlePath,
-    data: Annotated[Path, typer.Option("--data", help="Real images or clips to calibrate with, labels not needed.")],
-    images: Annotated[int, typer.Option(help="How many images calibrate.")] = 200,
-    json: Json = False,
-) -> None:
-    """Add an int8 variant, calibrated on real images. Afterwards: edgecv verify, edgecv bench."""
-    from edgecv.data import DataConfig, load
-    from edgecv_runtime.bundle import Bundle
-
-    try:
-        from edgecv_export import quantize as quantization
-    except ImportError as exc:
-        raise Unavailable(f"quantizing needs {exc.name}: pip install 'edgecv[export]'") from exc
-    config = quantization.QuantizeConfig(images=images)
-    frames = load(DataConfig(source="clips", path=str(data), val=0.01)).train.take(images + config.check_images)
-    with Bundle(bundle) as opened:
-        batch = _preprocessed(opened, frames)
-    done = quantization.quantize(bundle, batch, config, say)
-    facts = {
-        "variant": quantization.DIALECT,
-        "placement": done.chosen.placement,
-        "ranges": done.chosen.ranges,
-        "agreement": done.chosen.agreement,
-        "p50_ms": done.chosen.p50_ms,
-        "float_ms": done.float_ms,
-    }
-    if json:
-        show_json(facts)
-        return
-    top1 = done.chosen.agreement.top1
-    stdout.print(
-        f"{quantization.DIALECT}: {done.chosen.placement}, {done.chosen.ranges}; top-1 agreement {top1.value:.1%}"
-    )
-    say("it is offered on no backend before: edgecv verify, edgecv bench")
-
-
 def verify(bundle: BundlePath, data: Data = None, json: Json = False, markdown: Markdown = False) -> None:
     """Run every variant on every backend against the golden inputs, or on your own labelled images."""
     from edgecv_runtime import verify as verification
@@ -72,7 +35,7 @@ def verify(bundle: BundlePath, data: Data = None, json: Json = False, markdown: 
 
     with Bundle(bundle) as opened:
         entries = _scored(opened, data) if data is not None else [each.entry for each in verification.verify(opened)]
-        judged, evidence = _keep(opened, entries, bundle)
+        judged, evidence = keep(opened, entries, bundle)
     _show(bundle, json, markdown)
     measured = {entry.key for entry in entries}
     failed = [
@@ -112,7 +75,7 @@ def bench(
             return
         if data is not None:
             entries = list(Evidence(entries=tuple(entries)).merged(_scored(opened, data)).entries)
-        _keep(opened, entries, bundle)
+        keep(opened, entries, bundle)
     _show(bundle, json, markdown)
 
 
@@ -146,13 +109,13 @@ def _scored(opened: Bundle, data: Path) -> list[Entry]:
 
     from edgecv_runtime import verify as verification
 
-    frames, labels = _labelled(opened, data)
+    frames, labels = labelled(opened, data)
     expected = verification.float_outputs(opened, frames)
     done = verification.verify(opened, frames, expected, reference_name="float32 here", labels=labels)
     return [msgspec.structs.replace(each.entry, agreement=None) for each in done]
 
 
-def _keep(opened: Bundle, entries: list[Entry], path: Path) -> tuple[Manifest, Evidence]:
+def keep(opened: Bundle, entries: list[Entry], path: Path) -> tuple[Manifest, Evidence]:
     """Put new evidence into the bundle and judge it again."""
     from edgecv_runtime import bundle
     from edgecv_runtime.verify import judge
@@ -166,7 +129,7 @@ def _keep(opened: Bundle, entries: list[Entry], path: Path) -> tuple[Manifest, E
     return judged, evidence
 
 
-def _preprocessed(opened: Bundle, frames: Iterable[Image]) -> Image:
+def preprocessed(opened: Bundle, frames: Iterable[Image]) -> Image:
     """Frames as the network sees them, one after the other: full-size frames are not held together."""
     import numpy as np
 
@@ -195,7 +158,7 @@ def _print(found: list[Row], markdown: bool) -> None:
         print_table(found, stdout)
 
 
-def _labelled(opened: Bundle, data: Path) -> tuple[Image, NDArray[np.int64]]:
+def labelled(opened: Bundle, data: Path) -> tuple[Image, NDArray[np.int64]]:
     """Images of a folder whose class folders are named as the bundle's labels: frames and label indices."""
     import numpy as np
 
@@ -212,5 +175,5 @@ def _labelled(opened: Bundle, data: Path) -> tuple[Image, NDArray[np.int64]]:
     found = [(path, labels.index(folder.name)) for folder in folders for path in images.find(folder)]
     if not found:
         raise BadInput(f"{data}: holds no images")
-    frames = _preprocessed(opened, (images.read(path) for path, _ in found))
+    frames = preprocessed(opened, (images.read(path) for path, _ in found))
     return frames, np.array([label for _, label in found], np.int64)

@@ -12,59 +12,19 @@ from numpy.typing import NDArray
 
 from edgecv_export import fp16, likeness
 from edgecv_export.calibrate import check_real
-from edgecv_export.dialects import DIALECTS, WeightRanges
+from edgecv_export.dialects import DIALECTS
 from edgecv_export.graph import check_frames
-from edgecv_export.passes import PASSES
-from edgecv_export.placement import PLACEMENTS
 from edgecv_export.plan import Plan, Workshop
-from edgecv_export.ranges import ESTIMATORS, Ranges
-from edgecv_export.search import Found, Goal, Search
+from edgecv_export.quantize_config import DIALECT, FP16, MIN_IMAGES, QuantizeConfig
+from edgecv_export.search import Found, Search
 from edgecv_export.trial import Book, Laboratory, Trial, digest
 from edgecv_runtime import bundle
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.manifest import Budget, Calibration, Variant
 from edgecv_runtime.preprocess import Image
-from edgecv_runtime.records import Record
 
-DIALECT = "int8-u8s8"
-FP16 = "fp16"
-MIN_IMAGES = 16
+__all__ = ["DIALECT", "QuantizeConfig", "Quantized", "quantize"]
 Labels = NDArray[np.int64]
-
-
-class QuantizeConfig(Record, frozen=True):
-    """How to quantize, and what the search may try.
-
-    images: how many calibrate; check_images: how many more choose between the candidates. passes: of PASSES; islands:
-    whether sensitive layers may stay in float. goal: what is to be small. budget_s: seconds for the search.
-    dialects: of "int8-u8s8", "int8-s8s8" and "fp16", which files go into the bundle.
-    """
-
-    images: int = 200
-    check_images: int = 100
-    placements: tuple[str, ...] = tuple(PLACEMENTS)
-    ranges: tuple[Ranges, ...] = ("min-max", "percentile", "mse")
-    weight_ranges: tuple[WeightRanges, ...] = ("min-max",)
-    passes: tuple[str, ...] = PASSES
-    islands: bool = True
-    dialects: tuple[str, ...] = (DIALECT,)
-    goal: Goal = "p50"
-    budget_s: float = 600.0
-
-    def __post_init__(self) -> None:
-        if self.images < MIN_IMAGES or self.check_images < MIN_IMAGES:
-            raise BadInput(f"images and check_images must be at least {MIN_IMAGES}")
-        if not self.budget_s > 0:
-            raise BadInput(f"budget_s must be positive, got {self.budget_s}")
-        for what, given, known in (
-            ("placements", self.placements, PLACEMENTS),
-            ("ranges", self.ranges, ESTIMATORS),
-            ("weight_ranges", self.weight_ranges, ("min-max", "mse")),
-            ("dialects", self.dialects, (*DIALECTS, FP16)),
-            ("passes", self.passes, PASSES),
-        ):
-            if (not given and what != "passes") or not set(given) <= set(known):
-                raise BadInput(f"{what} are of {', '.join(known)}; got {', '.join(given) or 'none'}")
 
 
 @dataclass(frozen=True)
@@ -130,22 +90,8 @@ def quantize(
         laboratory = Laboratory(opened.manifest, source, check, labels)
         budget = budget or opened.manifest.budget
         subject = [opened.sha256("float32"), digest(calibration, check, labels)]
-        search = Search(
-            workshop,
-            laboratory,
-            Book(book, *subject),
-            budget,
-            placements=config.placements,
-            ranges=config.ranges,
-            weight_ranges=config.weight_ranges,
-            passes=config.passes,
-            islands=config.islands,
-            goal=config.goal,
-            budget_s=config.budget_s,
-            progress=progress,
-        )
-        found = search.run()
-        _add(opened, workshop, found.chosen.plan, config.dialects, budget)
+        found = Search(workshop, laboratory, Book(book, *subject), budget, config, progress).run()
+        _add(opened, workshop, laboratory, found.chosen, config.dialects, budget)
     return Quantized(
         found, laboratory.float_ms, laboratory.bf16_ms, workshop.floats(found.chosen.plan), tuple(warnings)
     )
@@ -163,27 +109,36 @@ def _divided(images: Image, check: Image | None, config: QuantizeConfig) -> tupl
     return images[:count], images[count : count + config.check_images]
 
 
-def _add(opened: bundle.Bundle, workshop: Workshop, plan: Plan, dialects: tuple[str, ...], budget: Budget) -> None:
-    """Put the files of a plan into the bundle, in every dialect asked for."""
-    variants, content = [], {}
-    for name in dialects:
-        file = f"model.{name}.onnx"
-        if name == FP16:
-            content[file] = fp16.converted(opened.variant_file("float32"))
-            variants.append(Variant(name=name, file=file, precision="fp16"))
-            continue
-        content[file] = workshop.make(plan, DIALECTS[name])
-        nodes = workshop.setting(plan, DIALECTS[name]).nodes
-        calibration = Calibration(
-            images=len(workshop.images),
-            ranges=plan.ranges,
-            operators=tuple(sorted({node.op_type for node in nodes})),
-            placement=plan.placement,
-            weight_ranges=plan.weight_ranges,
-            passes=plan.passes,
-            islands=plan.islands,
-        )
-        variants.append(Variant(name=name, file=file, precision="int8", calibration=calibration))
+def _add(
+    opened: bundle.Bundle,
+    workshop: Workshop,
+    laboratory: Laboratory,
+    chosen: Trial,
+    dialects: tuple[str, ...],
+    budget: Budget,
+) -> None:
+    """Put the chosen trial's files into the bundle, in every dialect asked for."""
+    content = {f"model.{name}.onnx": workshop.make(chosen.plan, DIALECTS[name]) for name in dialects if name != FP16}
+    variants = [_variant(name, workshop, chosen.plan) for name in dialects if name != FP16]
+    if DIALECT in dialects:
+        islands = laboratory.islands(chosen, content[f"model.{DIALECT}.onnx"])
+        variants = [msgspec.structs.replace(each, islands=islands) for each in variants]
+    if FP16 in dialects:
+        variants.append(Variant(name=FP16, file=f"model.{FP16}.onnx", precision="fp16"))
+        content[f"model.{FP16}.onnx"] = fp16.converted(opened.variant_file("float32"))
     others = tuple(each for each in opened.manifest.variants if each.name not in dialects)
     manifest = msgspec.structs.replace(opened.manifest, variants=(*others, *variants), budget=budget)
     bundle.update(opened, manifest=manifest, content=content)
+
+
+def _variant(name: str, workshop: Workshop, plan: Plan) -> Variant:
+    calibration = Calibration(
+        images=len(workshop.images),
+        ranges=plan.ranges,
+        operators=tuple(sorted({node.op_type for node in workshop.setting(plan, DIALECTS[name]).nodes})),
+        placement=plan.placement,
+        weight_ranges=plan.weight_ranges,
+        passes=plan.passes,
+        islands=plan.islands,
+    )
+    return Variant(name=name, file=f"model.{name}.onnx", precision="int8", calibration=calibration)

@@ -21,12 +21,17 @@ from edgecv_runtime.manifest import Manifest, Precision, TensorSpec
 
 # Until it has been measured: the order in which backends are tried.
 PREFERENCE = ("tensorrt", "openvino", "onnxruntime")
+# The int8 dialect that a backend is made for; it counts until one has been verified there.
+DIALECTS = {"tensorrt": "int8-s8s8", "openvino": "int8-u8s8", "onnxruntime": "int8-u8s8"}
 ROUNDS, SECONDS_EACH = 3, 0.08
 
 
 @dataclass(frozen=True)
 class Target:
-    """One way to run a model: an ONNX file, a backend and the precision of what is not quantized."""
+    """One way to run a model: an ONNX file, a backend and the float precision that is asked for.
+
+    islands: of an int8 file, the precision of what is not quantized.
+    """
 
     variant: str
     file: Path
@@ -35,6 +40,7 @@ class Target:
     hint: Precision
     threads: int
     reasons: tuple[str, ...] = ()
+    islands: Precision = "float32"
 
     @property
     def key(self) -> str:
@@ -44,14 +50,23 @@ class Target:
     def open(self) -> Backend:
         """Check the file ourselves, the same for every backend, and compile it."""
         onnxfile.read(self.file)
-        return backends.get(self.backend)(self.file, Options(precision=self.hint, threads=self.threads))
+        precision = self.hint if self.islands == "float32" else self.islands
+        return backends.get(self.backend)(self.file, Options(precision=precision, threads=self.threads))
 
 
 def targets(bundle: Bundle, names: list[str] | None = None, threads: int = 0) -> list[Target]:
     """Every way to run a bundle on the backends of this machine: variant x backend x native float precision."""
     names = list(backends.available()) if names is None else names
     return [
-        Target(variant.name, bundle.file(variant.file), bundle.sha256(variant.name), name, hint, threads)
+        Target(
+            variant.name,
+            bundle.file(variant.file),
+            bundle.sha256(variant.name),
+            name,
+            hint,
+            threads,
+            islands=variant.islands if variant.islands in backends.get(name).precisions() else "float32",
+        )
         for variant in bundle.manifest.variants
         for name in names
         for hint in (backends.get(name).precisions() if variant.precision == "float32" else ("float32",))
@@ -76,7 +91,21 @@ def for_bundle(bundle: Bundle, backend: str, precision: str, threads: int) -> Ta
         raise BadInput(
             f"{bundle.path}: nothing runs at precision '{precision}' on backend '{backend}'{hint} ({reasons})"
         )
+    if precision == "int8":
+        usable = _one_dialect(usable, bundle.manifest)
     return _pick(usable, bundle.manifest.input, rejected, measure=backend == "auto" or precision == "auto")
+
+
+def _one_dialect(usable: list[Target], manifest: Manifest) -> list[Target]:
+    """Of several int8 variants on one backend, those verified there, or else the dialect that it is made for."""
+
+    def rank(target: Target) -> tuple[bool, bool]:
+        variant = manifest.variant(target.variant)
+        verified = variant is not None and target.backend in variant.backends
+        return (not verified, target.variant != DIALECTS.get(target.backend, target.variant))
+
+    best = {target.backend: min(rank(each) for each in usable if each.backend == target.backend) for target in usable}
+    return [target for target in usable if rank(target) == best[target.backend]]
 
 
 def for_file(file: Path, spec: TensorSpec, backend: str, precision: str, threads: int) -> Target:

@@ -49,9 +49,7 @@ def test_grids_are_onnxs_own(low, high, dialect):
     assert grid.fake(np.zeros(1, np.float32)) == 0  # padding stays padding
     if not dialect.symmetric:
         inside = values[(values >= min(low, 0)) & (values <= max(high, 0))]
-        assert (
-            np.abs(grid.fake(inside) - inside).max(initial=0) <= grid.scale * 0.501
-        )
+        assert np.abs(grid.fake(inside) - inside).max(initial=0) <= grid.scale * 0.501
 
 
 def test_weights_have_one_step_a_channel_and_keep_the_largest():
