@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,10 +19,25 @@ if TYPE_CHECKING:
 
     from edgecv_export.quantize import QuantizeConfig
     from edgecv_runtime.bundle import Bundle
-    from edgecv_runtime.preprocess import Image
+    from edgecv_runtime.preprocess import Image, Preprocess
 
 FLOAT = "float32"
 GOALS = ("p50", "p99", "size")
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """Images that are read and preprocessed when they are asked for; `read` gives (H, W, 3) uint8 BGR."""
+
+    preprocess: Preprocess
+    read: Callable[[int], Image]
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int, /) -> Image:
+        return self.preprocess(self.read(index))
 
 
 def quantize(
@@ -43,6 +60,7 @@ def quantize(
     from edgecv_runtime.bundle import Bundle
 
     try:
+        from edgecv_export.calibrate import sample
         from edgecv_export.explain import explain
         from edgecv_export.quantize import QuantizeConfig, quantize
     except ImportError as exc:
@@ -70,7 +88,7 @@ def quantize(
         front.draw(done, plot)
         say(f"plot: {plot.absolute()}")
     lines = explain(done, budget)
-    rows = _judged(bundle, calibration if check is None else check, labels)
+    rows = _judged(bundle, sample(calibration).some(check_images) if check is None else check, labels)
     if json:
         facts = {"kept": done.found.kept, "chosen": done.chosen, "float_ms": done.float_ms, "bf16_ms": done.bf16_ms}
         show_json({**facts, "explanation": lines, "offered": rows, "book": str(book)})
@@ -85,21 +103,26 @@ def _goal(name: str) -> str:
     return name
 
 
-def _frames(opened: Bundle, data: Path, config: QuantizeConfig) -> tuple[Image, Image | None, NDArray[np.int64] | None]:
+def _frames(
+    opened: Bundle, data: Path, config: QuantizeConfig
+) -> tuple[Preprocessed, Image | None, NDArray[np.int64] | None]:
     """Calibration images; and check images with their labels, where the folder's folders are named as labels."""
     import numpy as np
 
     from edgecv.data import DataConfig, load
+    from edgecv_runtime import images
 
     names = {folder.name for folder in data.iterdir() if folder.is_dir()} if data.is_dir() else set()
     if not names or not names <= set(opened.manifest.labels):
         source = DataConfig(source="clips", path=str(data), val=0.01)
-        return results.preprocessed(opened, load(source).train.take(config.images + config.check_images)), None, None
-    frames, labels = results.labelled(opened, data)
-    order = np.random.default_rng(0).permutation(len(frames))
+        found = load(source).train.take(config.images + config.check_images)
+        return Preprocessed(opened.manifest.preprocess, found.__getitem__, len(found)), None, None
+    paths, labels = results.labelled_paths(opened, data)
+    order = np.random.default_rng(0).permutation(len(paths))
     count = min(config.images, len(order) // 3)
     rest = order[count : count + config.check_images]
-    return frames[order[:count]], frames[rest], labels[rest]
+    read = Preprocessed(opened.manifest.preprocess, lambda index: images.read(paths[order[index]]), count)
+    return read, results.preprocessed(opened, (images.read(paths[index]) for index in rest)), labels[rest]
 
 
 def _judged(path: Path, frames: Image, labels: NDArray[np.int64] | None) -> dict[str, str]:

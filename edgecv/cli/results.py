@@ -160,6 +160,14 @@ def _print(found: list[Row], markdown: bool) -> None:
 
 def labelled(opened: Bundle, data: Path) -> tuple[Image, NDArray[np.int64]]:
     """Images of a folder whose class folders are named as the bundle's labels: frames and label indices."""
+    from edgecv_runtime import images
+
+    paths, labels = labelled_paths(opened, data)
+    return preprocessed(opened, map(images.read, paths)), labels
+
+
+def labelled_paths(opened: Bundle, data: Path) -> tuple[list[Path], NDArray[np.int64]]:
+    """Files in a folder whose class folders are named as the bundle's labels, and their label indices."""
     import numpy as np
 
     from edgecv_runtime import images
@@ -175,5 +183,4 @@ def labelled(opened: Bundle, data: Path) -> tuple[Image, NDArray[np.int64]]:
     found = [(path, labels.index(folder.name)) for folder in folders for path in images.find(folder)]
     if not found:
         raise BadInput(f"{data}: holds no images")
-    frames = preprocessed(opened, (images.read(path) for path, _ in found))
-    return frames, np.array([label for _, label in found], np.int64)
+    return [path for path, _ in found], np.array([label for _, label in found], np.int64)

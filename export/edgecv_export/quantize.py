@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_export import fp16, likeness
-from edgecv_export.calibrate import check_real
+from edgecv_export.calibrate import Images, Sample, check_real, sample
 from edgecv_export.dialects import DIALECTS
 from edgecv_export.graph import check_frames
 from edgecv_export.plan import Plan, Workshop
@@ -25,6 +25,7 @@ from edgecv_runtime.preprocess import Image
 
 __all__ = ["DIALECT", "QuantizeConfig", "Quantized", "quantize"]
 Labels = NDArray[np.int64]
+LOOKED_AT = 64  # how many calibration images are looked at as images
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Quantized:
 
 def quantize(
     path: str | Path,
-    images: Image,
+    images: Images,
     config: QuantizeConfig | None = None,
     progress: Callable[[str], None] = lambda _: None,
     *,
@@ -64,10 +65,10 @@ def quantize(
 ) -> Quantized:
     """Add int8 variants to a bundle, calibrated on real images; the bundle changes only at the end, atomically.
 
-    images: (N, H, W, C) uint8, preprocessed, to calibrate with. check: more of them, that choose between candidates,
-    with their `labels` (N,) if there are any; without, they are taken off `images`: config.check_images of them, or a
-    third when there are fewer. budget: what may be lost, by default the bundle's. book: a file of trials that lets an
-    interrupted search go on.
+    images: to calibrate with, preprocessed: (N, H, W, C) uint8, or read when they are asked for. check: more of them,
+    that choose between candidates, with their `labels` (N,) if there are any; without, they are taken off `images`:
+    config.check_images of them, or a third when there are fewer. budget: what may be lost, by default the bundle's.
+    book: a file of trials that lets an interrupted search go on.
     The variants are offered nowhere until `verify` and `bench` have judged them.
     Raises BadInput for too few images, images that are no images (random or constant), labels of one class only, or a
     float32 file that is already quantized; ComputationError when calibration meets NaN.
@@ -77,10 +78,11 @@ def quantize(
     config = config or QuantizeConfig()
     with bundle.Bundle(path) as opened:
         calibration, check = _divided(images, check, config)
-        check_real(calibration)
+        sampled = calibration.some(LOOKED_AT)
+        check_real(sampled)
         if labels is not None and len(np.unique(labels)) < 2:
             raise BadInput("labelled images of one class only cannot tell accuracy; give images of several classes")
-        warnings = likeness.warnings(opened, calibration)
+        warnings = likeness.warnings(opened, sampled)
         for warning in warnings:
             progress(f"warning: {warning}")
         source = opened.variant_file("float32")
@@ -97,16 +99,17 @@ def quantize(
     )
 
 
-def _divided(images: Image, check: Image | None, config: QuantizeConfig) -> tuple[Image, Image]:
+def _divided(images: Images, check: Image | None, config: QuantizeConfig) -> tuple[Sample, Image]:
     """Calibration and check images; both see all of the data."""
     if check is not None:
         check_frames(images, MIN_IMAGES, "quantization")
         check_frames(check, MIN_IMAGES, "checking a quantized model")
-        return images[: config.images], check
+        return sample(images, config.images), check
     check_frames(images, 2 * MIN_IMAGES, "quantization")
-    images = images[np.random.default_rng(0).permutation(len(images))]
+    order = np.random.default_rng(0).permutation(len(images))
     count = min(config.images, len(images) * 2 // 3)
-    return images[:count], images[count : count + config.check_images]
+    rest = Sample(images, order[count : count + config.check_images])
+    return Sample(images, order[:count]), rest.some(len(rest))
 
 
 def _add(

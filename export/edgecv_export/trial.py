@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import statistics
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecv_export.calibrate import Sample
 from edgecv_export.graph import INPUT
 from edgecv_export.plan import Plan
 from edgecv_runtime import backends, files, machine, records, verify
@@ -207,10 +208,9 @@ class Book:
             return _Page()  # of another version, or damaged: everything is tried again
 
 
-def digest(*arrays: Any) -> str:
-    """SHA-256 over the content of arrays."""
+def digest(calibration: Sample, check: Image, labels: NDArray[np.int64] | None) -> str:
+    """SHA-256 over the content of images and labels."""
     found = hashlib.sha256()
-    for each in arrays:
-        if each is not None:
-            found.update(np.ascontiguousarray(each).tobytes())
+    for batch in itertools.chain(calibration.batches(), [check, check[:0] if labels is None else labels]):
+        found.update(np.ascontiguousarray(batch).tobytes())
     return found.hexdigest()

@@ -147,7 +147,7 @@ def test_calibration_memory_does_not_grow_with_the_images(exported, digits):
     held = {}
     for count in (100, 1000):
         tracemalloc.start()
-        statistics = calibrate.calibrate(model, calibrate.batches(digits[0][:count]))
+        statistics = calibrate.calibrate(model, calibrate.sample(digits[0], count).batches())
         held[count] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert len(statistics) > 10

@@ -8,8 +8,6 @@ from edgecv_export.lockstep import Lockstep, Pair
 from edgecv_export.passes.setting import Setting
 from edgecv_export.wiring import Wiring, attribute
 
-IMAGES = 64
-
 
 def correct_analytically(setting: Setting) -> Wiring:
     """Take back the mean shift that rounding the weights causes.
@@ -53,5 +51,5 @@ def correct_empirically(setting: Setting) -> Wiring:
         return True
 
     nodes = [corrected.nodes[node.name] for node in setting.nodes]
-    Lockstep(corrected, nodes, setting.grids).walk(setting.images[:IMAGES], visit)
+    Lockstep(corrected, nodes, setting.grids).walk(setting.images, visit)
     return corrected
