@@ -3,7 +3,7 @@
     python benchmarks/quantization/calibration_memory.py [--count 5000]
 
 The images are read one after the other, as `edgecv quantize` reads them. Writes
-benchmarks/results/quantization-memory.md.
+benchmarks/results/quantization-calibration-memory.md.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main() -> None:
     first = resident[MARKS[0]]
     rows = [f"| {count:,} | {mb:.1f} | {mb / first:.3f} |" for count, mb in resident.items()]
     common.write(
-        "quantization-memory",
+        "quantization-calibration-memory",
         "Memory of calibration",
         [
             f"{NAME} at {SIZE}x{SIZE}, all float tensors observed, images read one batch at a time.",

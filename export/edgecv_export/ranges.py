@@ -40,9 +40,11 @@ class Statistics:
         self._axis = axis
         self._sums: NDArray[np.float64] | None = None
         self._images = self._zeros = 0
+        self._found: dict[tuple[Ranges, bool], tuple[float, float]] = {}
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Take in one batch of finite values, (N, C, ...) or (N, ..., C)."""
+        self._found.clear()
         if values.ndim >= 2:
             self._add_channels(np.moveaxis(values, self._axis, 1).reshape(len(values), values.shape[self._axis], -1))
         low, high = float(values.min()), float(values.max())
@@ -65,6 +67,12 @@ class Statistics:
         distribution in Kullback-Leibler divergence (Migacz 2017, "8-bit Inference with TensorRT"); "mse" has the least
         mean squared error of rounding and clipping together.
         """
+        key = ranges, symmetric
+        if key not in self._found:
+            self._found[key] = self._range(ranges, symmetric)
+        return self._found[key]
+
+    def _range(self, ranges: Ranges, symmetric: bool) -> tuple[float, float]:
         if ranges == "min-max" or not self.width:
             return _around(self.low, self.high, symmetric)
         counts, edges = self._seen(symmetric)
