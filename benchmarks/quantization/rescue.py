@@ -15,6 +15,7 @@ import common
 from edgecv_export.calibrate import sample
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
 from edgecv_export.plan import Plan, Workshop
+from edgecv_export.ranges import ESTIMATORS
 
 ISLANDS = 4
 
@@ -45,12 +46,17 @@ def plans(workshop: Workshop, islands: tuple[str, ...]) -> list[Plan]:
     base = Plan("layers", passes=())
     passes = ("bias", "full-bias", "adaround", *workshop.float_passes)
     alone = [Plan("layers", passes=(name,)) for name in passes]
-    ranges = [Plan("layers", ranges=each, passes=()) for each in ("percentile", "entropy", "mse")]
+    ranges = [Plan("layers", ranges=each, passes=()) for each in ESTIMATORS[1:]]
     weights = [Plan("layers", weight_ranges="mse", passes=())]
     kept = [Plan("layers", passes=(), islands=islands)]
-    together = Plan("layers", "mse", passes=(*workshop.float_passes, "adaround", "full-bias"))
-    best = Plan("layers", "mse", passes=(*workshop.float_passes, "adaround", "full-bias"), islands=islands)
-    return [Plan("all", passes=()), base, *ranges, *weights, *alone, *kept, together, best]
+    every = (*workshop.float_passes, "adaround", "full-bias")
+    together = [
+        Plan("layers", "mean-min-max", passes=("bias",)),
+        Plan("layers", "mean-min-max", passes=("full-bias",)),
+        Plan("layers", "mean-min-max", passes=every),
+        Plan("layers", "mean-min-max", passes=every, islands=islands),
+    ]
+    return [Plan("all", passes=()), base, *ranges, *weights, *alone, *kept, *together]
 
 
 def study(subject: common.Subject, images: common.Cifar) -> list[str]:
