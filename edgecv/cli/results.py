@@ -1,4 +1,4 @@
-"""Verbs on a finished bundle: quantize, verify, bench, report."""
+"""Verbs on a finished bundle: verify, bench, report."""
 
 from __future__ import annotations
 
@@ -29,43 +29,6 @@ Write = Annotated[bool, typer.Option("--write/--no-write", help="Keep the eviden
 Data = Annotated[
     Path | None, typer.Option("--data", help="Folder with one folder of images a class, named as the labels are.")
 ]
-
-
-def quantize(
-    bundle: BundlePath,
-    data: Annotated[Path, typer.Option("--data", help="Real images or clips to calibrate with, labels not needed.")],
-    images: Annotated[int, typer.Option(help="How many images calibrate.")] = 200,
-    json: Json = False,
-) -> None:
-    """Add an int8 variant, calibrated on real images. Afterwards: edgecv verify, edgecv bench."""
-    from edgecv.data import DataConfig, load
-    from edgecv_runtime.bundle import Bundle
-
-    try:
-        from edgecv_export import quantize as quantization
-    except ImportError as exc:
-        raise Unavailable(f"quantizing needs {exc.name}: pip install 'edgecv[export]'") from exc
-    config = quantization.QuantizeConfig(images=images)
-    frames = load(DataConfig(source="clips", path=str(data), val=0.01)).train.take(images + config.check_images)
-    with Bundle(bundle) as opened:
-        batch = _preprocessed(opened, frames)
-    done = quantization.quantize(bundle, batch, config, say)
-    facts = {
-        "variant": quantization.DIALECT,
-        "placement": done.chosen.placement,
-        "ranges": done.chosen.ranges,
-        "agreement": done.chosen.agreement,
-        "p50_ms": done.chosen.p50_ms,
-        "float_ms": done.float_ms,
-    }
-    if json:
-        show_json(facts)
-        return
-    top1 = done.chosen.agreement.top1
-    stdout.print(
-        f"{quantization.DIALECT}: {done.chosen.placement}, {done.chosen.ranges}; top-1 agreement {top1.value:.1%}"
-    )
-    say("it is offered on no backend before: edgecv verify, edgecv bench")
 
 
 def verify(
@@ -99,9 +62,9 @@ def verify(
             return
         found = verification.check(opened)
         entries = _scored(opened, data) if data is not None else [each.entry for each in verification.verify(opened)]
-        judged, evidence = _merged(opened, entries)
+        judged, evidence = merged(opened, entries)
         _show(opened, judged, evidence, json, markdown)
-        kept = _keep(opened, judged, evidence, write)
+        kept = keep(opened, judged, evidence, write)
     measured = {entry.key for entry in entries}
     failed = [
         entry for entry in evidence.entries if entry.key in measured and not verification.is_faithful(entry, judged)
@@ -145,9 +108,9 @@ def bench(
             return
         if data is not None:
             entries = list(Evidence(entries=tuple(entries)).merged(_scored(opened, data)).entries)
-        judged, evidence = _merged(opened, entries)
+        judged, evidence = merged(opened, entries)
         _show(opened, judged, evidence, json, markdown)
-        if not _keep(opened, judged, evidence, write):
+        if not keep(opened, judged, evidence, write):
             raise typer.Exit(Unavailable.exit_code)
 
 
@@ -181,13 +144,13 @@ def _scored(opened: Bundle, data: Path) -> list[Entry]:
 
     from edgecv_runtime import verify as verification
 
-    frames, labels = _labelled(opened, data)
+    frames, labels = labelled(opened, data)
     expected = verification.float_outputs(opened, frames)
     done = verification.verify(opened, frames, expected, reference_name="float32 here", labels=labels)
     return [msgspec.structs.replace(each.entry, agreement=None) for each in done]
 
 
-def _merged(opened: Bundle, entries: list[Entry]) -> tuple[Manifest, Evidence]:
+def merged(opened: Bundle, entries: list[Entry]) -> tuple[Manifest, Evidence]:
     """The bundle's evidence with the new one, and its manifest judged again."""
     from edgecv_runtime.verify import judge
 
@@ -195,7 +158,7 @@ def _merged(opened: Bundle, entries: list[Entry]) -> tuple[Manifest, Evidence]:
     return judge(opened.manifest, evidence), evidence
 
 
-def _keep(opened: Bundle, judged: Manifest, evidence: Evidence, write: bool) -> bool:
+def keep(opened: Bundle, judged: Manifest, evidence: Evidence, write: bool) -> bool:
     """Put the evidence into the bundle; False, with a word about it, where that is not possible."""
     from edgecv_runtime import bundle
 
@@ -235,7 +198,7 @@ def _say_found(finding: Finding | None, json: bool) -> None:
         raise typer.Exit(EXIT_LOSSES)
 
 
-def _preprocessed(opened: Bundle, frames: Iterable[Image]) -> Image:
+def preprocessed(opened: Bundle, frames: Iterable[Image]) -> Image:
     """Frames as the network sees them, one after the other: full-size frames are not held together."""
     import numpy as np
 
@@ -259,8 +222,16 @@ def _print(found: list[Row], markdown: bool) -> None:
         print_table(found, stdout)
 
 
-def _labelled(opened: Bundle, data: Path) -> tuple[Image, NDArray[np.int64]]:
+def labelled(opened: Bundle, data: Path) -> tuple[Image, NDArray[np.int64]]:
     """Images of a folder whose class folders are named as the bundle's labels: frames and label indices."""
+    from edgecv_runtime import images
+
+    paths, labels = labelled_paths(opened, data)
+    return preprocessed(opened, map(images.read, paths)), labels
+
+
+def labelled_paths(opened: Bundle, data: Path) -> tuple[list[Path], NDArray[np.int64]]:
+    """Files in a folder whose class folders are named as the bundle's labels, and their label indices."""
     import numpy as np
 
     from edgecv_runtime import images
@@ -276,5 +247,4 @@ def _labelled(opened: Bundle, data: Path) -> tuple[Image, NDArray[np.int64]]:
     found = [(path, labels.index(folder.name)) for folder in folders for path in images.find(folder)]
     if not found:
         raise BadInput(f"{data}: holds no images")
-    frames = _preprocessed(opened, (images.read(path) for path, _ in found))
-    return frames, np.array([label for _, label in found], np.int64)
+    return [path for path, _ in found], np.array([label for _, label in found], np.int64)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgecv_export.graph import INPUT
 from edgecv_export.ranges import Statistics
@@ -16,6 +18,40 @@ from edgecv_runtime.preprocess import Image
 BATCH = 4
 # Operators whose outputs and inputs have their channels last.
 CHANNELS_LAST = ("MatMul", "LayerNormalization", "Gemm")
+
+
+class Images(Protocol):
+    """Preprocessed images, (H, W, C) uint8 each: an array (N, H, W, C), or whatever reads them when it is asked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Some images in some order, read a few at a time: never all of them are in memory."""
+
+    images: Images
+    order: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def batches(self, size: int = BATCH) -> Iterator[Image]:
+        """Arrays (size, H, W, C) uint8; the last one may be smaller."""
+        for start in range(0, len(self.order), size):
+            yield np.stack([self.images[int(index)] for index in self.order[start : start + size]])
+
+    def some(self, count: int) -> Image:
+        """`count` images spread over the sample, or all when there are fewer: (count, H, W, C) uint8."""
+        step = max(1, len(self.order) // count)
+        return np.stack([self.images[int(index)] for index in self.order[::step][:count]])
+
+
+def sample(images: Images, count: int | None = None) -> Sample:
+    """The first images, `count` of them or all."""
+    return Sample(images, np.arange(len(images) if count is None else min(count, len(images))))
 
 
 def calibrate(model: Any, batches: Iterable[Image]) -> dict[str, Statistics]:
@@ -38,20 +74,14 @@ def calibrate(model: Any, batches: Iterable[Image]) -> dict[str, Statistics]:
     return statistics
 
 
-def batches(images: Image) -> Iterator[Image]:
-    """Images (N, H, W, C) in parts of BATCH."""
-    for start in range(0, len(images), BATCH):
-        yield images[start : start + BATCH]
-
-
 def check_real(images: Image) -> None:
     """Refuse noise and blanks: in a real image neighbouring pixels are alike, and images differ from one another.
 
     Measure: correlation of horizontally neighbouring pixels; photographs lie above 0.8, noise near 0.
     """
-    sample = images[:: max(1, len(images) // 64)].astype(np.float32)
-    left, right = sample[:, :, :-1].ravel(), sample[:, :, 1:].ravel()
-    if np.ptp(sample) == 0 or np.ptp(sample, axis=0).max() == 0:
+    pixels = images.astype(np.float32)
+    left, right = pixels[:, :, :-1].ravel(), pixels[:, :, 1:].ravel()
+    if np.ptp(pixels) == 0 or np.ptp(pixels, axis=0).max() == 0:
         raise BadInput("calibration images are all the same; give real images of what the camera will see")
     if np.corrcoef(left, right)[0, 1] < 0.2:
         raise BadInput("calibration images look like noise; give real images of what the camera will see")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def check(model: Any) -> None:
         raise ComputationError(f"the uint8 input '{INPUT}' must be read by one Cast and nothing else, not by {readers}")
 
 
-def check_frames(frames: Image, count: int, what: str) -> None:
+def check_frames(frames: Sized, count: int, what: str) -> None:
     """Refuse fewer frames than needed."""
     if len(frames) < count:
         raise BadInput(f"{what} wants at least {count} real images, got {len(frames)}")

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from edgecv_export import grids, qdq
-from edgecv_export.calibrate import batches, calibrate
+from edgecv_export.calibrate import Sample, calibrate
 from edgecv_export.dialects import DIALECTS, Dialect, Grid, WeightRanges
 from edgecv_export.passes import CORRECTIONS, FLOAT_PASSES, PASSES
 from edgecv_export.passes.setting import Setting
@@ -15,8 +15,9 @@ from edgecv_export.placement import PLACEMENTS, quantized_nodes
 from edgecv_export.ranges import Ranges, Statistics
 from edgecv_export.wiring import Wiring
 from edgecv_runtime.errors import BadInput
-from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
+
+CORRECTION_IMAGES = 64  # how many of the calibration images corrections go through
 
 
 class Plan(Record, frozen=True):
@@ -50,11 +51,11 @@ class Plan(Record, frozen=True):
 class Workshop:
     """Makes int8 files of one float32 graph; every float form of the graph is calibrated once.
 
-    model: onnx.ModelProto; images: (N, H, W, C) uint8, preprocessed, to calibrate with.
+    model: onnx.ModelProto; images: preprocessed, to calibrate with.
     Raises BadInput when the graph is quantized already, ComputationError when calibration meets NaN.
     """
 
-    def __init__(self, model: Any, images: Image, where: str = "the model") -> None:
+    def __init__(self, model: Any, images: Sample, where: str = "the model") -> None:
         if any(node.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv") for node in model.graph.node):
             raise BadInput(f"{where}: is already quantized; quantize the float32 model")
         self.images = images
@@ -74,7 +75,7 @@ class Workshop:
             if passes:
                 before, statistics = self.form(passes[:-1])
                 wiring = FLOAT_PASSES[passes[-1]](before, statistics) or before
-            self._forms[passes] = (wiring, calibrate(wiring.model, batches(self.images)))
+            self._forms[passes] = (wiring, calibrate(wiring.model, self.images.batches()))
         return self._forms[passes]
 
     def make(self, plan: Plan, dialect: Dialect = DIALECTS["int8-u8s8"]) -> bytes:
@@ -97,7 +98,7 @@ class Workshop:
         found: dict[str, Grid] = grids.calibrated(
             wiring, placement, nodes, statistics, dialect, plan.ranges, plan.weight_ranges
         )
-        return Setting(wiring, nodes, found, statistics, self.images)
+        return Setting(wiring, nodes, found, statistics, self.images.some(CORRECTION_IMAGES))
 
     def floats(self, plan: Plan) -> dict[str, int]:
         """Operators that stay in float under a plan, by type, with how many there are."""

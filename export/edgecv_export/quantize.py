@@ -11,60 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_export import fp16, likeness
-from edgecv_export.calibrate import check_real
-from edgecv_export.dialects import DIALECTS, WeightRanges
+from edgecv_export.calibrate import Images, Sample, check_real, sample
+from edgecv_export.dialects import DIALECTS
 from edgecv_export.graph import check_frames
-from edgecv_export.passes import PASSES
-from edgecv_export.placement import PLACEMENTS
 from edgecv_export.plan import Plan, Workshop
-from edgecv_export.ranges import ESTIMATORS, Ranges
-from edgecv_export.search import Found, Goal, Search
+from edgecv_export.quantize_config import DIALECT, FP16, MIN_IMAGES, QuantizeConfig
+from edgecv_export.search import Found, Search
 from edgecv_export.trial import Book, Laboratory, Trial, digest
 from edgecv_runtime import bundle
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.manifest import Budget, Calibration, Variant
 from edgecv_runtime.preprocess import Image
-from edgecv_runtime.records import Record
 
-DIALECT = "int8-u8s8"
-FP16 = "fp16"
-MIN_IMAGES = 16
+__all__ = ["DIALECT", "QuantizeConfig", "Quantized", "quantize"]
 Labels = NDArray[np.int64]
-
-
-class QuantizeConfig(Record, frozen=True):
-    """How to quantize, and what the search may try.
-
-    images: how many calibrate; check_images: how many more choose between the candidates. passes: of PASSES; islands:
-    whether sensitive layers may stay in float. goal: what is to be small. budget_s: seconds for the search.
-    dialects: of "int8-u8s8", "int8-s8s8" and "fp16", which files go into the bundle.
-    """
-
-    images: int = 200
-    check_images: int = 100
-    placements: tuple[str, ...] = tuple(PLACEMENTS)
-    ranges: tuple[Ranges, ...] = ("min-max", "percentile", "mse")
-    weight_ranges: tuple[WeightRanges, ...] = ("min-max",)
-    passes: tuple[str, ...] = PASSES
-    islands: bool = True
-    dialects: tuple[str, ...] = (DIALECT,)
-    goal: Goal = "p50"
-    budget_s: float = 600.0
-
-    def __post_init__(self) -> None:
-        if self.images < MIN_IMAGES or self.check_images < MIN_IMAGES:
-            raise BadInput(f"images and check_images must be at least {MIN_IMAGES}")
-        if not self.budget_s > 0:
-            raise BadInput(f"budget_s must be positive, got {self.budget_s}")
-        for what, given, known in (
-            ("placements", self.placements, PLACEMENTS),
-            ("ranges", self.ranges, ESTIMATORS),
-            ("weight_ranges", self.weight_ranges, ("min-max", "mse")),
-            ("dialects", self.dialects, (*DIALECTS, FP16)),
-            ("passes", self.passes, PASSES),
-        ):
-            if (not given and what != "passes") or not set(given) <= set(known):
-                raise BadInput(f"{what} are of {', '.join(known)}; got {', '.join(given) or 'none'}")
+LOOKED_AT = 64  # how many calibration images are looked at as images
 
 
 @dataclass(frozen=True)
@@ -93,7 +54,7 @@ class Quantized:
 
 def quantize(
     path: str | Path,
-    images: Image,
+    images: Images,
     config: QuantizeConfig | None = None,
     progress: Callable[[str], None] = lambda _: None,
     *,
@@ -104,10 +65,10 @@ def quantize(
 ) -> Quantized:
     """Add int8 variants to a bundle, calibrated on real images; the bundle changes only at the end, atomically.
 
-    images: (N, H, W, C) uint8, preprocessed, to calibrate with. check: more of them, that choose between candidates,
-    with their `labels` (N,) if there are any; without, they are taken off `images`: config.check_images of them, or a
-    third when there are fewer. budget: what may be lost, by default the bundle's. book: a file of trials that lets an
-    interrupted search go on.
+    images: to calibrate with, preprocessed: (N, H, W, C) uint8, or read when they are asked for. check: more of them,
+    that choose between candidates, with their `labels` (N,) if there are any; without, they are taken off `images`:
+    config.check_images of them, or a third when there are fewer. budget: what may be lost, by default the bundle's.
+    book: a file of trials that lets an interrupted search go on.
     The variants are offered nowhere until `verify` and `bench` have judged them.
     Raises BadInput for too few images, images that are no images (random or constant), labels of one class only, or a
     float32 file that is already quantized; ComputationError when calibration meets NaN.
@@ -117,10 +78,11 @@ def quantize(
     config = config or QuantizeConfig()
     with bundle.Bundle(path) as opened:
         calibration, check = _divided(images, check, config)
-        check_real(calibration)
+        sampled = calibration.some(LOOKED_AT)
+        check_real(sampled)
         if labels is not None and len(np.unique(labels)) < 2:
             raise BadInput("labelled images of one class only cannot tell accuracy; give images of several classes")
-        warnings = likeness.warnings(opened, calibration)
+        warnings = likeness.warnings(opened, sampled)
         for warning in warnings:
             progress(f"warning: {warning}")
         source = opened.variant_file("float32")
@@ -130,64 +92,59 @@ def quantize(
         laboratory = Laboratory(opened.manifest, source, check, labels)
         budget = budget or opened.manifest.budget
         subject = [opened.sha256("float32"), digest(calibration, check, labels)]
-        search = Search(
-            workshop,
-            laboratory,
-            Book(book, *subject),
-            budget,
-            placements=config.placements,
-            ranges=config.ranges,
-            weight_ranges=config.weight_ranges,
-            passes=config.passes,
-            islands=config.islands,
-            goal=config.goal,
-            budget_s=config.budget_s,
-            progress=progress,
-        )
-        found = search.run()
-        _add(opened, workshop, found.chosen.plan, config.dialects, budget)
+        found = Search(workshop, laboratory, Book(book, *subject), budget, config, progress).run()
+        _add(opened, workshop, laboratory, found.chosen, config.dialects, budget)
     return Quantized(
         found, laboratory.float_ms, laboratory.bf16_ms, workshop.floats(found.chosen.plan), tuple(warnings)
     )
 
 
-def _divided(images: Image, check: Image | None, config: QuantizeConfig) -> tuple[Image, Image]:
+def _divided(images: Images, check: Image | None, config: QuantizeConfig) -> tuple[Sample, Image]:
     """Calibration and check images; both see all of the data."""
     if check is not None:
         check_frames(images, MIN_IMAGES, "quantization")
         check_frames(check, MIN_IMAGES, "checking a quantized model")
-        return images[: config.images], check
+        return sample(images, config.images), check
     check_frames(images, 2 * MIN_IMAGES, "quantization")
-    images = images[np.random.default_rng(0).permutation(len(images))]
+    order = np.random.default_rng(0).permutation(len(images))
     count = min(config.images, len(images) * 2 // 3)
-    return images[:count], images[count : count + config.check_images]
+    rest = Sample(images, order[count : count + config.check_images])
+    return Sample(images, order[:count]), rest.some(len(rest))
 
 
-def _add(opened: bundle.Bundle, workshop: Workshop, plan: Plan, dialects: tuple[str, ...], budget: Budget) -> None:
-    """Put the files of a plan into the bundle, in every dialect asked for."""
-    variants: list[Variant] = []
-    content: dict[str, bytes] = {}
-    golden = opened.golden()
-    for name in dialects:
-        file = f"model.{name}.onnx"
-        if name == FP16:
-            content[file] = fp16.converted(opened.variant_file("float32"))
-            variants.append(Variant(name=name, file=file, precision="fp16"))
-            continue
-        content[file] = workshop.make(plan, DIALECTS[name])
-        nodes = workshop.setting(plan, DIALECTS[name]).nodes
-        calibration = Calibration(
-            images=len(workshop.images),
-            ranges=plan.ranges,
-            operators=tuple(sorted({node.op_type for node in nodes})),
-            placement=plan.placement,
-            weight_ranges=plan.weight_ranges,
-            passes=plan.passes,
-            islands=plan.islands,
-        )
-        variants.append(Variant(name=name, file=file, precision="int8", calibration=calibration))
-    for file, made in content.items():
-        golden = golden.sealing(file, made)
+def _add(
+    opened: bundle.Bundle,
+    workshop: Workshop,
+    laboratory: Laboratory,
+    chosen: Trial,
+    dialects: tuple[str, ...],
+    budget: Budget,
+) -> None:
+    """Put the chosen trial's files into the bundle, in every dialect asked for."""
+    content = {f"model.{name}.onnx": workshop.make(chosen.plan, DIALECTS[name]) for name in dialects if name != FP16}
+    variants = [_variant(name, workshop, chosen.plan) for name in dialects if name != FP16]
+    if DIALECT in dialects:
+        islands = laboratory.islands(chosen, content[f"model.{DIALECT}.onnx"])
+        variants = [msgspec.structs.replace(each, islands=islands) for each in variants]
+    if FP16 in dialects:
+        variants.append(Variant(name=FP16, file=f"model.{FP16}.onnx", precision="fp16"))
+        content[f"model.{FP16}.onnx"] = fp16.converted(opened.variant_file("float32"))
     others = tuple(each for each in opened.manifest.variants if each.name not in dialects)
     manifest = msgspec.structs.replace(opened.manifest, variants=(*others, *variants), budget=budget)
+    golden = opened.golden()
+    for file, made in content.items():
+        golden = golden.sealing(file, made)
     bundle.update(opened, manifest=manifest, content={**content, bundle.GOLDEN: golden.to_bytes()})
+
+
+def _variant(name: str, workshop: Workshop, plan: Plan) -> Variant:
+    calibration = Calibration(
+        images=len(workshop.images),
+        ranges=plan.ranges,
+        operators=tuple(sorted({node.op_type for node in workshop.setting(plan, DIALECTS[name]).nodes})),
+        placement=plan.placement,
+        weight_ranges=plan.weight_ranges,
+        passes=plan.passes,
+        islands=plan.islands,
+    )
+    return Variant(name=name, file=f"model.{name}.onnx", precision="int8", calibration=calibration)

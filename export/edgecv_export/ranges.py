@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Ranges = Literal["min-max", "percentile", "entropy", "mse"]
+Ranges = Literal["min-max", "mean-min-max", "percentile", "entropy", "mse"]
 ESTIMATORS: tuple[Ranges, ...] = get_args(Ranges)
 BINS = 8192
 LEVELS = 256
@@ -40,12 +40,19 @@ class Statistics:
         self._axis = axis
         self._sums: NDArray[np.float64] | None = None
         self._images = self._zeros = 0
+        self._low_sum = self._high_sum = 0.0
+        self._found: dict[tuple[Ranges, bool], tuple[float, float]] = {}
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Take in one batch of finite values, (N, C, ...) or (N, ..., C)."""
+        self._found.clear()
         if values.ndim >= 2:
             self._add_channels(np.moveaxis(values, self._axis, 1).reshape(len(values), values.shape[self._axis], -1))
-        low, high = float(values.min()), float(values.max())
+        lows, highs = values.reshape(len(values), -1).min(axis=1), values.reshape(len(values), -1).max(axis=1)
+        self._low_sum += float(lows.sum(dtype=np.float64))
+        self._high_sum += float(highs.sum(dtype=np.float64))
+        self._images += len(values)
+        low, high = float(lows.min()), float(highs.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._widen(max(-low, high))
         if self.width:
@@ -61,12 +68,21 @@ class Statistics:
     def range(self, ranges: Ranges, symmetric: bool = False) -> tuple[float, float]:
         """The range to quantize to 8 bits; a symmetric one is (-t, t).
 
-        "percentile" leaves out the outermost 0.01 % of values, to within one bin; "entropy" loses the least of the
-        distribution in Kullback-Leibler divergence (Migacz 2017, "8-bit Inference with TensorRT"); "mse" has the least
-        mean squared error of rounding and clipping together.
+        "mean-min-max" averages the images' own minima and maxima, so that a few images with far larger values do not
+        cost all others their resolution. "percentile" leaves out the outermost 0.01 % of values, to within one bin.
+        "entropy" loses the least of the distribution in Kullback-Leibler divergence (Migacz 2017, "8-bit Inference
+        with TensorRT"). "mse" has the least mean squared error of rounding and clipping together.
         """
+        key = ranges, symmetric
+        if key not in self._found:
+            self._found[key] = self._range(ranges, symmetric)
+        return self._found[key]
+
+    def _range(self, ranges: Ranges, symmetric: bool) -> tuple[float, float]:
         if ranges == "min-max" or not self.width:
             return _around(self.low, self.high, symmetric)
+        if ranges == "mean-min-max":
+            return _around(self._low_sum / self._images, self._high_sum / self._images, symmetric)
         counts, edges = self._seen(symmetric)
         if ranges == "percentile":
             return self._percentile(counts, edges, symmetric)
@@ -97,7 +113,6 @@ class Statistics:
             self.channel_low = np.minimum(self.channel_low, low)
             self.channel_high = np.maximum(self.channel_high, high)
             self._sums = self._sums + sums
-        self._images += len(values)
 
     def _seen(self, symmetric: bool) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The part of the histogram that holds values, or for a symmetric range the histogram of |x|; with edges."""

@@ -5,19 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 
-from edgecv_export.dialects import WeightRanges
 from edgecv_export.passes import CORRECTIONS, FLOAT_PASSES
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
 from edgecv_export.plan import Plan, Workshop
-from edgecv_export.ranges import Ranges
+from edgecv_export.quantize_config import QuantizeConfig
 from edgecv_export.trial import Book, Laboratory, Trial
 from edgecv_runtime.manifest import Budget
 
-Goal = Literal["p50", "p99", "size"]
 # How many of the most sensitive layers stay in float, one after the other.
 ISLANDS = (1, 2, 4, 8, 16)
 
@@ -51,31 +48,22 @@ class Search:
         laboratory: Laboratory,
         book: Book,
         budget: Budget,
-        *,
-        placements: tuple[str, ...],
-        ranges: tuple[Ranges, ...],
-        weight_ranges: tuple[WeightRanges, ...],
-        passes: tuple[str, ...],
-        islands: bool,
-        goal: Goal,
-        budget_s: float,
+        config: QuantizeConfig,
         progress: Callable[[str], None],
     ) -> None:
         self._workshop, self._laboratory, self._book, self._budget = workshop, laboratory, book, budget
-        self._placements, self._ranges, self._weight_ranges = placements, ranges, weight_ranges
-        self._passes, self._islands, self._goal, self._progress = passes, islands, goal, progress
-        self._end = time.monotonic() + budget_s
+        self._config, self._progress = config, progress
+        self._end = time.monotonic() + config.budget_s
         self._trials: dict[Plan, Trial] = {}
         self._sensitivities: dict[str, float] = {}
         self._stopped = False
 
     def run(self) -> Found:
         """Search until a placement is within the budget, all are through, or the time is over."""
-        firsts = self._first_trials()
-        for first in sorted(firsts, key=lambda trial: trial.cost(self._goal)):
-            if first is not firsts[0] and self._kept():
-                break
+        for first in sorted(self._first_trials(), key=lambda trial: trial.cost(self._config.goal)):
             self._rescue(first)
+            if any(trial.placement == first.placement for trial in self._kept()):
+                break
         kept = self._kept()
         trials = tuple(self._trials.values())
         chosen = self._best(kept) if kept else min(trials, key=lambda trial: trial.agreement.kl)
@@ -84,11 +72,11 @@ class Search:
 
     def _first_trials(self) -> list[Trial]:
         """Every placement once; placements that give the same nodes here are one."""
-        passes = tuple(name for name in ("bias",) if name in self._passes)
+        passes = tuple(name for name in ("bias",) if name in self._config.passes)
         seen: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
         firsts = []
-        for placement in self._placements:
-            plan = Plan(placement, self._ranges[0], self._weight_ranges[0], passes)
+        for placement in self._config.placements:
+            plan = Plan(placement, self._config.ranges[0], self._config.weight_ranges[0], passes)
             setting = self._workshop.setting(plan)
             shape = (tuple(node.name for node in setting.nodes), tuple(sorted(setting.grids)))
             if shape not in seen:
@@ -110,13 +98,13 @@ class Search:
                     return
 
     def _cheap(self, plan: Plan) -> Iterator[Plan]:
-        for ranges in self._ranges:
-            for weights in self._weight_ranges:
+        for ranges in self._config.ranges:
+            for weights in self._config.weight_ranges:
                 if (ranges, weights) != (plan.ranges, plan.weight_ranges):
                     yield msgspec.structs.replace(plan, ranges=ranges, weight_ranges=weights)
 
     def _with_float_passes(self, plan: Plan) -> Iterator[Plan]:
-        usable = [name for name in FLOAT_PASSES if name in self._passes and name in self._workshop.float_passes]
+        usable = [name for name in FLOAT_PASSES if name in self._config.passes and name in self._workshop.float_passes]
         for name in usable:
             yield msgspec.structs.replace(plan, passes=(name, *plan.passes))
         if len(usable) > 1:
@@ -124,7 +112,7 @@ class Search:
 
     def _with_corrections(self, plan: Plan) -> Iterator[Plan]:
         floats = tuple(name for name in plan.passes if name in FLOAT_PASSES)
-        dear = [name for name in CORRECTIONS if name in self._passes and name != "bias"]
+        dear = [name for name in CORRECTIONS if name in self._config.passes and name != "bias"]
         if "full-bias" in dear:
             yield msgspec.structs.replace(plan, passes=(*floats, "full-bias"))
         if "adaround" in dear:
@@ -132,7 +120,7 @@ class Search:
 
     def _with_islands(self, plan: Plan) -> Iterator[Plan]:
         """The most sensitive layers in float, more and more of them."""
-        if not self._islands:
+        if not self._config.islands:
             return
         ranking = self._ranking(plan)
         for count in ISLANDS:
@@ -195,6 +183,6 @@ class Search:
 
     def _best(self, kept: list[Trial]) -> Trial:
         """Of the trials that are as fast as the fastest, the closest to float32."""
-        least = min(trial.cost(self._goal) for trial in kept)
-        fast = [trial for trial in kept if trial.cost(self._goal) <= least * 1.02]
+        least = min(trial.cost(self._config.goal) for trial in kept)
+        fast = [trial for trial in kept if trial.cost(self._config.goal) <= least * 1.02]
         return min(fast, key=lambda trial: trial.agreement.kl)

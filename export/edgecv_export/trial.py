@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import statistics
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecv_export.calibrate import Sample
 from edgecv_export.graph import INPUT
 from edgecv_export.plan import Plan
 from edgecv_runtime import backends, files, machine, records, verify
@@ -28,6 +29,9 @@ Logits = NDArray[np.float32]
 SECONDS = 0.25
 # Backends within this factor of the fastest count as equally fast.
 TIE = 1.05
+# What bf16 must gain, and by how much its divergence may exceed that of float32.
+GAIN, CLOSE = 1.03, 1.2
+_FLOATS: tuple[Precision, ...] = ("float32", "bf16")
 
 
 class Trial(Record, frozen=True):
@@ -84,16 +88,29 @@ class Laboratory:
         agreement = verify.agreement(self.reference, outputs, "float32 on check images")
         return Trial(plan, agreement, scored, p50_ms, p99_ms, len(content))
 
+    def islands(self, trial: Trial, content: bytes) -> Precision:
+        """The float precision in which what is not quantized runs faster: "bf16" where it gains and stays as close."""
+        name = min(trial.p50_ms, key=lambda each: trial.p50_ms[each])
+        if "bf16" not in backends.get(name).precisions():
+            return "float32"
+        with _File(content) as file:
+            rounds = [[statistics.median(self._samples(file, name, each)) for each in _FLOATS] for _ in range(3)]
+            outputs = self.outputs(content, trial.p50_ms, "bf16")
+        plain, bf16 = (statistics.median(times) for times in zip(*rounds, strict=True))
+        closeness = verify.agreement(self.reference, outputs, "float32 on check images")
+        close = closeness.top1.value >= trial.agreement.top1.value and closeness.kl <= CLOSE * trial.agreement.kl
+        return "bf16" if close and bf16 * GAIN < plain else "float32"
+
     def divergence(self, content: bytes) -> float:
         """Kullback-Leibler divergence from float32 on the check images, in nats."""
         outputs = self.outputs(content, self.float_ms)
         return verify.agreement(self.reference, outputs, "float32 on check images").kl
 
-    def outputs(self, content: bytes, times: dict[str, float]) -> Logits:
+    def outputs(self, content: bytes, times: dict[str, float], precision: Precision = "float32") -> Logits:
         """Outputs on the check images, on the backend that is fastest by `times`."""
         name = min(times, key=lambda each: times[each])
         with _File(content) as file:
-            backend = backends.get(name)(file, Options())
+            backend = backends.get(name)(file, Options(precision=precision))
             try:
                 return verify.infer(backend, self._manifest, self._check)
             finally:
@@ -191,10 +208,9 @@ class Book:
             return _Page()  # of another version, or damaged: everything is tried again
 
 
-def digest(*arrays: Any) -> str:
-    """SHA-256 over the content of arrays."""
+def digest(calibration: Sample, check: Image, labels: NDArray[np.int64] | None) -> str:
+    """SHA-256 over the content of images and labels."""
     found = hashlib.sha256()
-    for each in arrays:
-        if each is not None:
-            found.update(np.ascontiguousarray(each).tobytes())
+    for batch in itertools.chain(calibration.batches(), [check, check[:0] if labels is None else labels]):
+        found.update(np.ascontiguousarray(batch).tobytes())
     return found.hexdigest()

@@ -20,6 +20,8 @@ from edgecv_runtime.tuning import Memory
 
 # Until it has been measured: the order in which backends are tried.
 PREFERENCE = ("tensorrt", "openvino", "onnxruntime")
+# The int8 dialect that a backend is made for; it counts until one has been verified there.
+DIALECTS = {"tensorrt": "int8-s8s8", "openvino": "int8-u8s8", "onnxruntime": "int8-u8s8"}
 
 
 class Ask(Record, frozen=True):
@@ -44,6 +46,7 @@ class Target:
     """One way to run a model: an ONNX file, a backend, the precision of what is not quantized, and its settings.
 
     streams: calls that compute at once, 0 for as many as the backend likes. batch: frames a call of `Model.map`.
+    islands: of an int8 file, the precision of what is not quantized.
     """
 
     variant: str
@@ -56,6 +59,7 @@ class Target:
     streams: int = 1
     batch: int = 1
     reasons: tuple[str, ...] = ()
+    islands: Precision = "float32"
 
     @property
     def key(self) -> str:
@@ -69,8 +73,9 @@ class Target:
 
     def compile(self) -> Backend:
         """Compile a file that was checked."""
+        precision = self.hint if self.islands == "float32" else self.islands
         options = Options(
-            device=self.device, precision=self.hint, threads=self.threads, streams=self.streams, digest=self.sha256
+            device=self.device, precision=precision, threads=self.threads, streams=self.streams, digest=self.sha256
         )
         return backends.get(self.backend)(self.file, options)
 
@@ -85,7 +90,16 @@ def targets(
     """Every way to run a bundle on the backends of this machine: variant x backend x native float precision."""
     names = list(backends.available()) if names is None else names
     return [
-        Target(variant.name, bundle.file(variant.file), bundle.sha256(variant.name), name, hint, threads, device)
+        Target(
+            variant.name,
+            bundle.file(variant.file),
+            bundle.sha256(variant.name),
+            name,
+            hint,
+            threads,
+            device,
+            islands=variant.islands if variant.islands in backends.get(name).precisions(device) else "float32",
+        )
         for variant in bundle.manifest.variants
         for name in names
         for hint in (backends.get(name).precisions(device) if variant.precision == "float32" else ("float32",))
@@ -113,7 +127,21 @@ def for_bundle(bundle: Bundle, ask: Ask) -> Target:
         raise BadInput(
             f"{bundle.path}: nothing runs at precision '{ask.precision}' on backend '{ask.backend}'{hint} ({reasons})"
         )
+    if ask.precision == "int8":
+        usable = _one_dialect(usable, bundle.manifest)
     return _pick(usable, spare, bundle.manifest.input, rejected, ask)
+
+
+def _one_dialect(usable: list[Target], manifest: Manifest) -> list[Target]:
+    """Of several int8 variants on one backend, those verified there, or else the dialect that it is made for."""
+
+    def rank(target: Target) -> tuple[bool, bool]:
+        variant = manifest.variant(target.variant)
+        verified = variant is not None and target.backend in variant.backends
+        return (not verified, target.variant != DIALECTS.get(target.backend, target.variant))
+
+    best = {target.backend: min(rank(each) for each in usable if each.backend == target.backend) for target in usable}
+    return [target for target in usable if rank(target) == best[target.backend]]
 
 
 def for_file(file: Path, external: tuple[str, ...], spec: TensorSpec, ask: Ask) -> Target:

@@ -49,7 +49,8 @@ class Variant(Record, frozen=True):
     """One ONNX file of the bundle.
 
     name: "float32" or the dialect, "int8-u8s8" say. backends: those on which it was verified and is worth running.
-    withheld: for the other backends tried, why it is not offered there.
+    withheld: for the other backends tried, why it is not offered there. islands: float precision of what is not
+    quantized, on the backends that have it natively.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Variant(Record, frozen=True):
     backends: tuple[str, ...] = ()
     withheld: dict[str, str] = {}
     calibration: Calibration | None = None
+    islands: Precision = "float32"
 
 
 class Budget(Record, frozen=True):

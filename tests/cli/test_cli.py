@@ -149,8 +149,15 @@ def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):
         cv2.imwrite(str(tmp_path / "images" / f"{index:03}.png"), digits[0][index])
     done = edgecv("quantize", bundle_copy, "--data", tmp_path / "images", "--images", 40, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["variant"] == "int8-u8s8"
+    document = json.loads(done.stdout)
+    assert any(line.startswith("onnxruntime: int8 ") for line in document["explanation"])
+    assert {"int8-u8s8 on openvino", "int8-u8s8 on onnxruntime"} <= set(document["offered"])
     assert (bundle_copy / "model.int8-u8s8.onnx").is_file()
+    again = edgecv("quantize", bundle_copy, "--data", tmp_path / "images", "--images", 40, "--plot", tmp_path / "a.svg")
+    assert again.returncode == 0, again.stderr
+    assert "try " not in again.stderr  # every trial was in the book
+    assert "agrees with float32 on" in again.stdout
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
 
 
 def test_stream_annotates_a_clip_and_accounts_for_every_frame(exported, tmp_path):

@@ -55,6 +55,19 @@ def test_percentile_ranges_equal_numpys_within_a_bin(skewed, symmetric):
     assert abs(low - (-high if symmetric else np.quantile(values, tail, method="inverted_cdf"))) <= bin_width
 
 
+def test_mean_min_max_ranges_are_the_mean_of_the_images_own():
+    values = np.random.default_rng(0).normal(size=(50, 4, 8, 8)).astype(np.float32)
+    values[7] *= 1000  # one image far out of the others' range
+    seen = Statistics()
+    for batch in np.array_split(values, 7):
+        seen.add(batch)
+    low, high = seen.range("mean-min-max")
+    assert low == pytest.approx(values.min((1, 2, 3)).mean(dtype=np.float64))
+    assert high == pytest.approx(values.max((1, 2, 3)).mean(dtype=np.float64))
+    assert seen.range("mean-min-max", symmetric=True)[1] == max(-low, high)
+    assert high < 0.05 * seen.range("min-max")[1]
+
+
 def rounding_error(values, low, high, levels):
     """The oracle of "mse": every value rounded and clipped, none in a histogram."""
     step = (high - low) / (levels - 1)
@@ -147,7 +160,7 @@ def test_calibration_memory_does_not_grow_with_the_images(exported, digits):
     held = {}
     for count in (100, 1000):
         tracemalloc.start()
-        statistics = calibrate.calibrate(model, calibrate.batches(digits[0][:count]))
+        statistics = calibrate.calibrate(model, calibrate.sample(digits[0], count).batches())
         held[count] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert len(statistics) > 10

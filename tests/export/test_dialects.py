@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from edgecv_export import fp16
+from edgecv_export.calibrate import sample
 from edgecv_export.dialects import DIALECTS, activation_grid, weight_grid
 from edgecv_export.graph import Deployed, to_onnx
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
@@ -22,7 +23,7 @@ from tests.export.test_passes import run
 
 @pytest.fixture(scope="module")
 def workshop(exported, digits):
-    return Workshop(onnx.load(exported / "model.onnx"), digits[0][:64])
+    return Workshop(onnx.load(exported / "model.onnx"), sample(digits[0], 64))
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1.5, 3.0), (0.0, 6.0), (-2.0, 0.0), (0.0, 0.0), (1.0, 2.0)])
@@ -149,7 +150,7 @@ def mobilenet():
 
 
 def test_merged_placements_put_nothing_between_a_convolution_and_its_hard_swish(mobilenet, digits):
-    workshop = Workshop(mobilenet.model, digits[0][:8])
+    workshop = Workshop(mobilenet.model, sample(digits[0], 8))
     for name, quantized in (("layers", 19), ("merged", 0)):
         model, makers, _ = kinds(workshop.make(Plan(name, passes=())))
         swishes = [node for node in model.graph.node if node.op_type == "HardSwish"]

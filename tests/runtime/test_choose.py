@@ -147,3 +147,45 @@ def test_a_cache_folder_that_cannot_be_made_does_not_matter(exported, monkeypatc
     monkeypatch.setenv("EDGECV_CACHE", "/proc/nowhere")
     with rt.load(exported) as model:
         assert model.info.variant == "float32"
+
+
+def with_two_dialects(path, offered):
+    """A second int8 variant, and where each is offered."""
+    with rt.Bundle(path) as opened:
+        first = opened.manifest.variant("int8-u8s8")
+        second = msgspec.structs.replace(first, name="int8-s8s8", file="model.int8-s8s8.onnx")
+        both = [msgspec.structs.replace(each, backends=offered[each.name], withheld={}) for each in (first, second)]
+        variants = (opened.manifest.variant("float32"), *both)
+        manifest = msgspec.structs.replace(opened.manifest, variants=variants)
+        content = {second.file: opened.variant_file("int8-u8s8").read_bytes()}
+        bundles.update(opened, manifest=manifest, content=content)
+
+
+@pytest.mark.parametrize(
+    ("offered", "taken"),
+    [
+        ({"int8-u8s8": (), "int8-s8s8": ()}, "int8-u8s8"),  # not verified: what the backend is made for
+        ({"int8-u8s8": (), "int8-s8s8": ("openvino",)}, "int8-s8s8"),
+        ({"int8-u8s8": ("openvino",), "int8-s8s8": ("onnxruntime",)}, "int8-u8s8"),
+    ],
+)
+def test_int8_takes_the_dialect_that_was_verified_on_the_backend(finished_copy, offered, taken):
+    with_two_dialects(finished_copy, offered)
+    with rt.load(finished_copy, precision="int8", backend="openvino") as model:
+        assert model.info.variant == taken
+
+
+def test_islands_run_in_their_own_precision_where_the_backend_has_it(finished_copy, monkeypatch):
+    from edgecv_runtime import backends
+
+    with rt.Bundle(finished_copy) as opened:
+        variants = tuple(
+            msgspec.structs.replace(each, islands="bf16") if each.precision == "int8" else each
+            for each in opened.manifest.variants
+        )
+        bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=variants))
+    monkeypatch.setattr(backends.get("openvino"), "precisions", staticmethod(lambda: ("float32", "bf16")))
+    with rt.Bundle(finished_copy) as opened:
+        found = {(each.variant, each.backend, each.hint): each.islands for each in choose.targets(opened)}
+    assert found["int8-u8s8", "openvino", "float32"] == "bf16"
+    assert found["int8-u8s8", "onnxruntime", "float32"] == "float32"

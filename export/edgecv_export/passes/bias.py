@@ -8,8 +8,6 @@ from edgecv_export.lockstep import Lockstep, Pair
 from edgecv_export.passes.setting import Setting
 from edgecv_export.wiring import Wiring, attribute
 
-IMAGES = 64
-
 
 def correct_analytically(setting: Setting) -> Wiring:
     """Take back the mean shift that rounding the weights causes.
@@ -40,18 +38,19 @@ def correct_empirically(setting: Setting) -> Wiring:
     """Take back the mean shift of each layer's output between float and quantized, layer by layer.
 
     Measured on calibration images, with everything before the layer quantized and corrected already (Nagel et al. 2021,
-    arXiv:2106.08295, section 3.3, "empirical bias correction").
+    arXiv:2106.08295, section 3.3, "empirical bias correction"). The shift is the median of the images' own mean shifts:
+    where ranges clip a few images with far larger values, their shift would move the bias of all others.
     """
     corrected = Wiring(setting.wiring.model)
 
     def visit(pair: Pair) -> bool:
         if pair.layer.bias is None:
             return False
-        axes = tuple(axis for axis in range(pair.wanted.ndim) if axis != pair.layer.channels % pair.wanted.ndim)
-        shift = pair.got.mean(axis=axes, dtype=np.float64) - pair.wanted.mean(axis=axes, dtype=np.float64)
+        error = np.moveaxis(pair.got - pair.wanted, pair.layer.channels, 1)  # (images, channels, ...)
+        shift = np.median(error.reshape(*error.shape[:2], -1).mean(axis=2, dtype=np.float64), axis=0)
         corrected.set_bias(pair.layer, (corrected.bias(pair.layer) - shift).astype(np.float32))
         return True
 
     nodes = [corrected.nodes[node.name] for node in setting.nodes]
-    Lockstep(corrected, nodes, setting.grids).walk(setting.images[:IMAGES], visit)
+    Lockstep(corrected, nodes, setting.grids).walk(setting.images, visit)
     return corrected

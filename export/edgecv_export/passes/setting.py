@@ -17,7 +17,7 @@ class Setting:
     """One way to quantize.
 
     nodes: those that compute in int8; grids: by tensor name; statistics: of the float graph; images: (N, H, W, C)
-    uint8, preprocessed, from calibration.
+    uint8, preprocessed, some of those that calibrated.
     """
 
     wiring: Wiring
