@@ -95,7 +95,7 @@ def load(
     if len(header.outputs) != 1:
         raise ModelFileError(f"{source}: has {len(header.outputs)} outputs; a classifier has one")
     entry = fitting(header.inputs, preprocess, normalization, str(source))
-    target = choose.for_file(source, header.external, entry.spec, ask)
+    target = choose.for_file(source, tuple(header.external), entry.spec, ask)
     name = header.last_operators.get(header.outputs[0].name, "")
     task = tasks.create("classification", tuple(labels), header.outputs, name == "Softmax")
     return Model(target, entry, task, source.stem, "classification", tuple(labels), header.outputs)
