@@ -51,6 +51,21 @@ _INTERPOLATIONS = {
 }  # fmt: skip
 
 
+# Operations whose result has their input's shape and type: there is no need to run them to know.
+SHAPE_KEPT = {
+    "batch_norm",
+    "layer_norm",
+    "relu",
+    "hardtanh",
+    "hardswish",
+    "hardsigmoid",
+    "sigmoid",
+    "silu",
+    "gelu",
+    "tanh",
+}
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of an operation: its arguments, its results, and which tensors the network's input reaches."""

@@ -117,6 +117,8 @@ def test_models_lists_the_zoo():
     assert tasks["wavenet_tiny"] == "sequence"
     table = edgecv("models").stdout
     assert [line.split()[0] for line in table.splitlines() if line.split() and line.split()[0] in tasks] == list(tasks)
+    vgg = next(each for each in document if each["name"] == "vgg16")
+    assert (vgg["macs"], vgg["field"]["size"]) == (15_470_264_320, [212.0, 212.0])
 
 
 def test_verify_and_bench_write_their_evidence(bundle_copy):

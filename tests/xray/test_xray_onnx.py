@@ -114,6 +114,17 @@ def test_shapes_are_those_that_run(tmp_path):
     assert [row.macs for row in rows] == [a * 27, 0, b * 2 * 6, y * 4 * 9]
 
 
+def test_nodes_may_stand_in_any_order(tmp_path):
+    nodes = [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
+    plain = xray.table(xray.read(write(tmp_path / "plain.onnx", nodes, (1, 3, 8, 8))))
+    turned = xray.table(xray.read(write(tmp_path / "turned.onnx", nodes[::-1], (1, 3, 8, 8))))
+    assert [row.kind for row in turned.rows] == ["conv", "activation"]
+    assert turned.total == plain.total
+    circle = [helper.make_node("Add", ["x", "y"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
+    with pytest.raises(ModelFileError, match="wait for each other in a circle"):
+        xray.read(write(tmp_path / "circle.onnx", circle, (1, 3, 8, 8)))
+
+
 def test_open_sizes_are_asked_for(tmp_path):
     path = write(tmp_path / "open.onnx", [helper.make_node("Conv", ["x", "w"], ["y"])])
     with pytest.raises(BadInput, match="leaves 'H' open; give it with --size"):
