@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--cifar10", type=Path)
     given = parser.parse_args()
     lines = published() + (labelled(given.cifar10) if given.cifar10 else [])
-    how = 'A wrong filter is a silent loss; "matched" means trained and tested with the same.'
+    how = "Training and device share one filter in a bundle; another one than it was trained with is a silent loss."
     study.write("interpolation", "What an interpolation costs in accuracy", how, lines)
 
 

@@ -1,6 +1,6 @@
 """What edgecv adds to the runtime below it, and what other wrappers add: one ready tensor, batch 1.
 
-    python benchmarks/overhead.py [--peers FOLDER] [--generations 5]
+    python benchmarks/overhead.py [--peers FOLDER] [--generations 3]
 
 FOLDER: where `pip install --no-deps --target FOLDER polyinfer openvino-model-api` put the peers; left out, they are not
 measured. Each contender runs in a process of its own, because thread pools in one process disturb each other; all are
@@ -138,7 +138,7 @@ def main() -> None:
     """Measure every contender and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", type=Path)
-    parser.add_argument("--generations", type=int, default=5, help="how often all processes are started anew")
+    parser.add_argument("--generations", type=int, default=3, help="how often all processes are started anew")
     parser.add_argument("--serve", nargs=2, metavar=("BUNDLE", "NAME"))
     given = parser.parse_args()
     if given.serve:
