@@ -1,6 +1,6 @@
 """What edgecv adds to the runtime below it, and what other wrappers add: one ready tensor, batch 1.
 
-    python benchmarks/overhead.py [--peers FOLDER] [--generations 5]
+    python benchmarks/overhead.py [--peers FOLDER] [--generations 3]
 
 FOLDER: where `pip install --no-deps --target FOLDER polyinfer openvino-model-api` put the peers; left out, they are not
 measured. Each contender runs in a process of its own, because thread pools in one process disturb each other; all are
@@ -10,12 +10,16 @@ alive at once and measured in turn. Writes benchmarks/results/overhead.md.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import study
+
+import edgecv_runtime
 
 MODEL, SIZE, ROUNDS, SECONDS = "mobilenet_v3_small", 224, 6, 0.25
 
@@ -43,8 +47,6 @@ def raw_openvino(bundle: Path, x: Any, static: bool = False) -> Callable[[], Any
 
 
 def edgecv(bundle: Path, x: Any, backend: str, precision: str = "float32") -> Callable[[], Any]:
-    import edgecv_runtime
-
     model = edgecv_runtime.load(bundle, backend=backend, precision=precision)
     return lambda: model.run({"image": x})
 
@@ -89,6 +91,43 @@ RATIOS = [
 ]
 
 
+def added_us() -> list[str]:
+    """What a call costs above the runtime's own, on a graph that does next to nothing: a line per backend.
+
+    The least of many rounds: what else the machine does can only add to it.
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float"], ["logits"], axes=[1, 2], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mean",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 8, 8, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = np.zeros((1, 8, 8, 3), np.uint8)
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(model, path)
+        for backend, raw in (
+            ("onnxruntime", raw_onnxruntime(path.parent, x)),
+            ("openvino", raw_openvino(path.parent, x)),
+        ):
+            with edgecv_runtime.load(
+                path, backend=backend, preprocess=edgecv_runtime.Preprocess((8, 8)), labels=["a", "b", "c"]
+            ) as opened:
+                calls = {"raw": raw, "own": partial(opened.run, {"image": x})}
+                found = {name: min(each) for name, each in study.blocks_us(calls).items()}
+            lines.append(f"| {backend} | {found['raw']:.1f} | {found['own']:.1f} | {found['own'] - found['raw']:.1f} |")
+    return lines
+
+
 def serve(bundle: str, name: str) -> None:
     """A contender's process: a line on stdin is answered with the median of one round."""
     x = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
@@ -99,7 +138,7 @@ def main() -> None:
     """Measure every contender and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", type=Path)
-    parser.add_argument("--generations", type=int, default=5, help="how often all processes are started anew")
+    parser.add_argument("--generations", type=int, default=3, help="how often all processes are started anew")
     parser.add_argument("--serve", nargs=2, metavar=("BUNDLE", "NAME"))
     given = parser.parse_args()
     if given.serve:
@@ -117,6 +156,8 @@ def main() -> None:
         for own, other in RATIOS
         if own in found and other in found
     ]
+    lines += ["", "| a graph that does next to nothing | runtime, µs | edgecv, µs | added, µs |"]
+    lines += ["| --- | ---: | ---: | ---: |", *added_us()]
     lines += ["", f"Peers: {', '.join(peer_versions(given.peers))}."] if given.peers else []
     how = (
         f"`{MODEL}` with fresh weights, uint8 (1, {SIZE}, {SIZE}, 3), batch 1, each contender in a process of its own. "

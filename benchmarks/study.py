@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
@@ -61,6 +62,18 @@ def rounds_ms(calls: Mapping[str, Callable[[], Any]], rounds: int, seconds: floa
     for number in range(rounds):
         for name in list(calls) if number % 2 == 0 else reversed(list(calls)):
             found[name].append(statistics.median(times_ms(calls[name], seconds)))
+    return found
+
+
+def blocks_us(calls: Mapping[str, Callable[[], Any]], rounds: int = 15, size: int = 1000) -> dict[str, list[float]]:
+    """Microseconds a call, of blocks of `size` calls timed as one, in turn."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            for _ in range(size):
+                call()
+            found[name].append((time.perf_counter() - start) / size * 1e6)
     return found
 
 

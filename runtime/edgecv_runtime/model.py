@@ -177,7 +177,7 @@ class Model:
         self._rows = entry.spec.shape[0] if isinstance(entry.spec.shape[0], int) else None
         self._dtype = np.dtype(entry.spec.dtype)
         self._backend: Backend | None = target.compile()  # the file was checked by who called this
-        self.streams: int = self._backend.streams
+        self.streams: int = getattr(self._backend, "streams", 1)  # one that does not say serves one call at a time
 
     @overload
     def __call__(self, frames: Image) -> Any: ...

@@ -167,8 +167,8 @@ class _Graph:
         request = getattr(self._requests, "request", None)
         if request is None:
             request = self._requests.request = self.compiled.create_infer_request()
-        found = request.infer(feeds, share_inputs=True, share_outputs=True)
-        return {name: np.array(found[index]) for index, name in enumerate(self._outputs)}
+        request.infer(feeds, share_inputs=True, share_outputs=True)
+        return {name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(self._outputs)}
 
 
 @functools.cache
