@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecv.cli.output import show_json, stdout
+from edgecv.cli.output import say, show_json, stdout
 from edgecv_runtime.errors import BadInput, Unavailable
+
+if TYPE_CHECKING:
+    from edgecv.xray import Graph
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -26,12 +30,21 @@ def inspect(
     depth: Annotated[int | None, typer.Option(help="Group layers by so many parts of their names.")] = None,
     top: Annotated[int | None, typer.Option(help="Only the layers with the most MACs.")] = None,
     what_if: Annotated[bool, typer.Option("--what-if", help="What layers would cost if built otherwise.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write one page with the table, what-if rows and pictures.")
+    ] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="Photograph for the page's feature maps.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of a model of the zoo, for the page: a known name or a path; fresh by default.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show what a network computes: shapes, parameters, MACs, memory and receptive field of every layer."""
     for option, value in (("--depth", depth), ("--top", top)):
         if value is not None and value < 1:
             raise BadInput(f"{option} must be at least 1, got {value}")
+    if html is None and (image is not None or weights is not None):
+        raise BadInput("--image and --weights belong to the page: give --html FILE too")
     try:
         from edgecv import xray
         from edgecv.xray.console import print_changes, print_table
@@ -40,6 +53,8 @@ def inspect(
         graph = xray.read(model, size=_numbers(size, "--size"), input_shapes=shapes, variant=variant)
     except ImportError as exc:
         raise Unavailable(f"this command needs {exc.name}: pip install 'edgecv[export]'") from exc
+    if html is not None:
+        _page(model, graph, html, variant=variant, image=image, weights=weights)
     table = xray.table(xray.fold(graph) if fold else graph)
     changes = xray.what_if(table) if what_if else []
     if json:
@@ -50,6 +65,16 @@ def inspect(
         shown = {row.name for row in sorted(table.rows, key=lambda row: -row.macs)[: top or 10]}
         pools = {each.layer for each in changes if each.macs == 0}
         print_changes([each for each in changes if each.layer in shown | pools], stdout)
+
+
+def _page(model: str, graph: Graph, html: Path, *, variant: str, image: Path | None, weights: str | None) -> None:
+    try:
+        from edgecv.xray import page, subjects
+    except ImportError as exc:
+        raise Unavailable(f"the page needs {exc.name}: pip install 'edgecv[export]'") from exc
+    with subjects.opened(model, graph, variant=variant, weights=weights, image=image) as subject:
+        page.write(subject, html, say=say)
+    say(f"page: {html.absolute()}")
 
 
 def _named_shape(text: str) -> tuple[str, tuple[int, ...]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgecv.report import plots, svg
+from edgecv.pages import svg
+from edgecv.report import plots
 from edgecv.report.run import Candidate, Quantization
 from edgecv_runtime import files
 

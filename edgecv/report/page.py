@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
+from edgecv.pages import figures, html
 from edgecv.report import pictures, plots, verdict
 from edgecv.report.run import Run, read
-from edgecv_runtime import __version__, files
+from edgecv_runtime import files
 from edgecv_runtime.bench import table
 from edgecv_runtime.errors import BadInput, SourceUnavailable
 
@@ -27,7 +24,7 @@ class Section:
     what: str
     verdict: verdict.Verdict
     facts: list[tuple[str, str]]
-    columns: tuple[list[plots.Plot], list[plots.Plot]]
+    columns: tuple[list[figures.Plot], list[figures.Plot]]
     gallery: pictures.Gallery | None
     confusion: pictures.Confusion | None
 
@@ -48,23 +45,16 @@ def _section(run: Run, anchor: str) -> Section:
         what=_what(run),
         verdict=verdict.of(run),
         facts=_facts(run),
-        columns=plots.columns(plots.draw(run, anchor)),
+        columns=figures.columns(plots.draw(run, anchor)),
         gallery=pictures.gallery(run),
         confusion=pictures.confusion(run),
     )
 
 
 def _html(sections: list[Section], clip: Path | None) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["safe_svg"] = Markup  # matplotlib has escaped the text in it
     rows = [row for section in sections for row in section.run.rows]
-    return environment.get_template("template.html.j2").render(
+    return html.render(
+        Path(__file__).with_name("template.html.j2"),
         title=" and ".join(section.run.manifest.name for section in sections),
         sections=sections,
         columns=[name for name in table.columns(rows) if name != "bundle"],
@@ -74,8 +64,6 @@ def _html(sections: list[Section], clip: Path | None) -> str:
         machines=table.machines(rows),
         notes=table.notes(rows),
         clip=_clip(clip),
-        version=__version__,
-        written=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 

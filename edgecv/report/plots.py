@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from edgecv.report import svg
+from edgecv.pages import svg
+from edgecv.pages.figures import Plot, plain
 from edgecv.report.run import Quantization, Run
 from edgecv_runtime.bench.table import Row, number
 
@@ -25,17 +25,6 @@ _MARKERS = "osD^vP"
 _DASHED = (0, (3, 2))
 _RING: dict[str, Any] = {"color": svg.INK, "marker": "o", "fillstyle": "none", "markersize": 12}
 _BAR, _HEAD = 0.42, 0.5  # inches: of one bar with its label, of the axis around them
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure as SVG, with one sentence that tells a newcomer how to read it; place: its rank, height: in inches."""
-
-    place: int
-    height: float
-    title: str
-    svg: str
-    caption: str
 
 
 def draw(run: Run, prefix: str) -> list[Plot]:
@@ -52,16 +41,6 @@ def draw(run: Run, prefix: str) -> list[Plot]:
             for place, (title, figure, caption) in enumerate(figures)
             if figure is not None
         ]
-
-
-def columns(plots: Sequence[Plot]) -> tuple[list[Plot], list[Plot]]:
-    """Two columns about as long as each other, filled in order: the next figure goes where there is more room."""
-    left: list[Plot] = []
-    right: list[Plot] = []
-    for plot in plots:
-        lengths = [sum(each.height + 1 for each in column) for column in (left, right)]
-        (left if lengths[0] <= lengths[1] else right).append(plot)
-    return left, right
 
 
 def curves(run: Run) -> Figure | None:
@@ -84,7 +63,7 @@ def curves(run: Run) -> Figure | None:
         axis.set_ylabel(kind)
         axis.grid(axis="y")
         shares = all(value <= 1 for name in columns for value in run.curves[name] if math.isfinite(value))
-        _plain(axis.yaxis, share=kind == "accuracy" and shares)
+        plain(axis.yaxis, share=kind == "accuracy" and shares)
         if len(columns) > 1:
             axis.legend(ncols=len(columns), loc="best")
     axes[-1].set_xlabel("epoch")
@@ -137,8 +116,8 @@ def quality(run: Run) -> Figure | None:
     axis.set_ylabel("accuracy, %" if labelled else "agreement with PyTorch, %")
     axis.set_xlim(0, 1.1 * max(time for _, time, _ in shown))
     axis.grid()
-    _plain(axis.xaxis)
-    _plain(axis.yaxis)
+    plain(axis.xaxis)
+    plain(axis.yaxis)
     marks = [_mark(name or "", _MARKERS[place % len(_MARKERS)], svg.MUTED) for place, name in enumerate(backends)]
     precisions = dict.fromkeys(row.executed or "" for row, _, _ in shown)
     shades = [Patch(color=svg.color(name), label=name) for name in precisions]
@@ -194,10 +173,10 @@ def front(quantization: Quantization) -> Figure | None:
         axes[0].set_yscale("log")
         axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes[0].yaxis.set_minor_locator(NullLocator())
-    _plain(axes[0].yaxis)
+    plain(axes[0].yaxis)
     axes[-1].set_xlabel("median milliseconds per call")
     axes[-1].set_xlim(left=0)
-    _plain(axes[-1].xaxis)
+    plain(axes[-1].xaxis)
     handles: list[Artist] = [Patch(color=shade, label=name) for name, shade in shades.items()]
     handles += [_mark(name, mark, svg.MUTED) for name, mark in marks.items()]
     handles.append(Line2D([], [], color=svg.MUTED, linewidth=1, linestyle=_DASHED, label="float32"))
@@ -257,7 +236,7 @@ def _bars(names: list[str]) -> tuple[Figure, Axes]:
     axis.spines["left"].set_visible(False)
     axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.grid(axis="x")
-    _plain(axis.xaxis)
+    plain(axis.xaxis)
     return figure, axis
 
 
@@ -302,9 +281,3 @@ def _mark(label: str, marker: str, shade: str, face: str | None = None) -> Line2
 
 def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=1.2)
-
-
-def _plain(axis: Any, share: bool = False) -> None:
-    """Ticks in plain figures: matplotlib's own would write powers as math markup."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}" if share else f"{value:g}"))
-    axis.set_minor_formatter(FuncFormatter(lambda *_: ""))

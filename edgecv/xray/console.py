@@ -29,7 +29,7 @@ def print_table(table: Table, console: Console, *, depth: int | None = None, top
         groups = [Group(row.name, (row,)) for row in table.rows if any(row is each for each in costly)]
     grid, left_out = _fitting(table, groups, console)
     console.print(grid)
-    for line in _totals(table):
+    for line in totals(table):
         console.print(line, soft_wrap=True)
     notes = []
     if top is not None:
@@ -50,8 +50,8 @@ def print_changes(changes: Sequence[Change], console: Console) -> None:
     for each in changes:
         grid.add_row(
             each.layer, each.change, count_text(each.parameters), count_text(each.parameters_after),
-            _times(each.parameters, each.parameters_after), count_text(each.macs), count_text(each.macs_after),
-            _times(each.macs, each.macs_after),
+            times(each.parameters, each.parameters_after), count_text(each.macs), count_text(each.macs_after),
+            times(each.macs, each.macs_after),
         )  # fmt: skip
     console.print(grid)
 
@@ -98,8 +98,8 @@ def _grid(table: Table, groups: Sequence[Group], columns: Sequence[_Column]) -> 
     for column in columns:
         grid.add_column(column.name, justify="right" if column.right else "left", no_wrap=True)
     for group in groups:
-        cells = _cells(table, group)
-        grid.add_row(*(cells[column.name] for column in columns))
+        found = cells(table, group)
+        grid.add_row(*(found[column.name] for column in columns))
     return grid
 
 
@@ -113,7 +113,7 @@ def _empty(title: str) -> Grid:
     return grid
 
 
-def _cells(table: Table, group: Group) -> dict[str, str]:
+def cells(table: Table, group: Group) -> dict[str, str]:
     first, last = group.rows[0], group.last
     macs = sum(row.macs for row in group.rows)
     moved = sum(row.weight_bytes + row.input_bytes + row.activation_bytes for row in group.rows)
@@ -126,8 +126,8 @@ def _cells(table: Table, group: Group) -> dict[str, str]:
         "parameters": count_text(sum(row.parameters for row in group.rows)),
         "MACs": count_text(macs),
         "share": f"{macs / table.total.macs:.1%}" if macs else "",
-        "weights": _bytes(sum(row.weight_bytes for row in group.rows)),
-        "activations": _bytes(sum(row.activation_bytes for row in group.rows)),
+        "weights": size_in_bytes(sum(row.weight_bytes for row in group.rows)),
+        "activations": size_in_bytes(sum(row.activation_bytes for row in group.rows)),
         "op/byte": f"{2 * macs / moved:.1f}" if macs else "",
         "field": field_text(last.field),
         "jump": _sizes(last.field.jump) if last.field and max(last.field.jump) > 0 else "",
@@ -135,14 +135,15 @@ def _cells(table: Table, group: Group) -> dict[str, str]:
     }
 
 
-def _totals(table: Table) -> list[str]:
+def totals(table: Table) -> list[str]:
     total = table.total
     lines = [
         f"total: {total.parameters:,} parameters, {total.macs:,} MACs, {total.layers} layers; "
-        f"weights {_bytes(total.weight_bytes)}, all activations {_bytes(total.activation_bytes)}, "
+        f"weights {size_in_bytes(total.weight_bytes)}, all activations {size_in_bytes(total.activation_bytes)}, "
         f"{total.intensity:.1f} operations per byte",
-        f"peak activation memory: {_bytes(total.peak_bytes)}, {_bytes(total.peak_inplace_bytes)} where layers work in "
-        f"place; receptive field: {field_text(total.field)}",
+        f"peak activation memory: {size_in_bytes(total.peak_bytes)}, "
+        f"{size_in_bytes(total.peak_inplace_bytes)} where layers work in place; "
+        f"receptive field: {field_text(total.field)}",
     ]
     if total.idle_parameters:
         lines.append(f"never used in inference: {total.idle_parameters:,} parameters")
@@ -197,11 +198,11 @@ def count_text(number: float) -> str:
     return f"{number:.0f}" if number else ""
 
 
-def _bytes(number: float) -> str:
+def size_in_bytes(number: float) -> str:
     return f"{count_text(number)}B" if number >= 1000 else f"{number:.0f} B" if number else ""
 
 
-def _times(before: float, after: float) -> str:
+def times(before: float, after: float) -> str:
     if not before:
         return ""
     return f"{after / before:.2g}x" if after < 100 * before else f"{after / before:,.0f}x"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgecv.xray.grid import grid
 from edgecv.xray.rows import Row, Table
 from edgecv_runtime.records import Record
 
@@ -25,19 +26,35 @@ class Group(Record, frozen=True):
         return self.last.kind if len(self.rows) == 1 else f"{len(self.rows)} layers"
 
 
-def grouped(table: Table, depth: int | None = None) -> tuple[list[Group], int]:
+def grouped(table: Table, depth: int | None = None, screen: int = SCREEN) -> tuple[list[Group], int]:
     """Group a table's rows by the first `depth` parts of their names; returns the groups and the depth.
 
-    depth: None takes the largest that gives at most a screen of rows.
+    depth: None takes the largest that gives at most `screen` groups.
     """
     deepest = max((len(parts(row.name)) for row in table.rows), default=1)
     if depth is not None:
         return _groups(table, depth), depth
     for tried in range(deepest, 1, -1):
         groups = _groups(table, tried)
-        if len(groups) <= SCREEN:
+        if len(groups) <= screen:
             return groups, tried
     return _groups(table, 1), 1
+
+
+def by_resolution(table: Table) -> list[Group]:
+    """Group the rows of a table whose names say nothing, by the size of the maps that they give.
+
+    Rows without maps of their own, such as those of a gate, belong to the rows before them.
+    """
+    found: list[tuple[str, list[Row]]] = []
+    size = table.input_shape[2:]
+    for row in table.rows:
+        place = grid(row.output_shape, size)
+        name = f"at {place.columns}x{place.rows}" if place else found[-1][0] if found else "input"
+        if not found or found[-1][0] != name:
+            found.append((name, []))
+        found[-1][1].append(row)
+    return [Group(name, tuple(rows)) for name, rows in found]
 
 
 def parts(name: str) -> list[str]:

@@ -55,7 +55,7 @@ def color(precision: str | None) -> str:
 
 
 def style() -> AbstractContextManager[None]:
-    """Draw in the report's style: figures are made and rendered inside this."""
+    """Draw in the style of the pages: figures are made and rendered inside this."""
     return mpl.rc_context(_STYLE)
 
 
