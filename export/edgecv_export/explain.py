@@ -17,7 +17,7 @@ def _choice(done: Quantized, budget: Budget) -> str:
     trial, agreement = done.chosen, done.chosen.agreement
     if trial.accuracy is not None:
         said = (
-            f"loses {trial.accuracy.drop_points:.2f} points ({trial.accuracy.drop_low:.2f} to "
+            f"top-1 drops by {trial.accuracy.drop_points:.2f} points ({trial.accuracy.drop_low:.2f} to "
             f"{trial.accuracy.drop_high:.2f}) on {trial.accuracy.top1.count} labelled images, "
             f"the budget is {budget.max_drop_points:g}"
         )

@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from edgecv_runtime import Bundle
+
 
 def edgecv(*arguments, cwd=None):
     command = [sys.executable, "-m", "edgecv.cli", *map(str, arguments)]
@@ -160,6 +162,25 @@ def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):
     assert "try " not in again.stderr  # every trial was in the book
     assert "agrees with float32 on" in again.stdout
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+
+
+def test_quantize_reads_labels_from_folders_named_as_the_bundles(exported, digits, tmp_path):
+    from edgecv.cli import quantizing
+    from edgecv_export.quantize import QuantizeConfig
+
+    frames, labels = digits
+    for index in range(90):
+        folder = tmp_path / f"digit {labels[index]}"
+        folder.mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / f"{index}.png"), frames[index])
+    known = {frames[index].tobytes(): labels[index] for index in range(90)}
+    with Bundle(exported) as opened:
+        found, check, truth = quantizing._frames(opened, tmp_path, QuantizeConfig(images=16, check_images=50))
+        assert (len(found), check.shape, found[3].shape) == (16, (50, 32, 32, 3), (32, 32, 3))
+        assert [known[frame.tobytes()] for frame in check] == truth.tolist()
+        assert not {found[index].tobytes() for index in range(16)} & {frame.tobytes() for frame in check}
+        (tmp_path / "unknown").mkdir()
+        assert quantizing._frames(opened, tmp_path, QuantizeConfig(images=16, check_images=50))[2] is None
 
 
 def test_stream_annotates_a_clip_and_accounts_for_every_frame(exported, tmp_path):

@@ -16,7 +16,7 @@ from edgecv_export.graph import Deployed, reference
 from edgecv_export.plan import Plan
 from edgecv_export.quantize import QuantizeConfig, quantize
 from edgecv_export.trial import Trial
-from edgecv_runtime import Bundle, files, verify
+from edgecv_runtime import Bundle, backends, files, verify
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.manifest import Budget
 from tests.conftest import LABELS, NORMALIZATION, PREPROCESS
@@ -244,3 +244,26 @@ def test_images_unlike_the_golden_ones_are_warned_of(bundle_copy, digits):
     done = quantize(bundle_copy, 255 - digits[0][:128], QUICK, said.append)
     assert len(done.warnings) == 1
     assert any(line.startswith("warning: the calibration images do not resemble") for line in said)
+
+
+@pytest.mark.parametrize(
+    ("has", "bf16_ms", "moved", "taken"),
+    [
+        (("float32", "bf16"), 0.5, 0.0, "bf16"),
+        (("float32", "bf16"), 0.99, 0.0, "float32"),  # gains too little
+        (("float32", "bf16"), 0.5, 5.0, "float32"),  # and moves the outputs
+        (("float32",), 0.5, 0.0, "float32"),
+    ],
+)
+def test_what_is_not_quantized_runs_in_bf16_only_where_that_gains(
+    exported, digits, monkeypatch, has, bf16_ms, moved, taken
+):
+    with Bundle(exported) as opened:
+        laboratory = trial.Laboratory(opened.manifest, opened.variant_file("float32"), digits[0][:16], None)
+    monkeypatch.setattr(backends.get("openvino"), "precisions", staticmethod(lambda: has))
+    times = {"float32": [1.0], "bf16": [bf16_ms]}
+    monkeypatch.setattr(laboratory, "_samples", lambda _file, _name, precision: times[precision])
+    noise = moved * np.random.default_rng(0).normal(size=laboratory.reference.shape).astype(np.float32)
+    monkeypatch.setattr(laboratory, "outputs", lambda *_: laboratory.reference + noise)
+    measured = msgspec.structs.replace(made(Plan("layers"), 1.0, 0.01, 0.0), p50_ms={"openvino": 1.0})
+    assert laboratory.islands(measured, b"") == taken
