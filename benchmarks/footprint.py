@@ -19,9 +19,11 @@ ROOT = Path(__file__).parent.parent
 INSTALLS = {
     "edgecv (runtime: numpy, msgspec)": ["."],
     "edgecv[onnxruntime]": [".[onnxruntime]"],
+    "edgecv[edge] (labels frames: with ONNX Runtime and OpenCV)": [".[edge]"],
     "edgecv[cpu] (an edge CPU that predicts and streams)": [".[cpu]"],
     "edgecv[cpu,openvino]": [".[cpu,openvino]"],
     "edgecv[export,openvino] (trains and exports, with torch)": [".[export,openvino]"],
+    "torch, torchvision, OpenCV (labels frames in PyTorch)": ["torch", "torchvision", "opencv-python-headless"],
 }
 
 
@@ -46,7 +48,7 @@ def measure(packages: list[str], constraint: Path) -> tuple[float, int]:
         site = next(Path(folder, "lib").glob("python*/site-packages"))
         before = size_of(site)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
-        if any("export" in package for package in packages):
+        if any("export" in package for package in packages):  # torch first, from the index that has its CPU build
             subprocess.run([*pip, "--constraint", str(constraint), "torch"], check=True)
         subprocess.run([*pip, "--constraint", str(constraint), *packages], check=True, cwd=ROOT)
         count = len(list(site.glob("*.dist-info"))) - 2  # pip and setuptools come with the environment
@@ -59,8 +61,8 @@ def size_of(folder: Path) -> int:
 
 
 def write(rows: list[tuple[str, float, int]]) -> None:
-    """Write the table, with the ratio to the installation that has torch."""
-    largest = rows[-1][1]
+    """Write the table, with the ratio to the two installations that have torch."""
+    training, inference = rows[-2][1], rows[-1][1]
     lines = [
         "# Install size",
         "",
@@ -68,9 +70,12 @@ def write(rows: list[tuple[str, float, int]]) -> None:
         f"{platform.machine()}, Python {platform.python_version()}, with the versions of `constraints.txt` and "
         "torch's CPU build.",
         "",
-        "| installation | MB | packages | of the one with torch |",
-        "| --- | ---: | ---: | ---: |",
-        *(f"| {name} | {size:.0f} | {count} | {size / largest:.2f} |" for name, size, count in rows),
+        "| installation | MB | packages | of training with torch | of labelling with torch |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        *(
+            f"| {name} | {size:.0f} | {count} | {size / training:.2f} | {size / inference:.2f} |"
+            for name, size, count in rows
+        ),
     ]
     (ROOT / "benchmarks" / "results" / "footprint.md").write_text("\n".join(lines) + "\n")
 

@@ -23,11 +23,13 @@ from edgecv import journal, models, report
 from edgecv.data import Dataset, Images, cached, load
 from edgecv.journal import Step
 from edgecv.recipe import Recipe
+from edgecv.report import front
 from edgecv.train import fit
 from edgecv_export import graph
+from edgecv_export.explain import explain
 from edgecv_export.export import GOLDEN_IMAGES, export
 from edgecv_export.parity import BATCHES
-from edgecv_export.quantize import DIALECT, Quantized, quantize
+from edgecv_export.quantize import quantize
 from edgecv_runtime import backends, bundle, files, machine, records
 from edgecv_runtime.bench.latency import bench
 from edgecv_runtime.errors import BadInput, BundleError
@@ -70,6 +72,7 @@ def build(
     say: takes one line per step. progress: whether long steps may draw a progress bar on stderr.
     Raises what the steps raise; what was done before stays done. BadInput when another build uses the folder.
     """
+    _check_task(recipe)
     run = _Run(recipe, Path(folder), say, progress)
     names = [step.name for step in run.steps()]
     if until not in names:
@@ -82,6 +85,16 @@ def build(
         for step in run.steps()[: names.index(until) + 1]:
             (ran if record.do(step) else skipped).append(step.name)
     return Built(run.folder, tuple(ran), tuple(skipped), record.seconds())
+
+
+def _check_task(recipe: Recipe) -> None:
+    """Refuse a network whose outputs no step here understands."""
+    spec = models.spec(recipe.model.name)
+    if spec.task != "classification":
+        raise BadInput(
+            f"recipe '{recipe.name}': {spec.name} is a model for {spec.task}, and recipes make classifiers "
+            "(`edgecv models` lists the tasks); train it in Python from edgecv.models.create"
+        )
 
 
 class _Run:
@@ -101,7 +114,7 @@ class _Run:
         steps = [
             Step("train", self._train_inputs, self._train, self._has_weights),
             Step("export", self._export_inputs, self._export, lambda out: self._hash("float32") == out["float32"]),
-            Step("quantize", self._quantize_inputs, self._quantize, lambda out: self._hash(DIALECT) == out[DIALECT]),
+            Step("quantize", self._quantize_inputs, self._quantize, self._has_variants),
             Step("verify", self._verify_inputs, self._verify, lambda _: self._measured("agreement")),
             Step("bench", self._bench_inputs, self._bench, lambda _: self._measured("latency")),
             Step("report", self._report_inputs, self._report, lambda _: (self.folder / "report.html").is_file()),
@@ -131,7 +144,10 @@ class _Run:
     def preprocess(self) -> Preprocess:
         if self.recipe.preprocess is not None:
             return self.recipe.preprocess
-        return self.source.preprocess if self.source else Preprocess(models.spec(self.recipe.model.name).size)
+        if self.source:
+            return self.source.preprocess
+        height, width = models.spec(self.recipe.model.name).size
+        return Preprocess((height, width))
 
     @property
     def normalization(self) -> Normalization:
@@ -258,15 +274,26 @@ class _Run:
     def _quantize(self) -> dict[str, str]:
         config = self.recipe.quantize
         assert config is not None
-        images = self.frames(self.data.train.take(config.images + config.check_images))
-        done = quantize(self.bundle, np.asarray(images), config, _lines(self._say, "quantize", self._progress))
-        files.write(self.folder / "quantize.json", _candidates(done))
-        agreement = done.chosen.agreement.top1
-        self._say(
-            f"quantize: {done.chosen.placement}, {done.chosen.ranges}: {agreement.value:.1%} agree with float32 "
-            f"on {agreement.count} check images"
+        labelled = self.data.val.labels is not None
+        images = self.frames(self.data.train.take(config.images + (0 if labelled else config.check_images)))
+        check = self.data.val.take(config.check_images) if labelled else None
+        done = quantize(
+            self.bundle,
+            np.asarray(images),
+            config,
+            _lines(self._say, "quantize", self._progress),
+            check=None if check is None else np.asarray(self.frames(check)),
+            labels=None if check is None else check.labels,
+            book=self.folder / "trials.json",
         )
-        return {DIALECT: self._hash(DIALECT)}
+        files.write(self.folder / "quantize.json", records.encode(front.record(done)))
+        for line in explain(done, self.recipe.budget):
+            self._say(f"quantize: {line}")
+        hashes = self._hashes()
+        return {name: hashes[name] for name in config.dialects}
+
+    def _has_variants(self, outputs: dict[str, str]) -> bool:
+        return all(self._hash(name) == digest for name, digest in outputs.items())
 
     def _verify_inputs(self) -> object:
         return [self._hashes(), self.val.fingerprint(), machine.this().key, backends.available()]
@@ -351,21 +378,6 @@ def _as_yaml(recipe: Recipe) -> bytes:
 def _lines(say: Callable[[str], None], step: str, progress: bool) -> Callable[[str], None]:
     """Progress of a step as lines; nothing when progress is off."""
     return (lambda text: say(f"{step}: {text}")) if progress else (lambda _: None)
-
-
-def _candidates(done: Quantized) -> bytes:
-    rows = [
-        {
-            "placement": each.placement,
-            "ranges": each.ranges,
-            "top1_agreement": each.agreement.top1.value,
-            "kl": each.agreement.kl,
-            "p50_ms": each.p50_ms,
-            "chosen": each is done.chosen,
-        }
-        for each in done.candidates
-    ]
-    return records.encode({"float_ms": done.float_ms, "candidates": rows})
 
 
 def _outputs(

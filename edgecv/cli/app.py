@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import edgecv
-from edgecv.cli import device, inspect, output, recipes, results
+from edgecv.cli import device, inspect, output, quantizing, recipes, results
 
 app = typer.Typer(
     name="edgecv",
@@ -41,12 +41,13 @@ for command in (
     recipes.build,
     recipes.train,
     recipes.export,
-    results.quantize,
+    quantizing.quantize,
     results.verify,
     results.bench,
     results.report,
     device.predict,
     device.stream,
+    device.tune,
     recipes.models,
     inspect.inspect,
     device.doctor,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder or .edgecv file.")]
 Backend = Annotated[str, typer.Option("--backend", help="auto, onnxruntime, openvino, ...")]
+Goal = Annotated[str, typer.Option("--goal", help="latency, throughput, or a bound such as 'p99 <= 20 ms'.")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, float32, bf16, int8, or a variant's name.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 EXIT_LOSSES, EXIT_TERMINATED = 4, 143
@@ -119,6 +120,33 @@ def stream(
         code = EXIT_TERMINATED
     if code:
         raise typer.Exit(code)
+
+
+def tune(
+    bundle: BundlePath,
+    goal: Goal = "latency",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    threads: Annotated[int, typer.Option(help="0 searches the number too.")] = 0,
+    json: Json = False,
+) -> None:
+    """Find the fastest way to run a bundle here: backend, variant, threads, streams, batch; `load` remembers it.
+
+    Only variants within the accuracy budget that the bundle's evidence shows on this machine take part.
+    """
+    from edgecv_runtime.choose import Ask
+    from edgecv_runtime.goals import Goal as Wanted
+    from edgecv_runtime.model import load_bundle
+
+    ask = Ask(backend=backend, precision=precision, threads=threads, goal=Wanted(goal), tune=True)
+    with load_bundle(bundle, ask) as model:
+        info, reasons = model.info, model.explain().splitlines()
+    if json:
+        show_json({"model": info, "goal": goal, "reasons": reasons})
+        return
+    for line in reasons:
+        stdout.print(line, soft_wrap=True, highlight=False)
+    say(f"remembered for this machine: load(..., goal='{goal}') takes it")
 
 
 def doctor(json: Json = False) -> None:

@@ -1,4 +1,4 @@
-"""Verbs on a finished bundle: quantize, verify, bench, report."""
+"""Verbs on a finished bundle: verify, bench, report."""
 
 from __future__ import annotations
 
@@ -17,72 +17,67 @@ if TYPE_CHECKING:
 
     from edgecv_runtime.bench.table import Row
     from edgecv_runtime.bundle import Bundle
-    from edgecv_runtime.manifest import Entry, Evidence, Manifest
+    from edgecv_runtime.manifest import Entry, Evidence, Finding, Manifest
     from edgecv_runtime.preprocess import Image
+
+EXIT_LOSSES = 4  # finished, with losses that were reported
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder or .edgecv file.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")]
+Write = Annotated[bool, typer.Option("--write/--no-write", help="Keep the evidence in the bundle.")]
 Data = Annotated[
     Path | None, typer.Option("--data", help="Folder with one folder of images a class, named as the labels are.")
 ]
 
 
-def quantize(
+def verify(
     bundle: BundlePath,
-    data: Annotated[Path, typer.Option("--data", help="Real images or clips to calibrate with, labels not needed.")],
-    images: Annotated[int, typer.Option(help="How many images calibrate.")] = 200,
+    data: Data = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against", help="A .npy or .npz that your own code made of the golden pictures; see --pictures."
+        ),
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="Write the golden pictures to this folder.")
+    ] = None,
+    write: Write = True,
     json: Json = False,
+    markdown: Markdown = False,
 ) -> None:
-    """Add an int8 variant, calibrated on real images. Afterwards: edgecv verify, edgecv bench."""
-    from edgecv.data import DataConfig, load
-    from edgecv_runtime.bundle import Bundle
-
-    try:
-        from edgecv_export import quantize as quantization
-    except ImportError as exc:
-        raise Unavailable(f"quantizing needs {exc.name}: pip install 'edgecv[export]'") from exc
-    config = quantization.QuantizeConfig(images=images)
-    frames = load(DataConfig(source="clips", path=str(data), val=0.01)).train.take(images + config.check_images)
-    with Bundle(bundle) as opened:
-        batch = _preprocessed(opened, frames)
-    done = quantization.quantize(bundle, batch, config, say)
-    facts = {
-        "variant": quantization.DIALECT,
-        "placement": done.chosen.placement,
-        "ranges": done.chosen.ranges,
-        "agreement": done.chosen.agreement,
-        "p50_ms": done.chosen.p50_ms,
-        "float_ms": done.float_ms,
-    }
-    if json:
-        show_json(facts)
-        return
-    top1 = done.chosen.agreement.top1
-    stdout.print(
-        f"{quantization.DIALECT}: {done.chosen.placement}, {done.chosen.ranges}; top-1 agreement {top1.value:.1%}"
-    )
-    say("it is offered on no backend before: edgecv verify, edgecv bench")
-
-
-def verify(bundle: BundlePath, data: Data = None, json: Json = False, markdown: Markdown = False) -> None:
-    """Run every variant on every backend against the golden inputs, or on your own labelled images."""
+    """Prove every variant on every backend, by golden inputs or your labelled images, and name what is wrong."""
     from edgecv_runtime import verify as verification
     from edgecv_runtime.bundle import Bundle
 
+    if sum(each is not None for each in (data, against, pictures)) > 1:
+        raise BadInput("--data, --against and --pictures are three things: give one of them")
     with Bundle(bundle) as opened:
+        if pictures is not None:
+            _say_paths(verification.write_pictures(opened, pictures), json)
+            return
+        if against is not None:
+            _say_found(verification.against_file(opened, against), json)
+            return
+        found = verification.check(opened)
         entries = _scored(opened, data) if data is not None else [each.entry for each in verification.verify(opened)]
-        judged, evidence = _keep(opened, entries, bundle)
-    _show(bundle, json, markdown)
+        judged, evidence = merged(opened, entries)
+        _show(opened, judged, evidence, json, markdown)
+        kept = keep(opened, judged, evidence, write)
     measured = {entry.key for entry in entries}
     failed = [
         entry for entry in evidence.entries if entry.key in measured and not verification.is_faithful(entry, judged)
     ]
+    for finding in found:
+        stderr.print(f"edgecv: {finding}", soft_wrap=True)
     for each in failed:
-        why = each.failed or "it does not keep within the budget"
+        why = each.finding or each.failed or "it does not keep within the budget"
         stderr.print(f"edgecv: {each.variant} on {each.backend}: {why}", soft_wrap=True)
-    if failed:
-        raise typer.Exit(4)
+    if failed or found:
+        raise typer.Exit(EXIT_LOSSES)
+    if not kept:
+        raise typer.Exit(Unavailable.exit_code)
 
 
 def bench(
@@ -92,6 +87,7 @@ def bench(
     batch: Annotated[int, typer.Option(help="Frames a call.")] = 1,
     threads: Annotated[int, typer.Option(help="0 leaves them to the backend.")] = 0,
     data: Data = None,
+    write: Write = True,
     json: Json = False,
     markdown: Markdown = False,
 ) -> None:
@@ -112,8 +108,10 @@ def bench(
             return
         if data is not None:
             entries = list(Evidence(entries=tuple(entries)).merged(_scored(opened, data)).entries)
-        _keep(opened, entries, bundle)
-    _show(bundle, json, markdown)
+        judged, evidence = merged(opened, entries)
+        _show(opened, judged, evidence, json, markdown)
+        if not keep(opened, judged, evidence, write):
+            raise typer.Exit(Unavailable.exit_code)
 
 
 def report(
@@ -146,43 +144,72 @@ def _scored(opened: Bundle, data: Path) -> list[Entry]:
 
     from edgecv_runtime import verify as verification
 
-    frames, labels = _labelled(opened, data)
+    frames, labels = labelled(opened, data)
     expected = verification.float_outputs(opened, frames)
     done = verification.verify(opened, frames, expected, reference_name="float32 here", labels=labels)
     return [msgspec.structs.replace(each.entry, agreement=None) for each in done]
 
 
-def _keep(opened: Bundle, entries: list[Entry], path: Path) -> tuple[Manifest, Evidence]:
-    """Put new evidence into the bundle and judge it again."""
-    from edgecv_runtime import bundle
+def merged(opened: Bundle, entries: list[Entry]) -> tuple[Manifest, Evidence]:
+    """The bundle's evidence with the new one, and its manifest judged again."""
     from edgecv_runtime.verify import judge
 
     evidence = opened.evidence().merged(entries)
-    judged = judge(opened.manifest, evidence)
+    return judge(opened.manifest, evidence), evidence
+
+
+def keep(opened: Bundle, judged: Manifest, evidence: Evidence, write: bool) -> bool:
+    """Put the evidence into the bundle; False, with a word about it, where that is not possible."""
+    from edgecv_runtime import bundle
+
+    if not write:
+        say("not kept in the bundle, as was asked")
+        return True
     try:
         bundle.update(opened, manifest=judged, evidence=evidence)
     except OSError as exc:
-        raise Unavailable(f"{path}: the evidence cannot be written: {exc.strerror}; the bundle is as it was") from exc
-    return judged, evidence
+        why = f"{opened.path}: the evidence above cannot be kept: {exc.strerror}; the bundle is as it was"
+        stderr.print(f"edgecv: {why}; 'edgecv verify --no-write' does not try", soft_wrap=True)
+        return False
+    return True
 
 
-def _preprocessed(opened: Bundle, frames: Iterable[Image]) -> Image:
+def _say_paths(paths: list[Path], json: bool) -> None:
+    """Name the files that were written, and what to do with them."""
+    if json:
+        show_json([str(path) for path in paths])
+        return
+    for path in paths:
+        stdout.print(str(path), soft_wrap=True)
+    say(
+        "run your code on them in this order, save what it gives (numpy.save), and: edgecv verify BUNDLE --against FILE"
+    )
+
+
+def _say_found(finding: Finding | None, json: bool) -> None:
+    """Print a diagnosis; a fault ends the command with losses."""
+    if json:
+        show_json({"finding": finding})
+    elif finding is None:
+        stdout.print("agrees with the golden pictures")
+    else:
+        stdout.print(str(finding), soft_wrap=True)
+    if finding is not None:
+        raise typer.Exit(EXIT_LOSSES)
+
+
+def preprocessed(opened: Bundle, frames: Iterable[Image]) -> Image:
     """Frames as the network sees them, one after the other: full-size frames are not held together."""
     import numpy as np
 
     return np.stack([opened.manifest.preprocess(frame) for frame in frames])
 
 
-def _show(path: Path, json: bool, markdown: bool) -> None:
-    from edgecv_runtime.bench.table import rows
-    from edgecv_runtime.bundle import Bundle
+def _show(opened: Bundle, judged: Manifest, evidence: Evidence, json: bool, markdown: bool) -> None:
+    from edgecv_runtime.bench import table
 
-    with Bundle(path) as opened:
-        found = rows(opened)
-    if json:
-        show_json(found)
-    else:
-        _print(found, markdown)
+    found = table.of_entries(opened, evidence.entries, judged)
+    show_json(found) if json else _print(found, markdown)
 
 
 def _print(found: list[Row], markdown: bool) -> None:
@@ -195,8 +222,16 @@ def _print(found: list[Row], markdown: bool) -> None:
         print_table(found, stdout)
 
 
-def _labelled(opened: Bundle, data: Path) -> tuple[Image, NDArray[np.int64]]:
+def labelled(opened: Bundle, data: Path) -> tuple[Image, NDArray[np.int64]]:
     """Images of a folder whose class folders are named as the bundle's labels: frames and label indices."""
+    from edgecv_runtime import images
+
+    paths, labels = labelled_paths(opened, data)
+    return preprocessed(opened, map(images.read, paths)), labels
+
+
+def labelled_paths(opened: Bundle, data: Path) -> tuple[list[Path], NDArray[np.int64]]:
+    """Files in a folder whose class folders are named as the bundle's labels, and their label indices."""
     import numpy as np
 
     from edgecv_runtime import images
@@ -212,5 +247,4 @@ def _labelled(opened: Bundle, data: Path) -> tuple[Image, NDArray[np.int64]]:
     found = [(path, labels.index(folder.name)) for folder in folders for path in images.find(folder)]
     if not found:
         raise BadInput(f"{data}: holds no images")
-    frames = _preprocessed(opened, (images.read(path) for path, _ in found))
-    return frames, np.array([label for _, label in found], np.int64)
+    return [path for path, _ in found], np.array([label for _, label in found], np.int64)

@@ -1,4 +1,4 @@
-"""The model zoo: image classifiers for the edge, under the layer names of their published checkpoints.
+"""The model zoo: networks for the edge, under the layer names of their published checkpoints.
 
 >>> from edgecv import models
 >>> network = models.create("mobilenet_v3_small", classes=10)
@@ -19,17 +19,22 @@ import torch
 from edgecv.models import (
     alexnet,
     convnext,
+    deeplabv3,
     efficientnet,
+    googlenet,
     lenet,
+    lraspp,
     mobilenet_v1,
     mobilenet_v2,
     mobilenet_v3,
     resnet,
     swin,
+    unet,
     vgg,
     vit,
+    wavenet,
 )
-from edgecv.models.blocks import Network
+from edgecv.models.blocks import Network, Supervised
 from edgecv.models.checkpoint import SUFFIXES, LoadReport, load_weights
 from edgecv.models.spec import Model, ModelSpec, Registry, WeightSource
 from edgecv_runtime.errors import BadInput, nearest
@@ -39,6 +44,7 @@ __all__ = [
     "Model",
     "ModelSpec",
     "Network",
+    "Supervised",
     "WeightSource",
     "create",
     "labels",
@@ -51,6 +57,7 @@ FAMILIES = (
     lenet,
     alexnet,
     vgg,
+    googlenet,
     resnet,
     mobilenet_v1,
     mobilenet_v2,
@@ -59,6 +66,10 @@ FAMILIES = (
     convnext,
     vit,
     swin,
+    unet,
+    lraspp,
+    deeplabv3,
+    wavenet,
 )
 
 ZOO = Registry()
@@ -80,25 +91,29 @@ def spec(name: str) -> ModelSpec:
 def create(
     name: str,
     *,
-    classes: int = 1000,
+    classes: int | None = None,
     weights: WeightSource | str | os.PathLike[str] | None = None,
-    in_channels: int = 3,
+    in_channels: int | None = None,
     seed: int | None = None,
 ) -> Network:
     """Make a network of the zoo, in training mode, on torch's default device.
 
-    It takes (N, in_channels, H, W) float tensors, normalized, and gives (N, classes) logits.
+    It takes normalized float tensors and gives logits, in shapes that follow from `spec(name).task` (see `ModelSpec`);
+    in training mode, one with auxiliary heads gives `Supervised`.
+    classes, in_channels: None for the usual numbers, `spec(name).classes` and `spec(name).channels`.
     weights: None for fresh ones; the name of a row of `spec(name).weights`, such as "imagenet"; or the path of a
     .safetensors, .pth or .pt file with plain tensors. `load_weights` does the same for an existing network and
     returns a report.
-    classes: another number than in the weights gives a new, untrained last layer, and the log says so.
-    in_channels: weights for RGB are adapted. One channel gets the sum of the three kernels, so that a grey picture
+    Another number of classes than in the weights gives new, untrained heads, and the log says so. For another number
+    of channels, weights for RGB are adapted: one channel gets the sum of the three kernels, so that a grey picture
     gives what it gave as RGB; more channels repeat R, G, B in turn, scaled by 3 / in_channels.
     seed: makes the fresh weights reproducible without touching torch's global generator.
     Raises BadInput for an unknown name, an impossible number or a file that does not fit; Unavailable when published
     weights can be had from nowhere.
     """
     model = ZOO.find(name)
+    classes = model.spec.classes if classes is None else classes
+    in_channels = model.spec.channels if in_channels is None else in_channels
     for what, value in (("classes", classes), ("in_channels", in_channels)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BadInput(f"{what} of {name} must be a whole number of at least 1, got {value!r}")
@@ -112,12 +127,12 @@ def create(
 
 
 def labels(name: str) -> list[str]:
-    """The class names of a label list, in the order of the logits; "imagenet" has 1000.
+    """The class names of a label list, in the order of the logits: "imagenet" has 1000, "voc" 21 with the background.
 
-    Source: `_IMAGENET_CATEGORIES` of torchvision 0.28, models/_meta.py (BSD-3-Clause). Raises BadInput for another
-    name.
+    Source: `_IMAGENET_CATEGORIES` and `_VOC_CATEGORIES` of torchvision 0.28, models/_meta.py (BSD-3-Clause). Raises
+    BadInput for another name.
     """
-    lists = {"imagenet": "imagenet_classes.txt"}
+    lists = {"imagenet": "imagenet_classes.txt", "voc": "voc_classes.txt"}
     if name not in lists:
         raise BadInput(f"no label list '{name}'{nearest(name, lists)}")
     return (files("edgecv.models") / lists[name]).read_text(encoding="utf-8").splitlines()

@@ -21,7 +21,7 @@ class Variant(NamedTuple):
 
 class AlexNet(Network):
     stem_layer = "features.0"
-    head_layer = "classifier.6"
+    head_layers = ("classifier.6",)
     smallest = 63
 
     def __init__(self, variant: Variant, classes: int, in_channels: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,28 +15,56 @@ Layer = Callable[[], nn.Module]  # an activation
 Norm = Callable[[int], nn.Module]  # a normalization of so many channels
 
 
-class Network(nn.Module):
-    """Base of the zoo: (N, C, H, W) float, normalized -> (N, classes) logits.
+class Supervised(NamedTuple):
+    """What a network with auxiliary heads gives in training: each head's logits, and the weight of each auxiliary loss.
 
-    variant: the name in the zoo. stem_layer, head_layer: names of the first and the last layer, which loading weights
-    may adapt to another number of input channels or classes. stem_pixels: columns of a linear stem that belong to one
-    channel. smallest: sides in pixels of the smallest input.
+    The loss to minimize is loss(logits) + weight * (loss(auxiliary[0]) + loss(auxiliary[1]) + ...).
+    """
+
+    logits: Tensor
+    auxiliary: tuple[Tensor, ...]
+    weight: float
+
+
+class Network(nn.Module):
+    """Base of the zoo: normalized float in, logits out; what the shapes are follows from the task.
+
+    classification: (N, C, H, W) -> (N, classes). segmentation: (N, C, H, W) -> (N, classes, H, W).
+    sequence: (N, C, T) -> (N, classes, T).
+    In training, a network with auxiliary heads gives `Supervised` instead.
+
+    variant: the name in the zoo. stem_layer: the first layer, which loading weights may adapt to another number of
+    input channels. stem_pixels: columns of a linear stem that belong to one channel. head_layers: the layers with one
+    output a class, the main one first; with another number of classes they are new. auxiliary: modules that only
+    training runs. smallest: sides in pixels of the smallest input; multiple: what its sides must be multiples of.
+    pictures: whether three channels mean red, green and blue, as they do not in a signal.
     """
 
     variant: str = ""
-
-    stem_layer: ClassVar[str] = "features.0.0"
-    head_layer: ClassVar[str] = "classifier.1"
-    stem_pixels: ClassVar[int] = 1
-    smallest: ClassVar[int] = 1
+    stem_layer: str = "features.0.0"
+    stem_pixels: int = 1
+    head_layers: tuple[str, ...] = ("classifier.1",)
+    auxiliary: tuple[str, ...] = ()
+    smallest: int = 1
+    multiple: int = 1
+    pictures: bool = True
 
     def check_size(self, x: Tensor) -> None:
-        """Refuse pictures that the strides would reduce to nothing; raises BadInput with the smallest size."""
-        height, width = x.shape[2:]
+        """Refuse pictures whose sides are too short or no multiple; raises BadInput with a size that works."""
+        height, width = (int(side) for side in x.shape[2:])
+        name = self.variant or type(self).__name__
+        if height % self.multiple or width % self.multiple:
+            fit = "x".join(
+                str(max(self.smallest, round(side / self.multiple) * self.multiple)) for side in (height, width)
+            )
+            raise BadInput(
+                f"{name} wants sides that are multiples of {self.multiple} pixels, got {height}x{width}; "
+                f"resize or pad to {fit}"
+            )
         if min(height, width) < self.smallest:
             raise BadInput(
-                f"{self.variant or type(self).__name__} wants pictures of at least {self.smallest}x{self.smallest} "
-                f"pixels, got {height}x{width}; enlarge or pad them"
+                f"{name} wants pictures of at least {self.smallest}x{self.smallest} pixels, got {height}x{width}; "
+                "enlarge or pad them"
             )
 
 
@@ -51,6 +79,7 @@ class ConvNormAct(nn.Sequential):
         stride: int = 1,
         groups: int = 1,
         *,
+        dilation: int = 1,
         norm: Norm = nn.BatchNorm2d,
         act: Layer | None = None,
         same: bool = False,
@@ -58,7 +87,8 @@ class ConvNormAct(nn.Sequential):
         if same and stride > 1:
             conv: nn.Conv2d = SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
         else:
-            conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+            padding = (kernel - 1) // 2 * dilation
+            conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False)
         super().__init__(conv, norm(outputs), *([act()] if act else []))
 
 
@@ -152,6 +182,11 @@ class Permute(nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.order)
+
+
+def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps to (height, width), bilinear between the centres of pixels: what every backend computes alike."""
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:

@@ -79,7 +79,9 @@ class LoadReport(Record, frozen=True):
 
     path, sha256: the file. entry: where in the file the weights lay, "" at the top. tensors: how many were loaded.
     classes, checkpoint_classes: rows of the network's head and of the file's; head_replaced: they differ, and the
-    network kept its own, untrained head. in_channels, checkpoint_channels, stem_adapted: the same for the stem.
+    network kept its own, untrained heads. auxiliary_missing: the file has none of the heads that only training runs,
+    and the network kept its own. in_channels, checkpoint_channels, stem_adapted: channels of the network's stem and of
+    the file's; they differ, and the kernels were adapted.
     """
 
     path: str
@@ -89,6 +91,7 @@ class LoadReport(Record, frozen=True):
     classes: int
     checkpoint_classes: int
     head_replaced: bool
+    auxiliary_missing: bool
     in_channels: int
     checkpoint_channels: int
     stem_adapted: bool
@@ -98,9 +101,10 @@ def load_weights(network: Network, source: WeightSource | str | os.PathLike[str]
     """Load published weights or a checkpoint file into a network of the zoo, completely or not at all.
 
     source: a row of `spec(name).weights`, or the path of a .safetensors, .pth or .pt file with plain tensors.
-    A head with another number of classes is left untrained, and a stem for RGB is adapted to another number of
-    channels (see `create`); the report says so, and so does the logger "edgecv.models": at INFO for published weights,
-    where it was asked for, and at WARNING for a file of the user's own, where it may be a slip.
+    Heads with another number of classes, and auxiliary ones that the file lacks, are left untrained, and a stem for RGB
+    is adapted to another number of channels (see `create`); the report says so, and so does the logger
+    "edgecv.models": at INFO for published weights, where it was asked for, and at WARNING for a file of the user's own,
+    where it may be a slip.
     Raises BadInput when the file does not fit, ModelFileError when it is not what its suffix says or holds pickled
     code, Unavailable when published weights cannot be had. After an error the network is unchanged.
     """
@@ -115,15 +119,17 @@ def load_weights(network: Network, source: WeightSource | str | os.PathLike[str]
     if known and known.layout == "same order":
         tensors = _rename_in_order(tensors, wanted, path)
 
-    stem, head, pixels = f"{network.stem_layer}.weight", f"{network.head_layer}.weight", network.stem_pixels
+    stem, head, pixels = f"{network.stem_layer}.weight", f"{network.head_layers[0]}.weight", network.stem_pixels
     in_channels = wanted[stem].shape[1] // pixels
     channels, classes = _length(tensors, stem, 1) // pixels, _length(tensors, head, 0)
-    stem_adapted = _length(tensors, stem, 1) == 3 * pixels and in_channels != 3
+    stem_adapted = network.pictures and _length(tensors, stem, 1) == 3 * pixels and in_channels != 3
     if stem_adapted:
         kernels = tensors[stem].reshape(-1, 3, pixels, *wanted[stem].shape[2:])
         tensors[stem] = adapt_stem(kernels, in_channels).flatten(1, 2)
     head_replaced = 0 < classes != wanted[head].shape[0]
-    kept = [name for name in wanted if head_replaced and name.startswith(f"{network.head_layer}.")]
+    auxiliary_missing = bool(network.auxiliary) and not any(_within(name, network.auxiliary) for name in tensors)
+    fresh = network.head_layers * head_replaced + network.auxiliary * auxiliary_missing
+    kept = [name for name in wanted if _within(name, fresh)]
     _check_fit(network, wanted, tensors | {name: wanted[name] for name in kept}, path)
     loaded = {name: tensor for name, tensor in tensors.items() if name not in kept}
     network.load_state_dict(loaded, strict=False)
@@ -136,6 +142,7 @@ def load_weights(network: Network, source: WeightSource | str | os.PathLike[str]
         classes=wanted[head].shape[0],
         checkpoint_classes=classes,
         head_replaced=head_replaced,
+        auxiliary_missing=auxiliary_missing,
         in_channels=in_channels,
         checkpoint_channels=channels,
         stem_adapted=stem_adapted,
@@ -155,6 +162,8 @@ def _say(report: LoadReport, level: int) -> None:
             report.checkpoint_classes,
             report.classes,
         )
+    if report.auxiliary_missing:
+        log.log(level, "%s lacks the auxiliary heads: they are new and untrained, and only training needs them", where)
     if report.stem_adapted:
         log.log(
             level,
@@ -303,9 +312,10 @@ def _check_fit(network: Network, wanted: Mapping[str, Tensor], tensors: Mapping[
         if found
     ]
     if problems:
-        head = network.head_layer.split(".")[0]
-        if all(name.startswith(f"{head}.") for name in [*missing, *unexpected, *other]):
-            problems.append(f"only the head ({head}) differs")
+        heads = tuple(dict.fromkeys(layer.split(".")[0] for layer in network.head_layers))
+        if all(_within(name, heads) for name in [*missing, *unexpected, *other]):
+            what = "head differs" if len(heads) == 1 else "heads differ"
+            problems.append(f"only the {what}: {', '.join(heads)}")
         elif len(unexpected) == len(tensors):
             problems.append("no name in common: weights of another model or implementation")
         name = network.variant or type(network).__name__
@@ -313,6 +323,11 @@ def _check_fit(network: Network, wanted: Mapping[str, Tensor], tensors: Mapping[
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise BadInput(f"{path}: '{name}' holds NaN or infinite values")
+
+
+def _within(name: str, modules: tuple[str, ...]) -> bool:
+    """Whether a tensor belongs to one of some modules."""
+    return any(name.startswith(f"{module}.") for module in modules)
 
 
 def _describe(tensor: Tensor) -> str:

@@ -62,7 +62,7 @@ class Variant(NamedTuple):
 
 
 class ConvNeXt(Network):
-    head_layer = "classifier.2"
+    head_layers = ("classifier.2",)
     smallest = 32
 
     def __init__(self, variant: Variant, classes: int, in_channels: int) -> None:

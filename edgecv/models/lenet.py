@@ -42,7 +42,7 @@ class LeNet5(Network):
     """Figure 2; C5 is a convolution, so that larger pictures give it more than one place, over which we average."""
 
     stem_layer = "features.0"
-    head_layer = "classifier.2"
+    head_layers = ("classifier.2",)
     smallest = 32
 
     def __init__(self, classes: int, in_channels: int) -> None:
@@ -72,7 +72,7 @@ class Perceptron(Network):
     """Pixels, 300 and 100 hidden units, classes (section III.C.4): the fully connected baseline."""
 
     stem_layer = "classifier.0"
-    head_layer = "classifier.4"
+    head_layers = ("classifier.4",)
     smallest = 28
     stem_pixels = 28 * 28
 

@@ -28,14 +28,14 @@ class Row(NamedTuple):
 class InvertedResidual(nn.Module):
     """Expand, filter each channel, squeeze and excite, project (section 5, figure 4)."""
 
-    def __init__(self, inputs: int, row: Row) -> None:
+    def __init__(self, inputs: int, row: Row, dilation: int = 1) -> None:
         super().__init__()
-        hidden = row.expanded
+        hidden, stride = row.expanded, row.stride if dilation == 1 else 1
         conv = partial(ConvNormAct, norm=batch_norm)
         layers: list[nn.Module] = []
         if hidden != inputs:
             layers.append(conv(inputs, hidden, 1, act=row.act))
-        layers.append(conv(hidden, hidden, row.kernel, row.stride, groups=hidden, act=row.act))
+        layers.append(conv(hidden, hidden, row.kernel, stride, groups=hidden, act=row.act, dilation=dilation))
         if row.squeeze:
             layers.append(SqueezeExcitation(hidden, make_divisible(hidden // 4), nn.ReLU, nn.Hardsigmoid))
         layers.append(conv(hidden, row.outputs, 1))
@@ -55,20 +55,52 @@ class Variant(NamedTuple):
     dropout: float = 0.2
 
 
+def features(variant: Variant, in_channels: int, output_stride: int = 32) -> nn.Sequential:
+    """Stem, inverted residuals, last 1x1 convolution: (N, C, H, W) -> (N, 576 or 960, H/32, W/32).
+
+    output_stride: 32; or 16, where the last stage keeps the resolution and dilates its convolutions (section 6.4).
+    """
+    conv = partial(ConvNormAct, norm=batch_norm, act=nn.Hardswish)
+    layers: list[nn.Module] = [conv(in_channels, variant.stem, 3, 2)]
+    inputs, reached, dilation = variant.stem, 2, 1
+    for row in variant.rows:
+        if reached * row.stride > output_stride:
+            dilation *= row.stride
+        else:
+            reached *= row.stride
+        layers.append(InvertedResidual(inputs, row, dilation))
+        inputs = row.outputs
+    layers.append(conv(inputs, 6 * inputs, 1))
+    return nn.Sequential(*layers)
+
+
+class Backbone(nn.Sequential):
+    """The layers of MobileNetV3-Large before its classifier at output stride 16, for dense networks."""
+
+    stem_layer = "0.0"
+    low, high = 40, 960  # channels
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__(*features(VARIANTS["mobilenet_v3_large"], in_channels, output_stride=16))
+        init_conv_norm(self)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        low = x
+        for index, layer in enumerate(self):
+            x = layer(x)  # (N, C, H, W) -> (N, 960, H/16, W/16)
+            if index == 4:
+                low = x  # (N, 40, H/8, W/8)
+        return low, x
+
+
 class MobileNetV3(Network):
-    head_layer = "classifier.3"
+    head_layers = ("classifier.3",)
 
     def __init__(self, variant: Variant, classes: int, in_channels: int) -> None:
         super().__init__()
-        conv = partial(ConvNormAct, norm=batch_norm, act=nn.Hardswish)
-        layers: list[nn.Module] = [conv(in_channels, variant.stem, 3, 2)]
-        inputs = variant.stem
-        for row in variant.rows:
-            layers.append(InvertedResidual(inputs, row))
-            inputs = row.outputs
-        layers.append(conv(inputs, 6 * inputs, 1))
-        self.features = nn.Sequential(*layers)
-        linears = nn.Linear(6 * inputs, variant.hidden), nn.Linear(variant.hidden, classes)
+        self.features = features(variant, in_channels)
+        inputs = 6 * variant.rows[-1].outputs
+        linears = nn.Linear(inputs, variant.hidden), nn.Linear(variant.hidden, classes)
         self.classifier = nn.Sequential(linears[0], nn.Hardswish(), nn.Dropout(variant.dropout), linears[1])
         init_conv_norm(self)
         for linear in linears:

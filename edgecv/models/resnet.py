@@ -17,8 +17,8 @@ from edgecv.models.spec import Model, ModelSpec
 from edgecv.models.weights import sources
 
 
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2 * dilation, dilation, bias=False)
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
@@ -33,10 +33,10 @@ class Basic(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, dilation: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = conv(inputs, width, 3, stride), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = conv(width, width, 3), nn.BatchNorm2d(width)
+        self.conv1, self.bn1 = conv(inputs, width, 3, stride, dilation), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3, 1, dilation), nn.BatchNorm2d(width)
         self.downsample = shortcut(inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,11 +51,11 @@ class Bottleneck(nn.Module):
     expansion = 4
     squeeze = False
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, dilation: int) -> None:
         super().__init__()
         outputs = self.expansion * width
         self.conv1, self.bn1 = conv(inputs, width, 1), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = conv(width, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3, stride, dilation), nn.BatchNorm2d(width)
         self.conv3, self.bn3 = conv(width, outputs, 1), nn.BatchNorm2d(outputs)
         self.se = SqueezeExcitation(outputs, outputs // 16, nn.ReLU, nn.Sigmoid) if self.squeeze else nn.Identity()
         self.downsample = shortcut(inputs, outputs, stride)
@@ -80,32 +80,69 @@ class Variant(NamedTuple):
     paper: str = "arXiv:1512.03385"
 
 
-class ResNet(Network):
-    stem_layer = "conv1"
-    head_layer = "fc"
+class Body(Network):
+    """The network without its head, whose stages dense networks take as features.
 
-    def __init__(self, variant: Variant, classes: int, in_channels: int) -> None:
+    output_stride: 32; or 16 or 8, where the last stages keep the resolution and dilate their convolutions instead
+    (Chen et al. 2017, arXiv:1706.05587, section 3.1). The first block of such a stage keeps the dilation before it.
+    """
+
+    stem_layer = "conv1"
+
+    def __init__(self, variant: Variant, in_channels: int, output_stride: int = 32) -> None:
         super().__init__()
         self.conv1, self.bn1 = conv(in_channels, 64, 7, 2), nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         stages: list[nn.Sequential] = []
-        inputs = 64
+        inputs, reached, dilation = 64, 4, 1
         for stage, depth in enumerate(variant.depths):
-            width = 64 * 2**stage
+            width, before = 64 * 2**stage, dilation
+            stride = 2 if stage > 0 else 1
+            if reached * stride > output_stride:
+                stride, dilation = 1, dilation * stride
+            reached *= stride
             blocks: list[nn.Module] = []
             for index in range(depth):
-                blocks.append(variant.block(inputs, width, 2 if stage > 0 and index == 0 else 1))
+                first = index == 0
+                blocks.append(variant.block(inputs, width, stride if first else 1, before if first else dilation))
                 inputs = variant.block.expansion * width
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.fc = nn.Linear(inputs, classes)
         init_conv_norm(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.bn1(self.conv1(x)))  # (N, C, H, W) -> (N, 64, H/2, W/2)
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """(N, C, H, W) -> the outputs of the four stages, the last one at the output stride."""
+        x = torch.relu(self.bn1(self.conv1(x)))  # -> (N, 64, H/2, W/2)
         x = self.maxpool(x)  # -> (N, 64, H/4, W/4)
+        found = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)  # -> (N, 512 or 2048, H/32, W/32)
+            x = stage(x)
+            found.append(x)
+        return found
+
+
+class Backbone(Body):
+    """ResNet-50 at output stride 8, for dense networks."""
+
+    low, high = 1024, 2048  # channels
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__(VARIANTS["resnet50"], in_channels, output_stride=8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        *_, low, high = self.stages(x)  # (N, C, H, W) -> (N, 1024, H/8, W/8), (N, 2048, H/8, W/8)
+        return low, high
+
+
+class ResNet(Body):
+    head_layers = ("fc",)
+
+    def __init__(self, variant: Variant, classes: int, in_channels: int) -> None:
+        super().__init__(variant, in_channels)
+        self.fc = nn.Linear(512 * variant.block.expansion, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stages(x)[-1]  # (N, C, H, W) -> (N, 512 or 2048, H/32, W/32)
         x = x.mean((2, 3))  # -> (N, 512 or 2048)
         logits: Tensor = self.fc(x)  # -> (N, classes)
         return logits

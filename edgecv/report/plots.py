@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from edgecv.pages import svg
 from edgecv.pages.figures import Plot, plain
-from edgecv.report.run import Run
+from edgecv.report.run import Quantization, Run
 from edgecv_runtime.bench.table import Row, number
 
 if TYPE_CHECKING:
@@ -145,9 +145,12 @@ def durations(run: Run) -> Figure | None:
 
 def candidates(run: Run) -> Figure | None:
     """Divergence from float32 against latency of each way to quantize, one panel per backend."""
-    if run.quantization is None or not run.quantization.candidates:
-        return None
-    tried, float_ms = run.quantization.candidates, run.quantization.float_ms
+    return None if run.quantization is None else front(run.quantization)
+
+
+def front(quantization: Quantization) -> Figure | None:
+    """Divergence from float32 against latency of each trial, one panel per backend; None when there are no trials."""
+    tried, float_ms = quantization.candidates, quantization.float_ms
     backends = list(dict.fromkeys(name for each in tried for name in each.p50_ms))
     if not backends:
         return None

@@ -32,6 +32,7 @@ class Candidate(Record, frozen=True):
     kl: float
     p50_ms: dict[str, float]
     chosen: bool
+    name: str = ""
 
 
 class Quantization(Record, frozen=True):

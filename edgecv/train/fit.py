@@ -64,7 +64,9 @@ def fit(
 ) -> TrainResult:
     """Train a classifier on a data set; the model ends up with the weights of the best epoch, in evaluation mode.
 
-    model: takes (N, C, H, W) normalized float32, gives (N, classes) logits; seed its making for repeatable runs.
+    model: takes (N, C, H, W) normalized float32, gives (N, classes) logits; seed its making for repeatable runs. In
+    training mode it may give `edgecv.models.Supervised`: the auxiliary losses are added with their weight, and the
+    curves show the loss of the main head.
     folder: where the checkpoint, the decoded images, weights.safetensors, curves.csv and curves.svg are put.
     resume: go on from the folder's checkpoint, which gives the same losses as an unbroken run (bit for bit on the same
     machine's CPU; on a GPU as far as its kernels repeat themselves); False starts over and replaces it.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from edgecv.models import Supervised
 from edgecv.train import checkpoint, curves
 from edgecv.train.augment import augmentation, mixed
 from edgecv.train.averaging import estimate_statistics, follow
@@ -149,22 +150,30 @@ class Loop:
         if config.mixup:
             pixels, targets = mixed(pixels, F.one_hot(labels, self._classes).float(), config.mixup)
 
-        logits = self._forward(pixels)
-        loss = F.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
-        value = loss.item()
-        if not math.isfinite(value):
+        outputs = self._forward(pixels)
+        heads = outputs if isinstance(outputs, Supervised) else Supervised(outputs, (), 0.0)
+        loss, total = self._losses(heads, targets)
+        if not math.isfinite(total.item()):
             raise ComputationError(
-                f"the training loss is {value} in epoch {self.epoch + 1}, step {self.step + 1} of {self.steps}; "
+                f"the training loss is {total.item()} in epoch {self.epoch + 1}, step {self.step + 1} of {self.steps}; "
                 f"lower train.lr (it is {config.lr:g}) or lengthen train.warmup_epochs"
             )
-        self._fabric.backward(loss)
+        self._fabric.backward(total)
         self._update.step()
         self._update.zero_grad()
         if self._average is not self._model:
             follow(self._average, self._model, config.ema, done)
-        self._sums.loss += value * len(chosen)
-        self._sums.right += int((logits.argmax(1) == labels).sum())
+        self._sums.loss += loss.item() * len(chosen)
+        self._sums.right += int((heads.logits.argmax(1) == labels).sum())
         self._sums.seen += len(chosen)
+
+    def _losses(self, heads: Supervised, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of the main head, and what is minimized: with the weighted ones of the auxiliary heads."""
+        loss, *others = (
+            F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
+            for logits in (heads.logits, *heads.auxiliary)
+        )
+        return loss, loss + heads.weight * sum(others)
 
     def _validate(self) -> Epoch:
         """Evaluate the average and keep it when it is the best so far; after an interruption this is done anew."""

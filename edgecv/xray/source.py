@@ -15,12 +15,11 @@ from edgecv.xray.rows import table
 from edgecv_runtime.bundle import ARCHIVE_SUFFIX, Bundle
 from edgecv_runtime.errors import BadInput, ShapeError, nearest
 
-CHANNELS = 3
 LARGEST = 1024  # side in pixels up to which a size that works is looked for
 
 
 class Cost(NamedTuple):
-    """What a model costs and sees, at its own size, batch 1, with 1000 classes."""
+    """What a model costs and sees, at its own size, batch 1, with its usual classes and channels."""
 
     macs: int
     parameters: int
@@ -59,11 +58,12 @@ def zoo(name: str, *, size: Shape | None = None) -> Graph:
 
     if name not in models.names():
         raise BadInput(f"'{name}' is no model of the zoo, bundle or file{nearest(name, models.names())}")
+    spec = models.spec(name)
     with torch.device("meta"):
         network = models.create(name)
 
     def read_at(side: Shape | None) -> Graph:
-        return from_torch.read(network, (CHANNELS, *(side or models.spec(name).size)), name=name)
+        return from_torch.read(network, (spec.channels, *(side or spec.size)), name=name)
 
     return _sized(read_at, size)
 

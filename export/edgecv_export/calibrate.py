@@ -1,78 +1,57 @@
-"""Calibration: the ranges of every activation on real images, in memory that does not grow with their number.
-
-Each tensor keeps its minimum, its maximum and one histogram of fixed size whose width doubles when a value falls
-outside: neighbouring bins are then added up, so that nothing is stored per image and no second pass is needed.
-"""
+"""Calibration: the statistics of every activation on real images, in memory that does not grow with their number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_export.graph import INPUT
-from edgecv_runtime.errors import ComputationError
+from edgecv_export.ranges import Statistics
+from edgecv_export.wiring import Wiring
+from edgecv_runtime.errors import BadInput, ComputationError
 from edgecv_runtime.preprocess import Image
 
-Ranges = Literal["min-max", "percentile"]
-BINS = 2048
-PERCENTILE = 99.99
 BATCH = 4
+# Operators whose outputs and inputs have their channels last.
+CHANNELS_LAST = ("MatMul", "LayerNormalization", "Gemm")
 
 
-class Statistics:
-    """Minimum, maximum, channel means and a histogram over [-width, width] with BINS equal bins, of all values seen."""
+class Images(Protocol):
+    """Preprocessed images, (H, W, C) uint8 each: an array (N, H, W, C), or whatever reads them when it is asked."""
 
-    def __init__(self) -> None:
-        self.low, self.high = np.inf, -np.inf
-        self._sums: NDArray[np.float64] | None = None
-        self._images = 0
-        self.counts = np.zeros(BINS, np.int64)
-        self.width = 0.0  # unknown as long as all values are zero
-        self._zeros = 0
+    def __len__(self) -> int: ...
 
-    def add(self, values: NDArray[np.float32]) -> None:
-        """Take in one batch of values, (N, C, ...) for tensors that have channels."""
-        low, high = float(values.min()), float(values.max())
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        self._widen(max(-low, high))
-        if self.width:
-            self.counts += np.histogram(values, BINS, (-self.width, self.width))[0]
-        else:
-            self._zeros += values.size
-        if values.ndim >= 2:
-            sums = values.reshape(*values.shape[:2], -1).mean(axis=2, dtype=np.float64).sum(axis=0)
-            self._sums = sums if self._sums is None else self._sums + sums
-            self._images += len(values)
+    def __getitem__(self, index: int, /) -> Any: ...
 
-    @property
-    def channel_means(self) -> NDArray[np.float64] | None:
-        """Mean of each channel, (C,); None for a tensor without channels."""
-        return None if self._sums is None else self._sums / self._images
 
-    def range(self, ranges: Ranges) -> tuple[float, float]:
-        """The range to quantize; "percentile" leaves out the outermost 0.01 % of values, to within one bin."""
-        if ranges == "min-max" or not self.width:
-            return self.low, self.high
-        share = np.cumsum(self.counts) / self.counts.sum()
-        tail = (100 - PERCENTILE) / 100 / 2
-        edges = np.linspace(-self.width, self.width, BINS + 1)
-        low = float(edges[np.searchsorted(share, tail, side="right")])
-        high = float(edges[np.searchsorted(share, 1 - tail, side="left") + 1])
-        return max(low, self.low), min(high, self.high)
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Some images in some order, read a few at a time: never all of them are in memory."""
 
-    def _widen(self, reach: float) -> None:
-        """Double the histogram's width until it holds `reach`: bins 2i and 2i+1 become one, around the centre."""
-        if not self.width and reach > 0:
-            self.width = reach
-            self.counts[BINS // 2] = self._zeros
-        while reach > self.width:
-            merged = self.counts.reshape(BINS // 2, 2).sum(axis=1)
-            quarter = BINS // 4
-            self.counts = np.concatenate([np.zeros(quarter, np.int64), merged, np.zeros(quarter, np.int64)])
-            self.width *= 2
+    images: Images
+    order: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def batches(self, size: int = BATCH) -> Iterator[Image]:
+        """Arrays (size, H, W, C) uint8; the last one may be smaller."""
+        for start in range(0, len(self.order), size):
+            yield np.stack([self.images[int(index)] for index in self.order[start : start + size]])
+
+    def some(self, count: int) -> Image:
+        """`count` images spread over the sample, or all when there are fewer: (count, H, W, C) uint8."""
+        step = max(1, len(self.order) // count)
+        return np.stack([self.images[int(index)] for index in self.order[::step][:count]])
+
+
+def sample(images: Images, count: int | None = None) -> Sample:
+    """The first images, `count` of them or all."""
+    return Sample(images, np.arange(len(images) if count is None else min(count, len(images))))
 
 
 def calibrate(model: Any, batches: Iterable[Image]) -> dict[str, Statistics]:
@@ -82,7 +61,8 @@ def calibrate(model: Any, batches: Iterable[Image]) -> dict[str, Statistics]:
     Raises ComputationError that names the first node whose output holds NaN or infinite values.
     """
     session, names = _observed(model)
-    statistics = {name: Statistics() for name in names}
+    wiring = Wiring(model)
+    statistics = {name: Statistics(_channel_axis(wiring, name)) for name in names}
     for batch in batches:
         outputs = session.run(list(names), {INPUT: np.ascontiguousarray(batch)})
         for name, values in zip(names, outputs, strict=True):
@@ -92,6 +72,24 @@ def calibrate(model: Any, batches: Iterable[Image]) -> dict[str, Statistics]:
                 )
             statistics[name].add(values)
     return statistics
+
+
+def check_real(images: Image) -> None:
+    """Refuse noise and blanks: in a real image neighbouring pixels are alike, and images differ from one another.
+
+    Measure: correlation of horizontally neighbouring pixels; photographs lie above 0.8, noise near 0.
+    """
+    pixels = images.astype(np.float32)
+    left, right = pixels[:, :, :-1].ravel(), pixels[:, :, 1:].ravel()
+    if np.ptp(pixels) == 0 or np.ptp(pixels, axis=0).max() == 0:
+        raise BadInput("calibration images are all the same; give real images of what the camera will see")
+    if np.corrcoef(left, right)[0, 1] < 0.2:
+        raise BadInput("calibration images look like noise; give real images of what the camera will see")
+
+
+def _channel_axis(wiring: Wiring, name: str) -> int:
+    near = [*wiring.readers[name], wiring.makers[name]] if name in wiring.makers else wiring.readers[name]
+    return -1 if any(node.op_type in CHANNELS_LAST for node in near) else 1
 
 
 def _observed(model: Any) -> tuple[Any, dict[str, str]]:

@@ -15,8 +15,11 @@ from edgecv_export import graph, parity
 from edgecv_export.graph import Deployed
 from edgecv_runtime import bundle, onnxfile, tasks
 from edgecv_runtime.errors import BadInput
+from edgecv_runtime.golden import Golden, Picture
+from edgecv_runtime.images import decode
 from edgecv_runtime.manifest import Budget, Manifest, TensorSpec, Variant
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
+from edgecv_runtime.verify import pictures
 
 GOLDEN_IMAGES = 8
 FLOAT32 = Variant(name="float32", file="model.onnx", precision="float32")
@@ -63,9 +66,12 @@ def export(
         header = onnxfile.read(file)
         tasks.create(task, tuple(labels), header.outputs, False)
         differences = parity.gate(file, deployed, images)
-        golden = bundle.Golden(
-            images=images[:GOLDEN_IMAGES], logits=graph.reference(deployed, images[:GOLDEN_IMAGES], batch=GOLDEN_IMAGES)
-        )
+        golden = Golden(
+            images=images[:GOLDEN_IMAGES],
+            logits=graph.reference(deployed, images[:GOLDEN_IMAGES], batch=GOLDEN_IMAGES),
+            labels=tuple(labels),
+            pictures=_pictures(deployed, preprocess),
+        ).sealing(FLOAT32.file, file.read_bytes())
         manifest = Manifest(
             name=name,
             task=task,
@@ -80,3 +86,11 @@ def export(
         )
         bundle.write(path, manifest, {FLOAT32.file: file, bundle.GOLDEN: golden.to_bytes()})
     return Exported(Path(path), differences)
+
+
+def _pictures(deployed: Deployed, preprocess: Preprocess) -> tuple[Picture, ...]:
+    """Test cards with what our preprocessing and PyTorch make of them."""
+    cards = pictures.draw(preprocess)
+    pixels = preprocess.batch([decode(data, name) for name, data in cards.items()])
+    rows = zip(cards.items(), pixels, graph.reference(deployed, pixels), strict=True)
+    return tuple(Picture(name, data, image, logits) for (name, data), image, logits in rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -61,36 +62,51 @@ def reference(deployed: Deployed, frames: Image, batch: int = 16) -> NDArray[np.
 def to_onnx(deployed: Deployed, size: tuple[int, int], channels: int, output: str, metadata: dict[str, str]) -> Any:
     """Export, simplify and check -> onnx.ModelProto with a dynamic batch.
 
+    Raises ComputationError when the network cannot be exported or the graph is not valid.
+    """
+    import onnx
+
+    model = trace(deployed, torch.zeros((2, *size, channels), dtype=torch.uint8), INPUT, output)
+    onnx.helper.set_model_props(model, metadata)
+    check(model)
+    return model
+
+
+def trace(network: nn.Module, example: Tensor, source: str, output: str) -> Any:
+    """Export and simplify any network with one input and one output -> onnx.ModelProto with a dynamic batch.
+
+    example: a batch of 2, whose other axes become fixed; source, output: names of the tensors in the graph.
     PyTorch's TorchScript exporter is used: the newer one (`dynamo=True`) writes a Gather with computed indices for a
     flatten behind a dynamic batch, and has shipped wrong graphs (pytorch#169178).
-    Raises ComputationError when the network cannot be exported or the graph is not valid.
+    Raises ComputationError when the network cannot be exported.
     """
     import onnx
     import onnxslim
 
-    example = torch.zeros((2, *size, channels), dtype=torch.uint8)
     logging.getLogger("onnxslim").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="edgecv-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own notices; the parity gate judges the graph
         path = Path(folder) / "model.onnx"
         try:
             torch.onnx.export(
-                deployed.eval(),
+                network.eval(),
                 (example,),
                 path,
                 dynamo=False,
                 opset_version=OPSET,
-                input_names=[INPUT],
+                input_names=[source],
                 output_names=[output],
-                dynamic_axes={INPUT: {0: BATCH}, output: {0: BATCH}},
+                dynamic_axes={source: {0: BATCH}, output: {0: BATCH}},
             )
         except Exception as exc:
             raise ComputationError(f"PyTorch cannot export this network: {str(exc).strip().splitlines()[0]}") from exc
         model = onnxslim.slim(onnx.load(path))
+    with torch.inference_mode():
+        shape = network(example).shape
+    for axis, length in list(enumerate(shape))[1:]:  # behind a Resize, the exporter does not know them
+        model.graph.output[0].type.tensor_type.shape.dim[axis].dim_value = length
     model.doc_string = ""
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, metadata)
-    check(model)
     return model
 
 
@@ -107,7 +123,7 @@ def check(model: Any) -> None:
         raise ComputationError(f"the uint8 input '{INPUT}' must be read by one Cast and nothing else, not by {readers}")
 
 
-def check_frames(frames: Image, count: int, what: str) -> None:
+def check_frames(frames: Sized, count: int, what: str) -> None:
     """Refuse fewer frames than needed."""
     if len(frames) < count:
         raise BadInput(f"{what} wants at least {count} real images, got {len(frames)}")

@@ -14,6 +14,7 @@ from edgecv_runtime import backends
 from edgecv_runtime.backends import Options
 from edgecv_runtime.errors import BackendUnavailable, ParityError
 from edgecv_runtime.preprocess import Image
+from edgecv_runtime.verify import distance, trace
 
 BATCHES = (1, 3, 8)
 # Largest difference allowed, relative to the largest logit (at least 1): float32 rounding stays below a tenth of it.
@@ -50,20 +51,13 @@ def gate(path: Path, deployed: Deployed, frames: Image) -> dict[str, float]:
     return largest
 
 
-def distance(wanted: NDArray[Any], got: NDArray[Any]) -> float:
-    """Largest difference, relative to the largest wanted value (at least 1); infinite for other shapes or NaN."""
-    if wanted.shape != got.shape or not np.isfinite(got).all():
-        return float("inf")
-    return float(np.abs(wanted - got).max()) / max(1.0, float(np.abs(wanted).max()))
-
-
 def first_difference(path: Path, deployed: Deployed, frames: Image) -> str:
     """Say where the graph starts to differ: the last PyTorch module that an ONNX tensor still equals, and the next one.
 
     Exporters fold and rename, so modules are matched with tensors by value: a module agrees when some tensor of the
     graph has its shape and its values. The graph runs on ONNX Runtime with all optimizations off.
     """
-    tensors = _tensors(path, frames)
+    tensors = trace.tensors(path.read_bytes(), {INPUT: np.ascontiguousarray(frames)}).values()
     previous, last = "the input", -1
     outputs = _module_outputs(deployed, frames)
     for index, (name, values) in enumerate(outputs):
@@ -93,21 +87,3 @@ def _module_outputs(deployed: Deployed, frames: Image) -> list[tuple[str, NDArra
         for handle in handles:
             handle.remove()
     return outputs
-
-
-def _tensors(path: Path, frames: Image) -> list[NDArray[Any]]:
-    """Every intermediate float tensor of a graph."""
-    import onnx
-    import onnxruntime
-
-    model = onnx.shape_inference.infer_shapes(onnx.load(path))
-    kept = {output.name for output in model.graph.output}
-    for info in model.graph.value_info:
-        if info.name not in kept and info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
-            model.graph.output.append(info)
-    settings = onnxruntime.SessionOptions()
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-    found: list[NDArray[Any]] = session.run(None, {INPUT: np.ascontiguousarray(frames)})
-    return found

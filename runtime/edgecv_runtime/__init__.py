@@ -8,8 +8,6 @@ with rt.load("bundle/") as model:
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 from edgecv_runtime import errors, images
 from edgecv_runtime.backends import Options
 from edgecv_runtime.bundle import Bundle
@@ -17,8 +15,7 @@ from edgecv_runtime.model import Info, Model, load
 from edgecv_runtime.preprocess import Normalization, Preprocess
 from edgecv_runtime.tasks.classification import Classification, Guess
 
-__version__ = version("edgecv")
-
+__version__: str
 __all__ = [
     "Bundle",
     "Classification",
@@ -33,3 +30,12 @@ __all__ = [
     "images",
     "load",
 ]
+
+
+def __getattr__(name: str) -> str:
+    """The version, looked up when it is asked for: importlib.metadata would be a third of the time of this import."""
+    if name != "__version__":
+        raise AttributeError(f"module 'edgecv_runtime' has no attribute '{name}'")
+    from importlib.metadata import version
+
+    return version("edgecv")

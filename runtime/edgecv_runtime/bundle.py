@@ -6,42 +6,25 @@ or the new one, never a mix.
 
 from __future__ import annotations
 
-import io
-import shutil
-import tempfile
-import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from edgecv_runtime import files, records
+from edgecv_runtime import files, golden, records
 from edgecv_runtime.errors import BundleError
+from edgecv_runtime.golden import Golden
 from edgecv_runtime.manifest import Evidence, FileRecord, Manifest
-from edgecv_runtime.preprocess import Image
+
+if TYPE_CHECKING:
+    import tempfile
 
 MANIFEST, EVIDENCE, GOLDEN = "bundle.json", "evidence.json", "golden.npz"
 ARCHIVE_SUFFIX = ".edgecv"
 MAX_BYTES = 4 << 30
-
-
-@dataclass(frozen=True)
-class Golden:
-    """Real inputs with PyTorch's outputs: images (N, H, W, C) uint8, logits (N, classes) float32."""
-
-    images: Image
-    logits: NDArray[np.float32]
-
-    def to_bytes(self) -> bytes:
-        """The content of `golden.npz`; equal arrays give equal bytes."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, images=self.images, logits=self.logits)
-        return buffer.getvalue()
 
 
 class Bundle:
@@ -54,10 +37,12 @@ class Bundle:
         self.root = self.path
         try:
             if self.path.is_file():
+                import tempfile  # here and below: a bundle folder, the usual case, does without
+
                 self._unpacked = tempfile.TemporaryDirectory(prefix="edgecv-")
                 self.root = Path(self._unpacked.name)
                 _unpack(self.path, self.root)
-            self.manifest = _read_whole(self.root, str(self.path))
+            self.manifest, self._seen = _read_whole(self.root, str(self.path))
         except BaseException:
             self.close()
             raise
@@ -88,11 +73,18 @@ class Bundle:
         """The golden inputs with PyTorch's outputs; raises BundleError when the bundle has none."""
         if GOLDEN not in self.manifest.files:
             raise BundleError(f"{self.path}: has no golden inputs; write it with 'edgecv export'")
-        try:
-            with np.load(self.file(GOLDEN), allow_pickle=False) as arrays:
-                return Golden(images=arrays["images"], logits=arrays["logits"])
-        except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as exc:
-            raise BundleError(f"{self.path}/{GOLDEN}: holds no images and logits: {exc}; export it again") from exc
+        return golden.read(self.file(GOLDEN), self.manifest, f"{self.path}/{GOLDEN}")
+
+    def check_unchanged(self, name: str) -> None:
+        """Raise BundleError when a file was exchanged since the bundle was opened.
+
+        To be called after a backend has read the file by its path: what it read is then what was checked.
+        """
+        if _identity(self.file(name)) == self._seen[name]:
+            return
+        problem = _problem(self.root, name, self.manifest.files[name])
+        if problem:
+            raise BundleError(f"{self.path}/{name}: was exchanged while the bundle was open ({problem}); load it again")
 
     def close(self) -> None:
         """Remove the files that an archive was unpacked to."""
@@ -116,6 +108,8 @@ def write(path: str | Path, manifest: Manifest, content: Mapping[str, bytes | Pa
     """
     path = Path(path)
     if path.suffix == ARCHIVE_SUFFIX:
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
             _fill(Path(folder), manifest, content)
             _pack(Path(folder), path)
@@ -136,6 +130,8 @@ def update(
     evidence: Evidence | None = None,
 ) -> None:
     """Replace parts of a bundle atomically, keep the rest; evidence of files that are gone goes with them."""
+    for name in bundle.manifest.files:
+        bundle.check_unchanged(name)
     manifest = manifest or bundle.manifest
     wanted = {variant.file for variant in manifest.variants} | {GOLDEN}
     whole: dict[str, bytes | Path] = {name: bundle.file(name) for name in bundle.manifest.files if name in wanted}
@@ -148,6 +144,8 @@ def update(
 
 
 def _fill(folder: Path, manifest: Manifest, content: Mapping[str, bytes | Path]) -> None:
+    import shutil
+
     for name, source in content.items():
         if isinstance(source, bytes):
             (folder / name).write_bytes(source)
@@ -165,8 +163,20 @@ def _record(source: bytes | Path) -> FileRecord:
     return FileRecord(sha256=files.sha256(source), bytes=source.stat().st_size)
 
 
-def _read_whole(root: Path, where: str) -> Manifest:
-    """Read the manifest and check every file against it."""
+Identity = tuple[int, ...]
+
+
+def _identity(file: Path) -> Identity:
+    """What tells a file from another one that takes its name: any write or exchange changes it; () when it is gone."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _read_whole(root: Path, where: str) -> tuple[Manifest, dict[str, Identity]]:
+    """Read the manifest and check every file against it; gives what tells each file from another one, too."""
     path = root / MANIFEST
     if not root.is_dir():
         raise BundleError(f"{where}: no such bundle")
@@ -183,13 +193,15 @@ def _read_whole(root: Path, where: str) -> Manifest:
         return _read_whole(root, where)
     if extra:
         raise BundleError(f"{where}: files that the manifest does not list: {', '.join(extra)}; remove them")
+    seen = {}
     for name, record in manifest.files.items():
+        seen[name] = _identity(root / name)
         problem = _problem(root, name, record)
         if problem and path.is_file() and path.read_bytes() != raw:
             return _read_whole(root, where)
         if problem:
             raise BundleError(f"{where}/{name}: {problem}; copy the bundle again")
-    return manifest
+    return manifest, seen
 
 
 def _problem(root: Path, name: str, record: FileRecord) -> str:
@@ -211,6 +223,8 @@ def _problem(root: Path, name: str, record: FileRecord) -> str:
 
 def _pack(folder: Path, path: Path) -> None:
     """Zip a folder with fixed dates and order, so that equal bundles give equal archives."""
+    import zipfile
+
     with files.replacing(path) as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(folder.iterdir()):
             archive.writestr(zipfile.ZipInfo(file.name), file.read_bytes(), zipfile.ZIP_DEFLATED)
@@ -218,6 +232,9 @@ def _pack(folder: Path, path: Path) -> None:
 
 def _unpack(path: Path, folder: Path) -> None:
     """Unpack an archive of plain file names into an empty folder; refuses everything else a zip file can hold."""
+    import shutil
+    import zipfile
+
     try:
         with zipfile.ZipFile(path) as archive:
             names = [entry.filename for entry in archive.infolist()]

@@ -3,38 +3,63 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import statistics
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
-import numpy as np
 
-from edgecv_runtime import backends, files, machine, onnxfile
-from edgecv_runtime.backends import Backend, Options
-from edgecv_runtime.bench.timing import times_ms
+from edgecv_runtime import backends, files, machine, onnxfile, tuning
+from edgecv_runtime.backends import DEFAULT_DEVICE, Backend, Options
 from edgecv_runtime.bundle import Bundle
-from edgecv_runtime.errors import BackendUnavailable, BadInput, EdgecvError, nearest
+from edgecv_runtime.errors import BackendUnavailable, BadInput, nearest
+from edgecv_runtime.goals import Goal, Trial
 from edgecv_runtime.manifest import Manifest, Precision, TensorSpec
+from edgecv_runtime.records import Record
+from edgecv_runtime.tuning import Memory
 
 # Until it has been measured: the order in which backends are tried.
 PREFERENCE = ("tensorrt", "openvino", "onnxruntime")
-ROUNDS, SECONDS_EACH = 3, 0.08
+# The int8 dialect that a backend is made for; it counts until one has been verified there.
+DIALECTS = {"tensorrt": "int8-s8s8", "openvino": "int8-u8s8", "onnxruntime": "int8-u8s8"}
+
+
+class Ask(Record, frozen=True):
+    """What was asked of `load`: see there. tune: search the whole grid, and remember the result for `load`."""
+
+    backend: str = "auto"
+    precision: str = "auto"
+    device: str = DEFAULT_DEVICE
+    threads: int = 0
+    goal: Goal = Goal()
+    tune: bool = False
+
+    def __post_init__(self) -> None:
+        if self.device != DEFAULT_DEVICE and self.backend == "auto":
+            raise BadInput(f"device '{self.device}' is a backend's own: name the backend too, backend='openvino' say")
+        if self.threads < 0:
+            raise BadInput(f"threads must be at least 0, got {self.threads}")
 
 
 @dataclass(frozen=True)
 class Target:
-    """One way to run a model: an ONNX file, a backend and the precision of what is not quantized."""
+    """One way to run a model: an ONNX file, a backend, the precision of what is not quantized, and its settings.
+
+    streams: calls that compute at once, 0 for as many as the backend likes. batch: frames a call of `Model.map`.
+    islands: of an int8 file, the precision of what is not quantized.
+    """
 
     variant: str
     file: Path
     sha256: str
     backend: str
     hint: Precision
-    threads: int
+    threads: int = 0
+    device: str = DEFAULT_DEVICE
+    streams: int = 1
+    batch: int = 1
     reasons: tuple[str, ...] = ()
+    islands: Precision = "float32"
 
     @property
     def key(self) -> str:
@@ -44,53 +69,99 @@ class Target:
     def open(self) -> Backend:
         """Check the file ourselves, the same for every backend, and compile it."""
         onnxfile.read(self.file)
-        return backends.get(self.backend)(self.file, Options(precision=self.hint, threads=self.threads))
+        return self.compile()
+
+    def compile(self) -> Backend:
+        """Compile a file that was checked."""
+        precision = self.hint if self.islands == "float32" else self.islands
+        options = Options(
+            device=self.device, precision=precision, threads=self.threads, streams=self.streams, digest=self.sha256
+        )
+        return backends.get(self.backend)(self.file, options)
+
+    def trial(self, **measured: Any) -> Trial:
+        """The record of its measurement."""
+        return Trial(self.variant, self.backend, self.hint, self.threads, self.streams, self.batch, **measured)
 
 
-def targets(bundle: Bundle, names: list[str] | None = None, threads: int = 0) -> list[Target]:
+def targets(
+    bundle: Bundle, names: list[str] | None = None, threads: int = 0, device: str = DEFAULT_DEVICE
+) -> list[Target]:
     """Every way to run a bundle on the backends of this machine: variant x backend x native float precision."""
     names = list(backends.available()) if names is None else names
     return [
-        Target(variant.name, bundle.file(variant.file), bundle.sha256(variant.name), name, hint, threads)
+        Target(
+            variant.name,
+            bundle.file(variant.file),
+            bundle.sha256(variant.name),
+            name,
+            hint,
+            threads,
+            device,
+            islands=variant.islands if variant.islands in backends.get(name).precisions(device) else "float32",
+        )
         for variant in bundle.manifest.variants
         for name in names
-        for hint in (backends.get(name).precisions() if variant.precision == "float32" else ("float32",))
+        for hint in (backends.get(name).precisions(device) if variant.precision == "float32" else ("float32",))
     ]
 
 
-def for_bundle(bundle: Bundle, backend: str, precision: str, threads: int) -> Target:
+def for_bundle(bundle: Bundle, ask: Ask) -> Target:
     """Choose for a bundle; raises BadInput or BackendUnavailable that says what there is."""
     rejected: list[str] = []
-    usable = []
-    for target in targets(bundle, _names(backend), threads):
-        why_not = _why_not(target, bundle.manifest, precision)
-        if why_not:
-            rejected.append(f"not {target.key}: {why_not}")
-        else:
+    usable, spare = [], []
+    for target in targets(bundle, _names(ask.backend), ask.threads, ask.device):
+        why_not = _why_not(target, bundle.manifest, ask.precision)
+        if not why_not:
             usable.append(target)
+        elif ask.precision == "auto" and target.hint != "float32" and _keeps_budget(target, bundle):
+            spare.append(target)
+            rejected.append(f"not {target.key}: {why_not}, or after 'edgecv tune'")
+        else:
+            rejected.append(f"not {target.key}: {why_not}")
     if not usable:
         names = [variant.name for variant in bundle.manifest.variants]
         known = list(dict.fromkeys(["auto", "float32", "bf16", "fp16", "int8", *names]))
-        hint = nearest(precision, known) if precision not in known else ""
+        hint = nearest(ask.precision, known) if ask.precision not in known else ""
         reasons = "; ".join(rejected)
         raise BadInput(
-            f"{bundle.path}: nothing runs at precision '{precision}' on backend '{backend}'{hint} ({reasons})"
+            f"{bundle.path}: nothing runs at precision '{ask.precision}' on backend '{ask.backend}'{hint} ({reasons})"
         )
-    return _pick(usable, bundle.manifest.input, rejected, measure=backend == "auto" or precision == "auto")
+    if ask.precision == "int8":
+        usable = _one_dialect(usable, bundle.manifest)
+    return _pick(usable, spare, bundle.manifest.input, rejected, ask)
 
 
-def for_file(file: Path, spec: TensorSpec, backend: str, precision: str, threads: int) -> Target:
-    """Choose for a plain ONNX file: only the backend and the float precision are open."""
-    digest = files.sha256(file)
+def _one_dialect(usable: list[Target], manifest: Manifest) -> list[Target]:
+    """Of several int8 variants on one backend, those verified there, or else the dialect that it is made for."""
+
+    def rank(target: Target) -> tuple[bool, bool]:
+        variant = manifest.variant(target.variant)
+        verified = variant is not None and target.backend in variant.backends
+        return (not verified, target.variant != DIALECTS.get(target.backend, target.variant))
+
+    best = {target.backend: min(rank(each) for each in usable if each.backend == target.backend) for target in usable}
+    return [target for target in usable if rank(target) == best[target.backend]]
+
+
+def for_file(file: Path, external: tuple[str, ...], spec: TensorSpec, ask: Ask) -> Target:
+    """Choose for a plain ONNX file and the data files it names: only the backend and the float precision are open."""
+    import hashlib
+
+    digest = "".join(files.sha256(path) for path in (file, *(file.parent / name for name in external)))
+    if external:
+        digest = hashlib.sha256(digest.encode()).hexdigest()
     usable = [
-        Target(file.stem, file, digest, name, hint, threads)
-        for name in _names(backend)
-        for hint in backends.get(name).precisions()
-        if hint == precision or (precision == "auto" and hint == "float32")
+        Target(file.stem, file, digest, name, hint, ask.threads, ask.device)
+        for name in _names(ask.backend)
+        for hint in backends.get(name).precisions(ask.device)
+        if hint == ask.precision or (ask.precision == "auto" and hint == "float32")
     ]
     if not usable:
-        raise BadInput(f"{file}: precision '{precision}' is not to be had on backend '{backend}' here; try 'auto'")
-    return _pick(usable, spec, [], measure=backend == "auto")
+        raise BadInput(
+            f"{file}: precision '{ask.precision}' is not to be had on backend '{ask.backend}' here; try 'auto'"
+        )
+    return _pick(usable, [], spec, [], ask)
 
 
 def _names(backend: str) -> list[str]:
@@ -124,67 +195,83 @@ def _why_not(target: Target, manifest: Manifest, precision: str) -> str:
     return ""
 
 
-def _pick(usable: list[Target], spec: TensorSpec, rejected: list[str], measure: bool) -> Target:
-    """Take the only one, or the fastest of a short measurement, remembered for this hardware and these files."""
-    if len(usable) == 1 or not measure:
-        best = min(usable, key=_preference)
-        return dataclasses.replace(best, reasons=(f"{best.key}: what was asked for", *rejected))
-    times = _remembered(usable, spec)
-    for target in usable:
-        if target.key not in times:
-            rejected.append(f"not {target.key}: it does not load here")
-    best = min((each for each in usable if each.key in times), key=lambda each: times[each.key])
-    table = sorted(times.items(), key=lambda pair: pair[1])
-    tried = [f"measured {key}: {ms:.2f} ms" for key, ms in table]
-    return dataclasses.replace(best, reasons=(f"{best.key}: the fastest here", *tried, *rejected))
+def _keeps_budget(target: Target, bundle: Bundle) -> bool:
+    """Whether this machine's evidence of another float precision keeps within the bundle's budget."""
+    budget = bundle.manifest.budget
+    for entry in bundle.evidence().entries:
+        same = (entry.sha256, entry.backend, entry.hint) == (target.sha256, target.backend, target.hint)
+        if not same or entry.machine.key != machine.this().key or entry.failed:
+            continue
+        if entry.accuracy is not None:
+            return entry.accuracy.drop_points <= budget.max_drop_points
+        if entry.agreement is not None:
+            return entry.agreement.top1.value >= budget.min_agreement
+    return False
+
+
+def _pick(usable: list[Target], spare: list[Target], spec: TensorSpec, rejected: list[str], ask: Ask) -> Target:
+    """Take what was found the best here before, or measure now, or where nothing is open what was asked for.
+
+    spare: what only a search may take.
+    """
+    digest = _digest(usable, ask)
+    memory = None if ask.tune else tuning.recall(digest)
+    best = _target_of(memory.best, [*usable, *spare]) if memory else None
+    if memory is None or best is None:
+        open_choice = len(usable) > 1 and "auto" in (ask.backend, ask.precision)
+        if not ask.tune and not open_choice:
+            best = dataclasses.replace(min(usable, key=_preference), streams=1 if ask.goal.is_latency else 0)
+            return dataclasses.replace(best, reasons=(f"{best.key}: what was asked for", *rejected))
+        best, memory = _measured(usable, spare, spec, ask)
+        tuning.remember(digest, memory)
+    ranked = sorted(memory.trials, key=ask.goal.cost)
+    tried = [_sentence(trial, [*usable, *spare]) for trial in ranked]
+    why = f"{_named(memory.best, best)}: the best found here for {ask.goal.text}"
+    return dataclasses.replace(best, reasons=(why, *tried, *rejected))
+
+
+def _measured(usable: list[Target], spare: list[Target], spec: TensorSpec, ask: Ask) -> tuple[Target, Memory]:
+    """Search the grid, or measure every target once."""
+    search = tuning.Search([*usable, *spare] if ask.tune else usable, ask.goal, lambda some: tuning.measure(some, spec))
+    best = search.run() if ask.tune else search.once()
+    return best, search.memory(best)
+
+
+def _digest(usable: list[Target], ask: Ask) -> str:
+    """Names what was measured: this machine, these files, these versions, this goal."""
+    import hashlib
+
+    versions = {target.backend: backends.get(target.backend).probe() for target in usable}
+    facts = [
+        machine.this().key,
+        ask.goal.text,
+        [(each.key, each.sha256, each.threads, each.device, versions[each.backend]) for each in usable],
+    ]
+    return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
+
+
+def _target_of(trial: Trial, known: list[Target]) -> Target | None:
+    """The target that a trial measured, with its settings; None when it is no longer among those that may run."""
+    for target in known:
+        if (target.variant, target.backend, target.hint) == (trial.variant, trial.backend, trial.hint):
+            return dataclasses.replace(target, threads=trial.threads, streams=trial.streams, batch=trial.batch)
+    return None
 
 
 def _preference(target: Target) -> int:
     return PREFERENCE.index(target.backend) if target.backend in PREFERENCE else len(PREFERENCE)
 
 
-def _remembered(usable: list[Target], spec: TensorSpec) -> dict[str, float]:
-    """Median milliseconds by target, from the cache or measured now."""
-    versions = backends.available()
-    asked = [
-        machine.this().key,
-        [(each.key, each.sha256, each.threads, versions.get(each.backend)) for each in usable],
-    ]
-    digest = hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:32]
-    try:
-        path = files.cache_folder("auto") / f"{digest}.json"
-        times = msgspec.json.decode(path.read_bytes(), type=dict[str, float])
-        if times and set(times) <= {target.key for target in usable}:
-            return times
-    except (OSError, msgspec.DecodeError):
-        pass  # nothing remembered, or nothing that can be read: measure
-    times = _measure(usable, spec)
-    try:
-        files.write(files.cache_folder("auto") / f"{digest}.json", msgspec.json.encode(times))
-    except OSError:
-        return times  # a read-only or full cache folder costs the next start a measurement, no more
-    return times
+def _sentence(trial: Trial, known: list[Target]) -> str:
+    target = _target_of(trial, known)
+    name = _named(trial, target) if target else trial.variant
+    if trial.failed:
+        return f"not {name}: it does not load here: {trial.failed}"
+    return f"measured {name}: {trial.p50_ms:.2f} ms (p99 {trial.p99_ms:.2f}), {trial.frames_per_s:.0f} frames/s"
 
 
-def _measure(usable: list[Target], spec: TensorSpec) -> dict[str, float]:
-    """Short interleaved measurement at batch 1; targets that fail to load are left out, all failing is an error."""
-    shape = [size if isinstance(size, int) else 1 for size in spec.shape]
-    feed = {spec.name: np.random.default_rng(0).integers(0, 256, shape).astype(spec.dtype)}
-    opened: dict[str, Backend] = {}
-    errors: list[EdgecvError] = []
-    for target in usable:
-        try:
-            opened[target.key] = target.open()
-            opened[target.key].run(feed)
-        except EdgecvError as exc:
-            opened.pop(target.key, None)
-            errors.append(exc)
-    if not opened:
-        raise errors[0]
-    samples: dict[str, list[float]] = {key: [] for key in opened}
-    for _ in range(ROUNDS):
-        for key, backend in opened.items():
-            samples[key].append(statistics.median(times_ms(partial(backend.run, feed), SECONDS_EACH)))
-    for backend in opened.values():
-        backend.close()
-    return {key: statistics.median(values) for key, values in samples.items()}
+def _named(trial: Trial, target: Target) -> str:
+    """Its key, with the settings that are not the usual ones."""
+    unusual = [("threads", trial.threads, 0), ("streams", trial.streams, 1), ("batch", trial.batch, 1)]
+    text = ", ".join(f"{name} {value}" for name, value, usual in unusual if value != usual)
+    return f"{target.key} [{text}]" if text else target.key

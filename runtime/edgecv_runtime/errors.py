@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -55,6 +54,10 @@ class SourceUnavailable(Unavailable):
     """A camera, file or stream cannot be opened."""
 
 
+class NoMemory(Unavailable, MemoryError):
+    """There is not enough memory for what was asked."""
+
+
 class ComputationError(EdgecvError):
     """The computation itself failed."""
 
@@ -77,6 +80,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     >>> nearest("epohcs", ["epochs", "batch"])
     "; did you mean 'epochs'?"
     """
+    import difflib
+
     known = list(known)
     near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
     if near:

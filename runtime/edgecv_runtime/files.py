@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
-import importlib.metadata
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -29,10 +25,13 @@ def cache_folder(name: str) -> Path:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, as 64 hexadecimal digits."""
+    import hashlib
+
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    block = memoryview(bytearray(1 << 17))  # stays in the CPU's cache, which new memory for each block would not
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(block):
+            digest.update(block[:size])
     return digest.hexdigest()
 
 
@@ -70,6 +69,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     An existing folder is exchanged in one system call where the kernel can (Linux), and removed afterwards.
     Left-overs of writers that were killed are removed first.
     """
+    import shutil
+
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
@@ -106,6 +107,8 @@ def _temporary(path: Path) -> Path:
 
 def sweep(folder: Path, name: str = "*") -> None:
     """Remove what writers of `name` in a folder left behind when they were killed."""
+    import shutil
+
     for old in folder.glob(f".{name}.*.tmp"):
         pid = old.name.split(".")[-2]
         if not pid.isdigit() or _runs(int(pid)):
@@ -128,6 +131,8 @@ def _runs(pid: int) -> bool:
 
 def shipped(package: str) -> list[Path]:
     """The files that an installed distribution ships, sorted; raises Unavailable when it is not installed."""
+    import importlib.metadata
+
     try:
         found = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError as exc:
@@ -138,6 +143,8 @@ def shipped(package: str) -> list[Path]:
 def _exchange(new: Path, old: Path) -> None:
     """Swap two folders: renameat2(2) with RENAME_EXCHANGE; where it is missing, two renames with a short gap."""
     if sys.platform == "linux":
+        import ctypes
+
         rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
         if rename and rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0:
             return

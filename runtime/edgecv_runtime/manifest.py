@@ -31,18 +31,26 @@ class TensorSpec(Record, frozen=True):
 
 
 class Calibration(Record, frozen=True):
-    """How an int8 variant came about: number of images, range estimator and the operator types quantized."""
+    """How an int8 variant came about: number of images, range estimators and the operator types quantized.
+
+    placement: the rule for where Q/DQ stands. passes: what was done to keep the accuracy. islands: nodes left in float.
+    """
 
     images: int
     ranges: str
     operators: tuple[str, ...]
+    placement: str = ""
+    weight_ranges: str = "min-max"
+    passes: tuple[str, ...] = ()
+    islands: tuple[str, ...] = ()
 
 
 class Variant(Record, frozen=True):
     """One ONNX file of the bundle.
 
     name: "float32" or the dialect, "int8-u8s8" say. backends: those on which it was verified and is worth running.
-    withheld: for the other backends tried, why it is not offered there.
+    withheld: for the other backends tried, why it is not offered there. islands: float precision of what is not
+    quantized, on the backends that have it natively.
     """
 
     name: str
@@ -51,6 +59,7 @@ class Variant(Record, frozen=True):
     backends: tuple[str, ...] = ()
     withheld: dict[str, str] = {}
     calibration: Calibration | None = None
+    islands: Precision = "float32"
 
 
 class Budget(Record, frozen=True):
@@ -169,12 +178,30 @@ class Machine(Record, frozen=True):
         return f"{self.cpu}, {self.cores} cores" + (f", {self.gpu}" if self.gpu else "")
 
 
+class Finding(Record, frozen=True):
+    """A fault that verification found and named.
+
+    name: of the fault, as the catalogue has it (docs/verify.md). detail: how it shows here; cure: what to do.
+    node: the first node of the graph at which the computation differs, where that could be told.
+    """
+
+    name: str
+    detail: str
+    cure: str
+    node: str = ""
+
+    def __str__(self) -> str:
+        where = f"; first node that differs: {self.node}" if self.node else ""
+        return f"{self.name}: {self.detail}{where}; {self.cure}"
+
+
 class Entry(Record, frozen=True):
     """What is known of one variant on one backend of one machine.
 
     sha256: of the very file that was verified and timed. hint: the float precision asked for ("float32" or "bf16").
     executed: the precision that executed; layers: convolutions and matrix products by executed precision.
     failed: why the backend could not run it at all; then nothing was measured.
+    finding: the fault behind outputs that disagree.
     """
 
     variant: str
@@ -186,6 +213,7 @@ class Entry(Record, frozen=True):
     versions: dict[str, str]
     machine: Machine
     failed: str = ""
+    finding: Finding | None = None
     agreement: Agreement | None = None
     accuracy: Accuracy | None = None
     latency: Latency | None = None
@@ -231,4 +259,5 @@ def _joined(old: Entry, new: Entry) -> Entry:
         agreement=agreement,
         accuracy=new.accuracy or old.accuracy,
         latency=new.latency or old.latency,
+        finding=new.finding if new.agreement else old.finding,
     )

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_runtime import backends, choose, machine, onnxfile, tasks
-from edgecv_runtime.backends import Backend, Executed, Tensors
+from edgecv_runtime.backends import DEFAULT_DEVICE, Backend, Executed, Tensors
 from edgecv_runtime.bundle import ARCHIVE_SUFFIX, MANIFEST, Bundle
-from edgecv_runtime.choose import Target
-from edgecv_runtime.errors import BadInput, BundleError, Closed, ModelFileError, ShapeError
-from edgecv_runtime.manifest import Manifest, TensorSpec
-from edgecv_runtime.preprocess import Image, Normalization, Preprocess
+from edgecv_runtime.choose import Ask, Target
+from edgecv_runtime.errors import (
+    BadInput,
+    BundleError,
+    Closed,
+    EdgecvError,
+    ModelFileError,
+    NoMemory,
+)
+from edgecv_runtime.goals import Goal
+from edgecv_runtime.inputs import Input, check_feeds, check_matches, fitting
+from edgecv_runtime.manifest import TensorSpec
+from edgecv_runtime.preprocess import Image, Normalization, Preprocess, import_cv2
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from edgecv_runtime.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -32,7 +47,10 @@ class Info:
     backend: str
     precision: str
     layers: dict[str, int]
+    device: str
     threads: int
+    streams: int
+    batch: int
     versions: dict[str, str]
 
 
@@ -41,24 +59,34 @@ def load(
     *,
     backend: str = "auto",
     precision: str = "auto",
+    device: str = DEFAULT_DEVICE,
     threads: int = 0,
+    goal: str = "latency",
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
     normalization: Normalization | None = None,
+    self_test: bool = False,
 ) -> Model:
     """Load a bundle (folder or .edgecv) or a plain ONNX file.
 
-    backend: a name of `backends.names()`, or "auto": the fastest measured on this machine.
+    backend: a name of `backends.names()`, or "auto": the best measured on this machine.
     precision: "auto", "float32", "bf16", "fp16", "int8", or a variant's name.
+    device: of that backend: "cpu", "cuda", "cuda:1", "tensorrt", "openvino", "xnnpack" of onnxruntime; "cpu", "gpu",
+    "npu", "auto" of openvino. What is not there is an error, never replaced.
     threads: 0 leaves the number to the backend.
+    goal: "latency", "throughput", or a bound such as "p99 <= 20 ms"; `submit` and `map` profit from the others.
     preprocess, labels: for a plain ONNX file, which carries neither; normalization: for one with float32 NCHW input.
+    self_test: run the bundle's golden inputs first; raises ParityError that names the fault when they do not agree.
     Raises BundleError, ModelFileError, BadInput or BackendUnavailable, each in one line.
     """
     source = Path(source)
+    ask = Ask(backend, precision, device, threads, Goal(goal))
     given = {"preprocess": preprocess, "labels": labels, "normalization": normalization}
     if source.is_dir() or source.suffix == ARCHIVE_SUFFIX or (source.suffix != ".onnx" and not source.exists()):
         _refuse(given, f"{source}: a bundle carries its own")
-        return _load_bundle(source, backend, precision, threads)
+        return load_bundle(source, ask, self_test=self_test)
+    if self_test:
+        raise BadInput(f"{source}: a plain ONNX file carries no golden inputs: leave out self_test")
     if source.name == MANIFEST:
         raise BundleError(f"{source}: name the bundle's folder, {source.parent}")
     header = onnxfile.read(source)
@@ -66,29 +94,52 @@ def load(
         raise BadInput(f"{source}: a plain ONNX file carries no preprocessing and labels: give preprocess=, labels=")
     if len(header.outputs) != 1:
         raise ModelFileError(f"{source}: has {len(header.outputs)} outputs; a classifier has one")
-    entry = _entry(header.inputs, preprocess, normalization, str(source))
-    target = choose.for_file(source, entry.spec, backend, precision, threads)
+    entry = fitting(header.inputs, preprocess, normalization, str(source))
+    target = choose.for_file(source, tuple(header.external), entry.spec, ask)
     name = header.last_operators.get(header.outputs[0].name, "")
     task = tasks.create("classification", tuple(labels), header.outputs, name == "Softmax")
     return Model(target, entry, task, source.stem, "classification", tuple(labels), header.outputs)
 
 
-def _load_bundle(source: Path, backend: str, precision: str, threads: int) -> Model:
-    bundle = Bundle(source)
+def load_bundle(source: Path, ask: Ask, *, self_test: bool = False) -> Model:
+    """Load a bundle as it was asked for; `load` and `edgecv tune` do.
+
+    Libraries are imported while the files are hashed: neither needs the interpreter much, and both take milliseconds.
+    """
+    importing = threading.Thread(target=_import_libraries, args=(ask.backend,))
+    importing.start()
     try:
-        return of_target(bundle, choose.for_bundle(bundle, backend, precision, threads))
+        bundle = Bundle(source)
+    finally:
+        importing.join()
+    try:
+        model = of_target(bundle, choose.for_bundle(bundle, ask))
+        if self_test:
+            model.self_test()
+        return model  # noqa: TRY300 - the bundle stays open with it
     except BaseException:
         bundle.close()
         raise
 
 
+def _import_libraries(backend: str) -> None:
+    """What is missing is said where it is used."""
+    with suppress(EdgecvError):
+        import_cv2()
+    with suppress(EdgecvError):
+        if backend != "auto":
+            backends.get(backend).probe()
+
+
 def of_target(bundle: Bundle, target: Target) -> Model:
     """A model of an open bundle that runs exactly this target; it closes the bundle when it is closed."""
     manifest = bundle.manifest
-    _check_matches(onnxfile.read(target.file), manifest, f"{bundle.path}/{target.file.name}")
-    entry = _entry((manifest.input,), manifest.preprocess, None, str(bundle.path))
+    check_matches(onnxfile.read(target.file), manifest, f"{bundle.path}/{target.file.name}")
+    entry = fitting((manifest.input,), manifest.preprocess, None, str(bundle.path))
     task = tasks.create(manifest.task, manifest.labels, manifest.outputs, False)
-    return Model(target, entry, task, manifest.name, manifest.task, manifest.labels, manifest.outputs, bundle)
+    model = Model(target, entry, task, manifest.name, manifest.task, manifest.labels, manifest.outputs, bundle)
+    bundle.check_unchanged(target.file.name)
+    return model
 
 
 class Model:
@@ -120,9 +171,13 @@ class Model:
         self._entry = entry
         self._target = target
         self._executed: Executed | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._workers: Workers | None = None
         self._lock = threading.Lock()
-        self._backend: Backend | None = target.open()
+        self._sizes = list(entry.spec.shape[1:])
+        self._rows = entry.spec.shape[0] if isinstance(entry.spec.shape[0], int) else None
+        self._dtype = np.dtype(entry.spec.dtype)
+        self._backend: Backend | None = target.compile()  # the file was checked by who called this
+        self.streams: int = getattr(self._backend, "streams", 1)  # one that does not say serves one call at a time
 
     @overload
     def __call__(self, frames: Image) -> Any: ...
@@ -148,20 +203,76 @@ class Model:
         Raises ShapeError that says what was expected when a name, dtype or shape differs.
         """
         backend = self._alive()
-        if not isinstance(feeds, Mapping):
-            raise ShapeError(f"run wants named tensors, {{'{self.input.name}': ...}}, got {type(feeds).__name__}")
-        if len(feeds) != 1 or self.input.name not in feeds:
-            raise ShapeError(f"run wants the input '{self.input.name}' and no other, got: {', '.join(feeds)}")
-        _check_tensor(feeds[self.input.name], self.input)
-        return backend.run(feeds)
+        try:
+            tensor = feeds[self.input.name]
+            rows, *sizes = tensor.shape
+            fits = tensor.dtype == self._dtype and sizes == self._sizes and rows > 0 and len(feeds) == 1
+            fits = fits and self._rows in (None, rows)
+        except (TypeError, KeyError, AttributeError, ValueError):
+            fits = False
+        if not fits:
+            check_feeds(feeds, self.input)
+        try:
+            outputs = backend.run(feeds)
+        except MemoryError as exc:
+            raise NoMemory(f"model '{self.name}': no memory for {tensor.shape}; run fewer frames") from exc
+        except Exception:
+            self._alive()  # closed meanwhile by another thread: that is the error, whatever the backend says
+            raise
+        for values in outputs.values():
+            if len(values) != rows:  # OpenVINO's answer when memory runs out
+                raise NoMemory(
+                    f"model '{self.name}' gave {len(values)} rows for {rows}: no memory for so many; run fewer frames"
+                )
+        return outputs
 
-    def submit(self, frame: Image) -> Future[Any]:
-        """Run one frame in the background -> Future of its result; frames run one after the other."""
-        self._alive()
+    def submit(self, frame: Image | Tensors) -> Future[Any]:
+        """Compute in the background -> Future of a frame's result, or of the tensors that `run` gives for tensors.
+
+        `streams` of them compute at once (see `load(goal=...)`); waits for room when too many are queued.
+        """
+        return self._busy().submit(self._either, frame)
+
+    def map(self, frames: Iterable[Image | Tensors], *, errors: bool = False) -> Iterator[Any]:
+        """Results of any iterable of frames (or of tensors), in order, with all streams busy and bounded memory.
+
+        errors: give an item's EdgecvError in its place instead of raising it, and go on. Leaving the loop early
+        cancels what was not begun.
+        """
+        batches = _batches(frames, self._target.batch)
+        for results in self._busy().map(self._each, batches):
+            for result in results:
+                if isinstance(result, EdgecvError) and not errors:
+                    raise result
+                yield result
+
+    def _busy(self) -> Workers:
+        """The threads that compute in the background, started when first wanted."""
+        from edgecv_runtime.workers import Workers
+
         with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="edgecv-submit")
-        return self._pool.submit(self, frame)
+            self._alive()
+            if self._workers is None:
+                self._workers = Workers(self.streams)
+            return self._workers
+
+    def _either(self, item: Any) -> Any:
+        return self.run(item) if isinstance(item, Mapping) else self(item)
+
+    def _each(self, items: list[Any]) -> list[Any]:
+        """Results, or the errors in their place; frames run as one batch, and singly when something is wrong in it."""
+        if len(items) > 1 and not any(isinstance(item, Mapping) for item in items):
+            try:
+                return self(items)
+            except EdgecvError:
+                self._alive()
+        results: list[Any] = []
+        for item in items:
+            try:
+                results.append(self._either(item))
+            except EdgecvError as exc:
+                results.append(exc)
+        return results
 
     @property
     def info(self) -> Info:
@@ -175,20 +286,34 @@ class Model:
             backend=self._target.backend,
             precision=self._executed.precision,
             layers=self._executed.layers,
+            device=self._target.device,
             threads=self._target.threads or machine.this().cores,
+            streams=self.streams,
+            batch=self._target.batch,
             versions=backends.get(self._target.backend).probe(),
         )
+
+    def self_test(self) -> None:
+        """Run the bundle's golden inputs; raises ParityError that names the fault when they do not agree."""
+        from edgecv_runtime import verify
+
+        if self.bundle is None:
+            raise BadInput(f"model '{self.name}' is a plain ONNX file: it carries no golden inputs")
+        verify.self_test(self.bundle, self._target, self._alive())
 
     def explain(self) -> str:
         """Why this backend and variant run: what was asked, tried, measured and left out."""
         return "\n".join(self._target.reasons)
 
     def close(self) -> None:
-        """Finish what was submitted, then release the model; closing twice is fine."""
+        """Finish what was submitted, then release the model; closing twice is fine.
+
+        A call that another thread is in ends as it would have, or with Closed; later ones are Closed.
+        """
         with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=True)
+            workers, self._workers = self._workers, None
+        if workers is not None:
+            workers.close()
         backend, self._backend = self._backend, None
         if backend is not None:
             backend.close()
@@ -209,88 +334,10 @@ class Model:
         self.close()
 
 
-@dataclass(frozen=True)
-class Input:
-    """From frames to the network's input tensor: uint8 NHWC for our own graphs, float32 NCHW for others'."""
-
-    spec: TensorSpec
-    preprocess: Preprocess
-    normalization: Normalization | None
-
-    def batch(self, frames: Sequence[Image]) -> NDArray[Any]:
-        """Frames of any size -> the input tensor."""
-        pixels = self.preprocess.batch(frames)
-        if self.normalization is None:
-            return pixels
-        mean = np.asarray(self.normalization.mean, np.float32)
-        std = np.asarray(self.normalization.std, np.float32)
-        scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))  # (N, H, W, C) -> (N, C, H, W)
-
-
-def _entry(
-    inputs: tuple[TensorSpec, ...], preprocess: Preprocess, normalization: Normalization | None, where: str
-) -> Input:
-    """Match the preprocessing with the network's input, or say what does not fit."""
-    if len(inputs) != 1 or len(inputs[0].shape) != 4:
-        found = ", ".join(f"{spec.name} {spec.shape}" for spec in inputs)
-        raise ModelFileError(f"{where}: a vision model has one image input of rank 4, this one has: {found}")
-    spec = inputs[0]
-    height, width = preprocess.size
-    if normalization is not None and len(normalization.mean) != preprocess.channels:
-        raise BadInput(f"{where}: normalization has {len(normalization.mean)} channels, not {preprocess.channels}")
-    layouts: dict[str, tuple[int, ...]] = {
-        "uint8": (height, width, preprocess.channels),
-        "float32": (preprocess.channels, height, width),
-    }
-    if spec.dtype not in layouts:
-        raise ModelFileError(
-            f"{where}: input '{spec.name}' is {spec.dtype}; uint8 (NHWC) and float32 (NCHW) are served"
-        )
-    if spec.dtype == "float32" and normalization is None:
-        raise BadInput(f"{where}: its input is float32: give normalization=Normalization(mean=..., std=...)")
-    if spec.dtype == "uint8" and normalization is not None:
-        raise BadInput(f"{where}: its input is uint8, so the graph normalizes: leave normalization out")
-    wanted = layouts[spec.dtype]
-    for have, want in zip(spec.shape[1:], wanted, strict=True):
-        if isinstance(have, int) and have != want:
-            raise ShapeError(f"{where}: input is {spec.dtype} {spec.shape}, but preprocessing gives (N, {wanted})")
-    return Input(TensorSpec(spec.name, spec.dtype, (spec.shape[0], *wanted)), preprocess, normalization)
-
-
-def _check_matches(header: onnxfile.OnnxHeader, manifest: Manifest, where: str) -> None:
-    """The graph's own inputs, outputs and labels must be the manifest's."""
-    for found, claimed in ((header.inputs, (manifest.input,)), (header.outputs, manifest.outputs)):
-        if len(found) != len(claimed) or not all(map(_is_same, found, claimed)):
-            raise BundleError(f"{where}: the graph has {found}, the manifest says {claimed}; export it again")
-    labels = header.metadata.get("edgecv.labels")
-    if labels is not None and labels != "\n".join(manifest.labels):
-        raise BundleError(f"{where}: the graph's own labels are not the manifest's; export it again")
-
-
-def _is_same(found: TensorSpec, claimed: TensorSpec) -> bool:
-    sizes = zip(found.shape, claimed.shape, strict=False)
-    return (
-        (found.name, found.dtype, len(found.shape)) == (claimed.name, claimed.dtype, len(claimed.shape))
-        and all(have == want for have, want in sizes if isinstance(have, int) and isinstance(want, int))
-    )  # fmt: skip
-
-
-def _check_tensor(tensor: Any, spec: TensorSpec) -> None:
-    """Backends disagree on what they cast silently, so dtype and shape are checked here for all of them."""
-    shape = getattr(tensor, "shape", None)
-    if shape is None or str(tensor.dtype) != spec.dtype or len(shape) != len(spec.shape):
-        got = f"{shape} {tensor.dtype}" if shape is not None else type(tensor).__name__
-        raise ShapeError(f"'{spec.name}' wants {_readable(spec)}, got {got}; model.preprocess.batch makes it")
-    if any(isinstance(want, int) and want != have for want, have in zip(spec.shape, shape, strict=True)):
-        raise ShapeError(f"'{spec.name}' wants {_readable(spec)}, got {shape}; model.preprocess.batch makes it")
-    if shape[0] == 0:
-        raise ShapeError(f"'{spec.name}' wants at least one frame, got a batch of 0")
-
-
-def _readable(spec: TensorSpec) -> str:
-    sizes = ", ".join("N" if isinstance(size, str) else str(size) for size in spec.shape)
-    return f"({sizes}) {spec.dtype}"
+def _batches(frames: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    rest = iter(frames)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:

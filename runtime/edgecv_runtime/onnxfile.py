@@ -1,27 +1,28 @@
 """What an ONNX file says of itself, read without the onnx package and before any backend touches it.
 
 Backends disagree on what they refuse (OpenVINO runs opsets that do not exist, older ONNX Runtimes follow external data
-out of the folder), so these checks are made here, the same for every backend. The wire format is Protocol Buffers'
-(https://protobuf.dev/programming-guides/encoding/), field numbers are those of onnx.proto3.
+out of the folder), so these checks are made here, the same for every backend. Field numbers are those of onnx.proto3.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from edgecv_runtime.errors import ModelFileError
 from edgecv_runtime.manifest import TensorSpec
+from edgecv_runtime.protobuf import fields, integer, message, text
 
 IR_VERSIONS = range(3, 14)
 OPSETS = range(7, 27)
 KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
+# Operators that hand values on as they are; what an output means is decided before them.
+_PASSING = {"Identity", "Cast", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 
 # onnx.TensorProto.DataType -> numpy's name
-_DTYPES = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool"}
-_DTYPES |= {10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16"}
+DTYPES = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool"}
+DTYPES |= {10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16"}
 
 # First bytes of what people pass as a model by mistake.
 _OTHER_KINDS = {
@@ -46,8 +47,9 @@ class OnnxHeader:
     outputs: tuple[TensorSpec, ...]
     metadata: dict[str, str]
     operators: Counter[str]
-    last_operators: dict[str, str]  # output's name -> type of the operator that makes it
-    external: tuple[str, ...]
+    domains: frozenset[str]  # of the operators, those inside of nested graphs too
+    last_operators: dict[str, str]  # output's name -> type of the operator that computes it
+    external: dict[str, int]  # external data: location -> bytes that the file there has at least
 
 
 def read(path: str | Path) -> OnnxHeader:
@@ -63,8 +65,8 @@ def read(path: str | Path) -> OnnxHeader:
         raise ModelFileError(f"{path}: cannot be read: {exc.strerror}") from exc
     header = parse(data, str(path))
     _check_versions(header, str(path))
-    for location in header.external:
-        _check_external(path, location)
+    for location, size in header.external.items():
+        _check_external(path, location, size)
     return header
 
 
@@ -79,159 +81,137 @@ def parse(data: bytes, where: str) -> OnnxHeader:
         raise ModelFileError(f"{where}: not an ONNX file but a TensorFlow Lite model")
     try:
         return _header(memoryview(data))
-    except (ValueError, IndexError, UnicodeDecodeError) as exc:
+    except (ValueError, IndexError, RecursionError) as exc:
         raise ModelFileError(f"{where}: not a whole ONNX file ({exc}); it is truncated or of another kind") from exc
 
 
 def _header(data: memoryview) -> OnnxHeader:
-    ir_version, opsets, metadata, graph = 0, {}, {}, None
-    for number, value in _fields(data):
+    ir_version, opsets, metadata = 0, {}, {}
+    graphs: list[memoryview] = []
+    found = _Inside()
+    for number, value in fields(data):
         if number == 1:
-            ir_version = _integer(value)
+            ir_version = integer(value)
         elif number == 7:
-            graph = _message(value)
+            graphs.append(message(value))
         elif number == 8:
-            entry = dict(_fields(_message(value)))
-            opsets[_text(entry.get(1))] = _integer(entry.get(2, 0))
+            entry = dict(fields(message(value)))
+            opsets[text(entry.get(1))] = integer(entry.get(2, 0))
         elif number == 14:
-            entry = dict(_fields(_message(value)))
-            metadata[_text(entry.get(1))] = _text(entry.get(2))
-    if graph is None or not ir_version or not opsets:
-        raise ValueError("it has no graph, IR version or opset")
+            entry = dict(fields(message(value)))
+            metadata[text(entry.get(1))] = text(entry.get(2))
+        elif number == 25:  # a function's nodes
+            found.add_parts(message(value), nodes=7)
+    if len(graphs) != 1 or not ir_version or not opsets:
+        raise ValueError("it has no graph, IR version or opset" if not graphs else "it has two graphs")
 
-    inputs, outputs, initializers, external = [], [], set(), set()
-    operators: Counter[str] = Counter()
-    makers: dict[str, str] = {}
-    for number, value in _fields(graph):
-        if number == 1:
-            kind, made, inside = _node(_message(value))
-            operators[kind] += 1
-            makers.update(dict.fromkeys(made, kind))
-            external |= inside
-        elif number == 5:
-            name, location = _initializer(_message(value))
-            initializers.add(name)
-            external |= {location} - {""}
+    inputs, outputs, initializers = [], [], set()
+    for number, value in fields(graphs[0]):
+        if number == 5:
+            initializers.add(_external(message(value))[0])
         elif number == 11:
-            inputs.append(_tensor(_message(value)))
+            inputs.append(_tensor(message(value)))
         elif number == 12:
-            outputs.append(_tensor(_message(value)))
+            outputs.append(_tensor(message(value)))
+    makers = found.add_parts(graphs[0])
     return OnnxHeader(
         ir_version=ir_version,
         opsets=opsets,
         inputs=tuple(spec for spec in inputs if spec.name not in initializers),
         outputs=tuple(outputs),
         metadata=metadata,
-        operators=operators,
-        last_operators={spec.name: makers.get(spec.name, "") for spec in outputs},
-        external=tuple(sorted(external)),
+        operators=found.operators,
+        domains=frozenset(found.domains),
+        last_operators={spec.name: _last_operator(spec.name, makers) for spec in outputs},
+        external=dict(sorted(found.external.items())),
     )
 
 
-def _node(data: memoryview) -> tuple[str, list[str], set[str]]:
-    """A NodeProto: its operator, its outputs, and the external data that its attributes name."""
-    kind, made, external = "", [], set()
-    for number, value in _fields(data):
-        if number == 2:
-            made.append(_text(value))
-        elif number == 4:
-            kind = _text(value)
-        elif number == 5:
-            external |= _in_attribute(_message(value))
-    return kind, made, external
+class _Inside:
+    """What the nodes and constants of a graph and of the graphs inside it name."""
+
+    def __init__(self) -> None:
+        self.operators: Counter[str] = Counter()
+        self.domains: set[str] = set()
+        self.external: dict[str, int] = {}
+
+    def add_parts(self, data: memoryview, nodes: int = 1) -> dict[str, tuple[str, str]]:
+        """Take in a GraphProto (or, with `nodes` 7, a FunctionProto) -> output's name: (operator, its first input)."""
+        makers: dict[str, tuple[str, str]] = {}
+        for number, value in fields(data):
+            if number == nodes:
+                makers.update(self._node(message(value)))
+            elif nodes == 1 and number in (5, 15):
+                self._constant(message(value), sparse=number == 15)
+        return makers
+
+    def _node(self, data: memoryview) -> dict[str, tuple[str, str]]:
+        kind, first, made = "", "", []
+        for number, value in fields(data):
+            if number == 1:
+                first = first or text(value)
+            elif number == 2:
+                made.append(text(value))
+            elif number == 4:
+                kind = text(value)
+            elif number == 5:
+                self._attribute(message(value))
+            elif number == 7:
+                self.domains.add(text(value))
+        self.operators[kind] += 1
+        return dict.fromkeys(made, (kind, first))
+
+    def _attribute(self, data: memoryview) -> None:
+        """Tensors stand in fields 5 and 10 of an AttributeProto, graphs in 6 and 11, sparse tensors in 22 and 23."""
+        for number, value in fields(data):
+            if number in (5, 10, 22, 23):
+                self._constant(message(value), sparse=number > 20)
+            elif number in (6, 11):
+                self.add_parts(message(value))
+
+    def _constant(self, data: memoryview, sparse: bool) -> None:
+        """A TensorProto, or the values and indices of a SparseTensorProto."""
+        tensors = [message(value) for number, value in fields(data) if number in (1, 2)] if sparse else [data]
+        for _, location, size in map(_external, tensors):
+            if location:
+                self.external[location] = max(size, self.external.get(location, 0))
 
 
-def _in_attribute(data: memoryview) -> set[str]:
-    """External data named inside an AttributeProto: by tensors (fields 5 and 10) and by graphs (6 and 11)."""
-    external: set[str] = set()
-    for number, value in _fields(data):
-        if number in (5, 10):
-            external.add(_initializer(_message(value))[1])
-        elif number in (6, 11):
-            for inner, part in _fields(_message(value)):
-                if inner == 1:
-                    external |= _node(_message(part))[2]
-                elif inner == 5:
-                    external.add(_initializer(_message(part))[1])
-    return external - {""}
+def _last_operator(name: str, makers: dict[str, tuple[str, str]]) -> str:
+    """The operator that computes an output, seen through those that only hand its values on."""
+    kind, first = makers.get(name, ("", ""))
+    seen = {name}
+    while kind in _PASSING and first in makers and first not in seen:
+        seen.add(first)
+        kind, first = makers[first]
+    return kind
 
 
-def _initializer(data: memoryview) -> tuple[str, str]:
-    """Name of a TensorProto, and the location of its external data ("" when it holds its own)."""
-    name, location = "", ""
-    for number, value in _fields(data):
+def _external(data: memoryview) -> tuple[str, str, int]:
+    """Name of a TensorProto, where its external data lies ("" when it holds its own), and where that ends there."""
+    name, entries = "", {}
+    for number, value in fields(data):
         if number == 8:
-            name = _text(value)
+            name = text(value)
         elif number == 13:
-            entry = dict(_fields(_message(value)))
-            if _text(entry.get(1)) == "location":
-                location = _text(entry.get(2))
-    return name, location
+            entry = dict(fields(message(value)))
+            entries[text(entry.get(1))] = text(entry.get(2))
+    end = int(entries.get("offset") or 0) + int(entries.get("length") or 0)
+    return name, entries.get("location", ""), end
 
 
 def _tensor(data: memoryview) -> TensorSpec:
     """A ValueInfoProto: name, element type, and shape with the names of dynamic dimensions."""
-    fields = dict(_fields(data))
-    kind = dict(_fields(_message(fields.get(2, b""))))
-    tensor = dict(_fields(_message(kind.get(1, b""))))
+    parts = dict(fields(data))
+    kind = dict(fields(message(parts.get(2, b""))))
+    tensor = dict(fields(message(kind.get(1, b""))))
     shape: list[int | str] = []
-    for number, dimension in _fields(_message(tensor.get(2, b""))):
+    for number, dimension in fields(message(tensor.get(2, b""))):
         if number == 1:
-            entry = dict(_fields(_message(dimension)))
-            shape.append(_text(entry[2]) if 2 in entry else _integer(entry.get(1, 0)) or "?")
-    dtype = _DTYPES.get(_integer(tensor.get(1, 0)), "unknown")
-    return TensorSpec(name=_text(fields.get(1)), dtype=dtype, shape=tuple(shape))
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of one Protocol Buffers message: number, and a varint or the bytes of the value."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        number, wire = tag >> 3, tag & 7
-        if number == 0:
-            raise ValueError("field number 0")
-        if wire == 0:
-            value, at = _varint(data, at)
-            yield number, value
-            continue
-        if wire == 2:
-            size, at = _varint(data, at)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire}")
-        if at + size > len(data):
-            raise ValueError("a field reaches beyond the end of the file")
-        yield number, data[at : at + size]
-        at += size
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("a number is longer than 10 bytes")
-
-
-def _message(value: int | memoryview | bytes) -> memoryview:
-    if isinstance(value, int):
-        raise ValueError("a number stands where a message is expected")  # noqa: TRY004 - caught as a malformed file
-    return memoryview(value)
-
-
-def _text(value: int | memoryview | None) -> str:
-    return "" if value is None else bytes(_message(value)).decode()
-
-
-def _integer(value: int | memoryview) -> int:
-    if not isinstance(value, int):
-        raise ValueError("bytes stand where a number is expected")  # noqa: TRY004 - caught as a malformed file
-    return value
+            entry = dict(fields(message(dimension)))
+            shape.append(text(entry[2]) if 2 in entry else integer(entry.get(1, 0)) or "?")
+    dtype = DTYPES.get(integer(tensor.get(1, 0)), "unknown")
+    return TensorSpec(name=text(parts.get(1)), dtype=dtype, shape=tuple(shape))
 
 
 def _check_versions(header: OnnxHeader, where: str) -> None:
@@ -242,18 +222,23 @@ def _check_versions(header: OnnxHeader, where: str) -> None:
     opset = header.opsets.get("", header.opsets.get("ai.onnx", 0))
     if opset not in OPSETS:
         raise ModelFileError(f"{where}: opset {opset} is outside {OPSETS[0]}..{OPSETS[-1]}; export it with opset 17")
-    custom = sorted(set(header.opsets) - KNOWN_DOMAINS)
+    custom = sorted((header.domains | set(header.opsets)) - KNOWN_DOMAINS)
     if custom:
         raise ModelFileError(f"{where}: needs custom operators of {', '.join(custom)}; export with standard operators")
 
 
-def _check_external(path: Path, location: str) -> None:
-    """External data must be a plain file inside the model's own folder."""
+def _check_external(path: Path, location: str, size: int) -> None:
+    """External data must be a plain and whole file inside the model's own folder."""
     pure = PurePosixPath(location)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in location:
+    if pure.is_absolute() or PureWindowsPath(location).drive or ".." in pure.parts or "\\" in location:
         raise ModelFileError(f"{path}: external data '{location}' lies outside the model's folder; refused")
     file = path.parent / pure
-    if not file.is_file():
-        raise ModelFileError(f"{path}: external data '{location}' is missing; copy it beside the model")
+    if "\0" in location or not file.is_file():
+        raise ModelFileError(f"{path}: external data {location!r} is missing; copy it beside the model")
     if file.is_symlink() or not file.resolve().is_relative_to(path.parent.resolve()):
         raise ModelFileError(f"{path}: external data '{location}' is a link; refused")
+    if size > file.stat().st_size:
+        raise ModelFileError(
+            f"{path}: external data '{location}' has {file.stat().st_size} bytes, the model wants {size}: "
+            "it is truncated; copy it again"
+        )

@@ -9,7 +9,11 @@ import sys
 import time
 
 import cv2
+import msgspec
+import numpy as np
 import pytest
+
+from edgecv_runtime import Bundle
 
 
 def edgecv(*arguments, cwd=None):
@@ -109,7 +113,12 @@ def test_doctor_tells_what_works():
 
 def test_models_lists_the_zoo():
     document = json.loads(edgecv("models", "--json").stdout)
-    assert {"mobilenet_v3_small", "efficientnet_lite0", "convnext_atto"} <= {each["name"] for each in document}
+    tasks = {each["name"]: each["task"] for each in document}
+    assert tasks["efficientnet_lite0"] == "classification"
+    assert tasks["deeplabv3_resnet50"] == "segmentation"
+    assert tasks["wavenet_tiny"] == "sequence"
+    table = edgecv("models").stdout
+    assert [line.split()[0] for line in table.splitlines() if line.split() and line.split()[0] in tasks] == list(tasks)
     vgg = next(each for each in document if each["name"] == "vgg16")
     assert (vgg["macs"], vgg["field"]["size"]) == (15_470_264_320, [212.0, 212.0])
 
@@ -144,8 +153,34 @@ def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):
         cv2.imwrite(str(tmp_path / "images" / f"{index:03}.png"), digits[0][index])
     done = edgecv("quantize", bundle_copy, "--data", tmp_path / "images", "--images", 40, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["variant"] == "int8-u8s8"
+    document = json.loads(done.stdout)
+    assert any(line.startswith("onnxruntime: int8 ") for line in document["explanation"])
+    assert {"int8-u8s8 on openvino", "int8-u8s8 on onnxruntime"} <= set(document["offered"])
     assert (bundle_copy / "model.int8-u8s8.onnx").is_file()
+    again = edgecv("quantize", bundle_copy, "--data", tmp_path / "images", "--images", 40, "--plot", tmp_path / "a.svg")
+    assert again.returncode == 0, again.stderr
+    assert "try " not in again.stderr  # every trial was in the book
+    assert "agrees with float32 on" in again.stdout
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+
+
+def test_quantize_reads_labels_from_folders_named_as_the_bundles(exported, digits, tmp_path):
+    from edgecv.cli import quantizing
+    from edgecv_export.quantize import QuantizeConfig
+
+    frames, labels = digits
+    for index in range(90):
+        folder = tmp_path / f"digit {labels[index]}"
+        folder.mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / f"{index}.png"), frames[index])
+    known = {frames[index].tobytes(): labels[index] for index in range(90)}
+    with Bundle(exported) as opened:
+        found, check, truth = quantizing._frames(opened, tmp_path, QuantizeConfig(images=16, check_images=50))
+        assert (len(found), check.shape, found[3].shape) == (16, (50, 32, 32, 3), (32, 32, 3))
+        assert [known[frame.tobytes()] for frame in check] == truth.tolist()
+        assert not {found[index].tobytes() for index in range(16)} & {frame.tobytes() for frame in check}
+        (tmp_path / "unknown").mkdir()
+        assert quantizing._frames(opened, tmp_path, QuantizeConfig(images=16, check_images=50))[2] is None
 
 
 def test_stream_annotates_a_clip_and_accounts_for_every_frame(exported, tmp_path):
@@ -241,3 +276,79 @@ def test_accuracy_on_own_images_does_not_replace_agreement_with_pytorch(finished
     edgecv("verify", finished_copy, "--data", tmp_path)
     document = json.loads((finished_copy / "evidence.json").read_text())
     assert {entry["agreement"]["reference"] for entry in document["entries"]} == {"PyTorch float32"}
+
+
+def test_tune_says_what_it_tried_and_load_takes_it(exported, monkeypatch, tmp_path):
+    import edgecv_runtime as rt
+
+    monkeypatch.setenv("EDGECV_CACHE", str(tmp_path))
+    done = edgecv("tune", exported, "--goal", "p99 <= 1000 ms", "--backend", "onnxruntime")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "the best found here for p99 <= 1000 ms" in lines[0]
+    assert sum(line.startswith("measured float32 on onnxruntime") for line in lines) >= 2
+    assert "load(..., goal='p99 <= 1000 ms')" in done.stderr
+    with rt.load(exported, backend="onnxruntime", goal="p99 <= 1000 ms") as model:
+        assert model.explain().splitlines() == lines
+
+
+def test_tune_refuses_an_unknown_goal(exported):
+    done = edgecv("tune", exported, "--goal", "fast")
+    assert done.returncode == 2
+    assert "a goal is 'latency', 'throughput' or a bound" in one_line(done)
+
+
+def test_figures_that_cannot_be_kept_are_shown(bundle_copy, tmp_path):
+    """A read-only file system: the figures are printed, then one line says that they are not kept."""
+    from edgecv_runtime import Bundle, bundle
+
+    archive = tmp_path / "b.edgecv"
+    with Bundle(bundle_copy) as opened:
+        bundle.write(archive, opened.manifest, {name: opened.file(name) for name in opened.manifest.files})
+    script = """
+import sys
+from edgecv_runtime import files
+def refuse(path):
+    raise OSError(30, "Read-only file system")
+files.replacing = refuse
+from edgecv.cli import main
+main()
+"""
+    for verb in (["verify", archive, "--json"], ["bench", archive, "--json", "--seconds", "0.02", "--rounds", "1"]):
+        done = subprocess.run([sys.executable, "-c", script, *map(str, verb)], capture_output=True, text=True)
+        assert done.returncode == 3, done.stderr
+        assert len(json.loads(done.stdout)) >= 2
+        assert "cannot be kept: Read-only file system" in done.stderr
+    before = archive.read_bytes()
+    done = edgecv("verify", archive, "--no-write", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["agreement"]
+    assert archive.read_bytes() == before
+
+
+def test_verify_names_a_fault_of_a_bundle(bundle_copy):
+    from edgecv_runtime import Bundle, bundle
+
+    with Bundle(bundle_copy) as opened:
+        record = msgspec.structs.replace(opened.manifest.preprocess, color="BGR")
+        bundle.update(opened, manifest=msgspec.structs.replace(opened.manifest, preprocess=record))
+    done = edgecv("--quiet", "verify", bundle_copy)
+    assert done.returncode == 4
+    assert "BGR for RGB: color is 'BGR' and was 'RGB' at export; restore" in done.stderr
+
+
+def test_verify_names_a_fault_of_a_device_s_own_code(exported, tmp_path):
+    done = edgecv("--quiet", "verify", exported, "--pictures", tmp_path / "pictures")
+    paths = done.stdout.splitlines()
+    assert [path.rsplit("/")[-1] for path in paths] == ["landscape.png", "portrait.png", "turned.jpg"]
+    frames = [cv2.resize(cv2.imread(path), (32, 32)) for path in paths]
+    np.savez(tmp_path / "right.npz", inputs=np.stack([frame[:, :, ::-1] for frame in frames]))
+    np.save(tmp_path / "wrong.npy", np.stack(frames))
+    done = edgecv("verify", exported, "--against", tmp_path / "right.npz")
+    assert (done.returncode, done.stdout) == (0, "agrees with the golden pictures\n")
+    done = edgecv("verify", exported, "--against", tmp_path / "wrong.npy", "--json")
+    assert done.returncode == 4
+    assert json.loads(done.stdout)["finding"]["name"] == "BGR for RGB"
+    done = edgecv("--quiet", "verify", exported, "--against", tmp_path / "wrong.npy", "--pictures", tmp_path)
+    assert done.returncode == 2
+    assert "give one of them" in one_line(done)

@@ -157,6 +157,63 @@ def test_names_of_timm_are_understood(tmp_path):
     assert torch.equal(network.encoder.ln.bias, theirs["norm.bias"])
 
 
+HEADS = {
+    "googlenet": ("fc", "aux1.fc2", "aux2.fc2"),
+    "deeplabv3_mobilenet_v3_large": ("classifier.4", "aux_classifier.4"),
+    "lraspp_mobilenet_v3_large": ("classifier.low_classifier", "classifier.high_classifier"),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_another_number_of_classes_replaces_every_head(name, tmp_path, caplog):
+    state = models.create(name, classes=5, seed=1).state_dict()
+    path = saved(state, tmp_path / "w.pth")
+    network = models.create(name, classes=9, seed=2)
+    fresh = {key: value.clone() for key, value in network.state_dict().items()}
+    report = models.load_weights(network, path)
+    assert (report.head_replaced, report.auxiliary_missing) == (True, False)
+    assert report.tensors == len(state) - 2 * len(HEADS[name])
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, (fresh if key.rsplit(".", 1)[0] in HEADS[name] else state)[key])
+    assert "has 5 classes, the model 9" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["googlenet", "deeplabv3_mobilenet_v3_large"])
+def test_a_file_without_auxiliary_heads_leaves_them_untrained_and_says_so(name, tmp_path, caplog):
+    whole = models.create(name, classes=5, seed=1)
+    state = {k: v for k, v in whole.state_dict().items() if k.split(".")[0] not in whole.auxiliary}
+    path = saved(state, tmp_path / "w.pth")
+    network = models.create(name, classes=5, seed=2)
+    report = models.load_weights(network, path)
+    assert (report.head_replaced, report.auxiliary_missing, report.tensors) == (False, True, len(state))
+    assert f"{path} lacks the auxiliary heads" in caplog.text
+    first = "aux1.conv.conv.weight" if name == "googlenet" else "aux_classifier.0.weight"
+    half = saved({**state, first: whole.state_dict()[first]}, tmp_path / "half.pth")
+    with pytest.raises(BadInput, match=r"missing \(aux"):
+        models.load_weights(network, half)
+
+
+def test_a_file_that_lacks_one_of_two_heads_says_that_only_the_heads_differ(tmp_path):
+    state = models.create("deeplabv3_mobilenet_v3_large", classes=5).state_dict()
+    path = saved(without(state, "classifier.4.bias", "aux_classifier.4.bias"), tmp_path / "w.pth")
+    with pytest.raises(BadInput, match=r"2 missing .*; only the heads differ: classifier, aux_classifier"):
+        models.create("deeplabv3_mobilenet_v3_large", classes=5, weights=path)
+
+
+def test_three_channels_of_a_signal_are_no_colours(tmp_path):
+    path = saved(models.create("wavenet_tiny", in_channels=3).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(BadInput, match=r"stem.weight: file \(32, 3, 2\), model \(32, 1, 2\)"):
+        models.create("wavenet_tiny", weights=path)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_pickled_code_is_refused_for_networks_with_several_heads_too(name, tmp_path, capsys):
+    path = saved({"state_dict": Exploit()}, tmp_path / "w.pth")
+    with pytest.raises(ModelFileError, match="pickled Python objects"):
+        models.create(name, weights=path)
+    assert "must never run" not in capsys.readouterr().out
+
+
 def without(state, *keys):
     return {key: value for key, value in state.items() if key not in keys}
 
@@ -177,7 +234,7 @@ MISFITS = {
     ),
     "no head": (
         lambda s: without(s, "classifier.3.weight", "classifier.3.bias"),
-        "2 missing (classifier.3.weight, classifier.3.bias); only the head (classifier) differs",
+        "2 missing (classifier.3.weight, classifier.3.bias); only the head differs: classifier",
     ),
     "other names": (
         lambda s: {f"layer{i}": v for i, v in enumerate(s.values())},

@@ -65,7 +65,8 @@ def source_at(url, body, **changes):
     return msgspec.structs.replace(row, url=url, file="w.pth", sha256=hashlib.sha256(body).hexdigest()[:8], **changes)
 
 
-# mlp and lenet5 are older than ImageNet; the publishers of the others write no checksum beside the file.
+# mlp and lenet5 are older than ImageNet, U-Net and WaveNet were trained on data of their own; the publishers of the
+# others write no checksum beside the file.
 UNTRAINED = {
     "mlp",
     "lenet5",
@@ -75,13 +76,19 @@ UNTRAINED = {
     "mobilenet_v1",
     "vit_tiny",
     "vit_small",
+    "unet_small",
+    "unet_small_upsample",
+    "unet",
+    "unet_upsample",
+    "wavenet_tiny",
 }
 
 
 @pytest.mark.parametrize("name", [name for name in models.names() if name not in UNTRAINED])
-def test_every_model_has_imagenet_weights_with_what_it_takes_to_use_them(name):
+def test_every_model_has_published_weights_with_what_it_takes_to_use_them(name):
     spec = models.spec(name)
-    assert spec.weights[0].name == "imagenet"
+    dense = spec.task == "segmentation"
+    assert spec.weights[0].name == ("coco" if dense else "imagenet")
     for source in spec.weights:
         assert source.model == name
         assert bool(source.url) != bool(source.package)
@@ -90,8 +97,9 @@ def test_every_model_has_imagenet_weights_with_what_it_takes_to_use_them(name):
         int(source.sha256, 16)
         assert source.preprocess.size[0] <= source.preprocess.shorter_side
         assert source.normalization == spec.normalization
-        assert 56 < source.top1_percent < 90
-        assert len(models.labels(source.labels)) == 1000
+        assert 56 < source.score_percent < 90
+        assert source.metric == ("mIoU" if dense else "top-1")
+        assert len(models.labels(source.labels)) == spec.classes == (21 if dense else 1000)
         assert source.licence
         assert source.origin
 
@@ -100,6 +108,12 @@ def test_sources_have_unique_names():
     keys = [(source.model, source.name) for source in weights.SOURCES]
     assert len(keys) == len(set(keys))
     assert {source.model for source in weights.SOURCES} == set(models.names()) - UNTRAINED
+
+
+def test_labels_are_the_21_classes_of_pascal_voc():
+    labels = models.labels("voc")
+    assert len(set(labels)) == 21
+    assert (labels[0], labels[15], labels[20]) == ("background", "person", "tvmonitor")
 
 
 def test_labels_are_the_1000_classes_of_imagenet():

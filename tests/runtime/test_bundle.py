@@ -247,3 +247,52 @@ def test_golden_inputs_that_are_none_are_refused(bundle_copy):
         bundles.update(opened, content={"golden.npz": b"junk"})
     with Bundle(bundle_copy) as opened, pytest.raises(BundleError, match="holds no images and logits"):
         opened.golden()
+
+
+def test_a_bundle_exchanged_after_it_was_opened_is_not_run(bundle_copy, network):
+    """Another process writes the bundle between the check of its files and the backend that reads them."""
+    import edgecv_runtime as rt
+    from edgecv_runtime import choose
+
+    with Bundle(bundle_copy) as opened:
+        (target,) = choose.targets(opened, ["onnxruntime"])
+        bundles.update(opened)  # the same files again, under other inodes
+        rt.model.of_target(opened, target).close()
+    opened = Bundle(bundle_copy)
+    with Bundle(bundle_copy) as writer:
+        raw = writer.file("model.onnx").read_bytes()
+        bundles.update(writer, content={"model.onnx": raw.replace(b"edgecv.name", b"edgecv.mane")})
+    with pytest.raises(BundleError, match=r"model\.onnx: was exchanged while the bundle was open"):
+        rt.model.of_target(opened, target)
+    with pytest.raises(BundleError, match="was exchanged"):
+        bundles.update(opened)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"images": np.zeros((8, 16, 16, 3), np.uint8)}, r"its inputs are uint8 \(8, 16, 16, 3\), the network's are"),
+        ({"images": np.zeros((8, 32, 32, 3), np.float32)}, "its inputs are float32"),
+        ({"logits": np.zeros((7, 10), np.float32)}, r"its outputs are float32 \(7, 10\) for 8 inputs"),
+        ({"logits": np.full((8, 10), np.nan, np.float32)}, "its outputs are not finite"),
+        ({"labels": ("a", "b")}, "it names 2 classes, its outputs have 10"),
+    ],
+)
+def test_golden_inputs_of_another_network_are_refused(changes, said, bundle_copy):
+    import dataclasses
+
+    with Bundle(bundle_copy) as opened:
+        wrong = dataclasses.replace(opened.golden(), **changes)
+        bundles.update(opened, content={"golden.npz": wrong.to_bytes()})
+    with Bundle(bundle_copy) as opened, pytest.raises(BundleError, match=said):
+        opened.golden()
+
+
+def test_golden_pictures_travel_as_they_were_drawn(exported):
+    with Bundle(exported) as opened:
+        golden = opened.golden()
+        assert golden.labels == opened.manifest.labels
+        assert [picture.name for picture in golden.pictures] == ["landscape.png", "portrait.png", "turned.jpg"]
+        assert set(golden.constants) == {"model.onnx"}
+        again = golden.to_bytes()
+        assert again == opened.file("golden.npz").read_bytes()

@@ -5,7 +5,7 @@ import pytest
 
 import edgecv_runtime as rt
 from edgecv_runtime import bundle as bundles
-from edgecv_runtime import choose, files
+from edgecv_runtime import choose, files, tuning
 from edgecv_runtime.errors import BackendUnavailable, BadInput
 
 
@@ -21,12 +21,14 @@ def offer(path, backends, withheld):
 def test_auto_takes_the_fastest_of_what_is_offered_and_explains_it(finished_copy, monkeypatch):
     offer(finished_copy, ("openvino",), {"onnxruntime": "slower than float32 (2.00 against 1.00 ms)"})
     monkeypatch.setattr(
-        choose, "_measure", lambda usable, _: {each.key: 1.0 if "int8" in each.key else 2.0 for each in usable}
+        tuning,
+        "measure",
+        lambda some, _: [each.trial(p50_ms=1.0 if "int8" in each.key else 2.0, frames_per_s=1.0) for each in some],
     )
     with rt.load(finished_copy) as model:
         assert (model.info.variant, model.info.backend) == ("int8-u8s8", "openvino")
         said = model.explain()
-    assert "int8-u8s8 on openvino: the fastest here" in said
+    assert "int8-u8s8 on openvino: the best found here for latency" in said
     assert "not int8-u8s8 on onnxruntime: slower than float32 (2.00 against 1.00 ms)" in said
     assert "measured float32 on onnxruntime" in said
     assert "bf16 is used only when asked for" in said or "bf16" not in said
@@ -44,14 +46,14 @@ def test_a_withheld_variant_is_not_run_unless_asked_for_by_name(finished_copy):
 
 def test_a_measurement_is_remembered_for_these_files(finished_copy, monkeypatch):
     calls = []
-    real = choose._measure
-    monkeypatch.setattr(choose, "_measure", lambda *given: calls.append(1) or real(*given))
+    real = tuning.measure
+    monkeypatch.setattr(tuning, "measure", lambda *given: calls.append(1) or real(*given))
     monkeypatch.setenv("EDGECV_CACHE", str(finished_copy.parent / "cache"))
     for _ in range(3):
         rt.load(finished_copy).close()
     assert len(calls) == 1
     (remembered,) = (finished_copy.parent / "cache" / "auto").iterdir()
-    assert all(ms > 0 for ms in json.loads(remembered.read_bytes()).values())
+    assert all(trial["p50_ms"] > 0 for trial in json.loads(remembered.read_bytes())["trials"])
     remembered.write_bytes(b"garbage")
     rt.load(finished_copy).close()
     assert len(calls) == 2
@@ -62,7 +64,7 @@ def test_a_cache_that_cannot_be_written_costs_only_a_measurement(exported, monke
         raise OSError("read-only file system")
 
     monkeypatch.setattr(files, "write", fail)
-    monkeypatch.setattr(choose, "ROUNDS", 1)
+    monkeypatch.setattr(tuning, "ROUNDS", 1)
     with rt.load(exported) as model:
         assert model.info.variant == "float32"
 
@@ -138,10 +140,52 @@ def test_a_useless_memory_is_measured_anew(exported, monkeypatch, tmp_path, cont
     (remembered,) = (tmp_path / "auto").iterdir()
     remembered.write_bytes(content)
     rt.load(exported).close()
-    assert len(json.loads(remembered.read_bytes())) >= 2
+    assert len(json.loads(remembered.read_bytes())["trials"]) >= 2
 
 
 def test_a_cache_folder_that_cannot_be_made_does_not_matter(exported, monkeypatch):
     monkeypatch.setenv("EDGECV_CACHE", "/proc/nowhere")
     with rt.load(exported) as model:
         assert model.info.variant == "float32"
+
+
+def with_two_dialects(path, offered):
+    """A second int8 variant, and where each is offered."""
+    with rt.Bundle(path) as opened:
+        first = opened.manifest.variant("int8-u8s8")
+        second = msgspec.structs.replace(first, name="int8-s8s8", file="model.int8-s8s8.onnx")
+        both = [msgspec.structs.replace(each, backends=offered[each.name], withheld={}) for each in (first, second)]
+        variants = (opened.manifest.variant("float32"), *both)
+        manifest = msgspec.structs.replace(opened.manifest, variants=variants)
+        content = {second.file: opened.variant_file("int8-u8s8").read_bytes()}
+        bundles.update(opened, manifest=manifest, content=content)
+
+
+@pytest.mark.parametrize(
+    ("offered", "taken"),
+    [
+        ({"int8-u8s8": (), "int8-s8s8": ()}, "int8-u8s8"),  # not verified: what the backend is made for
+        ({"int8-u8s8": (), "int8-s8s8": ("openvino",)}, "int8-s8s8"),
+        ({"int8-u8s8": ("openvino",), "int8-s8s8": ("onnxruntime",)}, "int8-u8s8"),
+    ],
+)
+def test_int8_takes_the_dialect_that_was_verified_on_the_backend(finished_copy, offered, taken):
+    with_two_dialects(finished_copy, offered)
+    with rt.load(finished_copy, precision="int8", backend="openvino") as model:
+        assert model.info.variant == taken
+
+
+def test_islands_run_in_their_own_precision_where_the_backend_has_it(finished_copy, monkeypatch):
+    from edgecv_runtime import backends
+
+    with rt.Bundle(finished_copy) as opened:
+        variants = tuple(
+            msgspec.structs.replace(each, islands="bf16") if each.precision == "int8" else each
+            for each in opened.manifest.variants
+        )
+        bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=variants))
+    monkeypatch.setattr(backends.get("openvino"), "precisions", staticmethod(lambda: ("float32", "bf16")))
+    with rt.Bundle(finished_copy) as opened:
+        found = {(each.variant, each.backend, each.hint): each.islands for each in choose.targets(opened)}
+    assert found["int8-u8s8", "openvino", "float32"] == "bf16"
+    assert found["int8-u8s8", "onnxruntime", "float32"] == "float32"

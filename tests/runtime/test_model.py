@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 
 import edgecv_runtime as rt
 from edgecv_runtime import backends
-from edgecv_runtime.errors import BadInput, BundleError, Closed, InvalidOutput, ModelFileError, ShapeError
+from edgecv_runtime.errors import BadInput, BundleError, Closed, InvalidOutput, ModelFileError, NoMemory, ShapeError
 from edgecv_runtime.tasks.classification import softmax
 from tests.conftest import LABELS, NORMALIZATION, PREPROCESS
 
@@ -77,6 +79,119 @@ def test_threads_may_share_a_model(model, photos):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.fixture(params=REAL)
+def busy(request, exported):
+    with rt.load(exported, backend=request.param, goal="throughput") as loaded:
+        yield loaded
+
+
+def test_map_gives_results_in_order(busy, photos):
+    wanted = [busy(frame).scores for frame in photos]
+    found = list(busy.map(photos[number % 2] for number in range(21)))
+    assert all(np.abs(each.scores - wanted[number % 2]).max() < 1e-5 for number, each in enumerate(found))
+    assert len(found) == 21
+    assert list(busy.map([])) == []
+
+
+def test_map_takes_only_as_much_as_it_has_room_for(busy, photos):
+    taken = []
+
+    def source():
+        for number in range(1000):
+            taken.append(number)
+            yield photos[0]
+
+    results = busy.map(source())
+    for _ in range(3):
+        next(results)
+    assert len(taken) <= 3 + 3 * busy.streams
+    results.close()
+    assert len(taken) <= 3 + 3 * busy.streams
+
+
+def test_map_also_takes_tensors(busy):
+    golden = busy.bundle.golden()
+    found = list(busy.map({"image": image[None]} for image in golden.images))
+    assert np.abs(np.concatenate([each["logits"] for each in found]) - golden.logits).max() < 1e-4
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_error_comes_with_its_frame(exported, photos, batch):
+    import dataclasses
+
+    from edgecv_runtime.choose import Ask, for_bundle
+    from edgecv_runtime.model import of_target
+
+    bundle = rt.Bundle(exported)
+    target = dataclasses.replace(for_bundle(bundle, Ask(backend="onnxruntime")), batch=batch)
+    frames = [photos[0], np.zeros((4, 4), np.uint8), photos[1], photos[0]]
+    with of_target(bundle, target) as model:
+        found = list(model.map(frames, errors=True))
+        assert [type(each).__name__ for each in found] == ["Classification", "ShapeError"] + ["Classification"] * 2
+        assert np.abs(found[2].scores - model(photos[1]).scores).max() < 1e-5
+        results = model.map(frames)
+        assert next(results).label in LABELS
+        with pytest.raises(ShapeError, match=r"got \(4, 4\)"):
+            list(results)
+        with pytest.raises(ZeroDivisionError):  # the source's own failure is its own
+            list(model.map(1 / number for number in (0,)))
+
+
+def test_submit_waits_for_room(exported, photos, monkeypatch):
+    model = rt.load(exported, backend="echo")
+    gate = threading.Event()
+    real = model.run
+    monkeypatch.setattr(model, "run", lambda feeds: (gate.wait(20), real(feeds))[1])
+    most = 3 * model.streams
+    tensors = {"image": model.preprocess.batch(photos[:1])}
+    futures = [model.submit(tensors) for _ in range(most)]
+    extra = threading.Thread(target=lambda: futures.append(model.submit(tensors)))
+    extra.start()
+    extra.join(0.2)
+    assert extra.is_alive()
+    assert len(futures) == most
+    gate.set()
+    extra.join(20)
+    assert len([future.result(timeout=20) for future in futures]) == most + 1
+    model.close()
+
+
+def test_closing_a_model_in_use_never_gives_a_wrong_answer(exported, photos):
+    """Each call of every thread ends with a result or with Closed, whenever the close comes."""
+    for backend in REAL:
+        for delay in (0.0, 0.002, 0.01):
+            model = rt.load(exported, backend=backend)
+            outcomes = []
+
+            def work(model=model, outcomes=outcomes):
+                while True:
+                    try:
+                        outcomes.append(model(photos[0]).label in LABELS)
+                    except Closed:
+                        return
+                    except Exception as exc:
+                        outcomes.append(exc)
+                        return
+
+            threads = [threading.Thread(target=work) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            threading.Event().wait(delay)
+            model.close()
+            for thread in threads:
+                thread.join(20)
+            assert all(outcome is True for outcome in outcomes)
+
+
+def test_a_map_that_goes_on_after_close_says_so(exported, photos):
+    model = rt.load(exported, backend="onnxruntime")
+    results = model.map(photos * 20)
+    next(results)
+    model.close()
+    with pytest.raises(Closed, match="closed"):
+        list(results)
 
 
 @pytest.mark.parametrize(
@@ -241,3 +356,73 @@ def test_softmax_is_the_textbook_one_and_does_not_overflow():
     scores = softmax(logits)
     assert np.isfinite(scores).all()
     assert scores[0, 0] == pytest.approx(1 / (1 + np.exp(-1)), rel=1e-6)
+
+
+@pytest.mark.parametrize("backend", REAL)
+def test_a_model_closed_while_another_thread_uses_it_says_closed(backend, exported):
+    """Each call gives its result or Closed; never a vendor's message, never a crash."""
+    frames = np.zeros((8, 32, 32, 3), np.uint8)
+    for _ in range(10):
+        model = rt.load(exported, backend=backend)
+        outcomes, running = [], threading.Barrier(3)
+
+        def work(model=model, outcomes=outcomes, running=running):
+            running.wait()
+            try:
+                for _ in range(10_000):
+                    model.run({"image": frames})
+            except Exception as exc:  # whatever it is, the assertion below names it
+                outcomes.append(exc)
+
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        running.wait()
+        model.close()
+        for thread in threads:
+            thread.join()
+        assert [type(each) for each in outcomes] == [Closed, Closed]
+
+
+NO_MEMORY = """
+import resource, sys
+import numpy as np
+import edgecv_runtime as rt
+model = rt.load(sys.argv[1], backend=sys.argv[2], threads=1)
+batch = np.zeros((100_000, 32, 32, 3), np.uint8)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (50 << 20), used + (50 << 20)))
+try:
+    model.run({"image": batch})
+except rt.errors.EdgecvError as exc:
+    print(type(exc).__name__, exc)
+"""
+
+
+@pytest.mark.parametrize("backend", REAL)
+def test_no_memory_is_one_typed_line(backend, exported):
+    done = subprocess.run([sys.executable, "-c", NO_MEMORY, exported, backend], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(("NoMemory", "ComputationError")), done.stdout
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_memory_that_python_lacks_is_typed_too(exported, monkeypatch):
+    from edgecv_runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+    def full(self, feeds):
+        raise MemoryError
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "run", full)
+    with rt.load(exported, backend="onnxruntime") as model, pytest.raises(NoMemory, match="run fewer frames"):
+        model.run({"image": np.zeros((1, 32, 32, 3), np.uint8)})
+
+
+def test_a_softmax_behind_an_identity_is_not_taken_twice(float_model, exported, photos, tmp_path):
+    plain = onnx.load(float_model["softmax"])
+    plain.graph.node[-1].output[0] = "inner"
+    plain.graph.node.append(onnx.helper.make_node("Identity", ["inner"], ["y"]))
+    onnx.save(plain, tmp_path / "tail.onnx")
+    given = {"preprocess": PREPROCESS, "labels": LABELS, "normalization": NORMALIZATION}
+    with rt.load(tmp_path / "tail.onnx", **given) as model, rt.load(exported, backend="onnxruntime") as bundled:
+        assert np.abs(model(photos[0]).scores - bundled(photos[0]).scores).max() < 1e-5

@@ -1,10 +1,11 @@
+import numpy as np
 import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from edgecv_runtime import onnxfile
+from edgecv_runtime import onnxfile, onnxgraph, protobuf
 from edgecv_runtime.errors import ModelFileError
 
 
@@ -131,3 +132,108 @@ def test_external_data_hidden_in_an_attribute_is_refused(tmp_path):
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelFileError, match="outside"):
         onnxfile.read(path)
+
+
+def with_external(tmp_path, size, **entries):
+    model = make_model()
+    tensor = model.graph.initializer.add(name="w", data_type=TensorProto.FLOAT, dims=[2])
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": "w.bin", **entries}.items():
+        tensor.external_data.add(key=key, value=value)
+    (tmp_path / "w.bin").write_bytes(bytes(size))
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    return tmp_path / "model.onnx"
+
+
+def test_external_data_that_is_cut_short_is_refused(tmp_path):
+    path = with_external(tmp_path, 16, offset="8", length="8")
+    assert onnxfile.read(path).external == {"w.bin": 16}
+    (tmp_path / "w.bin").write_bytes(bytes(15))
+    with pytest.raises(ModelFileError, match=r"'w\.bin' has 15 bytes, the model wants 16: it is truncated"):
+        onnxfile.read(path)
+
+
+@pytest.mark.parametrize("location", ["C:/secret.bin", "C:secret.bin", "a\0b"])
+def test_external_data_of_odd_names_is_refused(location, tmp_path):
+    with pytest.raises(ModelFileError, match="outside|missing"):
+        onnxfile.read(with_external(tmp_path, 8, location=location))
+
+
+def test_external_data_of_a_second_graph_or_a_sparse_constant_is_seen(tmp_path):
+    """Protocol Buffers merge a message that is given twice, so a second graph would hide what the first one names."""
+    model = make_model()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString() + protobuf.encode(7, b""))
+    with pytest.raises(ModelFileError, match="it has two graphs"):
+        onnxfile.read(path)
+    sparse = model.graph.sparse_initializer.add(dims=[4])
+    sparse.values.name = "w"
+    sparse.values.data_location = TensorProto.EXTERNAL
+    sparse.values.external_data.add(key="location", value="/etc/passwd")
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match="outside"):
+        onnxfile.read(path)
+
+
+def test_a_custom_operator_inside_a_branch_is_refused(tmp_path):
+    inner = helper.make_graph(
+        [helper.make_node("Strange", [], ["z"], domain="acme.secret")],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [1])],
+    )
+    model = make_model()
+    model.graph.node.append(helper.make_node("If", ["x"], ["c"], then_branch=inner, else_branch=inner))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match="custom operators of acme.secret"):
+        onnxfile.read(path)
+
+
+@pytest.mark.parametrize("tail", [["Identity"], ["Identity", "Identity"], ["Cast", "Flatten"]])
+def test_the_last_operator_is_seen_through_those_that_pass_values_on(tail, tmp_path):
+    nodes, name = [helper.make_node("Softmax", ["x"], ["s"])], "s"
+    for number, kind in enumerate(tail):
+        last = number == len(tail) - 1
+        given = {"to": TensorProto.FLOAT} if kind == "Cast" else {}
+        nodes.append(helper.make_node(kind, [name], ["y" if last else f"t{number}"], **given))
+        name = f"t{number}"
+    model = make_model()
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert onnxfile.read(path).last_operators == {"y": "Softmax"}
+
+
+def test_constants_have_one_digest_however_they_are_stored():
+    """Oracle: the onnx package writes the same values as raw bytes and as typed fields."""
+    for values in (np.arange(6, dtype=np.float32), np.arange(-3, 3, dtype=np.int8), np.arange(-3, 3)):
+        kind = helper.np_dtype_to_tensor_dtype(values.dtype)
+        digests = set()
+        for tensor in (
+            onnx.numpy_helper.from_array(values, "w"),
+            helper.make_tensor("w", kind, [6], values.tolist()),
+        ):
+            model = make_model()
+            model.graph.initializer.append(tensor)
+            digests.add(onnxgraph.read(model.SerializeToString()).constants["w"])
+        assert len(digests) == 1
+
+
+def test_a_graph_shows_its_inside_and_takes_floats(exported):
+    """Oracle: the onnx package reads the copies."""
+    raw = (exported / "model.onnx").read_bytes()
+    model = onnx.load(exported / "model.onnx")
+    graph = onnxgraph.read(raw)
+    assert [(node.name, node.operator, list(node.inputs)) for node in graph.nodes] == [
+        (node.name, node.op_type, list(node.input)) for node in model.graph.node
+    ]
+    names = [node.outputs[0] for node in graph.nodes[:-1]]
+    shown = onnx.load_from_string(onnxgraph.exposing(raw, names))
+    assert [output.name for output in shown.graph.output] == ["logits", *names]
+    floats = onnx.load_from_string(onnxgraph.with_float_input(raw))
+    onnx.checker.check_model(floats, full_check=True)
+    assert floats.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    assert floats.graph.input[0].type.tensor_type.shape == model.graph.input[0].type.tensor_type.shape
+    assert floats.graph.node == model.graph.node

@@ -15,7 +15,7 @@ MODES = ("crop", "stretch", "letterbox")
     width=st.integers(1, 80),
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     mode=st.sampled_from(MODES),
-    interpolation=st.sampled_from(["area", "linear", "cubic", "nearest"]),
+    interpolation=st.sampled_from(["area", "pyramid", "linear", "cubic", "nearest"]),
     color=st.sampled_from(["RGB", "BGR", "GRAY"]),
 )
 @settings(max_examples=200, deadline=None)
@@ -42,6 +42,37 @@ def test_crop_keeps_within_a_pixel_of_resize_first_at_any_scale(photos):
     top, left = (whole.shape[0] - 224) // 2, (whole.shape[1] - 224) // 2
     difference = np.abs(made.astype(int) - whole[top : top + 224, left : left + 224])
     assert difference.mean() < 2
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(96, 96), (128, 64), (64, 256), (97, 101), (135, 70)])
+def test_a_pyramid_is_the_mean_of_whole_pixels_and_then_linear(photos, rows, columns):
+    """Oracle: means by numpy, level by level with rounding half up, and then OpenCV's linear filter."""
+    photo = photos[0][:rows, :columns]
+    made = Preprocess((32, 32), "stretch", interpolation="pyramid", color="BGR")(photo)
+    down, across = (int(np.log2(have / 32)) for have in (rows, columns))
+    top, left = rows % 2**down // 2, columns % 2**across // 2
+    level = photo[top : top + rows // 2**down * 2**down, left : left + columns // 2**across * 2**across].astype(int)
+    for step in range(max(down, across)):
+        tall, wide = 1 + (step < down), 1 + (step < across)
+        blocks = level.reshape(len(level) // tall, tall, level.shape[1] // wide, wide, 3)
+        level = np.floor(blocks.mean((1, 3)) + 0.5).astype(int)
+    wanted = cv2.resize(level.astype(np.uint8), (32, 32), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(made.astype(int) - wanted).max() <= 2  # OpenCV rounds the mean of two to even, at each level
+    assert np.abs(made.astype(int) - wanted).mean() < 0.5
+
+
+def test_a_pyramid_averages_where_linear_aliases():
+    """A fine chequerboard is grey from afar; a filter that only looks at four pixels sees black or white."""
+    board = np.zeros((256, 256, 3), np.uint8)
+    board[::2, ::2] = board[1::2, 1::2] = 255
+    grey = Preprocess((30, 30), "stretch", interpolation="pyramid")(board)
+    assert np.abs(grey.astype(int) - 128).max() <= 1
+
+
+def test_a_pyramid_that_enlarges_is_linear(photos):
+    small = photos[0][:20, :20]
+    made, linear = (Preprocess((32, 32), "stretch", interpolation=kind)(small) for kind in ("pyramid", "linear"))
+    assert (made == linear).all()
 
 
 def test_crop_takes_the_centre():

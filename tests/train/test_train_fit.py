@@ -16,12 +16,34 @@ from torch import nn
 from train_lab import NORMALIZATION, PREPROCESS, losses, some_digits, tiny, train
 
 from edgecv.data import DataConfig, Dataset, load
+from edgecv.models import Supervised
 from edgecv.train import Augment, TrainConfig, evaluate, fit
 from edgecv.train.loop import _channels_last
 from edgecv_runtime.errors import BadInput, ComputationError, DatasetError, Unavailable
 from edgecv_runtime.preprocess import Normalization, Preprocess
 
 SHORT = TrainConfig(epochs=2, batch=64, warmup_epochs=0)
+
+
+class Tripled(nn.Module):
+    """A TinyNet whose output is also that of two auxiliary heads of weight 0.3."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = tiny()
+
+    def forward(self, x):
+        logits = self.network(x)
+        return Supervised(logits, (logits, logits), 0.3) if self.training else logits
+
+
+def test_auxiliary_losses_are_added_with_their_weight(tmp_path):
+    settings = {"optimizer": "sgd", "weight_decay": 0.0, "epochs": 2, "batch": 64, "warmup_epochs": 0}
+    plain = train(tmp_path / "plain", TrainConfig(lr=0.016, **settings))
+    tripled = train(tmp_path / "tripled", TrainConfig(lr=0.01, **settings), model=Tripled())  # a gradient of 1.6 times
+    for one, other in zip(plain.history, tripled.history, strict=True):
+        assert other.train_loss == pytest.approx(one.train_loss, rel=1e-3)  # the main head's alone
+        assert other.val_loss == pytest.approx(one.val_loss, rel=1e-3)
 
 
 # What is refused

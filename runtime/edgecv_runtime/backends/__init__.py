@@ -1,13 +1,14 @@
 """Backends: one file, one class each; they compile an ONNX file for a device and run tensors.
 
-A backend knows nothing of images, labels or tasks. Backends are found through the entry-point group `edgecv.backends`.
+A backend knows nothing of images, labels or tasks. Those of others are found through the entry-point group
+`edgecv.backends`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,22 +20,37 @@ from edgecv_runtime.records import Record
 
 Tensors = Mapping[str, NDArray[Any]]
 GROUP = "edgecv.backends"
+DEFAULT_DEVICE = "default"
+
+# Our own, named here because a search through everything that is installed costs a start some 20 ms.
+OWN = {
+    "echo": "edgecv_runtime.backends.echo:EchoBackend",
+    "onnxruntime": "edgecv_runtime.backends.onnxruntime:OnnxRuntimeBackend",
+    "openvino": "edgecv_runtime.backends.openvino:OpenVinoBackend",
+    "tensorrt": "edgecv_runtime.backends.tensorrt:TensorRtBackend",
+}
 
 
 class Options(Record, frozen=True):
     """How a backend shall run a model.
 
-    precision: of what is not quantized, "float32" or "bf16". threads: 0 leaves the number to the backend.
-    device: as the backend names it; "auto" is its own choice.
+    device: as the backend names it; "default" is the CPU of onnxruntime and openvino, the GPU of tensorrt.
+    precision: of what is not quantized. threads: CPU threads of all streams together, 0 is the backend's choice.
+    streams: how many calls of `run` compute at once; 1 has the lowest latency, 0 as many as keep the device busy.
+    digest: hash of the model file: it names what the backend keeps in its cache; "" keeps nothing.
     """
 
-    device: str = "auto"
+    device: str = DEFAULT_DEVICE
     precision: Precision = "float32"
     threads: int = 0
+    streams: int = 1
+    digest: str = ""
 
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise BadInput(f"threads must be at least 0, got {self.threads}")
+        if self.streams < 0:
+            raise BadInput(f"streams must be at least 0, got {self.streams}")
 
 
 class Executed(Record, frozen=True):
@@ -45,7 +61,9 @@ class Executed(Record, frozen=True):
 
 
 class Backend(Protocol):
-    """What a backend does; `run` may be called from several threads at once."""
+    """What a backend does; `run` may be called from several threads at once, of which `streams` compute."""
+
+    streams: int
 
     def __init__(self, model: Path, options: Options) -> None:
         """Compile an ONNX file; raises BackendUnavailable or ModelFileError."""
@@ -67,27 +85,34 @@ class Backend(Protocol):
         ...
 
     @staticmethod
-    def precisions() -> tuple[Precision, ...]:
-        """The float precisions that this machine's hardware runs natively, "float32" first."""
+    def precisions(device: str = DEFAULT_DEVICE) -> tuple[Precision, ...]:
+        """The float precisions that a device of this machine runs natively, "float32" first where it has it."""
         ...
 
 
 @functools.cache
-def _table() -> dict[str, Any]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+def _others() -> dict[str, Any]:
+    """Backends that other packages bring."""
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry for entry in entry_points(group=GROUP) if entry.name not in OWN}
 
 
 def names() -> list[str]:
     """Every backend known, installed or not; test doubles come last."""
-    return sorted(_table(), key=lambda name: (name == "echo", name))
+    return sorted({*OWN, *_others()}, key=lambda name: (name == "echo", name))
 
 
 def get(name: str) -> type[Backend]:
     """The class of a backend; raises BadInput with the nearest name when there is none of that name."""
-    if name not in _table():
+    if name not in OWN and name not in _others():
         raise BadInput(f"no backend '{name}'{nearest(name, names())}")
     try:
-        kind: type[Backend] = _table()[name].load()
+        if name in OWN:
+            module, _, attribute = OWN[name].partition(":")
+            kind: type[Backend] = getattr(import_module(module), attribute)
+        else:
+            kind = _others()[name].load()
     except Exception as exc:  # somebody else's module may fail in any way
         raise BackendUnavailable(f"backend '{name}' cannot be imported: {type(exc).__name__}: {exc}") from exc
     return kind

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_runtime import onnxfile
-from edgecv_runtime.backends import Executed, Options, Tensors
+from edgecv_runtime.backends import DEFAULT_DEVICE, Executed, Options, Tensors
 from edgecv_runtime.manifest import Precision
 
 
@@ -21,7 +21,7 @@ class EchoBackend:
     """Deterministic outputs of the right shape, from the file's header alone."""
 
     def __init__(self, model: Path, options: Options) -> None:
-        del options
+        self.streams = max(1, options.streams)
         self._outputs = onnxfile.read(model).outputs
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
@@ -50,6 +50,7 @@ class EchoBackend:
         return {}
 
     @staticmethod
-    def precisions() -> tuple[Precision, ...]:
+    def precisions(device: str = DEFAULT_DEVICE) -> tuple[Precision, ...]:
         """Float32."""
+        del device
         return ("float32",)

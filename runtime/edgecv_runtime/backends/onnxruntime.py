@@ -1,17 +1,21 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime: its CPU, CUDA, TensorRT, OpenVINO and XNNPACK providers, by `device`.
+
+Asked for a provider that it cannot load, ONNX Runtime warns and runs on the CPU; here that is an error.
+"""
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from edgecv_runtime import onnxfile
-from edgecv_runtime.backends import Executed, Options, Tensors, summarize
-from edgecv_runtime.errors import BackendUnavailable, BadInput, ComputationError, ModelFileError, Unavailable
+from edgecv_runtime import files, machine, onnxfile
+from edgecv_runtime.backends import DEFAULT_DEVICE, Executed, Options, Tensors, summarize
+from edgecv_runtime.errors import BackendUnavailable, BadInput, Closed, ComputationError, ModelFileError, Unavailable
 from edgecv_runtime.manifest import Precision
 
 # Operators of the optimized graph that do the work, and the precision that each runs in.
@@ -33,35 +37,91 @@ _LAYERS = {
 }
 
 
+@dataclass(frozen=True)
+class Provider:
+    """An execution provider: its name, its options for (what follows the device's colon, threads), what it needs."""
+
+    name: str
+    options: Callable[[str, int], dict[str, str]]
+    needs: str
+
+
+def _tensorrt(number: str, _: int) -> dict[str, str]:
+    """Engines and timings are kept: a build takes minutes on a small device."""
+    folder = str(files.cache_folder("onnxruntime-tensorrt"))
+    return {
+        "device_id": number or "0",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": folder,
+    }
+
+
+def _openvino(kind: str, threads: int) -> dict[str, str]:
+    """OpenVINO computes float32 in fp16 or bf16 where it likes to, unless the precision is given."""
+    options = {"device_type": kind.upper() or "CPU", "precision": "FP32"}
+    return options | ({"num_of_threads": str(threads)} if threads else {})
+
+
+# Device as it is asked for -> provider; sources: ONNX Runtime's pages on execution providers.
+PROVIDERS = {
+    "cpu": Provider("CPUExecutionProvider", lambda *_: {}, "onnxruntime"),
+    "cuda": Provider(
+        # TensorFloat-32 keeps 10 bits of a float32's mantissa
+        "CUDAExecutionProvider", lambda number, _: {"device_id": number or "0", "use_tf32": "0"}, "onnxruntime-gpu"
+    ),
+    "tensorrt": Provider("TensorrtExecutionProvider", _tensorrt, "onnxruntime-gpu and TensorRT"),
+    "openvino": Provider("OpenVINOExecutionProvider", _openvino, "onnxruntime-openvino"),
+    "xnnpack": Provider(
+        "XnnpackExecutionProvider",
+        lambda _, threads: {"intra_op_num_threads": str(threads or machine.this().cores)},
+        "an onnxruntime built with --use_xnnpack (its Android and iOS packages are)",
+    ),
+}  # fmt: skip
+
+
 class OnnxRuntimeBackend:
-    """ONNX Runtime's CPU provider."""
+    """One session of ONNX Runtime; `run` may be called from several threads, each call computes with its own."""
 
     def __init__(self, model: Path, options: Options) -> None:
         self.probe()
-        if options.device not in ("auto", "cpu"):
-            raise BadInput(f"onnxruntime runs on device 'cpu' here, not on '{options.device}'")
-        if options.precision not in self.precisions():
-            raise BadInput(f"onnxruntime on a CPU has no {options.precision}; it runs: {', '.join(self.precisions())}")
+        self._device, _, self._part = ("cpu" if options.device == DEFAULT_DEVICE else options.device).partition(":")
+        self._provider = _provider(self._device, options.device)
+        if options.precision not in self.precisions(options.device):
+            raise BadInput(
+                f"onnxruntime on {self._device} has no {options.precision}; "
+                f"it runs: {', '.join(self.precisions(options.device))}"
+            )
         self._model = model
-        self._options = options
+        cores = options.threads or machine.this().cores
+        self.streams = options.streams or (cores if self._device == "cpu" else 1)
+        self._threads = max(1, cores // self.streams)
         self._session = self._open()
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Run named tensors through the network."""
+        session = self._session
+        if session is None:
+            raise Closed(f"onnxruntime: {self._model.name} is closed")
         try:
-            return dict(zip(self._outputs, self._session.run(None, feeds), strict=True))
+            return dict(zip(self._outputs, session.run(self._outputs, feeds), strict=True))
         except Exception as exc:  # ONNX Runtime raises its own classes, one per status
             raise ComputationError(f"onnxruntime failed on {self._model.name}: {_line(exc)}") from exc
 
     def executed(self) -> Executed:
-        """Count the layers of the graph as ONNX Runtime rewrote it."""
+        """Count the layers of the graph as ONNX Runtime rewrote it; "unknown" where a provider compiled it."""
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
             written = Path(folder) / "optimized.onnx"
             try:
                 self._open(written)
                 content = written.read_bytes()
             except (ModelFileError, OSError) as exc:
+                if "compiled nodes" in str(exc):
+                    return Executed(precision="unknown", layers={})
                 raise Unavailable(f"{folder}: onnxruntime cannot write its optimized graph there: {exc}") from exc
             operators = onnxfile.parse(content, self._model.name).operators
         layers: Counter[str] = Counter()
@@ -71,7 +131,7 @@ class OnnxRuntimeBackend:
         return summarize(layers)
 
     def close(self) -> None:
-        """Drop the session; ONNX Runtime frees it with the last reference."""
+        """Drop the session; ONNX Runtime frees it with the last reference, which a running call may hold."""
         self._session = None
 
     @staticmethod
@@ -88,22 +148,50 @@ class OnnxRuntimeBackend:
         return {"onnxruntime": onnxruntime.__version__}
 
     @staticmethod
-    def precisions() -> tuple[Precision, ...]:
-        """Float32 only: the CPU provider has no bf16 kernels for convolutions."""
+    def precisions(device: str = DEFAULT_DEVICE) -> tuple[Precision, ...]:
+        """Float32 only: the CPU provider has no bf16 kernels for convolutions, the others are told to keep float32."""
+        del device
         return ("float32",)
 
     def _open(self, optimized: Path | None = None) -> Any:
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3
-        settings.intra_op_num_threads = self._options.threads
+        settings.log_severity_level = 4  # what it would print is raised here
+        # XNNPACK brings its own pool; ONNX Runtime's beside it would only fight for the cores
+        settings.intra_op_num_threads = 1 if self._device == "xnnpack" else self._threads
         if optimized is not None:
             settings.optimized_model_filepath = str(optimized)
+        asked = (self._provider.name, self._provider.options(self._part, self._threads))
         try:
-            return onnxruntime.InferenceSession(str(self._model), settings, providers=["CPUExecutionProvider"])
+            # its own fall-back prints to stdout
+            session = onnxruntime.InferenceSession(str(self._model), settings, providers=[asked], enable_fallback=0)
         except Exception as exc:  # ONNX Runtime raises its own classes, one per status
             raise ModelFileError(f"{self._model}: onnxruntime cannot load it: {_line(exc)}") from exc
+        session.disable_fallback()
+        if session.get_providers()[0] != self._provider.name:
+            wanted = ":".join(filter(None, (self._device, self._part)))
+            raise BackendUnavailable(
+                f"onnxruntime cannot use device '{wanted}' here: {self._provider.name} does not load, and it would run "
+                f"on {session.get_providers()[0]}; check the driver and {self._provider.needs}, or use device='cpu'"
+            )
+        return session
+
+
+def _provider(device: str, asked: str) -> Provider:
+    """The provider of a device; raises BadInput for an unknown one, BackendUnavailable with what there is instead."""
+    import onnxruntime
+
+    if device not in PROVIDERS:
+        raise BadInput(f"onnxruntime has no device '{asked}'; known: {', '.join(PROVIDERS)}")
+    found = PROVIDERS[device]
+    built_in = onnxruntime.get_available_providers()
+    if found.name not in built_in:
+        here = ", ".join(name for name, each in PROVIDERS.items() if each.name in built_in)
+        raise BackendUnavailable(
+            f"onnxruntime {onnxruntime.__version__} here has no device '{device}', only: {here}; it needs {found.needs}"
+        )
+    return found
 
 
 def _line(exc: Exception) -> str:

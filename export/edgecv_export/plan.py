@@ -1,0 +1,111 @@
+"""A plan is one way to quantize; the workshop makes its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from edgecv_export import grids, qdq
+from edgecv_export.calibrate import Sample, calibrate
+from edgecv_export.dialects import DIALECTS, Dialect, Grid, WeightRanges
+from edgecv_export.passes import CORRECTIONS, FLOAT_PASSES, PASSES
+from edgecv_export.passes.setting import Setting
+from edgecv_export.placement import PLACEMENTS, quantized_nodes
+from edgecv_export.ranges import Ranges, Statistics
+from edgecv_export.wiring import Wiring
+from edgecv_runtime.errors import BadInput
+from edgecv_runtime.records import Record
+
+CORRECTION_IMAGES = 64  # how many of the calibration images corrections go through
+
+
+class Plan(Record, frozen=True):
+    """One way to quantize.
+
+    placement: a row of PLACEMENTS; ranges, weight_ranges: estimators; passes: of PASSES; islands: names of the nodes
+    that stay in float although the placement would quantize them.
+    """
+
+    placement: str = "all"
+    ranges: Ranges = "min-max"
+    weight_ranges: WeightRanges = "min-max"
+    passes: tuple[str, ...] = ("bias",)
+    islands: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.placement not in PLACEMENTS:
+            raise BadInput(f"placements are {', '.join(PLACEMENTS)}; got '{self.placement}'")
+        unknown = sorted(set(self.passes) - set(PASSES))
+        if unknown:
+            raise BadInput(f"passes are {', '.join(PASSES)}; got '{unknown[0]}'")
+
+    @property
+    def name(self) -> str:
+        """What a person reads of it."""
+        weights = [] if self.weight_ranges == "min-max" else [f"weights {self.weight_ranges}"]
+        islands = [f"{len(self.islands)} islands"] if self.islands else []
+        return ", ".join([self.placement, self.ranges, *weights, *self.passes, *islands])
+
+
+class Workshop:
+    """Makes int8 files of one float32 graph; every float form of the graph is calibrated once.
+
+    model: onnx.ModelProto; images: preprocessed, to calibrate with.
+    Raises BadInput when the graph is quantized already, ComputationError when calibration meets NaN.
+    """
+
+    def __init__(self, model: Any, images: Sample, where: str = "the model") -> None:
+        if any(node.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv") for node in model.graph.node):
+            raise BadInput(f"{where}: is already quantized; quantize the float32 model")
+        self.images = images
+        self._plain = Wiring(model)
+        self._forms: dict[tuple[str, ...], tuple[Wiring, Mapping[str, Statistics]]] = {}
+
+    @cached_property
+    def float_passes(self) -> tuple[str, ...]:
+        """The float passes that find something to do in this graph."""
+        wiring, statistics = self.form(())
+        return tuple(name for name, change in FLOAT_PASSES.items() if change(wiring, statistics) is not None)
+
+    def form(self, passes: tuple[str, ...]) -> tuple[Wiring, Mapping[str, Statistics]]:
+        """The float graph after some float passes, and its statistics."""
+        if passes not in self._forms:
+            wiring = self._plain
+            if passes:
+                before, statistics = self.form(passes[:-1])
+                wiring = FLOAT_PASSES[passes[-1]](before, statistics) or before
+            self._forms[passes] = (wiring, calibrate(wiring.model, self.images.batches()))
+        return self._forms[passes]
+
+    def make(self, plan: Plan, dialect: Dialect = DIALECTS["int8-u8s8"]) -> bytes:
+        """The ONNX file of a plan; raises BadInput when the plan leaves nothing to quantize."""
+        setting = self.setting(plan, dialect)
+        for name, correct in CORRECTIONS.items():
+            if name in plan.passes:
+                corrected = correct(setting)
+                nodes = [corrected.nodes[node.name] for node in setting.nodes]
+                setting = Setting(corrected, nodes, setting.grids, setting.statistics, setting.images)
+        return qdq.write(setting.wiring, setting.nodes, setting.grids, dialect)
+
+    def setting(self, plan: Plan, dialect: Dialect = DIALECTS["int8-u8s8"]) -> Setting:
+        """The grid: nodes that compute in int8 and scale and zero point of every tensor, before any correction."""
+        wiring, statistics = self.form(tuple(name for name in FLOAT_PASSES if name in plan.passes))
+        placement = PLACEMENTS[plan.placement]
+        nodes = quantized_nodes(wiring, placement, plan.islands)
+        if not nodes:
+            raise BadInput(f"placement '{plan.placement}' finds no operator here that can be quantized")
+        found: dict[str, Grid] = grids.calibrated(
+            wiring, placement, nodes, statistics, dialect, plan.ranges, plan.weight_ranges
+        )
+        return Setting(wiring, nodes, found, statistics, self.images.some(CORRECTION_IMAGES))
+
+    def floats(self, plan: Plan) -> dict[str, int]:
+        """Operators that stay in float under a plan, by type, with how many there are."""
+        wiring, _ = self.form(tuple(name for name in FLOAT_PASSES if name in plan.passes))
+        inside = {node.name for node in quantized_nodes(wiring, PLACEMENTS[plan.placement], plan.islands)}
+        counts: dict[str, int] = {}
+        for node in wiring.model.graph.node:
+            if node.name not in inside:
+                counts[node.op_type] = counts.get(node.op_type, 0) + 1
+        return dict(sorted(counts.items()))

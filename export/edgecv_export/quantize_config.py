@@ -1,0 +1,52 @@
+"""What a recipe's `quantize:` section holds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from edgecv_export.dialects import DIALECTS, WeightRanges
+from edgecv_export.passes import PASSES
+from edgecv_export.placement import PLACEMENTS
+from edgecv_export.ranges import ESTIMATORS, Ranges
+from edgecv_runtime.errors import BadInput
+from edgecv_runtime.records import Record
+
+Goal = Literal["p50", "p99", "size"]
+DIALECT = "int8-u8s8"
+FP16 = "fp16"
+MIN_IMAGES = 16
+
+
+class QuantizeConfig(Record, frozen=True):
+    """How to quantize, and what the search may try.
+
+    images: how many calibrate; check_images: how many more choose between the candidates. passes: of PASSES; islands:
+    whether sensitive layers may stay in float. goal: what is to be small. budget_s: seconds for the search.
+    dialects: of "int8-u8s8", "int8-s8s8" and "fp16", which files go into the bundle.
+    """
+
+    images: int = 200
+    check_images: int = 100
+    placements: tuple[str, ...] = tuple(PLACEMENTS)
+    ranges: tuple[Ranges, ...] = ("min-max", "mean-min-max", "percentile", "mse")
+    weight_ranges: tuple[WeightRanges, ...] = ("min-max",)
+    passes: tuple[str, ...] = PASSES
+    islands: bool = True
+    dialects: tuple[str, ...] = (DIALECT,)
+    goal: Goal = "p50"
+    budget_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        if self.images < MIN_IMAGES or self.check_images < MIN_IMAGES:
+            raise BadInput(f"images and check_images must be at least {MIN_IMAGES}")
+        if not self.budget_s > 0:
+            raise BadInput(f"budget_s must be positive, got {self.budget_s}")
+        for what, given, known in (
+            ("placements", self.placements, PLACEMENTS),
+            ("ranges", self.ranges, ESTIMATORS),
+            ("weight_ranges", self.weight_ranges, ("min-max", "mse")),
+            ("dialects", self.dialects, (*DIALECTS, FP16)),
+            ("passes", self.passes, PASSES),
+        ):
+            if (not given and what != "passes") or not set(given) <= set(known):
+                raise BadInput(f"{what} are of {', '.join(known)}; got {', '.join(given) or 'none'}")

@@ -1,0 +1,188 @@
+"""The search for the fastest int8 file that keeps its accuracy: a few placements, then what rescues the fastest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from edgecv_export.passes import CORRECTIONS, FLOAT_PASSES
+from edgecv_export.placement import PLACEMENTS, quantized_nodes
+from edgecv_export.plan import Plan, Workshop
+from edgecv_export.quantize_config import QuantizeConfig
+from edgecv_export.trial import Book, Laboratory, Trial
+from edgecv_runtime.manifest import Budget
+
+# How many of the most sensitive layers stay in float, one after the other.
+ISLANDS = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search gave.
+
+    chosen: the fastest trial within the budget, or the most faithful one when none is (then `kept` is False).
+    sensitivities: of each layer of the chosen placement, quantized alone, in nats; empty when no island was needed.
+    stopped: whether the time ran out before the search was through.
+    """
+
+    trials: tuple[Trial, ...]
+    chosen: Trial
+    kept: bool
+    sensitivities: dict[str, float]
+    stopped: bool
+
+
+class Search:
+    """Placements in the order of their speed; the first that can be brought within the budget wins.
+
+    Ranges and passes do not change how fast a file runs, so they are tried on one placement at a time: cheap ones
+    always, since they cost nothing on the device, dear ones (corrections, islands) only until the budget is kept.
+    """
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        laboratory: Laboratory,
+        book: Book,
+        budget: Budget,
+        config: QuantizeConfig,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._workshop, self._laboratory, self._book, self._budget = workshop, laboratory, book, budget
+        self._config, self._progress = config, progress
+        self._end = time.monotonic() + config.budget_s
+        self._trials: dict[Plan, Trial] = {}
+        self._sensitivities: dict[str, float] = {}
+        self._stopped = False
+
+    def run(self) -> Found:
+        """Search until a placement is within the budget, all are through, or the time is over."""
+        for first in sorted(self._first_trials(), key=lambda trial: trial.cost(self._config.goal)):
+            self._rescue(first)
+            if any(trial.placement == first.placement for trial in self._kept()):
+                break
+        kept = self._kept()
+        trials = tuple(self._trials.values())
+        chosen = self._best(kept) if kept else min(trials, key=lambda trial: trial.agreement.kl)
+        islands = {name: self._sensitivities[name] for name in chosen.plan.islands if name in self._sensitivities}
+        return Found(trials, chosen, bool(kept), islands and self._sensitivities, self._stopped)
+
+    def _first_trials(self) -> list[Trial]:
+        """Every placement once; placements that give the same nodes here are one."""
+        passes = tuple(name for name in ("bias",) if name in self._config.passes)
+        seen: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
+        firsts = []
+        for placement in self._config.placements:
+            plan = Plan(placement, self._config.ranges[0], self._config.weight_ranges[0], passes)
+            setting = self._workshop.setting(plan)
+            shape = (tuple(node.name for node in setting.nodes), tuple(sorted(setting.grids)))
+            if shape not in seen:
+                seen.add(shape)
+                firsts.append(self._try(plan))
+        return [trial for trial in firsts if trial is not None]
+
+    def _rescue(self, first: Trial) -> None:
+        """Improve one placement: cheap steps, then dear ones until the budget is kept."""
+        best = first
+        for plan in self._cheap(first.plan):
+            best = self._closer(best, self._try(plan, first))
+        for step in (self._with_float_passes, self._with_corrections, self._with_islands):
+            if self.keeps(best):
+                return
+            for plan in step(best.plan):
+                best = self._closer(best, self._try(plan, None if plan.islands else first))
+                if self.keeps(best):
+                    return
+
+    def _cheap(self, plan: Plan) -> Iterator[Plan]:
+        for ranges in self._config.ranges:
+            for weights in self._config.weight_ranges:
+                if (ranges, weights) != (plan.ranges, plan.weight_ranges):
+                    yield msgspec.structs.replace(plan, ranges=ranges, weight_ranges=weights)
+
+    def _with_float_passes(self, plan: Plan) -> Iterator[Plan]:
+        usable = [name for name in FLOAT_PASSES if name in self._config.passes and name in self._workshop.float_passes]
+        for name in usable:
+            yield msgspec.structs.replace(plan, passes=(name, *plan.passes))
+        if len(usable) > 1:
+            yield msgspec.structs.replace(plan, passes=(*usable, *plan.passes))
+
+    def _with_corrections(self, plan: Plan) -> Iterator[Plan]:
+        floats = tuple(name for name in plan.passes if name in FLOAT_PASSES)
+        dear = [name for name in CORRECTIONS if name in self._config.passes and name != "bias"]
+        if "full-bias" in dear:
+            yield msgspec.structs.replace(plan, passes=(*floats, "full-bias"))
+        if "adaround" in dear:
+            yield msgspec.structs.replace(plan, passes=(*floats, *dear))
+
+    def _with_islands(self, plan: Plan) -> Iterator[Plan]:
+        """The most sensitive layers in float, more and more of them."""
+        if not self._config.islands:
+            return
+        ranking = self._ranking(plan)
+        for count in ISLANDS:
+            if count < len(ranking):
+                yield msgspec.structs.replace(plan, islands=tuple(ranking[:count]))
+
+    def _ranking(self, plan: Plan) -> list[str]:
+        """Layers by what quantizing each alone costs, in nats on the check images; the dearest first."""
+        known = self._book.sensitivities(plan)
+        if known is None:
+            known = self._measured_sensitivities(plan)
+            self._book.add(plan, known)
+        self._sensitivities = known
+        return sorted(known, key=lambda name: -known[name])
+
+    def _measured_sensitivities(self, plan: Plan) -> dict[str, float]:
+        light = msgspec.structs.replace(plan, passes=tuple(name for name in plan.passes if name in FLOAT_PASSES))
+        wiring, _ = self._workshop.form(light.passes)
+        names = [node.name for node in quantized_nodes(wiring, PLACEMENTS[plan.placement])]
+        layers = [name for name in names if wiring.layer(wiring.nodes[name]) is not None]
+        found: dict[str, float] = {}
+        for index, name in enumerate(layers, start=1):
+            if time.monotonic() > self._end:
+                self._stopped = True
+                break
+            self._progress(f"sensitivity of layer {index} of {len(layers)}: {name}")
+            alone = msgspec.structs.replace(light, islands=tuple(each for each in names if each != name))
+            found[name] = self._laboratory.divergence(self._workshop.make(alone))
+        return found
+
+    def _try(self, plan: Plan, timed: Trial | None = None) -> Trial | None:
+        """Make and measure a plan, or find it in the book; None when the time is over."""
+        if plan in self._trials:
+            return self._trials[plan]
+        trial = self._book.trial(plan)
+        if trial is None:
+            if self._trials and time.monotonic() > self._end:
+                self._stopped = True
+                return None
+            self._progress(f"try {plan.name}")
+            trial = self._laboratory.measure(plan, self._workshop.make(plan), timed)
+            self._book.add(plan, trial)
+        self._trials[plan] = trial
+        return trial
+
+    def _closer(self, best: Trial, other: Trial | None) -> Trial:
+        """Of two trials, the one that keeps the budget, then the one that is closer to float32."""
+        if other is None or (self.keeps(best) and not self.keeps(other)):
+            return best
+        return other if self.keeps(other) > self.keeps(best) or other.agreement.kl < best.agreement.kl else best
+
+    def keeps(self, trial: Trial) -> bool:
+        """Whether a trial is within the budget: points of accuracy, or agreement where there are no labels."""
+        if trial.accuracy is not None:
+            return trial.accuracy.drop_points <= self._budget.max_drop_points
+        return trial.agreement.top1.value >= self._budget.min_agreement
+
+    def _kept(self) -> list[Trial]:
+        return [trial for trial in self._trials.values() if self.keeps(trial)]
+
+    def _best(self, kept: list[Trial]) -> Trial:
+        """Of the trials that are as fast as the fastest, the closest to float32."""
+        least = min(trial.cost(self._config.goal) for trial in kept)
+        fast = [trial for trial in kept if trial.cost(self._config.goal) <= least * 1.02]
+        return min(fast, key=lambda trial: trial.agreement.kl)

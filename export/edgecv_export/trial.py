@@ -1,0 +1,216 @@
+"""Trials: int8 files measured, for accuracy and latency, and a book of them that outlives an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import statistics
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecv_export.calibrate import Sample
+from edgecv_export.graph import INPUT
+from edgecv_export.plan import Plan
+from edgecv_runtime import backends, files, machine, records, verify
+from edgecv_runtime.backends import Options
+from edgecv_runtime.bench.timing import times_ms
+from edgecv_runtime.errors import BackendUnavailable, BadInput, ModelFileError
+from edgecv_runtime.manifest import Accuracy, Agreement, Manifest, Precision
+from edgecv_runtime.preprocess import Image
+from edgecv_runtime.records import Record
+
+Logits = NDArray[np.float32]
+SECONDS = 0.25
+# Backends within this factor of the fastest count as equally fast.
+TIE = 1.05
+# What bf16 must gain, and by how much its divergence may exceed that of float32.
+GAIN, CLOSE = 1.03, 1.2
+_FLOATS: tuple[Precision, ...] = ("float32", "bf16")
+
+
+class Trial(Record, frozen=True):
+    """One plan's file, measured: agreement with float32 on the check images, accuracy where they have labels.
+
+    p50_ms, p99_ms: of single calls at batch 1, by backend.
+    """
+
+    plan: Plan
+    agreement: Agreement
+    accuracy: Accuracy | None
+    p50_ms: dict[str, float]
+    p99_ms: dict[str, float]
+    size_bytes: int
+
+    @property
+    def placement(self) -> str:
+        """Where Q/DQ stands."""
+        return self.plan.placement
+
+    @property
+    def ranges(self) -> str:
+        """The range estimator of the activations."""
+        return self.plan.ranges
+
+    def cost(self, goal: str) -> float:
+        """What the goal "p50", "p99" or "size" wants to be small: milliseconds on the fastest backend, or bytes."""
+        return float(self.size_bytes) if goal == "size" else fastest(self.p50_ms if goal == "p50" else self.p99_ms)
+
+
+def fastest(times: dict[str, float]) -> float:
+    """Milliseconds on the fastest backend, made slightly worse by what the others take: it settles ties."""
+    spread = statistics.fmean(math.log(ms) for ms in times.values()) - math.log(min(times.values()))
+    return min(times.values()) * TIE ** min(1.0, spread)
+
+
+class Laboratory:
+    """Measures files of one bundle: check images, float32's outputs on them, and labels where there are any."""
+
+    def __init__(self, manifest: Manifest, source: Path, check: Image, labels: NDArray[np.int64] | None) -> None:
+        self._manifest = manifest
+        self._check = check
+        self._labels = labels
+        content = source.read_bytes()
+        self.float_ms, self._float_p99 = self.times(content)
+        self.reference = self.outputs(content, self.float_ms)
+        self.bf16_ms = self._bf16(content)
+
+    def measure(self, plan: Plan, content: bytes, timed: Trial | None = None) -> Trial:
+        """Score a file, and time it unless a trial of the same operators is given."""
+        p50_ms, p99_ms = (timed.p50_ms, timed.p99_ms) if timed else self.times(content)
+        outputs = self.outputs(content, p50_ms)
+        scored = None if self._labels is None else verify.accuracy(self.reference, outputs, self._labels)
+        agreement = verify.agreement(self.reference, outputs, "float32 on check images")
+        return Trial(plan, agreement, scored, p50_ms, p99_ms, len(content))
+
+    def islands(self, trial: Trial, content: bytes) -> Precision:
+        """The float precision in which what is not quantized runs faster: "bf16" where it gains and stays as close."""
+        name = min(trial.p50_ms, key=lambda each: trial.p50_ms[each])
+        if "bf16" not in backends.get(name).precisions():
+            return "float32"
+        with _File(content) as file:
+            rounds = [[statistics.median(self._samples(file, name, each)) for each in _FLOATS] for _ in range(3)]
+            outputs = self.outputs(content, trial.p50_ms, "bf16")
+        plain, bf16 = (statistics.median(times) for times in zip(*rounds, strict=True))
+        closeness = verify.agreement(self.reference, outputs, "float32 on check images")
+        close = closeness.top1.value >= trial.agreement.top1.value and closeness.kl <= CLOSE * trial.agreement.kl
+        return "bf16" if close and bf16 * GAIN < plain else "float32"
+
+    def divergence(self, content: bytes) -> float:
+        """Kullback-Leibler divergence from float32 on the check images, in nats."""
+        outputs = self.outputs(content, self.float_ms)
+        return verify.agreement(self.reference, outputs, "float32 on check images").kl
+
+    def outputs(self, content: bytes, times: dict[str, float], precision: Precision = "float32") -> Logits:
+        """Outputs on the check images, on the backend that is fastest by `times`."""
+        name = min(times, key=lambda each: times[each])
+        with _File(content) as file:
+            backend = backends.get(name)(file, Options(precision=precision))
+            try:
+                return verify.infer(backend, self._manifest, self._check)
+            finally:
+                backend.close()
+
+    def times(self, content: bytes) -> tuple[dict[str, float], dict[str, float]]:
+        """Median and 99th percentile of the milliseconds at batch 1, on every backend here that takes the file."""
+        samples = {}
+        with _File(content) as file:
+            for name in backends.available():
+                try:
+                    samples[name] = self._samples(file, name, "float32")
+                except ModelFileError:
+                    continue  # this backend does not take the dialect; `verify` will say why
+        if not samples:
+            raise BackendUnavailable("no backend here runs the quantized file: pip install 'edgecv[onnxruntime]'")
+        medians = {name: statistics.median(each) for name, each in samples.items()}
+        return medians, {name: float(np.percentile(each, 99)) for name, each in samples.items()}
+
+    def _bf16(self, content: bytes) -> dict[str, float]:
+        """Median milliseconds of the float32 file in bf16, on the backends that have it."""
+        names = [name for name in backends.available() if "bf16" in backends.get(name).precisions()]
+        with _File(content) as file:
+            return {name: statistics.median(self._samples(file, name, "bf16")) for name in names}
+
+    def _samples(self, file: Path, name: str, precision: Precision) -> list[float]:
+        backend = backends.get(name)(file, Options(precision=precision))
+        try:
+            return times_ms(partial(backend.run, {INPUT: np.ascontiguousarray(self._check[:1])}), SECONDS)
+        finally:
+            backend.close()
+
+
+class _File:
+    """A file's content on the disk, for the backends."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._folder = tempfile.TemporaryDirectory(prefix="edgecv-")
+
+    def __enter__(self) -> Path:
+        path = Path(self._folder.name) / "candidate.onnx"
+        path.write_bytes(self._content)
+        return path
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+
+class _Page(Record, frozen=True):
+    trials: dict[str, Trial] = {}
+    sensitivities: dict[str, dict[str, float]] = {}
+
+
+class Book:
+    """Trials by what they depend on: the float32 file, the images, the plan, this machine and its backends.
+
+    path: a JSON file that is written whole after every trial, or None to keep them in memory only.
+    """
+
+    def __init__(self, path: Path | None, *subject: object) -> None:
+        self._path = path
+        self._subject = [*subject, machine.this().key, backends.available()]
+        self._page = self._read()
+
+    def key(self, what: object) -> str:
+        """SHA-256 over the subject and what is tried."""
+        return hashlib.sha256(msgspec.json.encode([self._subject, what])).hexdigest()
+
+    def trial(self, plan: Plan) -> Trial | None:
+        """A trial that was made before."""
+        return self._page.trials.get(self.key(plan))
+
+    def sensitivities(self, plan: Plan) -> dict[str, float] | None:
+        """Layer sensitivities that were measured before."""
+        return self._page.sensitivities.get(self.key(plan))
+
+    def add(self, plan: Plan, found: Trial | dict[str, float]) -> None:
+        """Enter a trial or a plan's layer sensitivities."""
+        key = self.key(plan)
+        if isinstance(found, Trial):
+            self._page = msgspec.structs.replace(self._page, trials={**self._page.trials, key: found})
+        else:
+            known = {**self._page.sensitivities, key: found}
+            self._page = msgspec.structs.replace(self._page, sensitivities=known)
+        if self._path is not None:
+            files.write(self._path, records.encode(self._page))
+
+    def _read(self) -> _Page:
+        if self._path is None or not self._path.is_file():
+            return _Page()
+        try:
+            return records.decode(self._path.read_bytes(), _Page, str(self._path))
+        except BadInput:
+            return _Page()  # of another version, or damaged: everything is tried again
+
+
+def digest(calibration: Sample, check: Image, labels: NDArray[np.int64] | None) -> str:
+    """SHA-256 over the content of images and labels."""
+    found = hashlib.sha256()
+    for batch in itertools.chain(calibration.batches(), [check, check[:0] if labels is None else labels]):
+        found.update(np.ascontiguousarray(batch).tobytes())
+    return found.hexdigest()

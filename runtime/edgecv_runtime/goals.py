@@ -1,0 +1,64 @@
+"""What a way to run is chosen for: latency, throughput, or throughput within a bound on latency."""
+
+from __future__ import annotations
+
+import re
+
+from edgecv_runtime.errors import BadInput
+from edgecv_runtime.records import Record
+
+_BOUND = re.compile(r"\s*(?P<name>p50|p90|p99)\s*<=?\s*(?P<limit>\d+(\.\d+)?)\s*ms\s*")
+
+
+class Trial(Record, frozen=True):
+    """One way to run, measured with all its streams busy: milliseconds of single calls, and frames per second.
+
+    threads: CPU threads of all streams together, 0 for as many as the backend likes. failed: why it does not run.
+    """
+
+    variant: str
+    backend: str
+    hint: str
+    threads: int
+    streams: int
+    batch: int
+    p50_ms: float = 0.0
+    p90_ms: float = 0.0
+    p99_ms: float = 0.0
+    frames_per_s: float = 0.0
+    failed: str = ""
+
+
+class Goal(Record, frozen=True):
+    """`text`: "latency" (least median), "throughput" (most frames a second), or a bound such as "p99 <= 20 ms".
+
+    A bound (of p50, p90 or p99) asks for the most frames a second whose calls keep to it. Raises BadInput for others.
+    """
+
+    text: str = "latency"
+
+    def __post_init__(self) -> None:
+        if self.text not in ("latency", "throughput") and not _BOUND.fullmatch(self.text):
+            raise BadInput(f"a goal is 'latency', 'throughput' or a bound such as 'p99 <= 20 ms', got '{self.text}'")
+
+    @property
+    def is_latency(self) -> bool:
+        """Whether one call at a time counts, so that streams and batches cannot help."""
+        return self.text == "latency"
+
+    def cost(self, trial: Trial) -> float:
+        """What to make small: milliseconds for latency, else milliseconds a frame; infinite for one that failed.
+
+        One that misses the bound costs more than all that keep to it, and the more the further it is off.
+        """
+        if trial.failed:
+            return float("inf")
+        if self.is_latency:
+            return trial.p50_ms
+        cost = 1e3 / trial.frames_per_s
+        bound = _BOUND.fullmatch(self.text)
+        if bound is None:
+            return cost
+        times = {"p50": trial.p50_ms, "p90": trial.p90_ms, "p99": trial.p99_ms}
+        excess = times[bound["name"]] / float(bound["limit"])
+        return cost if excess <= 1 else 1e9 * excess

@@ -1,0 +1,133 @@
+"""Golden inputs: what a bundle must answer, sealed when it was exported, so that any device can test itself.
+
+`golden.npz` holds real network inputs with PyTorch's outputs, image files with the pixels that preprocessing made of
+them, the names of the classes, and a digest of every constant in the model files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecv_runtime import onnxgraph
+from edgecv_runtime.errors import BundleError
+from edgecv_runtime.manifest import Manifest
+from edgecv_runtime.preprocess import Image
+
+MAX_BYTES = 1 << 30
+# What numpy, zipfile and msgspec raise for bytes that are no such archive, arrays or JSON.
+BROKEN: tuple[type[Exception], ...] = (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError)
+BROKEN += (MemoryError, RuntimeError, SyntaxError)
+BROKEN += (zipfile.BadZipFile, zlib.error, tokenize.TokenError, msgspec.MsgspecError)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file, and what came of it at export: the network's input (H, W, C) uint8, PyTorch's outputs."""
+
+    name: str
+    data: bytes
+    pixels: Image
+    logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Real inputs with PyTorch's outputs: images (N, H, W, C) uint8, logits (N, classes) float32.
+
+    labels: the classes in the order of the outputs. pictures: image files, for checking a preprocessing.
+    constants: CRC-32 of each constant's values by model file. All three are empty in bundles of older versions.
+    """
+
+    images: Image
+    logits: NDArray[np.float32]
+    labels: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    constants: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def sealing(self, file: str, model: bytes) -> Golden:
+        """The same with the digests of a model file that was just made."""
+        return dataclasses.replace(self, constants={**self.constants, file: onnxgraph.read(model).constants})
+
+    def to_bytes(self) -> bytes:
+        """The content of `golden.npz`; equal values give equal bytes."""
+        arrays: dict[str, NDArray[Any]] = {"images": self.images, "logits": self.logits}
+        arrays["labels"] = np.array(self.labels, np.str_)
+        arrays["constants"] = np.frombuffer(msgspec.json.encode(self.constants), np.uint8)
+        if self.pictures:
+            arrays["names"] = np.array([picture.name for picture in self.pictures], np.str_)
+            arrays["pixels"] = np.stack([picture.pixels for picture in self.pictures])
+            arrays["picture_logits"] = np.stack([picture.logits for picture in self.pictures])
+            for number, picture in enumerate(self.pictures):
+                arrays[f"picture{number}"] = np.frombuffer(picture.data, np.uint8)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        return buffer.getvalue()
+
+
+def read(path: Path, manifest: Manifest, where: str) -> Golden:
+    """Read and check golden inputs; raises BundleError in one line when they are none, or not of this network."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+                raise ValueError("it unpacks to too much")
+        with np.load(path, allow_pickle=False) as arrays:
+            found = _golden(arrays)
+        problem = _problem(found, manifest)
+    except BROKEN as exc:
+        raise BundleError(
+            f"{where}: holds no images and logits: {' '.join(str(exc).split())}; export it again"
+        ) from exc
+    if problem:
+        raise BundleError(f"{where}: {problem}; export it again")
+    return found
+
+
+def _golden(arrays: Any) -> Golden:
+    pictures: tuple[Picture, ...] = ()
+    if "names" in arrays:
+        names, pixels, logits = (arrays[key] for key in ("names", "pixels", "picture_logits"))
+        pictures = tuple(
+            Picture(str(name), arrays[f"picture{number}"].tobytes(), pixels[number], logits[number])
+            for number, name in enumerate(names)
+        )
+    constants = (
+        msgspec.json.decode(arrays["constants"].tobytes(), type=dict[str, dict[str, int]])
+        if ("constants" in arrays)
+        else {}
+    )
+    labels = tuple(map(str, arrays["labels"])) if "labels" in arrays else ()
+    return Golden(arrays["images"], arrays["logits"], labels, pictures, constants)
+
+
+def _problem(golden: Golden, manifest: Manifest) -> str:
+    """Why these inputs cannot be run through this network, or ""."""
+    shape = manifest.input.shape[1:]
+    inputs = [golden.images, *(picture.pixels[np.newaxis] for picture in golden.pictures)]
+    outputs = [golden.logits, *(picture.logits[np.newaxis] for picture in golden.pictures)]
+    for images, logits in zip(inputs, outputs, strict=True):
+        fits = images.ndim == len(shape) + 1 and all(
+            size == wanted for size, wanted in zip(images.shape[1:], shape, strict=True) if isinstance(wanted, int)
+        )
+        if str(images.dtype) != manifest.input.dtype or not fits:
+            return f"its inputs are {images.dtype} {images.shape}, the network's are {manifest.input}"
+        if logits.dtype != np.float32 or logits.ndim != 2 or len(logits) != len(images) or not len(images):
+            return f"its outputs are {logits.dtype} {logits.shape} for {len(images)} inputs"
+        if logits.shape[1] != golden.logits.shape[1] or not np.isfinite(logits).all():
+            return "its outputs are not finite, or not of one size"
+    if any(Path(picture.name).name != picture.name or not picture.name for picture in golden.pictures):
+        return "the names of its pictures are no plain file names"
+    if golden.labels and len(golden.labels) != golden.logits.shape[1]:
+        return f"it names {len(golden.labels)} classes, its outputs have {golden.logits.shape[1]}"
+    return ""

@@ -1,0 +1,74 @@
+"""How far outputs are from a reference: agreement, accuracy with intervals, distance."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecv_runtime.errors import BadInput
+from edgecv_runtime.manifest import Accuracy, Agreement, Interval
+from edgecv_runtime.tasks.classification import softmax
+
+
+def agreement(reference: NDArray[np.float32], outputs: NDArray[np.float32], name: str) -> Agreement:
+    """Compare logits (N, classes) with the reference's: top-1 agreement, differences, Kullback-Leibler divergence."""
+    difference = np.abs(outputs - reference)
+    wanted, got = softmax(reference), softmax(outputs)
+    tiny = np.float32(1e-12)
+    divergence = (wanted * (np.log(wanted + tiny) - np.log(got + tiny))).sum(axis=1)
+    return Agreement(
+        reference=name,
+        top1=wilson(int((outputs.argmax(1) == reference.argmax(1)).sum()), len(reference)),
+        max_abs=float(difference.max()),
+        mean_abs=float(difference.mean()),
+        kl=max(0.0, float(divergence.mean())),
+    )
+
+
+def accuracy(reference: NDArray[np.float32], outputs: NDArray[np.float32], labels: NDArray[np.int64]) -> Accuracy:
+    """Top-1 of both on the same labelled frames, and the drop in points with a paired bootstrap interval (95 %)."""
+    good, known = outputs.argmax(1) == labels, reference.argmax(1) == labels
+    drops = known.astype(np.int64) - good.astype(np.int64)  # 1: lost, -1: gained
+    picks = np.random.default_rng(0).integers(0, len(drops), (2000, len(drops)))
+    low, high = np.percentile(drops[picks].mean(axis=1), [2.5, 97.5])
+    return Accuracy(
+        top1=wilson(int(good.sum()), len(labels)),
+        reference=wilson(int(known.sum()), len(labels)),
+        drop_points=100 * float(drops.mean()),
+        drop_low=100 * float(low),
+        drop_high=100 * float(high),
+    )
+
+
+def wilson(hits: int, count: int, z: float = 1.959964) -> Interval:
+    """Share of hits with its Wilson score interval (Wilson 1927), 95 % by default.
+
+    >>> wilson(50, 100)
+    Interval(value=0.5, low=0.4038315..., high=0.5961684..., count=100)
+    """
+    if count < 1:
+        raise BadInput("an interval wants at least one frame")
+    share = hits / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return Interval(
+        value=share, low=min(share, max(0.0, centre - half)), high=max(share, min(1.0, centre + half)), count=count
+    )
+
+
+def distance(wanted: NDArray[Any], got: NDArray[Any]) -> float:
+    """Largest difference, relative to the largest wanted value (at least 1); infinite for other shapes or NaN."""
+    if wanted.shape != got.shape or not np.isfinite(got).all():
+        return float("inf")
+    return float(np.abs(wanted - got).max(initial=0)) / max(1.0, float(np.abs(wanted).max(initial=0)))
+
+
+def relative_error(wanted: NDArray[Any], got: NDArray[Any]) -> float:
+    """Root mean square of the difference over that of the wanted values; infinite for other shapes or NaN."""
+    if wanted.shape != got.shape or not np.isfinite(got).all():
+        return float("inf")
+    size = math.sqrt(float(np.mean(np.square(wanted, dtype=np.float64))))
+    return math.sqrt(float(np.mean(np.square(got.astype(np.float64) - wanted)))) / max(size, 1e-12)

@@ -1,0 +1,353 @@
+"""The catalogue of deployment faults: what each is called, how to simulate it, what to do about it.
+
+A fault of a preprocessing is named by simulation: its rows say what the network would be given, or would have answered,
+if the fault were there; the row that reproduces what was seen is the diagnosis. Faults of a file or a backend have
+nothing to simulate; `blame` tells them by what they leave behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, get_args
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecv_runtime import images
+from edgecv_runtime.preprocess import Image, Interpolation, Mode, Normalization, Preprocess, import_cv2
+from edgecv_runtime.tasks.classification import softmax
+from edgecv_runtime.verify.pictures import decode_unturned
+
+Pixels = NDArray[Any]
+Scores = NDArray[Any]
+
+
+class Scene:
+    """An image file, and the preprocessing that it should go through."""
+
+    def __init__(self, data: bytes, preprocess: Preprocess, normalization: Normalization) -> None:
+        self.data = data
+        self.preprocess = preprocess
+        self.normalization = normalization
+
+    @cached_property
+    def image(self) -> Image:
+        """The decoded file, (H, W, 3) uint8 BGR."""
+        return images.decode(self.data)
+
+    @cached_property
+    def pixels(self) -> Image:
+        """What the network should be given, (height, width, C) uint8."""
+        return self.preprocess(self.image)
+
+
+Simulation = Callable[[Scene], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row of the catalogue.
+
+    pixels: what the network would be given, by detail; it may hold values that no uint8 can. scores: what it would have
+    answered, from the right scores (N, classes) and whether these are probabilities, by detail.
+    """
+
+    name: str
+    cure: str
+    pixels: Callable[[Preprocess], dict[str, Simulation]] = lambda _: {}
+    scores: Callable[[int], dict[str, Callable[[Scores], Scores]]] = lambda _: {}
+
+
+def changed(**fields: Any) -> Simulation:
+    """The picture through another preprocessing record."""
+    return lambda scene: msgspec.structs.replace(scene.preprocess, **fields)(scene.image)
+
+
+def on_image(change: Callable[[Any], Any]) -> Simulation:
+    """The decoded image changed before it is preprocessed."""
+    return lambda scene: scene.preprocess(np.ascontiguousarray(change(scene.image)))
+
+
+def on_pixels(change: Callable[[Pixels], Pixels]) -> Simulation:
+    """The network's input changed."""
+    return lambda scene: change(scene.pixels.astype(np.float32))
+
+
+def _other(field: str, kind: Any) -> Callable[[Preprocess], dict[str, Simulation]]:
+    def rows(own: Preprocess) -> dict[str, Simulation]:
+        mine = getattr(own, field)
+        return {
+            f"'{each}' where '{mine}' is right": changed(**{field: each}) for each in get_args(kind) if each != mine
+        }
+
+    return rows
+
+
+def _modes(own: Preprocess) -> dict[str, Simulation]:
+    """Another way to the network's size; `resize` belongs to one of them only."""
+    return {
+        f"'{mode}' where '{own.mode}' is right": changed(mode=mode, resize=None)
+        for mode in get_args(Mode)
+        if mode != own.mode
+    }
+
+
+def _sides(own: Preprocess) -> dict[str, Simulation]:
+    if own.mode != "crop":
+        return {}
+    least, mine = min(own.size), own.shorter_side
+    sides = [side for side in range(least, round(1.5 * least) + 2) if side != mine]
+    return {f"the shorter side to {side} pixels where {mine} is right": changed(resize=side) for side in sides}
+
+
+def _fills(own: Preprocess) -> dict[str, Simulation]:
+    if own.mode != "letterbox":
+        return {}
+    return {
+        f"{fill} where {own.fill} is right": changed(fill=fill) for fill in (0, 114, 127, 128, 255) if fill != own.fill
+    }
+
+
+def _corner(scene: Scene) -> Image:
+    """The crop taken from the upper left corner: as if the rest of the picture, mirrored around it, were not there."""
+    own = scene.preprocess
+    height, width = scene.image.shape[:2]
+    scale = min(height / own.size[0], width / own.size[1]) * min(own.size) / own.shorter_side
+    rows, columns = round(own.size[0] * scale), round(own.size[1] * scale)
+    return msgspec.structs.replace(own, mode="stretch", resize=None)(scene.image[:rows, :columns])
+
+
+def _planar(pixels: Pixels) -> Pixels:
+    """(H, W, C) stored as (C, H, W), and read as (H, W, C)."""
+    return pixels.transpose(2, 0, 1).reshape(pixels.shape)
+
+
+def _swap_chroma(image: Image) -> Any:
+    cv2 = import_cv2()
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2YCrCb)[:, :, [0, 2, 1]], cv2.COLOR_YCrCb2BGR)
+
+
+def _grey(image: Image) -> Any:
+    cv2 = import_cv2()
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+
+
+def _curve(function: Callable[[Any], Any]) -> Simulation:
+    """A tone curve on values 0..1."""
+    table = np.clip(np.round(255 * function(np.arange(256) / 255)), 0, 255).astype(np.uint8)
+    return on_image(lambda image: table[image])
+
+
+def _normalized(scene: Scene) -> Pixels:
+    mean, std = (np.asarray(each, np.float32) for each in (scene.normalization.mean, scene.normalization.std))
+    scaled: Pixels = (scene.pixels.astype(np.float32) / 255 - mean) / std
+    return scaled
+
+
+def _as_bytes(values: NDArray[Any]) -> NDArray[Any]:
+    """Floats cast to uint8 as C and OpenVINO do: towards zero, modulo 256."""
+    whole: NDArray[Any] = np.trunc(values).astype(np.int64).astype(np.uint8)
+    return whole
+
+
+# Normalizations in common use, as (mean, std) on the scale 0..1.
+COMMON_NORMALIZATIONS = {
+    "ImageNet's": Normalization(),
+    "0.5 and 0.5 (-1 to 1)": Normalization((0.5,) * 3, (0.5,) * 3),
+    "0 and 1 (0 to 1)": Normalization((0.0,) * 3, (1.0,) * 3),
+    "0 and 1/255 (0 to 255)": Normalization((0.0,) * 3, (1 / 255,) * 3),
+    "ImageNet's mean, std 1/255": Normalization(Normalization().mean, (1 / 255,) * 3),
+    "CLIP's": Normalization((0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)),
+    "CIFAR-10's": Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "127/255 and 128/255": Normalization((127 / 255,) * 3, (128 / 255,) * 3),
+}
+
+
+def _normalizations(own: Preprocess) -> dict[str, Simulation]:
+    """Another normalization, seen through the right one: the pixels that the graph would turn into the same values."""
+
+    def row(other: Normalization) -> Simulation:
+        def simulate(scene: Scene) -> Pixels:
+            right = scene.normalization
+            mean, std, own_mean, own_std = (
+                np.asarray(each[: own.channels], np.float32) for each in (other.mean, other.std, right.mean, right.std)
+            )
+            values = (scene.pixels.astype(np.float32) / 255 - mean) / std
+            pixels: Pixels = (values * own_std + own_mean) * 255
+            return pixels
+
+        return simulate
+
+    return {f"{name} mean and std": row(other) for name, other in COMMON_NORMALIZATIONS.items()}
+
+
+def _constant(**rows: Simulation) -> Callable[[Preprocess], dict[str, Simulation]]:
+    named = {name.replace("_", " "): row for name, row in rows.items()}
+    return lambda _: named
+
+
+def _shifts(classes: int) -> dict[str, Callable[[Scores], Scores]]:
+    return {
+        f"every label is {abs(by)} place{'s' if abs(by) > 1 else ''} too {'high' if by > 0 else 'low'}": partial(
+            np.roll, shift=by, axis=1
+        )
+        for by in (1, -1, 2, -2)
+        if abs(by) < classes / 2
+    }
+
+
+def _sorted_labels(classes: int) -> dict[str, Callable[[Scores], Scores]]:
+    """Class numbers sorted as text (0, 1, 10, 11, ..., 2): what listing numbered folders gives."""
+    order = sorted(range(classes), key=str)
+    return {"sorted as text (1, 10, 100, 2)": lambda scores: scores[:, order]} if classes > 10 else {}
+
+
+def _late(_: int) -> dict[str, Callable[[Scores], Scores]]:
+    return {
+        "each answer is that of the picture before": lambda scores: np.roll(scores, 1, axis=0),
+        "every answer is that of the first picture": lambda scores: np.repeat(scores[:1], len(scores), axis=0),
+        "every answer is that of the last picture": lambda scores: np.repeat(scores[-1:], len(scores), axis=0),
+    }
+
+
+CATALOGUE = (
+    Fault(
+        "BGR for RGB",
+        "exchange the first and the last channel before the network; OpenCV decodes to BGR",
+        _constant(red_and_blue_are_exchanged=on_image(lambda image: image[:, :, ::-1])),
+    ),
+    Fault(
+        "EXIF orientation ignored",
+        "turn the image as its EXIF tag says; edgecv's images.read does",
+        _constant(the_image_is_used_as_it_is_stored=lambda scene: scene.preprocess(decode_unturned(scene.data))),
+    ),
+    Fault("another interpolation", "resize with the bundle's interpolation", _other("interpolation", Interpolation)),
+    Fault("another way to resize", "crop, stretch or letterbox as the bundle says", _modes),
+    Fault("another size before the crop", "scale the shorter side as the bundle says, then crop", _sides),
+    Fault("crop from the corner", "crop the centre", _constant(the_upper_left_corner_is_cropped=_corner)),
+    Fault("another letterbox fill", "fill the border with the bundle's grey", _fills),
+    Fault(
+        "NCHW for NHWC",
+        "give the pixels as (N, H, W, C), or transpose; do not reshape",
+        _constant(the_planes_are_read_as_interleaved_pixels=on_pixels(_planar)),
+    ),
+    Fault(
+        "float where uint8",
+        "give the pixels as uint8, 0 to 255; the graph scales",
+        _constant(
+            the_pixels_are_divided_by_255=on_pixels(lambda pixels: pixels / 255),
+            the_pixels_are_divided_by_255_and_cast_to_uint8=on_pixels(lambda pixels: _as_bytes(pixels / 255)),
+        ),
+    ),
+    Fault(
+        "normalized twice",
+        "leave the normalization to the graph",
+        _constant(
+            the_pixels_are_normalized_before_the_graph_does_it=_normalized,
+            the_pixels_are_normalized_and_cast_to_uint8=lambda scene: _as_bytes(_normalized(scene)),
+        ),
+    ),
+    Fault("wrong mean or scale", "normalize with the bundle's mean and std, or leave it to the graph", _normalizations),
+    Fault(
+        "int8 where uint8",
+        "read the pixels as unsigned bytes",
+        _constant(
+            bytes_above_127_are_taken_as_negative=on_pixels(
+                lambda pixels: np.where(pixels > 127, pixels - 256, pixels)
+            ),
+            _128_is_taken_off=on_pixels(lambda pixels: pixels - 128),
+        ),
+    ),
+    Fault(
+        "grey for colour",
+        "keep the camera's colours",
+        _constant(all_channels_hold_the_grey_image=on_image(_grey)),
+    ),
+    Fault(
+        "limited-range video levels",
+        "convert YUV with the range that the stream declares",
+        _constant(
+            _16_to_235_is_taken_for_0_to_255=_curve(lambda tone: (16 + 219 * tone) / 255),
+            _0_to_255_is_taken_for_16_to_235=_curve(lambda tone: (255 * tone - 16) / 219),
+        ),
+    ),
+    Fault(
+        "another tone curve",
+        "give the network sRGB as decoders give it; no gamma, no linear light",
+        _constant(
+            the_pixels_are_linear_light=_curve(lambda tone: tone**2.2),
+            a_gamma_was_applied=_curve(lambda tone: tone ** (1 / 2.2)),
+        ),
+    ),
+    Fault(
+        "U and V exchanged",
+        "take the frame as the format that it is, NV12 or NV21, I420 or YV12",
+        _constant(the_colour_planes_are_exchanged=on_image(_swap_chroma)),
+    ),
+    Fault(
+        "turned or mirrored image",
+        "mount the camera upright, or turn its frames",
+        _constant(
+            it_is_mirrored=on_image(lambda image: image[:, ::-1]),
+            it_is_upside_down=on_image(lambda image: image[::-1]),
+            it_is_turned_by_180_degrees=on_image(lambda image: image[::-1, ::-1]),
+            it_is_turned_left=on_image(np.rot90),
+            it_is_turned_right=on_image(lambda image: np.rot90(image, 3)),
+            rows_and_columns_are_exchanged=on_image(lambda image: image.transpose(1, 0, 2)),
+        ),
+    ),
+    Fault(
+        "empty input",
+        "write the frame into the input before it runs",
+        _constant(
+            every_pixel_is_0=on_pixels(np.zeros_like),
+            every_pixel_is_255=on_pixels(lambda pixels: np.full_like(pixels, 255)),
+        ),
+    ),
+    Fault("shifted labels", "use the bundle's labels; mind a background class", scores=_shifts),
+    Fault("labels in another order", "use the bundle's labels in their order", scores=_sorted_labels),
+    Fault("answers out of step", "wait for a frame's own result; copy it before the next one runs", scores=_late),
+    Fault(
+        "softmax twice",
+        "take the scores as they are",
+        scores=lambda _: {"the scores went through a second softmax": lambda scores: np.log(softmax(softmax(scores)))},
+    ),
+)
+
+LOWER_PRECISION = Fault("lower precision", "run in float32, or accept it after 'edgecv verify --data'")
+UNKNOWN_INPUT = Fault("unknown preprocessing", "compare your steps with bundle.json's 'preprocess', one by one")
+
+# What leaves its trace in a file or a backend.
+SCALE = Fault("corrupted quantization scale", "quantize again, or take the variant from a sound copy of the bundle")
+NORMALIZATION = Fault("wrong mean or scale in the graph", "export again; normalization belongs to the trained network")
+ONE_LAYER = Fault("damaged weights", "take the file from a sound copy of the bundle, or export again")
+OTHER_TRAINING = Fault(
+    "weights of another training", "export the checkpoint that golden.npz was made with, or export both"
+)
+PRECISION = Fault(
+    "another precision than claimed", "set the backend's precision to float32, or ask for the other by name"
+)
+STALE = Fault("stale engine", "delete the backend's cache of compiled models; it belongs to another file")
+BACKEND = Fault("the backend computes it otherwise", "use another backend or version; report the node to its makers")
+NOT_FINITE = Fault("NaN or infinite outputs", "look for overflow in the node named; run in float32")
+OTHER_FILE = Fault("another network", "export again: the file computes something else than what was exported")
+QUANTIZATION = Fault("quantization loses too much", "leave the node named in float, or quantize with more images")
+RECORD = Fault("altered preprocessing record", "restore bundle.json's 'preprocess', or export again")
+LABELS = Fault("altered labels", "restore bundle.json's 'labels', or export again")
+
+
+def simulations(own: Preprocess) -> Iterator[tuple[Fault, str, Simulation]]:
+    """Every way in which the catalogue says that pixels can be wrong."""
+    for fault in CATALOGUE:
+        for detail, simulate in fault.pixels(own).items():
+            yield fault, detail, simulate
+
+
+def alterations(classes: int) -> Iterator[tuple[Fault, str, Callable[[Scores], Scores]]]:
+    """Every way in which the catalogue says that scores can be wrong."""
+    for fault in CATALOGUE:
+        for detail, alter in fault.scores(classes).items():
+            yield fault, detail, alter

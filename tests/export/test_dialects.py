@@ -1,0 +1,181 @@
+"""Dialects: what the files hold, and that backends compute what the grids say."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from edgecv_export import fp16
+from edgecv_export.calibrate import sample
+from edgecv_export.dialects import DIALECTS, activation_grid, weight_grid
+from edgecv_export.graph import Deployed, to_onnx
+from edgecv_export.placement import PLACEMENTS, quantized_nodes
+from edgecv_export.plan import Plan, Workshop
+from edgecv_export.wiring import Wiring
+from edgecv_runtime import backends
+from edgecv_runtime.backends import Options
+from edgecv_runtime.backends.tensorrt.build import build_engine
+from edgecv_runtime.backends.tensorrt.network import read_network
+from edgecv_runtime.errors import BadInput, ComputationError
+from tests.conftest import NORMALIZATION
+from tests.export.test_passes import run
+
+
+@pytest.fixture(scope="module")
+def workshop(exported, digits):
+    return Workshop(onnx.load(exported / "model.onnx"), sample(digits[0], 64))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.5, 3.0), (0.0, 6.0), (-2.0, 0.0), (0.0, 0.0), (1.0, 2.0)])
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda each: each.name)
+def test_grids_are_onnxs_own(low, high, dialect):
+    """Oracle: ONNX's reference implementation of QuantizeLinear and DequantizeLinear."""
+    from onnx.reference import ReferenceEvaluator
+
+    grid = activation_grid(low, high, dialect)
+    values = np.random.default_rng(0).uniform(low - 1, high + 1, 1000).astype(np.float32)
+    kind = "uint8" if dialect.activations == "uint8" else "int8"
+    oracle = ReferenceEvaluator(
+        onnx.parser.parse_model(
+            f"""<ir_version: 8, opset_import: ["": 19]>
+            pair (float[N] x, float scale, {kind} point) => ({kind}[N] q, float[N] y) {{
+                q = QuantizeLinear(x, scale, point)
+                y = DequantizeLinear(q, scale, point)
+            }}"""
+        )
+    )
+    integers, back = oracle.run(None, {"x": values, "scale": grid.scale, "point": grid.zero_point})
+    clipped = np.clip(integers.astype(int), grid.lowest, grid.highest)
+    assert (grid.quantize(values) == clipped).all()
+    assert np.allclose(grid.dequantize(integers), back)
+    assert grid.fake(np.zeros(1, np.float32)) == 0  # padding stays padding
+    if not dialect.symmetric:
+        inside = values[(values >= min(low, 0)) & (values <= max(high, 0))]
+        assert np.abs(grid.fake(inside) - inside).max(initial=0) <= grid.scale * 0.501
+
+
+def test_weights_have_one_step_a_channel_and_keep_the_largest():
+    weights = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    weights[2] = 0
+    grid = weight_grid(np.abs(weights).max(axis=(1, 2, 3)), 0)
+    assert np.abs(grid.fake(weights) - weights).max() <= grid.scale.max() / 2 * 1.001
+    assert np.abs(grid.quantize(weights)).max(axis=(1, 2, 3)).tolist() == [127, 127, 0, 127]
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_backends_compute_what_the_simulated_model_computes(workshop, digits, tmp_path, dialect, placement, backend):
+    """Oracle: the same file with float arithmetic between Q and DQ: ONNX Runtime without optimizations.
+
+    Integer kernels may round a value that lies between two steps the other way; the error of quantization itself is the
+    measure of it.
+    """
+    frames = digits[0][100:164]
+    content = workshop.make(Plan(placement, passes=()), DIALECTS[dialect])
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    simulated = run(content, frames)
+    floats = run(workshop.form(())[0].model, frames)
+    opened = backends.get(backend)(path, Options())
+    (got,) = opened.run({"image": frames}).values()
+    opened.close()
+    assert np.abs(got - simulated).mean() < 0.1 * np.abs(simulated - floats).mean()
+    assert (got.argmax(1) == simulated.argmax(1)).mean() > 0.95
+
+
+def kinds(content):
+    model = onnx.ModelProto.FromString(content)
+    makers = {name: node for node in model.graph.node for name in node.output}
+    constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    return model, makers, constants
+
+
+def test_the_symmetric_dialect_has_no_zero_points_and_no_quantized_bias(workshop):
+    model, makers, constants = kinds(workshop.make(Plan("all"), DIALECTS["int8-s8s8"]))
+    points = [constants[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert points
+    assert all(point.dtype == np.int8 and point == 0 for point in points)
+    assert not any(values.dtype == np.int32 for values in constants.values())
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert all(node.input[2] in constants for node in convolutions)  # bias straight from a float constant
+    assert all(makers[node.input[1]].op_type == "DequantizeLinear" for node in convolutions)
+
+
+def test_tensorrt_builds_the_symmetric_dialect_and_fp16(workshop, exported, tmp_path):
+    """The real parser and builder, without a GPU; the network's layers are counted by their precision."""
+    path = tmp_path / "int8.onnx"
+    for placement in ("all", "layers", "merged"):
+        path.write_bytes(workshop.make(Plan(placement), DIALECTS["int8-s8s8"]))
+        assert read_network(path).layers == {"int8": 5}
+        assert build_engine(path, compute_capabilities=[(8, 6)])
+    half = tmp_path / "half.onnx"
+    half.write_bytes(fp16.converted(exported / "model.onnx"))
+    assert read_network(half).layers == {"fp16": 5}
+    assert build_engine(half, compute_capabilities=[(8, 6)])
+
+
+# fp16
+
+
+def test_half_precision_is_baked_in_and_stays_close(exported, digits):
+    frames = digits[0][:32]
+    content = fp16.converted(exported / "model.onnx")
+    model = onnx.ModelProto.FromString(content)
+    assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+    assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    assert not any(each.data_type == TensorProto.FLOAT for each in model.graph.initializer)
+    wanted = run(onnx.load(exported / "model.onnx"), frames)
+    assert 1e-6 < np.abs(run(content, frames) - wanted).max() / np.abs(wanted).max() < 5e-3
+
+
+def test_weights_beyond_half_precision_are_named(exported, tmp_path):
+    model = Wiring(onnx.load(exported / "model.onnx"))
+    layer = model.layers()[0]
+    model.set_weights(layer, model.weights(layer) * 1e6)
+    onnx.save(model.model, tmp_path / "large.onnx")
+    with pytest.raises(ComputationError, match=r"constant '.+' reaches .*, half precision ends at 65504"):
+        fp16.converted(tmp_path / "large.onnx")
+
+
+# Placements
+
+
+@pytest.fixture(scope="module")
+def mobilenet():
+    from edgecv import models
+
+    network = models.create("mobilenet_v3_small", classes=4, weights=None, in_channels=3, seed=0).eval()
+    return Wiring(to_onnx(Deployed(network, NORMALIZATION), (32, 32), 3, "logits", {}))
+
+
+def test_merged_placements_put_nothing_between_a_convolution_and_its_hard_swish(mobilenet, digits):
+    workshop = Workshop(mobilenet.model, sample(digits[0], 8))
+    for name, quantized in (("layers", 19), ("merged", 0)):
+        model, makers, _ = kinds(workshop.make(Plan(name, passes=())))
+        swishes = [node for node in model.graph.node if node.op_type == "HardSwish"]
+        between = sum(makers[node.input[0]].op_type == "DequantizeLinear" for node in swishes)
+        assert (len(swishes), between) == (19, quantized)
+
+
+def test_gates_can_stay_in_float(mobilenet):
+    every, some = PLACEMENTS["merged"], PLACEMENTS["merged-gates-float"]
+    left = {node.name for node in quantized_nodes(mobilenet, every)} - {
+        node.name for node in quantized_nodes(mobilenet, some)
+    }
+    assert len(left) == 18  # two convolutions in each of nine branches
+    assert all("fc1" in name or "fc2" in name for name in left)
+
+
+def test_islands_stay_in_float(mobilenet):
+    nodes = quantized_nodes(mobilenet, PLACEMENTS["layers"])
+    first, last = nodes[0].name, nodes[-1].name
+    rest = quantized_nodes(mobilenet, PLACEMENTS["layers"], islands=(first, last))
+    assert [node.name for node in rest] == [node.name for node in nodes[1:-1]]
+
+
+def test_a_plan_refuses_what_it_does_not_know():
+    with pytest.raises(BadInput, match="placements are all, layers"):
+        Plan("everywhere")
+    with pytest.raises(BadInput, match="passes are fold-batch-norm, .*; got 'rescue'"):
+        Plan(passes=("rescue",))

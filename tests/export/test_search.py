@@ -1,0 +1,269 @@
+"""The search: what it tries, what it picks, that it goes on where it stopped; and a network that it has to rescue."""
+
+import dataclasses
+import shutil
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgecv_export import search, trial
+from edgecv_export.explain import explain
+from edgecv_export.export import export
+from edgecv_export.graph import Deployed, reference
+from edgecv_export.plan import Plan
+from edgecv_export.quantize import QuantizeConfig, quantize
+from edgecv_export.trial import Trial
+from edgecv_runtime import Bundle, backends, files, verify
+from edgecv_runtime.errors import BadInput
+from edgecv_runtime.manifest import Budget
+from tests.conftest import LABELS, NORMALIZATION, PREPROCESS
+
+QUICK = QuantizeConfig(images=64, check_images=64, placements=("layers", "convolutions"), ranges=("min-max",))
+
+
+class Hostile(nn.Module):
+    """Channels that differ by 1000x before a ReLU, then hard-swish and squeeze-and-excitation, then a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU())
+        self.depthwise = nn.Sequential(nn.Conv2d(32, 32, 3, 2, 1, groups=32), nn.ReLU())
+        self.point = nn.Sequential(nn.Conv2d(32, 32, 1), nn.Hardswish())
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(32, 8, 1), nn.ReLU(), nn.Conv2d(8, 32, 1), nn.Hardsigmoid()
+        )
+        self.head = nn.Linear(32 * 16, 10)
+        factors = torch.logspace(-1.5, 1.5, 32)[torch.randperm(32)]
+        with torch.no_grad():
+            self.stem[0].weight.mul_(factors.reshape(-1, 1, 1, 1))
+            self.stem[0].bias.mul_(factors)
+            self.depthwise[0].weight.mul_(3)
+            self.point[0].weight.div_(factors.reshape(1, -1, 1, 1)).mul_(3)
+            self.point[0].bias.zero_()
+
+    def features(self, x):
+        x = self.point(self.depthwise(self.stem(x)))
+        return nn.functional.avg_pool2d(x * self.gate(x), 2).flatten(1)  # (N, 32, 8, 8) -> (N, 512)
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+@pytest.fixture(scope="module")
+def hostile(digits, tmp_path_factory):
+    """The hostile network with a head fitted to real digits by least squares, as a bundle."""
+    frames, labels = digits
+    network = Hostile().eval()
+    mean, std = (torch.tensor(each).reshape(3, 1, 1) for each in (NORMALIZATION.mean, NORMALIZATION.std))
+    pixels = (torch.from_numpy(frames[:1200]).permute(0, 3, 1, 2) / 255 - mean) / std
+    with torch.inference_mode():
+        inputs = network.features(pixels).double()
+        wanted = 10 * nn.functional.one_hot(torch.from_numpy(labels[:1200]), 10).double()
+        centred = inputs - inputs.mean(0)
+        ridge = 1e-3 * centred.square().sum() / 512 * torch.eye(512)
+        weight = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ wanted).T
+        network.head.weight.copy_(weight)
+        network.head.bias.copy_(-(weight @ inputs.mean(0)))
+    path = tmp_path_factory.mktemp("hostile") / "bundle"
+    given = {"preprocess": PREPROCESS, "normalization": NORMALIZATION, "labels": LABELS}
+    export(network, path, name="hostile", images=frames[:8], **given)
+    return path, reference(Deployed(network, NORMALIZATION), frames[1200:])
+
+
+def test_the_search_restores_a_network_that_breaks_plain_quantization(hostile, digits, tmp_path):
+    path, expected = hostile
+    frames, labels = digits
+    copy = tmp_path / "bundle"
+    shutil.copytree(path, copy)
+    known = verify.accuracy(expected, expected, labels[1200:]).top1.value
+    assert known > 0.85  # the float network is worth restoring
+    budget = Budget(max_drop_points=1.0)
+    config = QuantizeConfig(images=200, placements=("layers", "merged"), ranges=("min-max", "mse"))
+    done = quantize(copy, frames[:200], config, check=frames[1200:], labels=labels[1200:], budget=budget)
+    plain = [each for each in done.candidates if each.plan.passes == ("bias",) and not each.plan.islands]
+    assert all(each.accuracy.drop_points > 3 for each in plain)  # plain quantization fails, whatever the ranges
+    assert done.found.kept
+    assert done.chosen.accuracy.drop_points <= 1.0
+    assert set(done.chosen.plan.passes) != {"bias"} or done.chosen.plan.islands
+    with Bundle(copy) as opened:
+        assert opened.manifest.variant("int8-u8s8").calibration.passes == done.chosen.plan.passes
+        (again,) = verify.verify(
+            opened,
+            frames[1200:],
+            expected,
+            labels=labels[1200:],
+            only=lambda each: (each.variant, each.backend) == ("int8-u8s8", "openvino"),
+        )
+    assert again.entry.accuracy.drop_points <= 1.5  # the file in the bundle is the one that was measured
+    assert explain(done, budget)[0].startswith(done.chosen.plan.name)
+
+
+# What is picked
+
+
+def made(plan, ms, kl, drop):
+    """A trial as if measured."""
+    logits = np.eye(10, dtype=np.float32).repeat(20, 0) * 5
+    agreement = msgspec.structs.replace(verify.agreement(logits, logits, "x"), kl=kl)
+    scored = verify.accuracy(logits, logits, logits.argmax(1))
+    accuracy = msgspec.structs.replace(scored, drop_points=drop)
+    times = {"a": ms, "b": 3 * ms}
+    return Trial(plan, agreement, accuracy, times, times, 1000)
+
+
+class Table:
+    """A laboratory and a workshop that look results up: plan -> (ms, kl, drop)."""
+
+    float_passes = ()
+
+    def __init__(self, results):
+        self.results, self.measured = results, []
+
+    def setting(self, plan):
+        name = plan.placement
+        return dataclasses.make_dataclass("S", ["nodes", "grids"])([], {name: 0})
+
+    def make(self, plan, *_):
+        return b""
+
+    def measure(self, plan, *_):
+        self.measured.append(plan.name)
+        return made(plan, *self.results[plan.name])
+
+
+def found(results, config, book=None, budget_s=60.0):
+    table = Table(results)
+    config = msgspec.structs.replace(config, budget_s=budget_s, passes=("bias",), islands=False)
+    budget = Budget(max_drop_points=0.5)
+    done = search.Search(table, table, book or trial.Book(None), budget, config, lambda _: None).run()
+    return done, table.measured
+
+
+def test_the_fastest_within_the_budget_is_taken_and_slower_ones_are_left_alone():
+    results = {
+        "layers, min-max, bias": (1.0, 0.1, 4.0),
+        "layers, mse, bias": (1.0, 0.05, 2.0),
+        "convolutions, min-max, bias": (2.0, 0.01, 0.4),
+        "convolutions, mse, bias": (2.0, 0.005, 0.3),
+        "all, min-max, bias": (3.0, 0.001, 0.0),
+    }
+    config = QuantizeConfig(placements=("all", "layers", "convolutions"), ranges=("min-max", "mse"))
+    done, measured = found(results, config)
+    assert (done.kept, done.chosen.plan.name) == (True, "convolutions, mse, bias")
+    assert measured == [
+        "all, min-max, bias",
+        "layers, min-max, bias",
+        "convolutions, min-max, bias",
+        "layers, mse, bias",
+        "convolutions, mse, bias",
+    ]
+
+
+def test_when_nothing_keeps_the_budget_the_closest_is_taken_and_said_so():
+    results = {"layers, min-max, bias": (1.0, 0.2, 4.0), "convolutions, min-max, bias": (2.0, 0.1, 3.0)}
+    done, _ = found(results, QUICK)
+    assert (done.kept, done.chosen.plan.placement) == (False, "convolutions")
+
+
+def test_the_goal_decides_what_is_fast():
+    slow_mean = made(Plan("layers"), 2.0, 0, 0)
+    uneven = msgspec.structs.replace(slow_mean, p50_ms={"a": 1.0}, p99_ms={"a": 9.0}, size_bytes=10)
+    assert uneven.cost("p50") < slow_mean.cost("p50")
+    assert uneven.cost("p99") > slow_mean.cost("p99")
+    assert uneven.cost("size") < slow_mean.cost("size")
+
+
+def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path):
+    results = {"layers, min-max, bias": (1.0, 0.2, 4.0), "convolutions, min-max, bias": (2.0, 0.1, 0.1)}
+    path = tmp_path / "trials.json"
+
+    class Interrupted(Table):
+        def measure(self, plan, *given):
+            if plan.placement == "convolutions":
+                raise KeyboardInterrupt
+            return super().measure(plan, *given)
+
+    table = Interrupted(results)
+    config = msgspec.structs.replace(QUICK, passes=("bias",), islands=False)
+    with pytest.raises(KeyboardInterrupt):
+        search.Search(table, table, trial.Book(path, "file"), Budget(), config, lambda _: None).run()
+    _, measured = found(results, QUICK, trial.Book(path, "file"))
+    assert measured == ["convolutions, min-max, bias"]
+    _, measured = found(results, QUICK, trial.Book(path, "another file"))
+    assert len(measured) == 2
+    path.write_text("{")
+    _, measured = found(results, QUICK, trial.Book(path, "file"))
+    assert len(measured) == 2
+
+
+def test_the_time_bounds_the_search():
+    results = {"layers, min-max, bias": (1.0, 0.2, 4.0), "convolutions, min-max, bias": (2.0, 0.1, 0.1)}
+    done, measured = found(results, QUICK, budget_s=1e-9)
+    assert measured == ["layers, min-max, bias"]  # one is always tried
+    assert done.stopped
+
+
+# Bad input: one line, the bundle as it was
+
+
+def test_labels_of_one_class_are_refused(bundle_copy, digits):
+    frames = digits[0]
+    before = (bundle_copy / "bundle.json").read_bytes()
+    with pytest.raises(BadInput, match="one class only cannot tell accuracy; give images of several classes"):
+        quantize(bundle_copy, frames[:64], QUICK, check=frames[64:128], labels=np.zeros(64, np.int64))
+    assert (bundle_copy / "bundle.json").read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_bundle_as_it_was(bundle_copy, digits, monkeypatch):
+    before = {file.name: file.read_bytes() for file in bundle_copy.iterdir()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device", str(bundle_copy))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        quantize(bundle_copy, digits[0][:128], QUICK)
+    assert {file.name: file.read_bytes() for file in bundle_copy.iterdir()} == before
+    assert list(bundle_copy.parent.iterdir()) == [bundle_copy]
+
+
+def test_what_stays_in_float_is_listed(bundle_copy, digits):
+    done = quantize(bundle_copy, digits[0][:128], QUICK)
+    assert done.left_in_float["HardSwish"] == 1
+    assert any(line.startswith("left in float: ") and "1 HardSwish" in line for line in explain(done, Budget()))
+    for name in ("onnxruntime", "openvino"):
+        assert sum(line.startswith(f"{name}: int8") for line in explain(done, Budget())) == 1
+
+
+def test_images_unlike_the_golden_ones_are_warned_of(bundle_copy, digits):
+    said = []
+    done = quantize(bundle_copy, 255 - digits[0][:128], QUICK, said.append)
+    assert len(done.warnings) == 1
+    assert any(line.startswith("warning: the calibration images do not resemble") for line in said)
+
+
+@pytest.mark.parametrize(
+    ("has", "bf16_ms", "moved", "taken"),
+    [
+        (("float32", "bf16"), 0.5, 0.0, "bf16"),
+        (("float32", "bf16"), 0.99, 0.0, "float32"),  # gains too little
+        (("float32", "bf16"), 0.5, 5.0, "float32"),  # and moves the outputs
+        (("float32",), 0.5, 0.0, "float32"),
+    ],
+)
+def test_what_is_not_quantized_runs_in_bf16_only_where_that_gains(
+    exported, digits, monkeypatch, has, bf16_ms, moved, taken
+):
+    with Bundle(exported) as opened:
+        laboratory = trial.Laboratory(opened.manifest, opened.variant_file("float32"), digits[0][:16], None)
+    monkeypatch.setattr(backends.get("openvino"), "precisions", staticmethod(lambda: has))
+    times = {"float32": [1.0], "bf16": [bf16_ms]}
+    monkeypatch.setattr(laboratory, "_samples", lambda _file, _name, precision: times[precision])
+    noise = moved * np.random.default_rng(0).normal(size=laboratory.reference.shape).astype(np.float32)
+    monkeypatch.setattr(laboratory, "outputs", lambda *_: laboratory.reference + noise)
+    measured = msgspec.structs.replace(made(Plan("layers"), 1.0, 0.01, 0.0), p50_ms={"openvino": 1.0})
+    assert laboratory.islands(measured, b"") == taken

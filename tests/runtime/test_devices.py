@@ -1,0 +1,157 @@
+"""Devices: what can run here runs, and what is not there is an error that says what is, never another device."""
+
+import onnxruntime
+import pytest
+
+import edgecv_runtime as rt
+from edgecv_runtime.backends import onnxruntime as ort_backend
+from edgecv_runtime.backends import openvino as ov_backend
+from edgecv_runtime.errors import BackendUnavailable, BadInput, Closed
+
+EVERY = [each.name for each in ort_backend.PROVIDERS.values()]
+
+
+@pytest.mark.parametrize(
+    ("backend", "device"), [("onnxruntime", "cpu"), ("openvino", "cpu"), ("openvino", "auto"), ("openvino", "CPU")]
+)
+def test_devices_that_are_here_give_the_golden_outputs(exported, backend, device):
+    with rt.load(exported, backend=backend, device=device) as model:
+        golden = model.bundle.golden()
+        assert abs(model.run({"image": golden.images})["logits"] - golden.logits).max() < 1e-4
+        assert model.info.device == device
+        assert model.info.precision == "float32"
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"backend": "onnxruntime", "device": "cuda"}, BackendUnavailable, "'cuda', only: cpu.*needs onnxruntime-gpu"),
+        ({"backend": "onnxruntime", "device": "cuda:1"}, BackendUnavailable, "no device 'cuda', only: cpu"),
+        ({"backend": "onnxruntime", "device": "openvino:gpu"}, BackendUnavailable, "needs onnxruntime-openvino"),
+        ({"backend": "onnxruntime", "device": "xnnpack"}, BackendUnavailable, "--use_xnnpack"),
+        ({"backend": "onnxruntime", "device": "tpu"}, BadInput, "no device 'tpu'; known: cpu, cuda, tensorrt"),
+        ({"backend": "openvino", "device": "gpu"}, BackendUnavailable, "no device 'gpu' here, only: cpu"),
+        ({"backend": "openvino", "device": "npu"}, BackendUnavailable, "no device 'npu' here, only: cpu"),
+        ({"backend": "openvino", "device": "cpu.3"}, BackendUnavailable, "no device 'cpu.3' here"),
+        ({"backend": "openvino", "device": "tpu"}, BadInput, "no device 'tpu'; known: cpu, gpu, npu, auto"),
+        ({"device": "gpu"}, BadInput, "name the backend too"),
+    ],
+)  # fmt: skip
+def test_a_device_that_is_not_here_is_an_error_that_says_what_is(exported, given, error, said):
+    with pytest.raises(error, match=said):
+        rt.load(exported, **given)
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt", "openvino", "xnnpack"])
+def test_a_silent_fall_back_to_the_cpu_is_caught(exported, monkeypatch, device):
+    """As onnxruntime-gpu without a driver does: it lists the provider, and gives a session that runs on the CPU."""
+    real = onnxruntime.InferenceSession
+    asked = []
+
+    def fall_back(path, settings, providers):
+        asked.extend(providers)
+        return real(path, settings, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: EVERY)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fall_back)
+    with pytest.raises(BackendUnavailable, match=f"cannot use device '{device}' here.*would run on CPUExecution"):
+        rt.load(exported, backend="onnxruntime", device=device)
+    assert asked[0][0] == ort_backend.PROVIDERS[device].name
+
+
+def test_options_of_each_provider():
+    """Oracle: the option names of ONNX Runtime's pages on CUDA, TensorRT, OpenVINO and XNNPACK."""
+    options = {
+        name: each.options("1" if name in ("cuda", "tensorrt") else "", 2)
+        for name, each in ort_backend.PROVIDERS.items()
+    }
+    assert options["cpu"] == {}
+    assert options["cuda"] == {"device_id": "1", "use_tf32": "0"}
+    assert options["tensorrt"]["device_id"] == "1"
+    assert options["tensorrt"]["trt_engine_cache_enable"] == "1"
+    assert options["openvino"] == {"device_type": "CPU", "precision": "FP32", "num_of_threads": "2"}
+    assert options["xnnpack"] == {"intra_op_num_threads": "2"}
+
+
+def test_openvino_that_executes_elsewhere_is_an_error(exported, monkeypatch):
+    monkeypatch.setattr(ov_backend, "_device", lambda asked: "CPU" if asked == "default" else "GPU.0")
+    backend = ov_backend.OpenVinoBackend(exported / "model.onnx", rt.Options())
+    backend._device = "GPU.0"
+    with pytest.raises(BackendUnavailable, match="runs model.onnx on .*CPU.*, not on GPU.0"):
+        backend._check_device(backend._graph(single=True))
+
+
+@pytest.mark.parametrize("kind", [ort_backend.OnnxRuntimeBackend, ov_backend.OpenVinoBackend])
+def test_a_closed_backend_says_so(exported, kind):
+    backend = kind(exported / "model.onnx", rt.Options())
+    backend.close()
+    with pytest.raises(Closed, match="model.onnx is closed"):
+        backend.run({"image": rt.Bundle(exported).golden().images})
+
+
+# The cache of compiled models
+
+
+@pytest.fixture
+def compiled(exported, monkeypatch, tmp_path):
+    """Loads with an empty cache; gives a function that loads again and tells how often OpenVINO compiled."""
+    monkeypatch.setenv("EDGECV_CACHE", str(tmp_path))
+    calls = []
+
+    class Core:
+        def __init__(self, real):
+            self._real = real
+
+        def compile_model(self, *given):
+            calls.append(given)
+            return self._real.compile_model(*given)
+
+        def __getattr__(self, name):
+            return getattr(self._real, name)
+
+    core = Core(ov_backend._core())
+    monkeypatch.setattr(ov_backend, "_core", lambda: core)
+
+    def again(**given):
+        calls.clear()
+        with rt.load(exported, backend="openvino", **given) as model:
+            golden = model.bundle.golden()
+            assert abs(model.run({"image": golden.images[:1]})["logits"] - golden.logits[:1]).max() < 1e-4
+            assert model.info.precision == "float32"
+            assert model.info.layers
+        return len(calls)
+
+    assert again() == 1
+    return again
+
+
+def test_a_second_start_compiles_nothing(compiled, tmp_path):
+    assert compiled() == 0
+    assert len(list((tmp_path / "openvino").iterdir())) == 1
+
+
+@pytest.mark.parametrize("given", [{"threads": 1}, {"goal": "throughput"}])
+def test_other_settings_have_an_entry_of_their_own(compiled, given, tmp_path):
+    assert compiled(**given) == 1
+    assert compiled(**given) == 0
+    assert len(list((tmp_path / "openvino").iterdir())) == 2
+
+
+def test_another_version_or_cpu_compiles_anew(compiled, monkeypatch):
+    monkeypatch.setattr(ov_backend.OpenVinoBackend, "probe", staticmethod(lambda: {"openvino": "2099.1"}))
+    assert compiled() == 1
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:40] + b"x" + data[41:]]
+)
+def test_a_damaged_entry_is_compiled_anew_and_replaced(compiled, tmp_path, damage):
+    (entry,) = (tmp_path / "openvino").iterdir()
+    entry.write_bytes(damage(entry.read_bytes()))
+    assert compiled() == 1
+    assert compiled() == 0
+
+
+def test_a_cache_folder_that_cannot_be_made_costs_only_time(compiled, monkeypatch):
+    monkeypatch.setenv("EDGECV_CACHE", "/proc/nowhere")
+    assert compiled() == 1

@@ -1,0 +1,150 @@
+import dataclasses
+import itertools
+import math
+import random
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import edgecv_runtime as rt
+from edgecv_runtime import choose, machine, tuning
+from edgecv_runtime.choose import Target
+from edgecv_runtime.errors import BadInput
+from edgecv_runtime.goals import Goal, Trial
+
+
+def trial(p50=1.0, p99=2.0, per_s=100.0):
+    return Trial("float32", "x", "float32", 0, 1, 1, p50_ms=p50, p90_ms=p50, p99_ms=p99, frames_per_s=per_s)
+
+
+def test_a_goal_ranks_trials():
+    fast, busy, late = trial(1, 2, 100), trial(3, 9, 300), trial(9, 30, 400)
+    for text, order in {
+        "latency": [fast, busy, late],
+        "throughput": [late, busy, fast],
+        "p99 <= 10 ms": [busy, fast, late],
+        "p50<=2.5ms": [fast, busy, late],
+    }.items():
+        assert sorted([late, busy, fast], key=Goal(text).cost) == order, text
+    assert Goal().cost(Trial("a", "b", "c", 0, 1, 1, failed="no")) == float("inf")
+
+
+@pytest.mark.parametrize("text", ["speed", "p98 <= 3 ms", "p99 >= 3 ms", "p99 <= 3", ""])
+def test_an_unknown_goal_is_refused(text):
+    with pytest.raises(BadInput, match="'latency', 'throughput' or a bound"):
+        Goal(text)
+
+
+def made_targets(count):
+    return [Target("float32", Path("x.onnx"), "0", f"backend{number}", "float32") for number in range(count)]
+
+
+class Landscape:
+    """A synthetic machine: along each knob the throughput rises to a peak and falls again, by seeded factors."""
+
+    def __init__(self, targets, seed):
+        chance = random.Random(seed)
+        self.grid = [each for target in targets for each in tuning.settings(target)]
+        self.speed = {target.backend: chance.uniform(1, 1.2) for target in targets}
+        self.peaks = {
+            knob: (chance.uniform(0, 3), chance.uniform(0.1, 0.5)) for knob in ("threads", "streams", "batch")
+        }
+
+    def rate(self, target):
+        product = 100 * self.speed[target.backend]
+        for knob, (peak, width) in self.peaks.items():
+            product *= 2 ** (-width * abs(math.log2(getattr(target, knob) or 4) - peak))
+        return product
+
+    def measure(self, targets):
+        return [each.trial(p50_ms=1.0, frames_per_s=self.rate(each)) for each in targets]
+
+
+@pytest.fixture
+def four_cores(monkeypatch):
+    this = machine.this()
+    monkeypatch.setattr(machine, "this", lambda: msgspec.structs.replace(this, cores=4))
+
+
+def test_the_grid_has_every_setting_that_fits_the_cores(four_cores):
+    found = {(each.threads, each.streams, each.batch) for each in tuning.settings(made_targets(1)[0])}
+    pairs = {(0, 1), (0, 2), (0, 4), (2, 1), (2, 2), (1, 1)}
+    assert found == {(*pair, batch) for pair, batch in itertools.product(pairs, tuning.BATCHES)}
+    given = dataclasses.replace(made_targets(1)[0], threads=2)
+    assert {each.threads for each in tuning.settings(given)} == {2}
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_search_takes_a_quarter_of_the_trials_and_comes_near_the_best(count, four_cores):
+    """Oracle: brute force over the whole grid of 20 synthetic machines."""
+    near = 0
+    for seed in range(20):
+        targets = made_targets(count)
+        landscape = Landscape(targets, seed)
+        search = tuning.Search(targets, Goal("throughput"), landscape.measure)
+        chosen = search.run()
+        assert len(search.trials) <= len(landscape.grid) // 4
+        assert search.memory(chosen).best.frames_per_s == landscape.rate(chosen)
+        assert landscape.rate(chosen) >= max(landscape.rate(tuning.start(each, Goal("throughput"))) for each in targets)
+        near += landscape.rate(chosen) >= max(map(landscape.rate, landscape.grid)) / 1.03
+    assert near >= 18
+
+
+def test_a_target_that_fails_is_recorded_and_never_chosen(four_cores):
+    targets = made_targets(2)
+    landscape = Landscape(targets, 3)
+
+    def measure(some):
+        return [
+            each.trial(failed="no memory") if each.backend == "backend0" else landscape.measure([each])[0]
+            for each in some
+        ]
+
+    search = tuning.Search(targets, Goal("throughput"), measure)
+    assert search.run().backend == "backend1"
+    assert any(each.failed == "no memory" for each in search.trials.values())
+
+
+def test_load_takes_what_tune_found_and_says_why(exported, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGECV_CACHE", str(tmp_path))
+    monkeypatch.setattr(tuning, "SECONDS_EACH", 0.01)
+    with rt.model.load_bundle(exported, choose.Ask(goal=Goal("throughput"), tune=True)) as tuned:
+        found = tuned.info
+        assert "the best found here for throughput" in tuned.explain()
+        assert tuned.explain().count("measured ") >= 4
+    monkeypatch.setattr(tuning, "measure", lambda *_: pytest.fail("measured again"))
+    with rt.load(exported, goal="throughput") as model:
+        assert model.info == found
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        rt.load(exported)  # another goal is another question
+
+
+def test_a_native_precision_takes_part_only_within_the_budget(finished_copy, monkeypatch):
+    from edgecv_runtime.backends.openvino import OpenVinoBackend
+
+    monkeypatch.setattr(OpenVinoBackend, "precisions", staticmethod(lambda device="": ("float32", "bf16")))
+    with rt.Bundle(finished_copy) as opened:
+        entries = opened.evidence().entries
+        (float_entry,) = [
+            each for each in entries if (each.backend, each.hint, each.variant) == ("openvino", "float32", "float32")
+        ]
+        for drop, wanted in ((0.1, True), (5.0, False)):
+            worse = msgspec.structs.replace(float_entry.accuracy, drop_points=drop)
+            bf16 = msgspec.structs.replace(float_entry, hint="bf16", accuracy=worse)
+            monkeypatch.setattr(type(opened), "evidence", lambda self, bf16=bf16: rt.bundle.Evidence((bf16,)))
+            (target,) = [each for each in choose.targets(opened, ["openvino"]) if each.hint == "bf16"]
+            assert choose._keeps_budget(target, opened) is wanted
+
+
+def test_times_from_several_threads_count_all_of_them():
+    from edgecv_runtime.bench.timing import concurrent_times_ms
+
+    seen = set()
+    times, rate = concurrent_times_ms(lambda: seen.add(threading.get_ident()), 0.01, 3)
+    assert len(seen) == 3
+    assert len(times) >= 30
+    assert rate > 0
+    with pytest.raises(ZeroDivisionError):
+        concurrent_times_ms(lambda: 1 / 0, 0.01, 2)
