@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import edgecv
-from edgecv.cli import device, inspect, output, recipes, results
+from edgecv.cli import cost, device, inspect, output, recipes, results
 
 app = typer.Typer(
     name="edgecv",
@@ -48,7 +48,8 @@ for command in (
     device.predict,
     device.stream,
     recipes.models,
-    inspect.inspect,
+    cost.calibrate,
     device.doctor,
 ):
     app.command()(output.guarded(command))
+app.command(cls=cost.DeviceCommand)(output.guarded(inspect.inspect))

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from edgecv.cli import cost
 from edgecv.cli.output import show_json, stdout
 from edgecv_runtime.errors import BadInput, Unavailable
 
@@ -26,9 +27,16 @@ def inspect(
     depth: Annotated[int | None, typer.Option(help="Group layers by so many parts of their names.")] = None,
     top: Annotated[int | None, typer.Option(help="Only the layers with the most MACs.")] = None,
     what_if: Annotated[bool, typer.Option("--what-if", help="What layers would cost if built otherwise.")] = False,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="[FILE]", help="Predict latency: here, or on the device of a calibration."),
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="With --device: also run it here.")] = False,
     json: Json = False,
 ) -> None:
     """Show what a network computes: shapes, parameters, MACs, memory and receptive field of every layer."""
+    if measure and device is None:
+        raise BadInput("--measure holds a prediction against a real run: give --device too")
     for option, value in (("--depth", depth), ("--top", top)):
         if value is not None and value < 1:
             raise BadInput(f"{option} must be at least 1, got {value}")
@@ -42,14 +50,17 @@ def inspect(
         raise Unavailable(f"this command needs {exc.name}: pip install 'edgecv[export]'") from exc
     table = xray.table(xray.fold(graph) if fold else graph)
     changes = xray.what_if(table) if what_if else []
+    forecasts = cost.forecast(graph, device, model, variant, measure=measure) if device else []
     if json:
-        show_json({"table": table, "what_if": changes} if what_if else {"table": table})
+        facts = {"table": table, **({"what_if": changes} if what_if else {})}
+        show_json(facts | ({"device": forecasts} if device else {}))
         return
     print_table(table, stdout, depth=depth, top=top)
     if what_if:
         shown = {row.name for row in sorted(table.rows, key=lambda row: -row.macs)[: top or 10]}
         pools = {each.layer for each in changes if each.macs == 0}
         print_changes([each for each in changes if each.layer in shown | pools], stdout)
+    cost.print_forecasts(forecasts, top)
 
 
 def _named_shape(text: str) -> tuple[str, tuple[int, ...]]:
