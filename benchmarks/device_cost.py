@@ -23,8 +23,9 @@ import msgspec
 from edgecv import models, xray
 from edgecv.cost import calibration as calibrations
 from edgecv.cost import real
-from edgecv.cost.calibrate import calibrate
+from edgecv.cost.calibrate import calibrate, micro_kernels
 from edgecv.cost.calibration import Calibration
+from edgecv.cost.design import micro_networks
 from edgecv.cost.kernels import Kernel, kernels
 from edgecv.cost.predict import Prediction, predict
 from edgecv_runtime.backends import Options
@@ -40,17 +41,22 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/device-cost"))
     parser.add_argument("--seconds", type=float, default=3600, help="stop a step after so long")
     parser.add_argument("--only", help="one calibration: 'openvino float32'")
+    parser.add_argument("--models", nargs="+", help="measure these only")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    steps = {"export": export, "calibrate": run_calibrations, "measure": measure}
-    if given.step == "table":
-        write(given.folder)
+    end = time.monotonic() + given.seconds
+    if given.step == "export":
+        export(given.folder, end)
+    elif given.step == "calibrate":
+        run_calibrations(given.folder, end, given.only)
+    elif given.step == "measure":
+        measure(given.folder, end, given.only, given.models)
     else:
-        steps[given.step](given.folder, time.monotonic() + given.seconds, given.only)
+        write(given.folder)
 
 
-def export(folder: Path, end: float, _only: str | None) -> None:
-    """Export each model once; classifiers are those that have a paper size."""
+def export(folder: Path, end: float) -> None:
+    """Export each model once."""
     for name in models.names():
         path = folder / f"{name}.onnx"
         if not path.exists() and time.monotonic() < end:
@@ -67,7 +73,7 @@ def run_calibrations(folder: Path, end: float, only: str | None) -> None:
             print(f"{done.key}: {len(done.timed)} networks, left-out error {done.error:.1%}", flush=True)
 
 
-def measure(folder: Path, end: float, only: str | None) -> None:
+def measure(folder: Path, end: float, only: str | None, chosen: list[str] | None) -> None:
     """Add a round to the models that have the fewest, until the time is over."""
     path = folder / "measured.json"
     found: Measured = msgspec.json.decode(path.read_bytes(), type=Measured) if path.exists() else {}
@@ -76,15 +82,14 @@ def measure(folder: Path, end: float, only: str | None) -> None:
             continue
         rounds = found.setdefault(calibration.key, {})
         options = Options(precision=calibration.precision)
-        for file in sorted(
-            folder.glob("*.onnx"), key=lambda file: (len(rounds.get(file.stem, [])), file.stat().st_size)
-        ):
+        files = [file for file in folder.glob("*.onnx") if chosen is None or file.stem in chosen]
+        for file in sorted(files, key=lambda file: (len(rounds.get(file.stem, [])), file.stat().st_size)):
             if time.monotonic() > end:
                 break
             rounds.setdefault(file.stem, []).append(real.file_ms(file, calibration.backend, options))
             print(f"{calibration.key}: {file.stem} {rounds[file.stem][-1]:.2f} ms", flush=True)
             gc.collect()
-    path.write_bytes(msgspec.json.encode(found))
+            path.write_bytes(msgspec.json.encode(found))
 
 
 def calibrated(folder: Path) -> list[Calibration]:
@@ -173,10 +178,8 @@ def most(found: Prediction) -> str:
 
 def unseen(graphs: dict, done: list[Calibration]) -> list[str]:
     """How many of the zoo's products have the shape of a timed one."""
-    from edgecv.cost.calibrate import micro_kernels
-
     backend = done[0].backend
-    timed = {shape(kernel) for found in micro_kernels(backend) for kernel in found}
+    timed = {shape(kernel) for found in micro_kernels(backend, micro_networks()) for kernel in found}
     mine = [shape(kernel) for graph in graphs.values() for kernel in kernels(graph, backend) if kernel.macs]
     same = sum(each in timed for each in mine)
     return [

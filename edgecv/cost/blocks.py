@@ -124,19 +124,21 @@ def convnext(net: Net, count: int = 2) -> None:
         net.add("Add", x)
 
 
+def activations(net: Net, act: str, count: int = 3) -> None:
+    """Cheap convolutions with an activation each."""
+    for _ in range(count):
+        net.conv(net.shape[1], act=act)
+
+
 def elementwise(net: Net, what: str, count: int = 4) -> None:
-    """One elementwise operation, with additions between so that no two are joined."""
+    """Normalizations over the last axis, softmax or additions, one after the other."""
     x = net.at
     for _ in range(count):
         if what == "norm":
             net.norm()
         elif what == "softmax":
             net.add("Softmax", axis=-1)
-        elif what == "multiply":
-            net.add("Mul", net.weight(net.shape[-1]))
-        elif what != "add":
-            net.act(what)
-        if what not in ("norm", "softmax", "multiply"):
+        else:
             net.add("Add", x)
 
 

@@ -19,7 +19,7 @@ from edgecv_runtime.backends import Options, get
 from edgecv_runtime.errors import BadInput, Unavailable
 from edgecv_runtime.manifest import Precision
 
-SECONDS = 60.0
+SECONDS, FEWEST = 60.0, 10
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def calibrate(
 ) -> Calibration:
     """Measure what this machine does with each kind of layer on a backend.
 
-    seconds: at most; with fewer, fewer networks are timed and the prediction is coarser.
+    seconds: at most; with fewer, fewer networks are timed (but FEWEST) and the prediction is coarser.
     Raises BackendUnavailable when the backend does not work here, Unavailable when onnx is missing, BadInput when the
     backend has no such precision.
     """
@@ -69,14 +69,14 @@ def calibrate(
     )
 
 
-def micro_kernels(backend: str) -> list[list[Kernel]]:
-    """The kernels of all small networks, without timing them."""
+def micro_kernels(backend: str, networks: Sequence[Micro]) -> list[list[Kernel]]:
+    """The kernels of small networks, without timing them."""
     from edgecv.xray import from_onnx
 
     found = []
     with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
         path = Path(folder) / "micro.onnx"
-        for micro in micro_networks():
+        for micro in networks:
             path.write_bytes(micro.build().model())
             found.append(kernels(from_onnx.read(path), backend))
     return found
@@ -96,7 +96,7 @@ def time_networks(
         folder = Path(name)
         clock = measure.reference(folder, backend, options)
         for number, micro in enumerate(networks):
-            if time.perf_counter() > end and samples:
+            if time.perf_counter() > end and number >= FEWEST:
                 break
             if number % 50 == 0:
                 progress(f"{backend} {precision}: {number} of {len(networks)} small networks")

@@ -44,9 +44,9 @@ class Micro:
 def micro_networks() -> list[Micro]:
     """All of them, in an order that has something of every group at any time, so that it can end early."""
     groups = [
-        _pointwise(40), _conv(28), _stem(8), _depthwise(36), _strided(12), _gates(10), _inverted(28), _residual(16),
-        _linears(22), _heads(10), _transformers(16), _windows(10), _convnext(16), _elementwise(30), _moves(14),
-        _pools(12), _frames(6), _far(7),
+        _pointwise(40), _conv(28), _stem(14), _depthwise(36), _strided(12), _gates(10), _inverted(28), _residual(16),
+        _linears(22), _heads(10), _transformers(20), _windows(12), _convnext(20), _activations(30),
+        _elementwise(24), _moves(14), _pools(12), _frames(6), _far(7),
     ]  # fmt: skip
     networks = list({micro.name: micro for group in groups for micro in group}.values())
     order = sorted(range(len(networks)), key=lambda index: index * _GOLDEN % 1)
@@ -201,12 +201,20 @@ def _convnext(count: int) -> Iterator[Micro]:
         yield Micro(f"convnext {channels} {side}", (1, channels, side, side), blocks.convnext)
 
 
-def _elementwise(count: int) -> Iterator[Micro]:
-    names = ("relu", "sigmoid", "hardsigmoid", "hardswish", "silu", "gelu", "add", "norm", "softmax", "multiply")
+def _activations(count: int) -> Iterator[Micro]:
+    names = ("hardswish", "silu", "gelu", "hardsigmoid", "sigmoid", "relu")
     for number, (u, v) in enumerate(spread(count, 2)):
-        what = names[number % len(names)]
+        channels, act = one_of((16, 24, 32, 48), u), names[number % len(names)]
+        side = side_for(4e4 * 40**v / channels)
+        write = partial(blocks.activations, act=act)
+        yield Micro(f"activation {act} {channels} {side}", (1, channels, side, side), write)
+
+
+def _elementwise(count: int) -> Iterator[Micro]:
+    for number, (u, v) in enumerate(spread(count, 2)):
+        what = ("norm", "softmax", "add")[number % 3]
         width = one_of((40, 90, 150, 260), u) if what == "softmax" else between(40, 1000, u)
-        rows = max(1, round(2e4 * 100**v / width))
+        rows = max(1, round(2e4 * 60**v / width))
         yield Micro(f"elementwise {what} {rows}x{width}", (1, rows, width), partial(blocks.elementwise, what=what))
 
 

@@ -4,7 +4,7 @@ A backend runs fewer kernels than a network has layers. The rules, the same for 
 
 - a batch normalization and a constant scale or offset go into the convolution or linear layer before them;
 - an activation goes into the convolution or linear layer before it, if the backend has that pair (`Fusion`);
-- an addition goes into the convolution that runs last before it, if the backend has that;
+- an addition goes into the convolution before it, the larger of two, if the backend has that;
 - reshapes are free; everything else is a kernel of its own;
 - convolutions work in a blocked layout: what comes from or goes to a layer without it is reordered once.
 """
@@ -30,7 +30,19 @@ ACTIVATIONS = tuple(dict.fromkeys(_ACTIVATIONS.values()))
 _MOVES = {"concat": "copy", "slice": "copy", "pad": "copy", "cast": "copy", "embedding": "copy", "quantize": "copy",
           "transpose": "transpose", "resize": "copy"}  # fmt: skip
 _POOLS = {"pool": "pool", "global pool": "reduce", "reduce": "reduce", "softmax": "softmax"}
-_BLOCKED = ("conv", "stem", "pointwise", "gate", "depthwise", "pool", "reduce", "scale", "binary", "affine", *ACTIVATIONS)
+_BLOCKED = (
+    "conv",
+    "stem",
+    "pointwise",
+    "gate",
+    "depthwise",
+    "pool",
+    "reduce",
+    "scale",
+    "binary",
+    "affine",
+    *ACTIVATIONS,
+)
 _CONVS = ("conv", "stem", "pointwise", "gate", "depthwise")
 FUSING = (*_CONVS, "vector", "matrix")
 PRODUCTS = (*FUSING, "matmul")
@@ -137,12 +149,13 @@ def _host(state: _State, graph: Graph, layer: Layer, fusion: Fusion, readers: di
     what = _fusable(graph, layer)
     if what is None:
         return None
-    makers = [state.maker[name] for name in layer.inputs if name in state.maker and readers[name] == 1]
-    for index in sorted(makers, reverse=True):
-        host = state.kernels[index]
-        if what in fusion.into(host.kind) or (what == "fold" and host.kind in FUSING):
-            return index
-    return None
+    makers = {state.maker[name] for name in layer.inputs if name in state.maker and readers[name] == 1}
+    hosts = [
+        index
+        for index in makers
+        if what in fusion.into(state.kernels[index].kind) or (what == "fold" and state.kernels[index].kind in FUSING)
+    ]
+    return max(hosts, key=lambda index: state.kernels[index].macs, default=None)
 
 
 def _fusable(graph: Graph, layer: Layer) -> str | None:

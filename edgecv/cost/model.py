@@ -13,8 +13,8 @@ import math
 from edgecv.cost.kernels import ACTIVATIONS, Kernel
 
 RUN = "run"  # the cost of a run as such
-BLOCK, PASS, DEEP = 16, 64, 128  # channels that vector code works on together; results of a pass; terms of one
-NEAR, FAR = 5e5, 4e6  # bytes of activations beyond which a kernel leaves the first and the second level of caches
+BLOCK, DEEP = 16, 128  # channels that vector code works on together; terms that it adds up before it writes
+FAR = 4e6  # bytes of activations beyond which a kernel leaves the near caches
 
 
 def quantities(kernel: Kernel, weights_far: float) -> dict[str, float]:
@@ -27,8 +27,7 @@ def quantities(kernel: Kernel, weights_far: float) -> dict[str, float]:
         f"{kernel.kind}: dispatch": 1.0,
         **{f"{kernel.kind}: {key}": value / 1e6 for key, value in _work(kernel).items()},
     }
-    found["beyond near cache: bytes"] = max(0.0, moved - NEAR) / 1e6
-    found["beyond far cache: bytes"] = max(0.0, moved - FAR) / 1e6
+    found["beyond the caches: bytes"] = max(0.0, moved - FAR) / 1e6
     found["weights from memory: bytes"] = weights_far * kernel.weight_bytes / 1e6
     found["reordered: bytes"] = kernel.reordered / 1e6
     for name in kernel.fused:
@@ -45,18 +44,16 @@ def _work(kernel: Kernel) -> dict[str, float]:
     """Quantities of a kind of kernel."""
     inner, outer, places = kernel.inner, kernel.outer, kernel.places * kernel.batch
     if kernel.kind in ("conv", "pointwise", "matrix", "matmul", "stem"):
-        wide, width = _up(outer), kernel.places / max(1, kernel.rows)
+        wide, deep = _up(outer), inner
+        if kernel.kind in ("conv", "pointwise"):
+            deep = _up(inner // kernel.taps) * kernel.taps
         return {
-            "MACs": places * wide * inner,
-            "MACs / width": places * wide * inner / width if kernel.taps > 1 else 0,
-            "passes": places * inner * _up(outer, PASS) / PASS,
+            "MACs": places * wide * deep,
+            "MACs / width": kernel.rows * wide * deep if kernel.taps > 1 else 0,
             "results": places * wide,
             "partial sums": places * wide * (_up(inner // kernel.taps, DEEP) // DEEP - 1) * kernel.taps,
-            "results per tap": places * wide * kernel.taps if kernel.taps > 1 else 0,
-            "terms": places * inner,
             "bytes read": kernel.read_bytes,
             "weight bytes": kernel.weight_bytes,
-            "far weights by rows": kernel.rows * max(0, kernel.weight_bytes - NEAR),
         }
     if kernel.kind == "depthwise":
         wide = _up(outer)

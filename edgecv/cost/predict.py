@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+import msgspec
+
 from edgecv.cost.calibration import Calibration, Limits
 from edgecv.cost.kernels import Kernel, kernels
 from edgecv.cost.model import RUN, quantities
 from edgecv.xray.graph import Graph
+from edgecv_runtime.errors import BadInput
 from edgecv_runtime.records import Record
 
 Bound = Literal["compute", "memory", "overhead"]
@@ -67,19 +70,18 @@ def predict(graph: Graph, calibration: Calibration) -> Prediction:
     """Predict a network's latency on a calibrated device.
 
     A network read from PyTorch is predicted as edgecv deploys it: with the cast, transposition and normalization of
-    uint8 frames before it.
+    uint8 frames before it. A kernel never takes less than the hardware's limit.
+    Raises BadInput for a quantized network.
     """
+    if any(layer.kind == "quantize" for layer in graph.layers):
+        raise BadInput(f"{graph.name} is quantized; calibrations are of float networks: give its float32 variant")
     found = kernels(graph, calibration.backend)
     if graph.source == "torch":
         found = [*_frames(graph), *found]
     limits, costs = calibration.limits, calibration.costs
     far = limits.far_share(sum(kernel.weight_bytes for kernel in found))
-    parts = [
-        {name: value * costs.get(name, 0.0) / 1e3 for name, value in quantities(kernel, far).items()}
-        for kernel in found
-    ]
-    total = costs.get(RUN, 0.0) / 1e3 + sum(sum(part.values()) for part in parts)
-    rows = tuple(_row(kernel, part, total, limits, far) for kernel, part in zip(found, parts, strict=True))
+    rows = [_row(kernel, costs, limits, far) for kernel in found]
+    total = costs.get(RUN, 0.0) / 1e3 + sum(row.ms for row in rows)
     return Prediction(
         name=graph.name,
         machine=calibration.machine.key,
@@ -89,12 +91,13 @@ def predict(graph: Graph, calibration: Calibration) -> Prediction:
         ms=total,
         limit_ms=sum(row.limit_ms for row in rows),
         unknown=dict(Counter(op for kernel in found for op in kernel.unknown)),
-        kernels=rows,
+        kernels=tuple(msgspec.structs.replace(row, share=row.ms / total) for row in rows),
     )
 
 
-def _row(kernel: Kernel, part: dict[str, float], total: float, limits: Limits, far: float) -> KernelCost:
-    ms = sum(part.values())
+def _row(kernel: Kernel, costs: dict[str, float], limits: Limits, far: float) -> KernelCost:
+    """A kernel's cost, its share still open."""
+    part = {name: value * costs.get(name, 0.0) / 1e3 for name, value in quantities(kernel, far).items()}
     compute = kernel.macs / limits.gmacs_per_s / 1e6
     memory = far * kernel.weight_bytes / limits.memory_gb_per_s / 1e6
     memory = max(memory, (kernel.read_bytes + kernel.write_bytes) / limits.cache_gb_per_s / 1e6)
@@ -103,8 +106,8 @@ def _row(kernel: Kernel, part: dict[str, float], total: float, limits: Limits, f
     return KernelCost(
         kind=kernel.kind,
         layers=kernel.layers,
-        ms=ms,
-        share=ms / total if total else 0.0,
+        ms=max(sum(part.values()), compute, memory),
+        share=0.0,
         limit_ms=max(compute, memory),
         bound=max(bounds, key=lambda name: bounds[name]),
     )

@@ -15,7 +15,7 @@ from edgecv_runtime.backends import Options, get
 from edgecv_runtime.bundle import ARCHIVE_SUFFIX, Bundle
 from edgecv_runtime.errors import BadInput
 
-RUNS, SECONDS = 20, 1.0
+RUNS, SECONDS = 5, 0.15
 
 
 def evidence_ms(what: str, variant: str, prediction: Prediction) -> float | None:
