@@ -31,7 +31,9 @@ from edgecv.cost.predict import Prediction, predict
 from edgecv_runtime.backends import Options
 
 RESULTS = Path(__file__).parent / "results" / "device-cost.md"
-Measured = dict[str, dict[str, list[float]]]  # calibration's key -> model -> fastest ms of each round
+Round = tuple[float, float]  # fastest ms of a model, and of the reference network beside it
+Measured = dict[str, dict[str, list[Round]]]  # calibration's key -> model -> rounds
+QUIET = 1.15  # rounds in which the reference took so much longer or shorter than at the calibration do not count
 
 
 def main() -> None:
@@ -87,7 +89,7 @@ def measure(folder: Path, end: float, only: str | None, chosen: list[str] | None
             if time.monotonic() > end:
                 break
             rounds.setdefault(file.stem, []).append(real.file_ms(file, calibration.backend, options))
-            print(f"{calibration.key}: {file.stem} {rounds[file.stem][-1]:.2f} ms", flush=True)
+            print(f"{calibration.key}: {file.stem} {rounds[file.stem][-1][0]:.2f} ms", flush=True)
             gc.collect()
             path.write_bytes(msgspec.json.encode(found))
 
@@ -114,7 +116,7 @@ def write(folder: Path) -> None:
         *summary(done, found, graphs, before),
     ]
     for calibration in done:
-        lines += ["", *table(calibration, found[calibration.key], graphs)]
+        lines += ["", *table(calibration, quiet(calibration, found[calibration.key]), graphs)]
     lines += ["", *unseen(graphs, done)]
     RESULTS.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
@@ -128,7 +130,7 @@ def summary(done: list[Calibration], found: Measured, graphs: dict, before: dict
         "| --- " + "| ---: " * 10 + "|",
     ]
     for calibration in done:
-        times = {name: min(rounds) for name, rounds in found[calibration.key].items()}
+        times = quiet(calibration, found[calibration.key])
         errors = {name: predict(graphs[name], calibration).ms / ms - 1 for name, ms in times.items()}
         early = [abs(predict(before[name], calibration).ms / ms - 1) for name, ms in times.items()]
         worst = max(errors, key=lambda name: abs(errors[name]))
@@ -144,6 +146,16 @@ def summary(done: list[Calibration], found: Measured, graphs: dict, before: dict
     return lines
 
 
+def quiet(calibration: Calibration, rounds: dict[str, list[Round]]) -> dict[str, float]:
+    """The fastest of the rounds in which the machine was as fast as at the calibration, by model."""
+    found = {}
+    for name, each in rounds.items():
+        times = [ms for ms, reference in each if 1 / QUIET < reference / calibration.reference_ms < QUIET]
+        if times:
+            found[name] = min(times)
+    return found
+
+
 def kendall_tau(first: list[float], second: list[float]) -> float:
     """Share of the pairs in the same order less those in the other (Kendall 1938, tau-a)."""
     pairs = [(i, j) for i in range(len(first)) for j in range(i)]
@@ -151,7 +163,7 @@ def kendall_tau(first: list[float], second: list[float]) -> float:
     return sum(signs) / len(pairs)
 
 
-def table(calibration: Calibration, times: dict[str, list[float]], graphs: dict) -> list[str]:
+def table(calibration: Calibration, times: dict[str, float], graphs: dict) -> list[str]:
     """Every model: predicted, measured, and how near the limit."""
     lines = [
         f"## {calibration.key}",
@@ -159,8 +171,8 @@ def table(calibration: Calibration, times: dict[str, list[float]], graphs: dict)
         "| model | predicted ms | measured ms | error | limit ms | of the limit reached | most time in |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
-    for name in sorted(times, key=lambda name: min(times[name])):
-        ms, found = min(times[name]), predict(graphs[name], calibration)
+    for name in sorted(times, key=lambda name: times[name]):
+        ms, found = times[name], predict(graphs[name], calibration)
         lines.append(
             f"| {name} | {found.ms:.2f} | {ms:.2f} | {found.ms / ms - 1:+.0%} | {found.limit_ms:.2f} "
             f"| {found.reached(ms):.0%} | {most(found)} |"

@@ -82,10 +82,14 @@ def forecast(graph: Graph, device: str, what: str, variant: str, *, measure: boo
 
     found = records.of_this_machine() if device == HERE else records.read(Path(device))
     forecasts = []
-    for prediction in sorted((predict(graph, each) for each in found), key=lambda each: each.ms):
-        ms = (real.measure_ms if measure else real.evidence_ms)(what, variant, prediction)
-        forecasts.append(Forecast(prediction, ms, prediction.reached(ms) if ms else None))
-    return forecasts
+    for calibration in found:
+        prediction = predict(graph, calibration)
+        ms, slower = real.evidence_ms(what, variant, prediction), None
+        if measure:
+            ms, reference_ms = real.measure_ms(what, variant, prediction)
+            slower = reference_ms / calibration.reference_ms
+        forecasts.append(Forecast(prediction, ms, prediction.reached(ms) if ms else None, slower))
+    return sorted(forecasts, key=lambda each: each.prediction.ms)
 
 
 def print_forecasts(forecasts: list[Forecast], top: int | None) -> None:

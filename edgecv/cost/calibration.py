@@ -48,7 +48,8 @@ class Calibration(Record, frozen=True):
     """What a backend costs on a machine in one precision.
 
     costs: microseconds per unit of each quantity (model.quantities). error: mean absolute relative error of the
-    networks that a model has not seen (leave-out). seconds: how long it took. timed: the evidence.
+    networks that a model has not seen (leave-out). seconds: how long it took. reference_ms: of a network that tells
+    whether the machine is as fast at another time. timed: the evidence.
     """
 
     machine: Machine
@@ -59,6 +60,7 @@ class Calibration(Record, frozen=True):
     limits: Limits
     error: float
     seconds: float
+    reference_ms: float
     timed: tuple[Timed, ...]
 
     @property

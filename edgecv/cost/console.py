@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgecv.cost.calibration import Calibration
+from edgecv.cost.measure import QUIET
 from edgecv.cost.predict import Forecast, KernelCost, Prediction
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ def sentences(forecast: Forecast) -> list[str]:
         lines.append(
             f"measured: {measured_ms:.2f} ms, {prediction.reached(measured_ms):.0%} of the hardware's limit was "
             f"reached; the prediction is off by {prediction.ms / measured_ms - 1:+.0%}"
+        )
+    if forecast.slower is not None and not 1 / QUIET < forecast.slower < QUIET:
+        lines.append(
+            f"the machine is not as it was: a reference network takes {forecast.slower:.2f} times as long as at the "
+            "calibration; close what else runs, or calibrate again"
         )
     if prediction.unknown:
         names = ", ".join(f"{count} {op}" for op, count in sorted(prediction.unknown.items()))

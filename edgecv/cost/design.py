@@ -65,7 +65,7 @@ def spread(count: int, dimensions: int) -> Iterator[list[float]]:
 
 def between(low: float, high: float, u: float, multiple: int = 8) -> int:
     """A multiple in a range, evenly on a logarithmic scale."""
-    return max(multiple, round(low * (high / low) ** u / multiple) * multiple)
+    return max(multiple, round(float(low * (high / low) ** u) / multiple) * multiple)
 
 
 def nearest(options: Sequence[int], wanted: float) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,11 +51,11 @@ def fit(networks: Sequence[Sequence[Kernel]], ms: Sequence[float]) -> Fit:
 def totals(kernels: Sequence[Kernel], limits: Limits) -> dict[str, float]:
     """All quantities of a network, and the one run."""
     far = limits.far_share(sum(kernel.weight_bytes for kernel in kernels))
-    found: Counter[str] = Counter({RUN: 1.0})
+    found: dict[str, float] = {RUN: 1.0}
     for kernel in kernels:
         for name, value in quantities(kernel, far).items():
-            found[name] += value
-    return dict(found)
+            found[name] = found.get(name, 0.0) + value
+    return found
 
 
 def robust(table: Array, times: Array) -> Array:

@@ -43,7 +43,8 @@ class Net:
         fan = shape[0] if len(shape) == 2 else size // shape[0]
         return self.constant(values * np.float32(scale if scale is not None else fan**-0.5))
 
-    def constant(self, values: NDArray[Any]) -> str:
+    def constant(self, values: NDArray[Any] | np.generic) -> str:
+        """A stored tensor."""
         from onnx import numpy_helper
 
         name = f"w{len(self._weights)}"

@@ -14,6 +14,7 @@ from edgecv.cost.kernels import Kernel, kernels
 from edgecv.cost.model import RUN, quantities
 from edgecv.xray.graph import Graph
 from edgecv_runtime.errors import BadInput
+from edgecv_runtime.manifest import Precision
 from edgecv_runtime.records import Record
 
 Bound = Literal["compute", "memory", "overhead"]
@@ -46,7 +47,7 @@ class Prediction(Record, frozen=True):
     name: str
     machine: str
     backend: str
-    precision: str
+    precision: Precision
     error: float
     ms: float
     limit_ms: float
@@ -59,11 +60,15 @@ class Prediction(Record, frozen=True):
 
 
 class Forecast(Record, frozen=True):
-    """A prediction, and a real run if there was one: its time and the fraction of the hardware's limit it reached."""
+    """A prediction, and a real run if there was one: its time and the fraction of the hardware's limit it reached.
+
+    slower: how many times as long the reference network took beside the real run as at the calibration.
+    """
 
     prediction: Prediction
     measured_ms: float | None = None
     reached: float | None = None
+    slower: float | None = None
 
 
 def predict(graph: Graph, calibration: Calibration) -> Prediction:
@@ -99,8 +104,8 @@ def _row(kernel: Kernel, costs: dict[str, float], limits: Limits, far: float) ->
     """A kernel's cost, its share still open."""
     part = {name: value * costs.get(name, 0.0) / 1e3 for name, value in quantities(kernel, far).items()}
     compute = kernel.macs / limits.gmacs_per_s / 1e6
-    memory = far * kernel.weight_bytes / limits.memory_gb_per_s / 1e6
-    memory = max(memory, (kernel.read_bytes + kernel.write_bytes) / limits.cache_gb_per_s / 1e6)
+    near_bytes = kernel.read_bytes + kernel.write_bytes + (1 - far) * kernel.weight_bytes
+    memory = max(far * kernel.weight_bytes / limits.memory_gb_per_s, near_bytes / limits.cache_gb_per_s) / 1e6
     overhead = sum(value for name, value in part.items() if name.endswith(": dispatch"))
     bounds: dict[Bound, float] = {"compute": compute, "memory": memory, "overhead": overhead}
     return KernelCost(

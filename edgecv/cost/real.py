@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecv.cost.measure import Clock, reference
+from edgecv.cost.measure import reference
 from edgecv.cost.predict import Prediction
 from edgecv_runtime import machine, onnxfile
 from edgecv_runtime.backends import Options, get
@@ -30,8 +30,8 @@ def evidence_ms(what: str, variant: str, prediction: Prediction) -> float | None
     return None
 
 
-def measure_ms(what: str, variant: str, prediction: Prediction) -> float:
-    """Run a network on this machine, undisturbed calls, in milliseconds.
+def measure_ms(what: str, variant: str, prediction: Prediction) -> tuple[float, float]:
+    """Run a network on this machine, undisturbed calls; milliseconds of it and of the reference network beside it.
 
     what: an ONNX file, a bundle, or a model of the zoo, which is exported with fresh weights first.
     Raises BadInput when the prediction is for another machine.
@@ -55,8 +55,8 @@ def is_bundle(what: str) -> bool:
     return Path(what).is_dir() or Path(what).suffix == ARCHIVE_SUFFIX
 
 
-def file_ms(path: Path, backend: str, options: Options, clock: Clock | None = None) -> float:
-    """The fastest of many calls of an ONNX file at batch 1, on random input."""
+def file_ms(path: Path, backend: str, options: Options) -> tuple[float, float]:
+    """The fastest of many calls of an ONNX file at batch 1 on random input, and of the reference beside it."""
     header = onnxfile.read(path)
     random = np.random.default_rng(0)
     feeds = {}
@@ -68,8 +68,8 @@ def file_ms(path: Path, backend: str, options: Options, clock: Clock | None = No
     opened = get(backend)(path, options)
     try:
         with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
-            clock = clock or reference(Path(folder), backend, options)
-            return clock(partial(opened.run, feeds), runs=RUNS, seconds=SECONDS)
+            clock = reference(Path(folder), backend, options)
+            return clock(partial(opened.run, feeds), runs=RUNS, seconds=SECONDS), clock.reference_ms
     finally:
         opened.close()
 

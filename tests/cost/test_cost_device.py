@@ -50,7 +50,7 @@ def known(**changes: object) -> Calibration:
     limits = Limits(100.0, 10.0, 50.0, 1_000_000, 2_000_000)
     costs = {"run": 7.0, "pointwise: dispatch": 5.0, "pointwise: MACs": 10.0}
     calibration = Calibration(
-        machine.this(), "onnxruntime", {"onnxruntime": "1"}, "float32", costs, limits, 0.1, 1.0, ()
+        machine.this(), "onnxruntime", {"onnxruntime": "1"}, "float32", costs, limits, 0.1, 1.0, 0.5, ()
     )
     return msgspec.structs.replace(calibration, **changes)
 
@@ -60,6 +60,7 @@ def test_a_calibration_in_two_seconds(quick):
     assert len(quick.timed) >= 10
     assert all(timed.ms > 0 for timed in quick.timed)
     assert quick.limits.gmacs_per_s > 0.1
+    assert quick.reference_ms > 0
     assert all(cost > 0 for cost in quick.costs.values())
 
 
@@ -135,6 +136,7 @@ def test_the_commands(model, tmp_path):
     assert measured.exit_code == 0, measured.output
     device = json.loads(measured.stdout)["device"]
     assert device[0]["measured_ms"] > 0
+    assert device[0]["slower"] > 0
     assert device[0]["reached"] == pytest.approx(device[0]["prediction"]["limit_ms"] / device[0]["measured_ms"])
 
 
