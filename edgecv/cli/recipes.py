@@ -55,24 +55,35 @@ def export(arguments: Arguments, runs: Runs = Path("runs"), json: Json = False) 
 
 
 def models(json: Json = False) -> None:
-    """List the zoo: parameters, input size, published weights and where they come from."""
+    """List the zoo: parameters, MACs, input size, receptive field, published weights and where they come from."""
     _need_torch()
+    from msgspec import to_builtins
     from rich import box
     from rich.table import Table
 
     from edgecv import models as zoo
+    from edgecv import xray
+    from edgecv.xray.console import count_text, field_text
 
     specs = [zoo.spec(name) for name in zoo.names()]
+    costs = {name: xray.cost(name) for name in zoo.names()}
     if json:
-        show_json(specs)
+        show_json(
+            [{**to_builtins(spec), "macs": costs[spec.name].macs, "field": costs[spec.name].field} for spec in specs]
+        )
         return
-    table = Table("model", "parameters", "input", "weights (top-1, source)", box=box.SIMPLE_HEAD)
-    table.columns[1].justify = "right"
+    table = Table(
+        "model", "parameters", "MACs", "input", "receptive field", "weights (top-1, source)", box=box.SIMPLE_HEAD
+    )
+    table.columns[1].justify = table.columns[2].justify = "right"
     for spec in specs:
+        cost = costs[spec.name]
         sources = ", ".join(
             f"{row.name} ({row.top1_percent:.1f} %, {row.package or row.url.split('/')[2]})" for row in spec.weights
         )
-        table.add_row(spec.name, f"{spec.parameters:,}", f"{spec.size[0]}x{spec.size[1]}", sources or "–")
+        size = f"{spec.size[0]}x{spec.size[1]}"
+        cells = f"{spec.parameters:,}", count_text(cost.macs), size, field_text(cost.field), sources or "–"
+        table.add_row(spec.name, *cells)
     stdout.print(table)
 
 

@@ -49,8 +49,8 @@ def print_changes(changes: Sequence[Change], console: Console) -> None:
         grid.add_column(name, justify="left" if name in ("layer", "instead") else "right", no_wrap=True)
     for each in changes:
         grid.add_row(
-            each.layer, each.change, _count(each.parameters), _count(each.parameters_after),
-            _times(each.parameters, each.parameters_after), _count(each.macs), _count(each.macs_after),
+            each.layer, each.change, count_text(each.parameters), count_text(each.parameters_after),
+            _times(each.parameters, each.parameters_after), count_text(each.macs), count_text(each.macs_after),
             _times(each.macs, each.macs_after),
         )  # fmt: skip
     console.print(grid)
@@ -123,8 +123,8 @@ def _cells(table: Table, group: Group) -> dict[str, str]:
         "window": _window(last) if len(group.rows) == 1 else "",
         "input": _shape(first.input_shape[1:]),
         "output": _shape(last.output_shape[1:]),
-        "parameters": _count(sum(row.parameters for row in group.rows)),
-        "MACs": _count(macs),
+        "parameters": count_text(sum(row.parameters for row in group.rows)),
+        "MACs": count_text(macs),
         "share": f"{macs / table.total.macs:.1%}" if macs else "",
         "weights": _bytes(sum(row.weight_bytes for row in group.rows)),
         "activations": _bytes(sum(row.activation_bytes for row in group.rows)),
@@ -189,7 +189,7 @@ def _shape(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _count(number: float) -> str:
+def count_text(number: float) -> str:
     """A count in three digits: 138 M."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
@@ -198,7 +198,7 @@ def _count(number: float) -> str:
 
 
 def _bytes(number: float) -> str:
-    return f"{_count(number)}B" if number >= 1000 else f"{number:.0f} B" if number else ""
+    return f"{count_text(number)}B" if number >= 1000 else f"{number:.0f} B" if number else ""
 
 
 def _times(before: float, after: float) -> str:

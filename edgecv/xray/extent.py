@@ -16,6 +16,9 @@ Places = NDArray[np.float64]
 Shape = tuple[int, ...]
 
 
+_EXACT = 1e-6  # of a pixel
+
+
 @dataclass(frozen=True)
 class Extent:
     """First and last pixel of one input axis that each place of a tensor sees.
@@ -116,7 +119,9 @@ def gather(
     regular = axis == extent.axis
     if not regular and extent.low.shape[axis] == 1 and (seen is None or bool(seen.any(1).all())):
         return extent
-    period = _period(extent, axis) if regular else 1
+    count = extent.low.shape[axis]
+    beyond = regular and (taps.min() < 0 or taps.max() >= count)
+    period = (_period(extent, axis) or count) if beyond else 1
     arrays = []
     for array, reduce, nothing in ((extent.low, np.min, np.inf), (extent.high, np.max, -np.inf)):
         found = _at(array, axis, taps, period, extent.jump if regular else 0.0)
@@ -140,23 +145,16 @@ def _at(array: Places, axis: int, taps: NDArray[np.int64], period: int, jump: fl
     return array.take(inside, axis) + moved.reshape(moved.shape + (1,) * (array.ndim - axis - 1))
 
 
-def _period(extent: Extent, axis: int) -> int:
-    """Smallest P for which P places further always see P jumps further; all places when there is none."""
-    periods = _periods(extent, axis)
-    return periods[0] if periods else extent.low.shape[axis]
-
-
-def _periods(extent: Extent, axis: int) -> list[int]:
-    """Periods of at most half the places."""
+def _period(extent: Extent, axis: int) -> int | None:
+    """Smallest P, of at most half the places, for which P places further always see P jumps further."""
     count = extent.low.shape[axis]
     lines = [np.moveaxis(array, axis, 0).reshape(count, -1) for array in (extent.low, extent.high)]
     steps = np.arange(1, count // 2 + 1)
-    likely = [steps[np.isclose(line[steps, 0], line[0, 0] + steps * extent.jump)] for line in lines]
-    return [
-        int(step)
-        for step in np.intersect1d(*likely)
-        if all(np.allclose(line[step:], line[:-step] + step * extent.jump) for line in lines)
-    ]
+    likely = [steps[np.abs(line[steps, 0] - line[0, 0] - steps * extent.jump) < _EXACT] for line in lines]
+    for step in np.intersect1d(*likely):
+        if all((np.abs(line[step:] - line[:-step] - step * extent.jump) < _EXACT).all() for line in lines):
+            return int(step)
+    return None
 
 
 def recovered(extent: Extent) -> Extent:
@@ -170,4 +168,4 @@ def recovered(extent: Extent) -> Extent:
     varying = [axis for axis, size in enumerate(extent.low.shape) if size > 1]
     if extent.axis is not None or extent.jump == 0 or len(varying) != 1 or not np.isfinite(extent.low).all():
         return extent
-    return replace(extent, axis=varying[0] if _periods(extent, varying[0]) else None)
+    return replace(extent, axis=varying[0] if _period(extent, varying[0]) else None)

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from edgecv.xray.graph import Graph, Layer, Tensor
-from edgecv.xray.torch_ops import NOTHING_DONE, describe
+from edgecv.xray.torch_ops import NOTHING_DONE, SHAPE_KEPT, describe
 from edgecv_runtime.errors import EdgecvError, ShapeError
 
 INPUT = "input"
@@ -43,8 +44,9 @@ def read(network: nn.Module, shape: Sequence[int], *, name: str = "") -> Graph:
     recorder = _Recorder({id(weights[key]): _stored(tensor) for key, tensor in _named_tensors(network)})
     try:
         network.eval()
-        with torch.inference_mode(), torch.device("meta"), _plain_attention(), recorder.watching(network), recorder:
-            outputs = functional_call(network, weights, recorder.start(torch.empty((1, *shape), dtype=dtype)))
+        with torch.inference_mode(), _plain_attention(), recorder.watching(network), recorder:
+            x = torch.empty((1, *shape), dtype=dtype, device="meta")
+            outputs = functional_call(network, weights, recorder.start(x))
     except EdgecvError:
         raise
     except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError, AttributeError) as exc:
@@ -57,11 +59,11 @@ def read(network: nn.Module, shape: Sequence[int], *, name: str = "") -> Graph:
     return recorder.graph(name, outputs)
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation of the run, just below autograd, and makes layers of those that the input reaches."""
 
     def __init__(self, stored: dict[int, Stored]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.stored = stored  # by id of the tensor
         self.layers: list[Layer] = []
         self.tensors: dict[str, Tensor] = {}
@@ -108,7 +110,7 @@ class _Recorder(TorchDispatchMode):
         op = func.overloadpacket.__name__
         inputs = [each for each in _flat((args, kwargs)) if isinstance(each, torch.Tensor)]
         active = [each for each in inputs if id(each) in self._names]
-        output = func(*args, **kwargs)
+        output = _run(func, op, args, kwargs)
         results = [each for each in _flat(output) if isinstance(each, torch.Tensor)]
         self._alive += [*inputs, *results]
         if not active:
@@ -164,6 +166,24 @@ class _Recorder(TorchDispatchMode):
 
 # Kinds that a module without modules inside may have beside its own work, such as the padding of a convolution.
 _BESIDE = ("pad", "reshape", "transpose", "slice", "cast")
+
+
+def _run(func: Any, op: str, args: Any, kwargs: Any) -> Any:
+    """Run an operation on the meta device, where tensors that the network makes itself are brought as well.
+
+    Running is slow where the result's shape is plain, so that is not done.
+    """
+    if op in SHAPE_KEPT:
+        return torch.empty_like(args[0])
+    if op == "linear":
+        return args[0].new_empty((*args[0].shape[:-1], args[1].shape[0]))
+    if "device" in kwargs or not any(isinstance(each, torch.Tensor) for each in _flat(args)):
+        return func(*args, **{**kwargs, "device": "meta"})
+    return func(*tree_map(_without_values, args), **tree_map(_without_values, kwargs))
+
+
+def _without_values(value: Any) -> Any:
+    return value.to("meta") if isinstance(value, torch.Tensor) and value.device.type != "meta" else value
 
 
 def _named_tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -178,7 +178,7 @@ class Pick(Move):
     step: int = 1
 
     def apply(self, given: Given) -> Extent:
-        return gather(given.extents[0], self.axis, np.array(self.places)[:, None], jump=abs(self.step))
+        return recovered(gather(given.extents[0], self.axis, np.array(self.places)[:, None], jump=abs(self.step)))
 
 
 @dataclass(frozen=True)
@@ -203,10 +203,12 @@ class Roll(Move):
 
     def apply(self, given: Given) -> Extent:
         extent = given.extents[0]
-        for axis, shift in zip(self.axes, self.shifts, strict=True):
-            places = np.arange(given.output[axis]) - shift
+        for axis, wanted in zip(self.axes, self.shifts, strict=True):
+            size = given.output[axis]
+            shift = (wanted + size // 2) % size - size // 2  # by the shorter way round
+            places = np.arange(size) - shift
             if axis != extent.axis:
-                places %= given.output[axis]
+                places %= size
             extent = gather(extent, axis, places[:, None], jump=1)
         return extent
 
@@ -260,18 +262,12 @@ class Concat(Move):
         if joined.low.shape[self.axis] == 1 and joined.axis != self.axis:
             return joined
         parts, rest = [], list(given.extents)
-        empty = np.full_like(given.extents[0].low, np.inf)
-        nothing = replace(given.extents[0], low=empty, high=-empty)
+        empty = np.full((1,) * joined.low.ndim, np.inf)
+        nothing = replace(joined, low=empty, high=-empty)
         for constant in self.constant:
             parts.append(nothing if constant else rest.pop(0))
-        return recovered(
-            replace(
-                joined,
-                low=self._joined([p.low for p, _ in parts]),
-                high=self._joined([p.high for p, _ in parts]),
-                axis=None,
-            )
-        )
+        low, high = self._joined([part.low for part in parts]), self._joined([part.high for part in parts])
+        return recovered(replace(joined, low=low, high=high, axis=None))
 
     def _joined(self, arrays: Sequence[Places]) -> Places:
         """Concatenate after broadcasting: every array to its own length along the axis."""

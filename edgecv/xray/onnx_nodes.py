@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,6 +89,7 @@ def load(
         raise ModelFileError(f"{path}: cannot be read: {exc.strerror}") from exc
     onnxfile.parse(data, str(path))
     model = onnx.load_model_from_string(data)
+    _sort(model, str(path))
     _drop_weights(model)
     bindings = _bind_inputs(model, str(path), input_shapes or {}, size)
     _bind_symbols(model, bindings)
@@ -96,6 +98,29 @@ def load(
     except Exception as exc:
         raise ShapeError(f"{path}: shapes cannot be inferred: {str(exc).strip().splitlines()[0]}") from exc
     return _file(model, str(path))
+
+
+def _sort(model: Any, where: str) -> None:
+    """Put the nodes into an order in which they can run, as near as can be to the file's: quantizers append theirs."""
+    nodes = list(model.graph.node)
+    makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    waits = [{makers[name] for name in node.input if name in makers} for node in nodes]
+    readers: dict[int, list[int]] = {}
+    for index, needed in enumerate(waits):
+        for each in needed:
+            readers.setdefault(each, []).append(index)
+    ready = [index for index, needed in enumerate(waits) if not needed]
+    order = []
+    while ready:
+        order.append(heapq.heappop(ready))
+        for index in readers.get(order[-1], ()):
+            waits[index].discard(order[-1])
+            if not waits[index]:
+                heapq.heappush(ready, index)
+    if len(order) < len(nodes):
+        raise ModelFileError(f"{where}: its operators wait for each other in a circle; export it again")
+    del model.graph.node[:]
+    model.graph.node.extend(nodes[index] for index in order)
 
 
 def _drop_weights(model: Any) -> None:

@@ -45,8 +45,25 @@ _ADD = {
 _RESHAPE = {"reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view", "_reshape_alias"}
 _REDUCE = {"mean", "sum", "amax", "amin", "max", "min", "prod", "var", "std", "argmax", "argmin", "norm",
            "linalg_vector_norm", "logsumexp", "any", "all"}  # fmt: skip
-_INTERPOLATIONS = {"nearest1d", "nearest2d", "nearest3d", "nearest_exact1d", "nearest_exact2d", "linear1d", "bilinear2d",
-                   "bicubic2d", "trilinear3d", "bilinear2d_aa", "bicubic2d_aa"}  # fmt: skip
+_INTERPOLATIONS = {
+    "nearest1d", "nearest2d", "nearest3d", "nearest_exact1d", "nearest_exact2d", "linear1d", "bilinear2d", "bicubic2d",
+    "trilinear3d", "bilinear2d_aa", "bicubic2d_aa",
+}  # fmt: skip
+
+
+# Operations whose result has their input's shape and type: there is no need to run them to know.
+SHAPE_KEPT = {
+    "batch_norm",
+    "layer_norm",
+    "relu",
+    "hardtanh",
+    "hardswish",
+    "hardsigmoid",
+    "sigmoid",
+    "silu",
+    "gelu",
+    "tanh",
+}
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,8 @@ def test_doctor_tells_what_works():
 def test_models_lists_the_zoo():
     document = json.loads(edgecv("models", "--json").stdout)
     assert {"mobilenet_v3_small", "efficientnet_lite0", "convnext_atto"} <= {each["name"] for each in document}
+    vgg = next(each for each in document if each["name"] == "vgg16")
+    assert (vgg["macs"], vgg["field"]["size"]) == (15_470_264_320, [212.0, 212.0])
 
 
 def test_verify_and_bench_write_their_evidence(bundle_copy):

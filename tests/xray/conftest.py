@@ -3,6 +3,7 @@
 import onnx
 import pytest
 import torch
+from xray_lab import different
 
 from edgecv import models
 from edgecv_export import graph
@@ -18,7 +19,9 @@ def exported_onnx(tmp_path_factory):
         size = size or models.spec(name).size
         path = folder / f"{name}-{size[0]}.onnx"
         if not path.exists():
-            deployed = graph.Deployed(models.create(name, seed=0), Normalization())
+            network = models.create(name, seed=0)
+            different(network)
+            deployed = graph.Deployed(network, Normalization())
             with torch.no_grad():
                 onnx.save(graph.to_onnx(deployed, size, 3, "logits", {}), path)
         return path

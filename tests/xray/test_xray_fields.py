@@ -46,6 +46,33 @@ class Sound(nn.Module):
         return x
 
 
+class Tokens(nn.Module):
+    """Patches with a token before and after them, taken off again, as a sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv1d(3, 4, 5, 4)
+        self.token = nn.Parameter(torch.zeros(1, 1, 4))
+        self.mlp = nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = torch.cat((self.token, self.patches(x).transpose(1, 2), self.token), 1)
+        return self.mlp(x)[:, 1:-1]
+
+
+class Shuffled(nn.Module):
+    """Sub-pixel convolution (Shi et al. 2016), means over uneven cells, and a narrow strided slice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 16, 3, 2, 1)
+        self.cells = nn.AdaptiveAvgPool2d((7, 3))
+
+    def forward(self, x):
+        x = nn.functional.pixel_shuffle(self.conv(x), 2)
+        return self.cells(x[:, :, 1::2])
+
+
 class Stage(nn.Module):
     """Two blocks of Swin, plain and shifted, a merging and a third block."""
 
@@ -87,6 +114,8 @@ def predicted(graph, axis):
         (Pyramid, (2, 61, 20), 2),
         (Pyramid, (2, 96, 16), 2),
         (Sound, (3, 70), 2),
+        (Tokens, (3, 50), 1),
+        (Shuffled, (2, 40, 12), 2),
         (Stage, (3, 112, 56), 1),
         (Stage, (3, 100, 28), 1),
     ],

@@ -1,0 +1,56 @@
+"""`edgecv inspect` as a user calls it."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from edgecv.cli.app import app
+
+
+def inspect(*arguments):
+    return CliRunner().invoke(app, ["inspect", *map(str, arguments)], env={"COLUMNS": "160"})
+
+
+def test_json_holds_every_layer():
+    done = inspect("lenet5", "--json", "--what-if")
+    assert done.exit_code == 0
+    document = json.loads(done.stdout)
+    assert document["table"]["total"]["parameters"] == 146_156
+    assert document["table"]["rows"][0]["field"] == {
+        "size": [5.0, 5.0], "jump": [1.0, 1.0], "centre": [2.0, 2.0], "whole": False
+    }  # fmt: skip
+    assert {each["change"] for each in document["what_if"]} >= {"fully connected", "depthwise separable"}
+
+
+def test_deep_networks_fit_a_screen():
+    lines = inspect("resnet50").stdout.splitlines()
+    assert len(lines) < 45
+    assert "25,557,032 parameters, 4,089,184,256 MACs" in " ".join(lines)
+    assert lines[-1].startswith("174 layers in groups of depth 2; --depth 3 shows more")
+    assert "the 3 of 20 layers with the most MACs" in inspect("lenet5", "--top", 3).stdout
+
+
+def test_folding_removes_norms():
+    assert " norm " in inspect("resnet18", "--depth", 9).stdout
+    assert " norm " not in inspect("resnet18", "--depth", 9, "--fold").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["resnet5"], "did you mean 'resnet50'"),
+        (["nowhere.onnx"], "nowhere.onnx: cannot be read: No such file"),
+        (["alexnet", "--size", "30"], "at least 63x63 pixels"),
+        (["alexnet", "--size", "big"], "--size is made of whole numbers"),
+        (["alexnet", "--top", "0"], "--top must be at least 1"),
+        (["model.onnx", "--input-shape", "1x3x8x8"], "--input-shape is NAME=1x3x224x224"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, said):
+    done = inspect(*arguments)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
