@@ -16,7 +16,8 @@ from edgecv_runtime.backends import Backend, Options, get
 
 QUIET = 1.15  # a reference call may take so much longer than the fastest ever, and the machine counts as undisturbed
 TRIES = 3
-RUNS, SECONDS = 6, 0.03  # of one network in one try
+RUNS, SECONDS = 6, 0.04  # of one network in one try
+SETTLED = 0.025  # the threads of a network that has just run spin for some 20 ms and get in the way
 
 
 class Clock:
@@ -27,10 +28,10 @@ class Clock:
 
     def __init__(self, backend: Backend, feed: dict[str, Any]) -> None:
         self._reference = partial(backend.run, feed)
-        self.fastest_ms = self.reference_ms = min(self._once() for _ in range(5))
+        self.fastest_ms = self.reference_ms = self._once()
 
     def _once(self) -> float:
-        return min(_once_ms(self._reference) for _ in range(3))
+        return fastest_ms(self._reference, RUNS, SETTLED)
 
     def __call__(self, call: Callable[[], Any], runs: int = RUNS, seconds: float = SECONDS) -> float:
         """The fastest of many calls, in milliseconds; again when the machine was disturbed."""
