@@ -139,9 +139,9 @@ def write(folder: Path) -> None:
         f"({machine.os}), batch 1, paper sizes, uint8 frames in, each model the fastest of one to three rounds.",
         "",
         "The machine is a shared virtual one on which other work ran too. For minutes at a time, or for the life of a "
-        "session, networks of many small kernels took up to 1.7 times as long on it; models that were only met so stand "
-        "below as they were measured. The calibrations are those with the lowest left-out error of their own where there "
-        "were several; it knows nothing of these models.",
+        "session, networks of many small kernels took up to 1.7 times as long on it; models that were only met so "
+        "stand below as they were measured. Where a backend was calibrated twice, the calibration with the lower "
+        "left-out error of its own counts.",
         "",
         *summary(done, found, graphs, before),
     ]
