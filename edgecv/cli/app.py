@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import edgecv
-from edgecv.cli import device, inspect, output, quantizing, recipes, results
+from edgecv.cli import cost, device, inspect, output, quantizing, recipes, results
 
 app = typer.Typer(
     name="edgecv",
@@ -49,7 +49,8 @@ for command in (
     device.stream,
     device.tune,
     recipes.models,
-    inspect.inspect,
+    cost.calibrate,
     device.doctor,
 ):
     app.command()(output.guarded(command))
+app.command(cls=cost.DeviceCommand)(output.guarded(inspect.inspect))

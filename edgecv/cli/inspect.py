@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgecv.cli import cost
 from edgecv.cli.output import say, show_json, stdout
 from edgecv_runtime.errors import BadInput, Unavailable
 
@@ -37,9 +38,16 @@ def inspect(
     weights: Annotated[
         str | None, typer.Option(help="Of a model of the zoo, for the page: a known name or a path; fresh by default.")
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="[FILE]", help="Predict latency: here, or on the device of a calibration."),
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="With --device: also run it here.")] = False,
     json: Json = False,
 ) -> None:
     """Show what a network computes: shapes, parameters, MACs, memory and receptive field of every layer."""
+    if measure and device is None:
+        raise BadInput("--measure holds a prediction against a real run: give --device too")
     for option, value in (("--depth", depth), ("--top", top)):
         if value is not None and value < 1:
             raise BadInput(f"{option} must be at least 1, got {value}")
@@ -57,14 +65,17 @@ def inspect(
         _page(model, graph, html, variant=variant, image=image, weights=weights)
     table = xray.table(xray.fold(graph) if fold else graph)
     changes = xray.what_if(table) if what_if else []
+    forecasts = cost.forecast(graph, device, model, variant, measure=measure) if device else []
     if json:
-        show_json({"table": table, "what_if": changes} if what_if else {"table": table})
+        facts = {"table": table, **({"what_if": changes} if what_if else {})}
+        show_json(facts | ({"device": forecasts} if device else {}))
         return
     print_table(table, stdout, depth=depth, top=top)
     if what_if:
         shown = {row.name for row in sorted(table.rows, key=lambda row: -row.macs)[: top or 10]}
         pools = {each.layer for each in changes if each.macs == 0}
         print_changes([each for each in changes if each.layer in shown | pools], stdout)
+    cost.print_forecasts(forecasts, top)
 
 
 def _page(model: str, graph: Graph, html: Path, *, variant: str, image: Path | None, weights: str | None) -> None:

@@ -1,0 +1,130 @@
+"""What a calibration found, as a record: written and read as a file, and remembered for this hardware."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from edgecv_runtime import files, machine, records
+from edgecv_runtime.backends import get
+from edgecv_runtime.errors import BadInput, Unavailable
+from edgecv_runtime.manifest import Machine, Precision
+from edgecv_runtime.records import Record
+
+SCHEMA = 1
+
+
+class Timed(Record, frozen=True):
+    """One small network: the fastest of its runs, and what the model says that was found without it."""
+
+    name: str
+    ms: float
+    left_out_ms: float
+
+
+class Limits(Record, frozen=True):
+    """The roofline, by the best that any timed network reached.
+
+    gmacs_per_s: 10^9 MACs of products in this precision. memory_gb_per_s: reading weights from beyond the caches, and
+    cache_gb_per_s: moving activations, 10^9 bytes. weights_near, weights_far: bytes of all weights of a network, up to
+    which they stay in the caches, and from which none does.
+    """
+
+    gmacs_per_s: float
+    memory_gb_per_s: float
+    cache_gb_per_s: float
+    weights_near: int
+    weights_far: int
+
+    def far_share(self, weight_bytes: int) -> float:
+        """Share of a network's weights that are read from memory at every run."""
+        return min(1.0, max(0.0, (weight_bytes - self.weights_near) / (self.weights_far - self.weights_near)))
+
+
+class Calibration(Record, frozen=True):
+    """What a backend costs on a machine in one precision.
+
+    costs: microseconds per unit of each quantity (model.quantities). error: mean absolute relative error of the
+    networks that a model has not seen (leave-out). seconds: how long it took. reference_ms: of a network that tells
+    whether the machine is as fast at another time. timed: the evidence.
+    """
+
+    machine: Machine
+    backend: str
+    versions: dict[str, str]
+    precision: Precision
+    costs: dict[str, float]
+    limits: Limits
+    error: float
+    seconds: float
+    reference_ms: float
+    timed: tuple[Timed, ...]
+
+    @property
+    def key(self) -> str:
+        """Short name: "openvino bf16"."""
+        return f"{self.backend} {self.precision}"
+
+
+class Calibrations(Record, frozen=True):
+    """A file of calibrations."""
+
+    calibrations: tuple[Calibration, ...]
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise BadInput(f"schema {self.schema} is not {SCHEMA}: calibrate again with this version of edgecv")
+        if not self.calibrations:
+            raise BadInput("it holds no calibration")
+
+
+def write(path: Path, found: Iterable[Calibration]) -> None:
+    """Write calibrations as a file that another machine can read."""
+    files.write(path, records.encode(Calibrations(tuple(found))))
+
+
+def read(path: Path) -> tuple[Calibration, ...]:
+    """Read a file of calibrations; raises BadInput when it is none."""
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        raise BadInput(f"{path}: {exc.strerror}; expected a file that 'edgecv calibrate --out' wrote") from exc
+    return records.decode(content, Calibrations, str(path)).calibrations
+
+
+def remember(calibration: Calibration) -> None:
+    """Keep a calibration for this hardware, backend version and precision."""
+    write(_place(calibration.backend, calibration.precision, calibration.versions), [calibration])
+
+
+def remembered(backend: str, precision: Precision) -> Calibration | None:
+    """This machine's calibration of a backend that works here, or None."""
+    path = _place(backend, precision, get(backend).probe())
+    return read(path)[0] if path.is_file() else None
+
+
+def of_this_machine() -> tuple[Calibration, ...]:
+    """All calibrations of this machine; raises Unavailable with the cure when there is none."""
+    found = [calibration for name, precision in runnable() if (calibration := remembered(name, precision)) is not None]
+    if not found:
+        raise Unavailable(
+            "this machine is not calibrated: run 'edgecv calibrate' here, or name another machine's file with --device"
+        )
+    return tuple(found)
+
+
+def runnable() -> list[tuple[str, Precision]]:
+    """Backends and float precisions that work here."""
+    from edgecv_runtime import backends
+
+    return [(name, precision) for name in backends.available() for precision in get(name).precisions()]
+
+
+def _place(backend: str, precision: str, versions: dict[str, str]) -> Path:
+    this = machine.this()
+    asked = msgspec.json.encode([SCHEMA, this.key, this.isa, backend, versions, precision])
+    return files.cache_folder("calibrations") / f"{hashlib.sha256(asked).hexdigest()[:32]}.json"

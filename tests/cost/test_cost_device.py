@@ -1,0 +1,196 @@
+"""Calibrating, remembering, predicting, and the command line, on a budget of seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from edgecv import xray
+from edgecv.cli.app import app
+from edgecv.cost import calibration as records
+from edgecv.cost.calibrate import calibrate
+from edgecv.cost.calibration import Calibration, Limits
+from edgecv.cost.net import Net
+from edgecv.cost.predict import FRAMES, predict
+from edgecv_runtime import machine
+from edgecv_runtime.errors import BackendUnavailable, BadInput, Unavailable
+
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("EDGECV_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def quick() -> Calibration:
+    """A calibration of about two seconds."""
+    return calibrate("onnxruntime", seconds=2)
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    net = Net((1, 3, 32, 32))
+    net.conv(16, 3, 2, act="relu")
+    net.conv(32, act="relu")
+    net.shrink()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(net.model())
+    return path
+
+
+def known(**changes: object) -> Calibration:
+    """A machine of which everything is known: 100 GMAC/s, 10 and 50 GB/s, 5 us for a pointwise kernel."""
+    limits = Limits(100.0, 10.0, 50.0, 1_000_000, 2_000_000)
+    costs = {"run": 7.0, "pointwise: dispatch": 5.0, "pointwise: MACs": 10.0}
+    calibration = Calibration(
+        machine.this(), "onnxruntime", {"onnxruntime": "1"}, "float32", costs, limits, 0.1, 1.0, 0.5, ()
+    )
+    return msgspec.structs.replace(calibration, **changes)
+
+
+def test_a_calibration_in_two_seconds(quick):
+    assert quick.machine == machine.this()
+    assert len(quick.timed) >= 10
+    assert all(timed.ms > 0 for timed in quick.timed)
+    assert quick.limits.gmacs_per_s > 0.1
+    assert quick.reference_ms > 0
+    assert all(cost > 0 for cost in quick.costs.values())
+
+
+def test_written_and_read_again(quick, tmp_path):
+    path = tmp_path / "jetson.json"
+    records.write(path, [quick])
+    assert records.read(path) == (quick,)
+
+
+def test_remembered_for_this_hardware_only(quick, monkeypatch):
+    with pytest.raises(Unavailable, match="run 'edgecv calibrate'"):
+        records.of_this_machine()
+    records.remember(quick)
+    assert records.of_this_machine() == (quick,)
+    other = msgspec.structs.replace(machine.this(), cpu="another")
+    monkeypatch.setattr(machine, "this", lambda: other)
+    with pytest.raises(Unavailable, match="not calibrated"):
+        records.of_this_machine()
+
+
+def test_prediction_by_hand(tmp_path):
+    """64 -> 32 channels on 10x10: 7 us a run, 5 us a kernel, 10 us a million MACs."""
+    net = Net((1, 64, 10, 10))
+    net.conv(32)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(net.model())
+    found = predict(xray.read(path), known())
+    macs = 64 * 32 * 100
+    assert found.ms == pytest.approx((7 + 5 + 10 * macs / 1e6) / 1e3)
+    row = found.kernels[0]
+    assert (row.kind, row.bound) == ("pointwise", "overhead")
+    assert row.limit_ms == pytest.approx(macs / 100e6)  # 2.05 us of compute, 0.77 us for 38.4 kB at 50 GB/s
+    assert found.reached(2 * found.limit_ms) == pytest.approx(0.5)
+
+
+def test_no_kernel_is_faster_than_the_hardware():
+    found = predict(xray.zoo("resnet18"), known(costs={}))
+    assert found.ms == pytest.approx(found.limit_ms)
+    assert all(row.ms >= row.limit_ms for row in found.kernels)
+
+
+def test_shares_add_up_and_frames_stand_before_a_network_of_the_zoo(quick):
+    found = predict(xray.zoo("mobilenet_v3_small"), quick)
+    assert found.kernels[0].layers == (FRAMES,)
+    assert sum(row.share for row in found.kernels) == pytest.approx(1, abs=0.02)
+    assert found.ms == pytest.approx(quick.costs.get("run", 0) / 1e3 + sum(row.ms for row in found.kernels))
+
+
+def test_quantized_networks_are_refused(tmp_path):
+    import numpy as np
+
+    net = Net((1, 16))
+    scale, zero = net.constant(np.float32(0.1)), net.constant(np.uint8(0))
+    net.add("QuantizeLinear", scale, zero)
+    net.add("DequantizeLinear", scale, zero)
+    net.linear(8)
+    path = tmp_path / "int8.onnx"
+    path.write_bytes(net.model())
+    with pytest.raises(BadInput, match="quantized"):
+        predict(xray.read(path), known())
+
+
+def test_the_commands(model, tmp_path):
+    out = tmp_path / "here.json"
+    done = runner.invoke(app, ["calibrate", "--backend", "onnxruntime", "--seconds", "1", "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)[0]["backend"] == "onnxruntime"
+    for device in (["--device"], ["--device", str(out)]):
+        shown = runner.invoke(app, ["inspect", str(model), *device])
+        assert shown.exit_code == 0, shown.output
+        assert "predicted: " in shown.stdout
+    measured = runner.invoke(app, ["inspect", str(model), "--device", "--measure", "--json"])
+    assert measured.exit_code == 0, measured.output
+    device = json.loads(measured.stdout)["device"]
+    assert device[0]["measured_ms"] > 0
+    assert device[0]["slower"] > 0
+    assert device[0]["reached"] == pytest.approx(device[0]["prediction"]["limit_ms"] / device[0]["measured_ms"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["inspect", "MODEL", "--device"], 3, "run 'edgecv calibrate'"),
+        (["inspect", "MODEL", "--device", "missing.json"], 2, "missing.json: No such file"),
+        (["inspect", "MODEL", "--device", "BROKEN"], 2, "not valid JSON"),
+        (["inspect", "MODEL", "--measure"], 2, "give --device too"),
+        (["calibrate", "--backend", "onxruntime"], 2, "did you mean 'onnxruntime'"),
+        (["calibrate", "--backend", "onnxruntime", "--precision", "fp4"], 2, "no precision 'fp4'"),
+        (["calibrate", "--backend", "onnxruntime", "--seconds", "0"], 2, "seconds must be positive"),
+    ],
+)
+def test_bad_input(model, tmp_path, arguments, code, words):
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"calibrations": [')
+    names = {"MODEL": str(model), "BROKEN": str(broken)}
+    done = runner.invoke(app, [names.get(each, each) for each in arguments])
+    assert done.exit_code == code
+    assert words in " ".join(done.stderr.split())
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_another_machine_is_predicted_by_file_and_never_measured(model, tmp_path):
+    elsewhere = known(machine=msgspec.structs.replace(machine.this(), cpu="Jetson"))
+    path = tmp_path / "jetson.json"
+    records.write(path, [elsewhere])
+    shown = runner.invoke(app, ["inspect", str(model), "--device", str(path)])
+    assert "Jetson" in shown.stdout
+    refused = runner.invoke(app, ["inspect", str(model), "--device", str(path), "--measure"])
+    assert refused.exit_code == 2
+    assert "Jetson" in refused.stderr
+
+
+def test_a_file_of_another_schema_or_of_nothing_is_refused(tmp_path):
+    path = tmp_path / "old.json"
+    for content, words in (
+        ('{"calibrations": [], "schema": 9}', "schema 9"),
+        ('{"calibrations": []}', "no calibration"),
+    ):
+        path.write_text(content)
+        with pytest.raises(BadInput, match=words):
+            records.read(path)
+
+
+def test_a_backend_that_is_not_installed(monkeypatch):
+    from edgecv_runtime.backends import get
+
+    def missing() -> dict[str, str]:
+        raise BackendUnavailable("backend 'openvino' is not installed: pip install 'edgecv[openvino]'")
+
+    monkeypatch.setattr(get("openvino"), "probe", staticmethod(missing))
+    done = runner.invoke(app, ["calibrate", "--backend", "openvino"])
+    assert done.exit_code == 3
+    assert "pip install 'edgecv[openvino]'" in done.stderr
