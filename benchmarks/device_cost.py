@@ -4,7 +4,7 @@
     python benchmarks/device_cost.py calibrate     60 s for each backend and precision
     python benchmarks/device_cost.py measure       one more round of real runs; stops after --seconds, goes on next time
     python benchmarks/device_cost.py layers        time single layers of some networks with OpenVINO's own profiler
-    python benchmarks/device_cost.py table         benchmarks/results/device-cost.md
+    python benchmarks/device_cost.py table         benchmarks/results/device_cost.md
 
 Everything lies in --folder between the steps. Run calibrate and measure on an otherwise idle machine.
 """
@@ -33,7 +33,7 @@ from edgecv_runtime.backends import Options
 
 PROFILED, PROFILE_RUNS = ("mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "vgg11"), 40
 PRODUCT_TYPES = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
-RESULTS = Path(__file__).parent / "results" / "device-cost.md"
+RESULTS = Path(__file__).parent / "results" / "device_cost.md"
 Round = tuple[float, float]  # fastest ms of a model, and of the reference network beside it
 Measured = dict[str, dict[str, list[Round]]]  # calibration's key -> model -> rounds
 

@@ -75,10 +75,11 @@ def file_ms(path: Path, backend: str, options: Options) -> tuple[float, float]:
 
 
 def export(name: str, path: Path) -> None:
-    """Write a model of the zoo as edgecv deploys it, with fresh weights."""
+    """Write a model of the zoo that takes pictures as edgecv deploys it, with fresh weights."""
     from edgecv import models
     from edgecv_export import graph
 
     spec = models.spec(name)
+    height, width = spec.size
     deployed = graph.Deployed(models.create(name, seed=0), spec.normalization)
-    path.write_bytes(graph.to_onnx(deployed, spec.size, 3, "output", {}).SerializeToString())
+    path.write_bytes(graph.to_onnx(deployed, (height, width), 3, "output", {}).SerializeToString())

@@ -51,7 +51,7 @@ def encode(record: Any) -> bytes:
 
 
 def _explain(exc: msgspec.ValidationError, kind: Any) -> str:
-    text = str(exc)
+    text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(exc))  # keys may hold anything
     place = _PATH.search(text)
     path = place["path"].lstrip(".") if place else ""
     reason = _PATH.sub("", text).replace("`", "'").replace("Object ", "").strip()

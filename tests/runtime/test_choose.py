@@ -184,7 +184,7 @@ def test_islands_run_in_their_own_precision_where_the_backend_has_it(finished_co
             for each in opened.manifest.variants
         )
         bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=variants))
-    monkeypatch.setattr(backends.get("openvino"), "precisions", staticmethod(lambda: ("float32", "bf16")))
+    monkeypatch.setattr(backends.get("openvino"), "precisions", staticmethod(lambda device: ("float32", "bf16")))
     with rt.Bundle(finished_copy) as opened:
         found = {(each.variant, each.backend, each.hint): each.islands for each in choose.targets(opened)}
     assert found["int8-u8s8", "openvino", "float32"] == "bf16"

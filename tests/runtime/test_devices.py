@@ -48,7 +48,7 @@ def test_a_silent_fall_back_to_the_cpu_is_caught(exported, monkeypatch, device):
     real = onnxruntime.InferenceSession
     asked = []
 
-    def fall_back(path, settings, providers):
+    def fall_back(path, settings, providers, enable_fallback):
         asked.extend(providers)
         return real(path, settings, providers=["CPUExecutionProvider"])
 

@@ -94,6 +94,7 @@ def test_an_interrupt_stops_a_build(exported, monkeypatch):
             return super().step(phase, step)
 
     monkeypatch.setattr(build, "Progress", Interrupted)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     with pytest.raises(KeyboardInterrupt):
         build_engine(exported / "model.onnx", compute_capabilities=[(8, 9)])
     assert len(steps) < 20

@@ -168,7 +168,6 @@ class OnnxRuntimeBackend:
             session = onnxruntime.InferenceSession(str(self._model), settings, providers=[asked], enable_fallback=0)
         except Exception as exc:  # ONNX Runtime raises its own classes, one per status
             raise ModelFileError(f"{self._model}: onnxruntime cannot load it: {_line(exc)}") from exc
-        session.disable_fallback()
         if session.get_providers()[0] != self._provider.name:
             wanted = ":".join(filter(None, (self._device, self._part)))
             raise BackendUnavailable(
