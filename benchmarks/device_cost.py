@@ -63,7 +63,7 @@ def main() -> None:
 
 def export(folder: Path, end: float) -> None:
     """Export each model once."""
-    for name in models.names():
+    for name in (name for name in models.names() if len(models.spec(name).size) == 2):
         path = folder / f"{name}.onnx"
         if not path.exists() and time.monotonic() < end:
             real.export(name, path)
@@ -132,16 +132,16 @@ def write(folder: Path) -> None:
     graphs = {name: xray.read(folder / f"{name}.onnx") for name in sorted({n for c in done for n in found[c.key]})}
     before = {name: xray.zoo(name) for name in graphs}
     machine = done[0].machine
+    most = max(len(rounds) for each in done for rounds in found[each.key].values())
     lines = [
         "# Predicted and measured latency of the zoo",
         "",
         f"Measured {datetime.now(timezone.utc):%Y-%m-%d} by `benchmarks/device_cost.py` on {machine.key} "
-        f"({machine.os}), batch 1, paper sizes, uint8 frames in, each model the fastest of one to three rounds.",
+        f"({machine.os}), batch 1, paper sizes, uint8 frames in, each model the fastest of its rounds "
+        f"(at most {most}).",
         "",
-        "The machine is a shared virtual one on which other work ran too. For minutes at a time, or for the life of a "
-        "session, networks of many small kernels took up to 1.7 times as long on it; models that were only met so "
-        "stand below as they were measured. Where a backend was calibrated twice, the calibration with the lower "
-        "left-out error of its own counts.",
+        "The machine is a shared virtual one: for minutes at a time, networks of many small kernels take up to 1.7 "
+        "times as long on it; models that were only met so stand below as they were measured.",
         "",
         *summary(done, found, graphs, before),
     ]
