@@ -146,6 +146,9 @@ def _bind_inputs(model: Any, where: str, given: Mapping[str, Sequence[int]], siz
     if unknown:
         names = ", ".join(value.name for value in inputs)
         raise BadInput(f"{where}: no input '{unknown[0]}'; it has: {names}")
+    if size and not any(_takes(value.type.tensor_type.shape.dim, size) for value in inputs):
+        shown = ", ".join(f"'{value.name}' {_shown(value.type.tensor_type.shape.dim)}" for value in inputs)
+        raise BadInput(f"{where}: a size of {'x'.join(map(str, size))} fits no input; the file has {shown}")
     for value in inputs:
         dims = value.type.tensor_type.shape.dim
         wanted = list(given.get(value.name, ()))
@@ -153,14 +156,13 @@ def _bind_inputs(model: Any, where: str, given: Mapping[str, Sequence[int]], siz
             raise BadInput(f"{where}: input '{value.name}' has {len(dims)} axes, got {len(wanted)}: {wanted}")
         for axis, dim in enumerate(dims):
             fixed = dim.dim_value if dim.HasField("dim_value") else 0
-            number = wanted[axis] if wanted else fixed or _open(dims, axis, size) or bindings.get(dim.dim_param, 0)
+            number = wanted[axis] if wanted else fixed or _sizes(dims, size).get(axis) or bindings.get(dim.dim_param, 0)
             if number == 0 and axis == 0 and len(dims) > 1:
                 number = 1  # the batch
             if number < 1:
                 symbol = dim.dim_param or "?"
-                shown = ", ".join(each.dim_param or str(each.dim_value or "?") for each in dims)
                 raise BadInput(
-                    f"{where}: input '{value.name}' [{shown}] leaves '{symbol}' open; give it with --size HxW or "
+                    f"{where}: input '{value.name}' {_shown(dims)} leaves '{symbol}' open; give it with --size HxW or "
                     f"--input-shape {value.name}=1x..."
                 )
             if wanted and fixed and fixed != number and axis > 0:
@@ -171,13 +173,22 @@ def _bind_inputs(model: Any, where: str, given: Mapping[str, Sequence[int]], siz
     return bindings
 
 
-def _open(dims: Any, axis: int, size: Shape | None) -> int:
-    """What `size` says of an open axis: the last axes, or those before channels that stand last."""
-    if size is None:
-        return 0
+def _sizes(dims: Any, size: Shape | None) -> dict[int, int]:
+    """What `size` says of axes: the last ones, or those before channels that stand last; one number says it of all."""
     channels_last = len(dims) == 4 and 0 < dims[-1].dim_value <= 4
     places = range(1, len(dims) - 1) if channels_last else range(2, len(dims))
-    return size[places.index(axis)] if axis in places and len(size) == len(places) else 0
+    numbers = (size or ()) * (len(places) if len(size or ()) == 1 else 1)
+    return dict(zip(places, numbers, strict=True)) if len(numbers) == len(places) else {}
+
+
+def _takes(dims: Any, size: Shape) -> bool:
+    """Whether an input can have this size: it is open or the same."""
+    sizes = _sizes(dims, size)
+    return bool(sizes) and all(dims[axis].dim_value in (0, number) for axis, number in sizes.items())
+
+
+def _shown(dims: Any) -> str:
+    return f"[{', '.join(each.dim_param or str(each.dim_value or '?') for each in dims)}]"
 
 
 def _bind_symbols(model: Any, bindings: Mapping[str, int]) -> None:

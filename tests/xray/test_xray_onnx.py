@@ -148,7 +148,7 @@ def test_shape_arithmetic_is_computed(tmp_path):
 def test_a_shape_that_cannot_be_computed_is_named(tmp_path):
     nodes = shape_arithmetic()
     nodes[9] = constant("rest", [-1, -1], np.int64)
-    with pytest.raises(ShapeError, match=r"odd.onnx: .*'b'|odd.onnx: shapes cannot be inferred"):
+    with pytest.raises(ShapeError, match="'b', which Reshape gives, stays open"):
         xray.read(write(tmp_path / "odd.onnx", nodes, (1, 3, 9, 17)))
 
 
@@ -180,6 +180,23 @@ def test_open_sizes_are_asked_for(tmp_path):
         xray.read(path, input_shapes={"image": (1, 3, 8, 8)})
     with pytest.raises(BadInput, match="axis 1 of input 'x' is 3 in the file, got 4"):
         xray.read(path, input_shapes={"x": (1, 4, 8, 8)})
+
+
+@pytest.mark.parametrize(("shape", "size"), [((1, 3, 9, 17), (50, 50)), (("N", 3, "T"), (50, 50)), ((1, 3), (50,))])
+def test_a_size_that_no_input_can_have_is_refused(shape, size, tmp_path):
+    path = write(tmp_path / "fixed.onnx", [helper.make_node("Relu", ["x"], ["y"])], shape)
+    with pytest.raises(BadInput, match=f"a size of {'x'.join(map(str, size))} fits no input; the file has 'x'"):
+        xray.read(path, size=size)
+
+
+def test_a_size_may_repeat_what_is_fixed_and_one_number_is_a_length(tmp_path):
+    relu = [helper.make_node("Relu", ["x"], ["y"])]
+    fixed = write(tmp_path / "fixed.onnx", relu, (1, 3, 9, 17))
+    assert xray.table(xray.read(fixed, size=(9, 17))).input_shape == (1, 3, 9, 17)
+    signal = write(tmp_path / "signal.onnx", relu, ("N", 3, "T"))
+    assert xray.table(xray.read(signal, size=(50,))).input_shape == (1, 3, 50)
+    last = write(tmp_path / "last.onnx", relu, ("N", "H", "W", 3))
+    assert xray.table(xray.read(last, size=(9,))).input_shape == (1, 9, 9, 3)
 
 
 def test_too_small_an_input_says_the_smallest(tmp_path):
