@@ -86,7 +86,7 @@ def forecast(graph: Graph, device: str, what: str, variant: str, *, measure: boo
         prediction = predict(graph, calibration)
         ms, slower = real.evidence_ms(what, variant, prediction), None
         if measure:
-            ms, reference_ms = real.measure_ms(what, variant, prediction)
+            ms, reference_ms = real.measure_ms(graph, what, variant, prediction)
             slower = reference_ms / calibration.reference_ms
         forecasts.append(Forecast(prediction, ms, prediction.reached(ms) if ms else None, slower))
     return sorted(forecasts, key=lambda each: each.prediction.ms)

@@ -20,7 +20,12 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 def inspect(
     model: Annotated[str, typer.Argument(metavar="NAME|BUNDLE|FILE.onnx", help="What to look into.")],
     size: Annotated[
-        str | None, typer.Option("--size", metavar="HxW", help="Input size, instead of the model's own.")
+        str | None,
+        typer.Option(
+            "--size",
+            metavar="HxW",
+            help="Input size, instead of the model's own; one number: a square, or a signal's length.",
+        ),
     ] = None,
     input_shape: Annotated[
         list[str] | None,
@@ -97,11 +102,10 @@ def _named_shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _numbers(text: str | None, option: str) -> tuple[int, ...] | None:
-    """Sizes such as 224x224; one number is a square."""
+    """Sizes such as 224x224."""
     if text is None:
         return None
     parts = text.lower().split("x")
     if not all(part.isdigit() and int(part) > 0 for part in parts):
         raise BadInput(f"{option} is made of whole numbers of at least 1, such as 224x224; got '{text}'")
-    numbers = tuple(int(part) for part in parts)
-    return numbers * 2 if option == "--size" and len(numbers) == 1 else numbers
+    return tuple(int(part) for part in parts)

@@ -74,14 +74,14 @@ class Forecast(Record, frozen=True):
 def predict(graph: Graph, calibration: Calibration) -> Prediction:
     """Predict a network's latency on a calibrated device.
 
-    A network read from PyTorch is predicted as edgecv deploys it: with the cast, transposition and normalization of
-    uint8 frames before it. A kernel never takes less than the hardware's limit.
+    A network of pictures read from PyTorch is predicted as edgecv deploys it: with the cast, transposition and
+    normalization of uint8 frames before it. A kernel never takes less than the hardware's limit.
     Raises BadInput for a quantized network.
     """
     if any(layer.kind == "quantize" for layer in graph.layers):
         raise BadInput(f"{graph.name} is quantized; calibrations are of float networks: give its float32 variant")
     found = kernels(graph, calibration.backend)
-    if graph.source == "torch":
+    if graph.source == "torch" and len(graph.tensors[graph.inputs[0]].shape) == 4:
         found = [*_frames(graph), *found]
     limits, costs = calibration.limits, calibration.costs
     far = limits.far_share(sum(kernel.weight_bytes for kernel in found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from edgecv.cost.measure import reference
 from edgecv.cost.predict import Prediction
+from edgecv.xray.extent import Shape
+from edgecv.xray.graph import Graph
 from edgecv_runtime import machine, onnxfile
 from edgecv_runtime.backends import Options, get
 from edgecv_runtime.bundle import ARCHIVE_SUFFIX, Bundle
@@ -30,23 +33,25 @@ def evidence_ms(what: str, variant: str, prediction: Prediction) -> float | None
     return None
 
 
-def measure_ms(what: str, variant: str, prediction: Prediction) -> tuple[float, float]:
+def measure_ms(graph: Graph, what: str, variant: str, prediction: Prediction) -> tuple[float, float]:
     """Run a network on this machine, undisturbed calls; milliseconds of it and of the reference network beside it.
 
-    what: an ONNX file, a bundle, or a model of the zoo, which is exported with fresh weights first.
+    what: an ONNX file, a bundle, or a model of the zoo, which is exported with fresh weights first. graph: read from
+    it; the run has inputs of the same shapes.
     Raises BadInput when the prediction is for another machine.
     """
     if prediction.machine != machine.this().key:
         raise BadInput(f"--measure runs here, on {machine.this().key}; the calibration is of {prediction.machine}")
     options = Options(precision=prediction.precision)
+    shapes = {name: graph.tensors[name].shape for name in graph.inputs}
     if is_bundle(what):
         with Bundle(what) as opened:
-            return file_ms(opened.variant_file(variant), prediction.backend, options)
+            return file_ms(opened.variant_file(variant), prediction.backend, options, shapes)
     if Path(what).is_file():
-        return file_ms(Path(what), prediction.backend, options)
+        return file_ms(Path(what), prediction.backend, options, shapes)
     with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
         path = Path(folder) / "model.onnx"
-        export(what, path)
+        export(what, path, shapes[graph.inputs[0]][2:])
         return file_ms(path, prediction.backend, options)
 
 
@@ -55,13 +60,18 @@ def is_bundle(what: str) -> bool:
     return Path(what).is_dir() or Path(what).suffix == ARCHIVE_SUFFIX
 
 
-def file_ms(path: Path, backend: str, options: Options) -> tuple[float, float]:
-    """The fastest of many calls of an ONNX file at batch 1 on random input, and of the reference beside it."""
+def file_ms(
+    path: Path, backend: str, options: Options, shapes: Mapping[str, Shape] | None = None
+) -> tuple[float, float]:
+    """The fastest of many calls of an ONNX file on random input, and of the reference beside it.
+
+    shapes: of its inputs, by name; without, those in the file at batch 1.
+    """
     header = onnxfile.read(path)
     random = np.random.default_rng(0)
     feeds = {}
     for spec in header.inputs:
-        shape = [size if isinstance(size, int) else 1 for size in spec.shape]
+        shape = (shapes or {}).get(spec.name) or [size if isinstance(size, int) else 1 for size in spec.shape]
         whole = np.issubdtype(np.dtype(spec.dtype), np.integer)
         values = random.integers(0, 256, shape) if whole else random.standard_normal(shape)
         feeds[spec.name] = values.astype(spec.dtype)
@@ -74,12 +84,20 @@ def file_ms(path: Path, backend: str, options: Options) -> tuple[float, float]:
         opened.close()
 
 
-def export(name: str, path: Path) -> None:
-    """Write a model of the zoo that takes pictures as edgecv deploys it, with fresh weights."""
+def export(name: str, path: Path, size: Shape | None = None) -> None:
+    """Write a model of the zoo with fresh weights: of pictures as edgecv deploys it, of signals as it is.
+
+    size: (height, width) or (samples,), by default the model's own.
+    """
+    import torch
+
     from edgecv import models
     from edgecv_export import graph
 
     spec = models.spec(name)
-    height, width = spec.size
-    deployed = graph.Deployed(models.create(name, seed=0), spec.normalization)
-    path.write_bytes(graph.to_onnx(deployed, (height, width), 3, "output", {}).SerializeToString())
+    network, size = models.create(name, seed=0).eval(), size or spec.size
+    if len(size) == 2:
+        model = graph.to_onnx(graph.Deployed(network, spec.normalization), (size[0], size[1]), 3, "output", {})
+    else:
+        model = graph.trace(network, torch.zeros(2, spec.channels, *size), "signal", "output")
+    path.write_bytes(model.SerializeToString())

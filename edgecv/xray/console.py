@@ -139,8 +139,8 @@ def totals(table: Table) -> list[str]:
     total = table.total
     lines = [
         f"total: {total.parameters:,} parameters, {total.macs:,} MACs, {total.layers} layers; "
-        f"weights {size_in_bytes(total.weight_bytes)}, all activations {size_in_bytes(total.activation_bytes)}, "
-        f"{total.intensity:.1f} operations per byte",
+        f"weights {size_in_bytes(total.weight_bytes) or 'none'}, "
+        f"all activations {size_in_bytes(total.activation_bytes)}, {total.intensity:.1f} operations per byte",
         f"peak activation memory: {size_in_bytes(total.peak_bytes)}, "
         f"{size_in_bytes(total.peak_inplace_bytes)} where layers work in place; "
         f"receptive field: {field_text(total.field)}",

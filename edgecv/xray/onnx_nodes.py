@@ -14,8 +14,9 @@ import onnx
 from numpy.typing import NDArray
 
 from edgecv.xray.extent import Shape
+from edgecv.xray.onnx_shapes import infer, whole_shapes
 from edgecv_runtime import onnxfile
-from edgecv_runtime.errors import BadInput, ModelFileError, ShapeError
+from edgecv_runtime.errors import BadInput, ModelFileError
 
 _SMALL = 4096  # numbers up to which a constant's values are kept: shapes, axes, scales
 
@@ -91,13 +92,10 @@ def load(
     model = onnx.load_model_from_string(data)
     _sort(model, str(path))
     _drop_weights(model)
+    _open_sizes(model)
     bindings = _bind_inputs(model, str(path), input_shapes or {}, size)
     _bind_symbols(model, bindings)
-    try:
-        model = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
-    except Exception as exc:
-        raise ShapeError(f"{path}: shapes cannot be inferred: {str(exc).strip().splitlines()[0]}") from exc
-    return _file(model, str(path))
+    return _file(infer(model, str(path)), str(path))
 
 
 def _sort(model: Any, where: str) -> None:
@@ -131,6 +129,14 @@ def _drop_weights(model: Any) -> None:
                 tensor.ClearField(name)
 
 
+def _open_sizes(model: Any) -> None:
+    """PaddlePaddle writes -1 and "?" where a size is open; "?" is no symbol, and each one is another size."""
+    for value in [*model.graph.input, *model.graph.value_info, *model.graph.output]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0 or dim.dim_param == "?":
+                dim.Clear()
+
+
 def _bind_inputs(model: Any, where: str, given: Mapping[str, Sequence[int]], size: Shape | None) -> dict[str, int]:
     """Give every input of the graph a whole shape; returns what that says of the symbols."""
     bindings: dict[str, int] = {}
@@ -140,6 +146,9 @@ def _bind_inputs(model: Any, where: str, given: Mapping[str, Sequence[int]], siz
     if unknown:
         names = ", ".join(value.name for value in inputs)
         raise BadInput(f"{where}: no input '{unknown[0]}'; it has: {names}")
+    if size and not any(_takes(value.type.tensor_type.shape.dim, size) for value in inputs):
+        shown = ", ".join(f"'{value.name}' {_shown(value.type.tensor_type.shape.dim)}" for value in inputs)
+        raise BadInput(f"{where}: a size of {'x'.join(map(str, size))} fits no input; the file has {shown}")
     for value in inputs:
         dims = value.type.tensor_type.shape.dim
         wanted = list(given.get(value.name, ()))
@@ -147,14 +156,13 @@ def _bind_inputs(model: Any, where: str, given: Mapping[str, Sequence[int]], siz
             raise BadInput(f"{where}: input '{value.name}' has {len(dims)} axes, got {len(wanted)}: {wanted}")
         for axis, dim in enumerate(dims):
             fixed = dim.dim_value if dim.HasField("dim_value") else 0
-            number = wanted[axis] if wanted else fixed or bindings.get(dim.dim_param, 0) or _open(dims, axis, size)
+            number = wanted[axis] if wanted else fixed or _sizes(dims, size).get(axis) or bindings.get(dim.dim_param, 0)
             if number == 0 and axis == 0 and len(dims) > 1:
                 number = 1  # the batch
             if number < 1:
                 symbol = dim.dim_param or "?"
-                shown = ", ".join(each.dim_param or str(each.dim_value or "?") for each in dims)
                 raise BadInput(
-                    f"{where}: input '{value.name}' [{shown}] leaves '{symbol}' open; give it with --size HxW or "
+                    f"{where}: input '{value.name}' {_shown(dims)} leaves '{symbol}' open; give it with --size HxW or "
                     f"--input-shape {value.name}=1x..."
                 )
             if wanted and fixed and fixed != number and axis > 0:
@@ -165,13 +173,22 @@ def _bind_inputs(model: Any, where: str, given: Mapping[str, Sequence[int]], siz
     return bindings
 
 
-def _open(dims: Any, axis: int, size: Shape | None) -> int:
-    """What `size` says of an open axis: the last axes, or those before channels that stand last."""
-    if size is None:
-        return 0
+def _sizes(dims: Any, size: Shape | None) -> dict[int, int]:
+    """What `size` says of axes: the last ones, or those before channels that stand last; one number says it of all."""
     channels_last = len(dims) == 4 and 0 < dims[-1].dim_value <= 4
     places = range(1, len(dims) - 1) if channels_last else range(2, len(dims))
-    return size[places.index(axis)] if axis in places and len(size) == len(places) else 0
+    numbers = (size or ()) * (len(places) if len(size or ()) == 1 else 1)
+    return dict(zip(places, numbers, strict=True)) if len(numbers) == len(places) else {}
+
+
+def _takes(dims: Any, size: Shape) -> bool:
+    """Whether an input can have this size: it is open or the same."""
+    sizes = _sizes(dims, size)
+    return bool(sizes) and all(dims[axis].dim_value in (0, number) for axis, number in sizes.items())
+
+
+def _shown(dims: Any) -> str:
+    return f"[{', '.join(each.dim_param or str(each.dim_value or '?') for each in dims)}]"
 
 
 def _bind_symbols(model: Any, bindings: Mapping[str, int]) -> None:
@@ -192,13 +209,10 @@ def _is_dynamic(value: Any) -> bool:
 
 def _file(model: Any, where: str) -> File:
     graph = model.graph
-    shapes: dict[str, Shape] = {}
+    shapes = whole_shapes(model)
     dtypes: dict[str, str] = {}
     for value in [*graph.input, *graph.value_info, *graph.output]:
-        kind = value.type.tensor_type
-        dtypes[value.name] = _dtype(kind.elem_type)
-        if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
-            shapes[value.name] = tuple(dim.dim_value for dim in kind.shape.dim)
+        dtypes[value.name] = _dtype(value.type.tensor_type.elem_type)
     constants = {tensor.name: _constant(tensor) for tensor in graph.initializer}
     nodes = []
     for index, proto in enumerate(graph.node):

@@ -35,9 +35,9 @@ def read(
 ) -> Graph:
     """Read a model of the zoo by its name, a bundle's variant, or an ONNX file.
 
-    size: (height, width) of the input instead of the model's own, or what a file leaves open; input_shapes: whole
-    shapes of a file's inputs. Raises BadInput for a name that is none of the three, with the nearest, and when the
-    input does not suit the network.
+    size: (height, width) of the input instead of the model's own, or what a file leaves open; one number is a square,
+    or the length of a signal; input_shapes: whole shapes of a file's inputs. Raises BadInput for a name that is none of
+    the three, with the nearest, and when the input does not suit the network.
     """
     path = Path(what)
     if path.is_dir() or path.suffix == ARCHIVE_SUFFIX:
@@ -62,8 +62,13 @@ def zoo(name: str, *, size: Shape | None = None) -> Graph:
     with torch.device("meta"):
         network = models.create(name)
 
-    def read_at(side: Shape | None) -> Graph:
-        return from_torch.read(network, (spec.channels, *(side or spec.size)), name=name)
+    def read_at(given: Shape | None) -> Graph:
+        sides = given or spec.size
+        sides = sides * len(spec.size) if len(sides) == 1 else sides
+        if len(sides) != len(spec.size):
+            wanted = "HxW" if len(spec.size) == 2 else "one length"
+            raise BadInput(f"the input of {name} has a size of {wanted}, got {'x'.join(map(str, sides))}")
+        return from_torch.read(network, (spec.channels, *sides), name=name)
 
     return _sized(read_at, size)
 
@@ -96,7 +101,8 @@ def _sized(read_at: Callable[[Shape | None], Graph], size: Shape | None) -> Grap
         smallest = None if size is None else _smallest(read_at, min(size))
         if smallest is None:
             raise
-        raise ShapeError(f"{exc}; the smallest square that works is {smallest}x{smallest}") from exc
+        shown = f"that works is {smallest}" if len(size or ()) == 1 else f"square that works is {smallest}x{smallest}"
+        raise ShapeError(f"{exc}; the smallest {shown}") from exc
 
 
 def _smallest(read_at: Callable[[Shape | None], Graph], too_small: int) -> int | None:
@@ -117,7 +123,7 @@ def _smallest(read_at: Callable[[Shape | None], Graph], too_small: int) -> int |
 
 def _fits(read_at: Callable[[Shape | None], Graph], side: int) -> bool:
     try:
-        read_at((side, side))
+        read_at((side,))
     except BadInput:
         return False
     return True

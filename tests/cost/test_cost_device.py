@@ -6,17 +6,21 @@ import json
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from edgecv import xray
 from edgecv.cli.app import app
 from edgecv.cost import calibration as records
+from edgecv.cost import real
 from edgecv.cost.calibrate import calibrate
 from edgecv.cost.calibration import Calibration, Limits
 from edgecv.cost.net import Net
 from edgecv.cost.predict import FRAMES, predict
-from edgecv_runtime import machine
+from edgecv_runtime import machine, onnxfile
 from edgecv_runtime.errors import BackendUnavailable, BadInput, Unavailable
 
 runner = CliRunner()
@@ -110,8 +114,6 @@ def test_shares_add_up_and_frames_stand_before_a_network_of_the_zoo(quick):
 
 
 def test_quantized_networks_are_refused(tmp_path):
-    import numpy as np
-
     net = Net((1, 16))
     scale, zero = net.constant(np.float32(0.1)), net.constant(np.uint8(0))
     net.add("QuantizeLinear", scale, zero)
@@ -138,6 +140,42 @@ def test_the_commands(model, tmp_path):
     assert device[0]["measured_ms"] > 0
     assert device[0]["slower"] > 0
     assert device[0]["reached"] == pytest.approx(device[0]["prediction"]["limit_ms"] / device[0]["measured_ms"])
+
+
+def test_a_real_run_has_the_size_that_was_predicted(tmp_path):
+    """A convolution without padding and a linear layer behind it: the file runs at this one size only."""
+    device = tmp_path / "here.json"
+    records.write(device, [known()])
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Flatten", ["a"], ["b"]),
+         helper.make_node("MatMul", ["b", "m"], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("N", 3, "H", "W"))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("N", 5))],
+        [numpy_helper.from_array(np.ones(shape, np.float32), name)
+         for name, shape in (("w", (4, 3, 3, 3)), ("m", (4 * 6 * 8, 5)))],
+    )  # fmt: skip
+    path = tmp_path / "open.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    done = runner.invoke(app, ["inspect", str(path), "--size", "8x10", "--device", str(device), "--measure"])
+    assert done.exit_code == 0, done.output
+    assert "measured: " in done.stdout
+
+
+def test_signals_are_measured_too_and_have_no_frames(tmp_path):
+    device = tmp_path / "here.json"
+    records.write(device, [known()])
+    arguments = ["inspect", "wavenet_tiny", "--size", "64", "--device", str(device), "--measure", "--json"]
+    done = runner.invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    forecast = json.loads(done.stdout)["device"][0]
+    assert forecast["measured_ms"] > 0
+    assert all(FRAMES not in kernel["layers"] for kernel in forecast["prediction"]["kernels"])
+
+
+def test_a_model_of_the_zoo_is_exported_at_the_size_asked_for(tmp_path):
+    real.export("lenet5", tmp_path / "lenet5.onnx", (36, 40))
+    assert onnxfile.read(tmp_path / "lenet5.onnx").inputs[0].shape[1:] == (36, 40, 3)
 
 
 @pytest.mark.parametrize(

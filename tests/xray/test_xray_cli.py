@@ -31,6 +31,11 @@ def test_deep_networks_fit_a_screen():
     assert "the 3 of 20 layers with the most MACs" in inspect("lenet5", "--top", 3).stdout
 
 
+def test_one_number_is_a_square_or_the_length_of_a_signal():
+    assert "1x1x4000" in inspect("wavenet_tiny", "--size", 4000).stdout
+    assert "1x3x64x64" in inspect("lenet5", "--size", 64).stdout
+
+
 def test_folding_removes_norms():
     assert " norm " in inspect("resnet18", "--depth", 9).stdout
     assert " norm " not in inspect("resnet18", "--depth", 9, "--fold").stdout
@@ -43,6 +48,8 @@ def test_folding_removes_norms():
         (["nowhere.onnx"], "nowhere.onnx: cannot be read: No such file"),
         (["alexnet", "--size", "30"], "at least 63x63 pixels"),
         (["alexnet", "--size", "big"], "--size is made of whole numbers"),
+        (["alexnet", "--size", "1x2x3"], "the input of alexnet has a size of HxW, got 1x2x3"),
+        (["wavenet_tiny", "--size", "40x40"], "the input of wavenet_tiny has a size of one length, got 40x40"),
         (["alexnet", "--top", "0"], "--top must be at least 1"),
         (["model.onnx", "--input-shape", "1x3x8x8"], "--input-shape is NAME=1x3x224x224"),
     ],

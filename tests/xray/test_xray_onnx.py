@@ -114,6 +114,49 @@ def test_shapes_are_those_that_run(tmp_path):
     assert [row.macs for row in rows] == [a * 27, 0, b * 2 * 6, y * 4 * 9]
 
 
+def constant(name, values, dtype):
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(values, dtype), name))
+
+
+def shape_arithmetic():
+    """A pooled picture, made flat by a shape that is cast, sliced and put together, as PaddlePaddle exports it."""
+    return [
+        helper.make_node("Conv", ["x", "w"], ["a"], strides=[2, 2]),
+        helper.make_node("Shape", ["a"], ["whole"]),
+        helper.make_node("Cast", ["whole"], ["cast"], to=TensorProto.INT32),
+        *(constant(name, [value], np.int32) for name, value in (("axis", 0), ("start", 0), ("end", 2), ("step", 1))),
+        helper.make_node("Slice", ["cast", "start", "end", "axis", "step"], ["first"]),
+        helper.make_node("Cast", ["first"], ["back"], to=TensorProto.INT64),
+        constant("rest", [-1], np.int64),
+        helper.make_node("Concat", ["back", "rest"], ["flat"], axis=-1),
+        helper.make_node("Reshape", ["a", "flat"], ["b"]),
+        helper.make_node("Relu", ["b"], ["y"]),
+    ]
+
+
+def test_shape_arithmetic_is_computed(tmp_path):
+    path = write(tmp_path / "paddle.onnx", shape_arithmetic(), (-1, 3, "?", "?"))
+    table = xray.table(xray.read(path, size=(9, 17)))
+    assert table.input_shape == (1, 3, 9, 17)  # "?" is no symbol that stands for one size
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {"x": np.zeros((1, 3, 9, 17), np.float32)})
+    assert [row.kind for row in table.rows] == ["conv", "reshape", "activation"]
+    assert table.rows[-1].output_shape == output.shape == (1, 8, 32)
+    assert table.total.parameters * 4 == table.total.weight_bytes == 4 * 8 * 3 * 9
+
+
+def test_a_shape_that_cannot_be_computed_is_named(tmp_path):
+    nodes = shape_arithmetic()
+    nodes[9] = constant("rest", [-1, -1], np.int64)
+    with pytest.raises(ShapeError, match="'b', which Reshape gives, stays open"):
+        xray.read(write(tmp_path / "odd.onnx", nodes, (1, 3, 9, 17)))
+
+
+def test_a_size_goes_before_a_symbol_that_names_two_axes(tmp_path):
+    path = write(tmp_path / "one.onnx", [helper.make_node("Conv", ["x", "w"], ["y"])], ("N", 3, "S", "S"))
+    assert xray.table(xray.read(path, size=(20, 30))).input_shape == (1, 3, 20, 30)
+
+
 def test_nodes_may_stand_in_any_order(tmp_path):
     nodes = [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
     plain = xray.table(xray.read(write(tmp_path / "plain.onnx", nodes, (1, 3, 8, 8))))
@@ -137,6 +180,23 @@ def test_open_sizes_are_asked_for(tmp_path):
         xray.read(path, input_shapes={"image": (1, 3, 8, 8)})
     with pytest.raises(BadInput, match="axis 1 of input 'x' is 3 in the file, got 4"):
         xray.read(path, input_shapes={"x": (1, 4, 8, 8)})
+
+
+@pytest.mark.parametrize(("shape", "size"), [((1, 3, 9, 17), (50, 50)), (("N", 3, "T"), (50, 50)), ((1, 3), (50,))])
+def test_a_size_that_no_input_can_have_is_refused(shape, size, tmp_path):
+    path = write(tmp_path / "fixed.onnx", [helper.make_node("Relu", ["x"], ["y"])], shape)
+    with pytest.raises(BadInput, match=f"a size of {'x'.join(map(str, size))} fits no input; the file has 'x'"):
+        xray.read(path, size=size)
+
+
+def test_a_size_may_repeat_what_is_fixed_and_one_number_is_a_length(tmp_path):
+    relu = [helper.make_node("Relu", ["x"], ["y"])]
+    fixed = write(tmp_path / "fixed.onnx", relu, (1, 3, 9, 17))
+    assert xray.table(xray.read(fixed, size=(9, 17))).input_shape == (1, 3, 9, 17)
+    signal = write(tmp_path / "signal.onnx", relu, ("N", 3, "T"))
+    assert xray.table(xray.read(signal, size=(50,))).input_shape == (1, 3, 50)
+    last = write(tmp_path / "last.onnx", relu, ("N", "H", "W", 3))
+    assert xray.table(xray.read(last, size=(9,))).input_shape == (1, 9, 9, 3)
 
 
 def test_too_small_an_input_says_the_smallest(tmp_path):
