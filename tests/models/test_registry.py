@@ -17,7 +17,8 @@ from zoo_reference import on_meta
 from edgecv import models
 from edgecv_export import graph
 from edgecv_runtime import backends
-from edgecv_runtime.backends import Options, tensorrt_engine
+from edgecv_runtime.backends import Options
+from edgecv_runtime.backends.tensorrt.build import Plan, build_engine
 
 CLASSES, BATCH, STEPS = 3, 4, 3
 TOLERANCE = 1e-3  # relative to the largest logit
@@ -167,4 +168,4 @@ def test_openvino_computes_the_same(subject):
 
 def test_tensorrt_builds_an_engine_without_a_gpu(subject):
     assert subject.exported
-    assert tensorrt_engine.build_engine(subject.path, compute_capability=(8, 6), max_batch=BATCH)
+    assert build_engine(subject.path, Plan(max_batch=BATCH), compute_capabilities=[(8, 6)])
