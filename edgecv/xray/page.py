@@ -88,8 +88,9 @@ def _cards(found: Table) -> list[tuple[str, str, str]]:
 def _stages(found: Table) -> list[Stage]:
     """Layers in groups that a person can survey: by their names, or by resolution where the names do not help."""
     groups, _ = grouped(found, screen=STAGES)
-    if len(groups) < 3 and len(found.rows) > STAGES:
-        groups = by_resolution(found)
+    if not 3 <= len(groups) <= STAGES and len(found.rows) > STAGES:
+        places = by_resolution(found)
+        groups = places if len(places) > 1 else groups
     return [
         Stage(
             group.name,
