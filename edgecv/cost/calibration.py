@@ -102,9 +102,12 @@ def remember(calibration: Calibration) -> None:
 
 
 def remembered(backend: str, precision: Precision) -> Calibration | None:
-    """This machine's calibration of a backend that works here, or None."""
+    """This machine's calibration of a backend that works here, or None; raises BadInput when the file is damaged."""
     path = _place(backend, precision, get(backend).probe())
-    return read(path)[0] if path.is_file() else None
+    try:
+        return read(path)[0] if path.is_file() else None
+    except BadInput as exc:
+        raise BadInput(f"{exc}; it is replaced by: edgecv calibrate --backend {backend}") from exc
 
 
 def of_this_machine() -> tuple[Calibration, ...]:

@@ -70,6 +70,10 @@ DIALECTS = (
     ),
 )
 
+# Beginnings of our names -> the mark of timm's files of these models, whose layers stand in the same order. Those of
+# EfficientNet-Lite do, too, but timm has each with two ways of padding under the same names: known by checksum only.
+SAME_ORDER = {"mobilenet_v1": "conv_stem.weight", "convnext": "stem.0.weight"}
+
 # What wrappers put before every name: DataParallel, torch.compile, Fabric, Lightning.
 PREFIXES = ("module.", "_orig_mod.", "_forward_module.", "model.", "network.", "net.")
 
@@ -116,7 +120,8 @@ def load_weights(network: Network, source: WeightSource | str | os.PathLike[str]
     else:  # a published file that was put by hand is known by its checksum
         known = next((row for row in SOURCES if digest.startswith(row.sha256)), None)
     wanted = network.state_dict()
-    if known and known.layout == "same order":
+    ordered = any(network.variant.startswith(name) and mark in tensors for name, mark in SAME_ORDER.items())
+    if ordered or (known and known.layout == "same order"):
         tensors = _rename_in_order(tensors, wanted, path)
 
     stem, head, pixels = f"{network.stem_layer}.weight", f"{network.head_layers[0]}.weight", network.stem_pixels

@@ -44,6 +44,9 @@ def print_table(table: Table, console: Console, *, depth: int | None = None, top
 
 def print_changes(changes: Sequence[Change], console: Console) -> None:
     """Print what-if rows: before, after, and how many times as much."""
+    if not changes:
+        console.print("what if: no convolution or strided pooling here that could be built otherwise")
+        return
     grid = _empty("what if")
     for name in ("layer", "instead", "parameters", "then", "", "MACs", "then", ""):
         grid.add_column(name, justify="left" if name in ("layer", "instead") else "right", no_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgecv.xray.extent import Shape
 from edgecv.xray.grid import grid
 from edgecv.xray.rows import Row, Table
 from edgecv_runtime.records import Record
@@ -49,12 +50,21 @@ def by_resolution(table: Table) -> list[Group]:
     found: list[tuple[str, list[Row]]] = []
     size = table.input_shape[2:]
     for row in table.rows:
-        place = grid(row.output_shape, size)
-        name = f"at {place.columns}x{place.rows}" if place else found[-1][0] if found else "input"
+        maps = _maps(row, size)
+        name = f"at {maps[1]}x{maps[0]}" if maps else found[-1][0] if found else "input"
         if not found or found[-1][0] != name:
             found.append((name, []))
         found[-1][1].append(row)
     return [Group(name, tuple(rows)) for name, rows in found]
+
+
+def _maps(row: Row, size: Shape) -> tuple[int, int] | None:
+    """Height and width of the maps that a row gives: windows may shrink one side more than the other."""
+    if row.kernel and len(row.output_shape) == 4:
+        height, width = row.output_shape[2:]
+        return (height, width) if max(height, width) > 1 else None
+    place = grid(row.output_shape, size)
+    return (place.rows, place.columns) if place else None
 
 
 def parts(name: str) -> list[str]:

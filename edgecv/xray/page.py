@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from edgecv.xray.pictures import Subject
 from edgecv.xray.rows import Table, table
 from edgecv.xray.whatif import Change, what_if
 from edgecv_runtime import files
+from edgecv_runtime.errors import BadInput, Unavailable
 
 STAGES = 26  # lines of the table, before any is opened
 CHANGED = 8  # layers with the most MACs whose what-if rows are shown
@@ -31,11 +33,25 @@ class Stage(NamedTuple):
 def write(subject: Subject, path: Path, *, say: Callable[[str], None] = lambda _: None) -> Path:
     """Write the page of a subject (see `subjects.opened`) to `path`, atomically, and give its path.
 
-    say: hears of each step before it is made; the pictures of a large network take up to a minute.
+    say: hears of each step before it is made; the pictures of a large network take up to a minute. Raises BadInput or
+    Unavailable before that when `path` is a folder or cannot be written.
     """
+    path = Path(path)
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; name a file for the page")
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(files.replacing(path))
+        except OSError as exc:
+            raise Unavailable(f"{path}: cannot be written: {exc.strerror}; name another place for the page") from exc
+        file.write(_text(subject, say).encode())
+    return path
+
+
+def _text(subject: Subject, say: Callable[[str], None]) -> str:
     found = table(subject.graph)
     plots, missing = pictures.draw(subject, say)
-    text = html.render(
+    return html.render(
         Path(__file__).with_name("template.html.j2"),
         table=found,
         what=_what(subject),
@@ -48,8 +64,6 @@ def write(subject: Subject, path: Path, *, say: Callable[[str], None] = lambda _
         columns=figures.columns(plots),
         missing=missing,
     )
-    files.write(Path(path), text.encode())
-    return Path(path)
 
 
 def _what(subject: Subject) -> str:
@@ -74,8 +88,9 @@ def _cards(found: Table) -> list[tuple[str, str, str]]:
 def _stages(found: Table) -> list[Stage]:
     """Layers in groups that a person can survey: by their names, or by resolution where the names do not help."""
     groups, _ = grouped(found, screen=STAGES)
-    if len(groups) < 3 and len(found.rows) > STAGES:
-        groups = by_resolution(found)
+    if not 3 <= len(groups) <= STAGES and len(found.rows) > STAGES:
+        places = by_resolution(found)
+        groups = places if len(places) > 1 else groups
     return [
         Stage(
             group.name,

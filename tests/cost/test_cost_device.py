@@ -85,6 +85,17 @@ def test_remembered_for_this_hardware_only(quick, monkeypatch):
         records.of_this_machine()
 
 
+def test_a_damaged_calibration_says_how_to_replace_it(quick, cache, model):
+    records.remember(quick)
+    (path,) = (cache / "calibrations").iterdir()
+    path.write_text('{"calibrations": [')
+    done = runner.invoke(app, ["inspect", str(model), "--device"])
+    assert done.exit_code == 2
+    assert "edgecv calibrate --backend onnxruntime" in done.stderr
+    records.remember(quick)
+    assert records.of_this_machine() == (quick,)
+
+
 def test_prediction_by_hand(tmp_path):
     """64 -> 32 channels on 10x10: 7 us a run, 5 us a kernel, 10 us a million MACs."""
     net = Net((1, 64, 10, 10))

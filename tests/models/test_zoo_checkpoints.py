@@ -157,6 +157,22 @@ def test_names_of_timm_are_understood(tmp_path):
     assert torch.equal(network.encoder.ln.bias, theirs["norm.bias"])
 
 
+@pytest.mark.parametrize(
+    ("name", "theirs", "ours"),
+    [
+        ("mobilenet_v1", "blocks.3.5.conv_pw.weight", "features.11.1.0.weight"),
+        ("convnext_atto", "stages.3.blocks.1.mlp.fc1.bias", "features.7.1.block.3.bias"),
+    ],
+)
+def test_files_of_timm_in_the_same_order_are_understood(name, theirs, ours, tmp_path):
+    shapes = zoo_reference.published_state_dicts()[name]
+    state = {key: torch.randn(shape) if shape else torch.tensor(1) for key, shape in shapes.items()}
+    network = models.create(name, classes=1000, weights=saved({"state_dict": state}, tmp_path / "w.pth"))
+    assert torch.equal(network.state_dict()[ours].flatten(), state[theirs].flatten())
+    small = models.create(name, classes=7)
+    assert models.load_weights(small, tmp_path / "w.pth").head_replaced
+
+
 HEADS = {
     "googlenet": ("fc", "aux1.fc2", "aux2.fc2"),
     "deeplabv3_mobilenet_v3_large": ("classifier.4", "aux_classifier.4"),

@@ -158,6 +158,26 @@ def test_the_page_of_a_file_says_what_it_cannot_show(tmp_path, photograph):
     assert flat(parsed).count("an ONNX file does not") == 2
 
 
+def test_layers_whose_names_say_nothing_stand_by_resolution(tmp_path):
+    """Thirty convolutions of two sizes, each with a name of its own, as PaddlePaddle names them."""
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                "Conv", [f"t{i}", "w"], [f"t{i + 1}"], f"Conv@{i}", pads=[1] * 4, strides=[1 + (i == 15), 1]
+            )
+            for i in range(30)
+        ],
+        "graph",
+        [helper.make_tensor_value_info("t0", TensorProto.FLOAT, (1, 3, 16, 16))],
+        [helper.make_tensor_value_info("t30", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.ones((3, 3, 3, 3), np.float32), "w")],
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    stages = page._stages(xray.table(xray.read(path)))
+    assert [(stage.name, len(stage.rows)) for stage in stages] == [("at 16x16", 15), ("at 16x8", 15)]
+
+
 def test_a_bundle_gets_the_photograph_as_its_device_would(tmp_path, photograph):
     torch.manual_seed(0)
     stem = nn.Conv2d(3, 8, 3, 2, 1)

@@ -36,6 +36,20 @@ def test_one_number_is_a_square_or_the_length_of_a_signal():
     assert "1x3x64x64" in inspect("lenet5", "--size", 64).stdout
 
 
+def test_nothing_to_change_is_said():
+    assert "what if: no convolution or strided pooling" in inspect("mlp", "--what-if").stdout
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_it_is_made(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for place, said in ((tmp_path, "is a folder"), (tmp_path / "file" / "page.html", "page.html: cannot be written")):
+        done = inspect("lenet5", "--html", place)
+        assert done.exit_code in (2, 3)
+        assert "picture:" not in done.stderr
+        assert said in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_folding_removes_norms():
     assert " norm " in inspect("resnet18", "--depth", 9).stdout
     assert " norm " not in inspect("resnet18", "--depth", 9, "--fold").stdout

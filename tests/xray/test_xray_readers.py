@@ -37,7 +37,7 @@ def flops(network, size):
     """Operations by torch's own counter, which knows two for each MAC."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        network.eval()(torch.empty(1, 3, *size, device="meta"))
+        network.eval()(torch.empty(1, *size, device="meta"))
     return counter.get_total_flops()
 
 
@@ -45,9 +45,10 @@ def flops(network, size):
 def test_every_model_of_the_zoo(name):
     with torch.device("meta"):
         network = models.create(name)
-    size = models.spec(name).size
-    table = xray.table(from_torch.read(network, (3, *size)))
-    assert table.total.parameters + table.total.idle_parameters == models.spec(name).parameters
+    spec = models.spec(name)
+    size = (spec.channels, *spec.size)
+    table = xray.table(from_torch.read(network, size))
+    assert (table.total.parameters, table.total.idle_parameters) == (spec.parameters, spec.auxiliary_parameters)
     assert 2 * table.total.macs == flops(network, size)
     assert table.total.uncounted == {}
     assert {row.kind for row in table.rows} <= set(KINDS)
