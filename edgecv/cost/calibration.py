@@ -14,7 +14,7 @@ from edgecv_runtime.errors import BadInput, Unavailable
 from edgecv_runtime.manifest import Machine, Precision
 from edgecv_runtime.records import Record
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Timed(Record, frozen=True):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgecv.xray.fields import Field
 from edgecv.xray.groups import Group, grouped
-from edgecv.xray.rows import Row, Table
+from edgecv.xray.relations import arithmetic_intensity
+from edgecv.xray.rows import Row, Table, moved_bytes
 from edgecv.xray.whatif import Change
 
 if TYPE_CHECKING:
@@ -119,7 +120,6 @@ def _empty(title: str) -> Grid:
 def cells(table: Table, group: Group) -> dict[str, str]:
     first, last = group.rows[0], group.last
     macs = sum(row.macs for row in group.rows)
-    moved = sum(row.weight_bytes + row.input_bytes + row.activation_bytes for row in group.rows)
     return {
         "layer": group.name,
         "kind": group.kind,
@@ -131,7 +131,7 @@ def cells(table: Table, group: Group) -> dict[str, str]:
         "share": f"{macs / table.total.macs:.1%}" if macs else "",
         "weights": size_in_bytes(sum(row.weight_bytes for row in group.rows)),
         "activations": size_in_bytes(sum(row.activation_bytes for row in group.rows)),
-        "op/byte": f"{2 * macs / moved:.1f}" if macs else "",
+        "op/byte": f"{arithmetic_intensity(macs, moved_bytes(group.rows)):.1f}" if macs else "",
         "field": field_text(last.field),
         "jump": _sizes(last.field.jump) if last.field and max(last.field.jump) > 0 else "",
         "centre": _sizes(last.field.centre) if last.field and max(last.field.jump) > 0 else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 
 from edgecv.xray.extent import Shape
 from edgecv.xray.fields import Field, receptive_fields
@@ -76,13 +77,17 @@ class Table(Record, frozen=True):
     total: Total
 
 
+def moved_bytes(rows: Iterable[Row]) -> int:
+    """Bytes that layers read and write: weights, inputs and outputs; a reshape moves none."""
+    return sum(row.weight_bytes + row.input_bytes + row.activation_bytes for row in rows if row.kind != "reshape")
+
+
 def table(graph: Graph) -> Table:
     """Compute the table of a graph."""
     fields = receptive_fields(graph)
     macs = sum(layer.macs for layer in graph.layers)
     parameters = sum(layer.parameters for layer in graph.layers)
     rows = tuple(_row(graph, layer, fields.get(layer.outputs[0]), macs, parameters) for layer in graph.layers)
-    moved = sum(row.weight_bytes + row.input_bytes + row.activation_bytes for row in rows if row.kind != "reshape")
     seeing = [row.field for row in rows if row.field and max(row.field.jump) > 0 and row.kind not in MOVEMENTS]
     seeing = seeing or [row.field for row in rows if row.field]
     total = Total(
@@ -94,7 +99,7 @@ def table(graph: Graph) -> Table:
         activations=sum(math.prod(row.output_shape) for row in rows if row.kind in WEIGHTED),
         peak_bytes=peak_memory(graph),
         peak_inplace_bytes=peak_memory(graph, in_place=True),
-        intensity=arithmetic_intensity(macs, moved),
+        intensity=arithmetic_intensity(macs, moved_bytes(rows)),
         field=seeing[-1] if seeing else None,
         idle_parameters=graph.idle_parameters,
         uncounted=dict(Counter(row.op for row in rows if row.kind == "other")),

@@ -6,6 +6,8 @@ from torch import nn
 
 from edgecv import models, xray
 from edgecv.xray import from_torch
+from edgecv.xray.console import cells
+from edgecv.xray.groups import Group
 from edgecv_runtime.errors import BadInput, ShapeError
 
 
@@ -42,6 +44,13 @@ def test_rows_by_hand():
     assert (flat.output_shape, flat.activation_bytes) == ((1, 256), 0)
     assert table.total.idle_parameters == 12
     assert conv.macs_share + point.macs_share == pytest.approx(1)
+
+
+def test_a_group_of_all_layers_is_the_total():
+    """With reshapes among them, which move no bytes."""
+    found = xray.table(xray.read("vit_tiny"))
+    assert "reshape" in {row.kind for row in found.rows}
+    assert cells(found, Group("all", found.rows))["op/byte"] == f"{found.total.intensity:.1f}"
 
 
 def test_a_network_is_left_as_it_was():
