@@ -83,7 +83,7 @@ def test_a_real_build_tells_how_far_it_is(exported, monkeypatch, caplog):
 
 
 def test_an_interrupt_stops_a_build(exported, monkeypatch):
-    """TensorRT swallows what its callbacks raise, an interrupt too."""
+    """An exception inside a callback is swallowed by TensorRT, or ends the process."""
     steps = []
 
     class Interrupted(Progress):

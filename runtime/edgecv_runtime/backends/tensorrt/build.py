@@ -15,7 +15,7 @@ from edgecv_runtime.backends.tensorrt import api
 from edgecv_runtime.backends.tensorrt.api import IBuilderConfig, Library
 from edgecv_runtime.backends.tensorrt.cuda import Gpu
 from edgecv_runtime.backends.tensorrt.network import MAX_BATCH, Parsed
-from edgecv_runtime.backends.tensorrt.progress import Progress, monitor
+from edgecv_runtime.backends.tensorrt.progress import Progress, monitor, noting_interrupts
 from edgecv_runtime.errors import BackendUnavailable, BadInput, ModelFileError
 
 log = logging.getLogger("edgecv.tensorrt")
@@ -70,7 +70,8 @@ def build_engine(
         config.progress_monitor = watching
     log.info("%s: building its engine with %s %s; on a Jetson this takes minutes", model.name, *_version(trt))
     began = time.monotonic()
-    engine = parsed.builder.build_serialized_network(parsed.network, config)
+    with noting_interrupts(progress):
+        engine = parsed.builder.build_serialized_network(parsed.network, config)
     if progress.interrupted:
         raise KeyboardInterrupt
     if engine is None:

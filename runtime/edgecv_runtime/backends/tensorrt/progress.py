@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from edgecv_runtime.backends.tensorrt.api import Library
@@ -25,8 +27,8 @@ class _Phase:
 class Progress:
     """The share of a build that is done, from TensorRT's phases: a phase fills one step of its parent.
 
-    Says so in the log at most every two seconds. An interrupt (Ctrl-C) stops the build at its next step and is kept in
-    `interrupted`: TensorRT swallows what its callbacks raise. Callbacks come from several threads.
+    Says so in the log at most every two seconds. When `interrupted` is set, the build stops at its next step.
+    Callbacks come from several threads.
     """
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -78,22 +80,38 @@ class Progress:
 def monitor(trt: Library, progress: Progress) -> object:
     """TensorRT's IProgressMonitor over a Progress."""
 
-    def noting_interrupts(callback: Callable[..., object]) -> Callable[..., object]:
-        def call(_: object, *given: object) -> object:
-            try:
-                return callback(*given)
-            except KeyboardInterrupt:
-                progress.interrupted = True
-                return False
-
-        return call
-
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 
-        phase_start = noting_interrupts(progress.start)
-        step_complete = noting_interrupts(progress.step)
-        phase_finish = noting_interrupts(progress.finish)
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            progress.start(phase, parent, steps)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            return progress.step(phase, step)
+
+        def phase_finish(self, phase: str) -> None:
+            progress.finish(phase)
 
     return Monitor()
+
+
+@contextmanager
+def noting_interrupts(progress: Progress) -> Iterator[None]:
+    """While a build runs, an interrupt only asks it to stop: raised inside a callback, it crashes TensorRT.
+
+    Outside the main thread, where Python allows no handlers, and where SIGINT is ignored, signals are left alone.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
+        yield
+        return
+
+    def note(_signum: int, _frame: object) -> None:
+        progress.interrupted = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
