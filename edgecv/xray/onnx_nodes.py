@@ -290,11 +290,12 @@ def _constant(tensor: Any) -> Constant:
 
 
 def _dtype(number: int) -> str:
-    return onnx.TensorProto.DataType.Name(number).lower().replace("double", "float64") if number else "unknown"
+    name = onnx.TensorProto.DataType.Name(number).lower() if number else "unknown"
+    return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 def item_bytes(dtype: str) -> float:
-    if dtype in ("float", "float32", "int32", "uint32", "unknown"):
+    if dtype in ("float32", "int32", "uint32", "unknown"):
         return 4
     digits = "".join(each for each in dtype.split("e")[0] if each.isdigit())
     return {"bool": 1, "string": 1}.get(dtype, int(digits or 32) / 8)

@@ -95,8 +95,7 @@ def _for_file(graph: Graph, photo: Source) -> Photo | None:
     None where the input is no picture of 1 or 3 channels.
     """
     tensor = graph.tensors[graph.inputs[0]]
-    dtype = {"float": "float32"}.get(tensor.dtype, tensor.dtype)
-    if len(tensor.shape) != 4 or dtype not in ("uint8", "float32", "float16") or len(graph.inputs) > 1:
+    if len(tensor.shape) != 4 or tensor.dtype not in ("uint8", "float32", "float16") or len(graph.inputs) > 1:
         return None
     first = tensor.shape[1] in (1, 3)
     channels = tensor.shape[1] if first else tensor.shape[3]
@@ -104,9 +103,9 @@ def _for_file(graph: Graph, photo: Source) -> Photo | None:
         return None
     size = tensor.shape[2:] if first else tensor.shape[1:3]
     shown = Preprocess((size[0], size[1]), color="RGB" if channels == 3 else "GRAY")(photo.image)
-    feed = shown if dtype == "uint8" else (shown / 255).astype(dtype)
+    feed = shown if tensor.dtype == "uint8" else (shown / 255).astype(tensor.dtype)
     feed = feed.transpose(2, 0, 1) if first else feed
-    how = "" if dtype == "uint8" else ", scaled to 0..1 because the file does not say what it wants"
+    how = "" if tensor.dtype == "uint8" else ", scaled to 0..1 because the file does not say what it wants"
     return Photo(photo.name + how, _rgb(shown, "RGB"), np.ascontiguousarray(feed[None]))
 
 
