@@ -80,7 +80,7 @@ class Bundle:
 
         To be called after a backend has read the file by its path: what it read is then what was checked.
         """
-        if _identity(self.file(name)) == self._seen[name]:
+        if files.identity(self.file(name)) == self._seen[name]:
             return
         problem = _problem(self.root, name, self.manifest.files[name])
         if problem:
@@ -163,19 +163,7 @@ def _record(source: bytes | Path) -> FileRecord:
     return FileRecord(sha256=files.sha256(source), bytes=source.stat().st_size)
 
 
-Identity = tuple[int, ...]
-
-
-def _identity(file: Path) -> Identity:
-    """What tells a file from another one that takes its name: any write or exchange changes it; () when it is gone."""
-    try:
-        found = file.stat()
-    except OSError:
-        return ()
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-
-
-def _read_whole(root: Path, where: str) -> tuple[Manifest, dict[str, Identity]]:
+def _read_whole(root: Path, where: str) -> tuple[Manifest, dict[str, files.Identity]]:
     """Read the manifest and check every file against it; gives what tells each file from another one, too."""
     path = root / MANIFEST
     if not root.is_dir():
@@ -195,7 +183,7 @@ def _read_whole(root: Path, where: str) -> tuple[Manifest, dict[str, Identity]]:
         raise BundleError(f"{where}: files that the manifest does not list: {', '.join(extra)}; remove them")
     seen = {}
     for name, record in manifest.files.items():
-        seen[name] = _identity(root / name)
+        seen[name] = files.identity(root / name)
         problem = _problem(root, name, record)
         if problem and path.is_file() and path.read_bytes() != raw:
             return _read_whole(root, where)

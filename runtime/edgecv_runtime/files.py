@@ -12,6 +12,7 @@ from typing import IO
 
 from edgecv_runtime.errors import Unavailable
 
+Identity = tuple[int, ...]
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -33,6 +34,15 @@ def sha256(path: Path) -> str:
         while size := file.readinto(block):
             digest.update(block[:size])
     return digest.hexdigest()
+
+
+def identity(file: Path) -> Identity:
+    """What tells a file from another one that takes its name: any write or exchange changes it; () when it is gone."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 @contextmanager

@@ -177,7 +177,7 @@ class Model:
         self._rows = entry.spec.shape[0] if isinstance(entry.spec.shape[0], int) else None
         self._dtype = np.dtype(entry.spec.dtype)
         self._backend: Backend | None = target.compile()  # the file was checked by who called this
-        self.streams: int = getattr(self._backend, "streams", 1)  # one that does not say serves one call at a time
+        self.streams = self._backend.streams
 
     @overload
     def __call__(self, frames: Image) -> Any: ...
@@ -213,18 +213,12 @@ class Model:
         if not fits:
             check_feeds(feeds, self.input)
         try:
-            outputs = backend.run(feeds)
+            return backend.run(feeds)
         except MemoryError as exc:
             raise NoMemory(f"model '{self.name}': no memory for {tensor.shape}; run fewer frames") from exc
-        except Exception:
+        except Exception:  # whatever a backend of somebody else raises
             self._alive()  # closed meanwhile by another thread: that is the error, whatever the backend says
             raise
-        for values in outputs.values():
-            if len(values) != rows:  # OpenVINO's answer when memory runs out
-                raise NoMemory(
-                    f"model '{self.name}' gave {len(values)} rows for {rows}: no memory for so many; run fewer frames"
-                )
-        return outputs
 
     def submit(self, frame: Image | Tensors) -> Future[Any]:
         """Compute in the background -> Future of a frame's result, or of the tensors that `run` gives for tensors.

@@ -14,7 +14,7 @@ from edgecv_export.plan import Plan, Workshop
 from edgecv_export.wiring import Wiring
 from edgecv_runtime import backends
 from edgecv_runtime.backends import Options
-from edgecv_runtime.backends.tensorrt.build import build_engine
+from edgecv_runtime.backends.tensorrt.builder import build_engine
 from edgecv_runtime.backends.tensorrt.network import read_network
 from edgecv_runtime.errors import BadInput, ComputationError
 from tests.conftest import NORMALIZATION

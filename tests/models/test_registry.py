@@ -18,7 +18,8 @@ from edgecv import models
 from edgecv_export import graph
 from edgecv_runtime import backends
 from edgecv_runtime.backends import Options
-from edgecv_runtime.backends.tensorrt.build import Plan, build_engine
+from edgecv_runtime.backends.tensorrt.build import Plan
+from edgecv_runtime.backends.tensorrt.builder import build_engine
 
 CLASSES, BATCH, STEPS = 3, 4, 3
 TOLERANCE = 1e-3  # relative to the largest logit

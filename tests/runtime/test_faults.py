@@ -18,9 +18,12 @@ import edgecv_runtime as rt
 from edgecv_export.export import export
 from edgecv_runtime import Bundle, Preprocess, verify
 from edgecv_runtime import bundle as bundles
+from edgecv_runtime.backends import UNKNOWN, Executed
 from edgecv_runtime.backends.openvino import OpenVinoBackend
+from edgecv_runtime.choose import targets
 from edgecv_runtime.errors import BadInput, BundleError, ParityError
 from edgecv_runtime.golden import Golden
+from edgecv_runtime.verify.run import explain
 from tests.conftest import LABELS, NORMALIZATION
 
 MEAN, STD = (np.array(each, np.float32) for each in (NORMALIZATION.mean, NORMALIZATION.std))
@@ -586,6 +589,19 @@ def test_a_whole_bundle_with_int8_raises_no_alarm(finished):
     for backend in ("onnxruntime", "openvino"):
         for precision in ("float32", "int8-u8s8"):
             rt.load(finished, backend=backend, precision=precision, self_test=True).close()
+
+
+def test_a_precision_that_the_runtime_does_not_tell_is_no_fault(finished):
+    """As ONNX Runtime's own OpenVINO provider does: it compiles the whole graph, and nothing can be counted."""
+    with Bundle(finished) as opened:
+        golden = opened.golden()
+        target = next(each for each in targets(opened) if (each.variant, each.hint) == ("float32", "float32"))
+        told = [
+            explain(opened, target, Executed(precision, {}), golden.images, golden.logits, golden.logits)
+            for precision in (UNKNOWN, "bf16")
+        ]
+    assert told[0] is None
+    assert "bf16 ran where float32 was claimed" in str(told[1])
 
 
 def test_a_plain_file_has_nothing_to_test_itself_with(exported):

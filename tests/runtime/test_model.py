@@ -426,3 +426,19 @@ def test_a_softmax_behind_an_identity_is_not_taken_twice(float_model, exported, 
     given = {"preprocess": PREPROCESS, "labels": LABELS, "normalization": NORMALIZATION}
     with rt.load(tmp_path / "tail.onnx", **given) as model, rt.load(exported, backend="onnxruntime") as bundled:
         assert np.abs(model(photos[0]).scores - bundled(photos[0]).scores).max() < 1e-5
+
+
+def test_a_file_that_is_exchanged_before_its_larger_batches_are_compiled_is_not_run(exported, tmp_path):
+    """OpenVINO compiles the graph for batches when the first one comes, from the file's path."""
+    from edgecv_runtime.backends import Options
+    from edgecv_runtime.backends.openvino import OpenVinoBackend
+
+    file = tmp_path / "model.onnx"
+    file.write_bytes((exported / "model.onnx").read_bytes())
+    opened = OpenVinoBackend(file, Options())
+    assert len(opened.run({"image": np.zeros((1, 32, 32, 3), np.uint8)})["logits"]) == 1
+    (tmp_path / "other").write_bytes(file.read_bytes())
+    (tmp_path / "other").replace(file)
+    with pytest.raises(ModelFileError, match=r"model\.onnx: was exchanged while it was loaded; load it again"):
+        opened.run({"image": np.zeros((2, 32, 32, 3), np.uint8)})
+    opened.close()

@@ -22,7 +22,8 @@ from edgecv_export import graph
 from edgecv_export.graph import Deployed
 from edgecv_runtime.backends import Options
 from edgecv_runtime.backends.tensorrt import TensorRtBackend, api
-from edgecv_runtime.backends.tensorrt.build import Plan, build_engine
+from edgecv_runtime.backends.tensorrt.build import Plan
+from edgecv_runtime.backends.tensorrt.builder import build_engine
 from edgecv_runtime.backends.tensorrt.network import Parsed, Tensor, read_network
 from edgecv_runtime.errors import BackendUnavailable, BadInput, ModelFileError
 from edgecv_runtime.preprocess import Normalization

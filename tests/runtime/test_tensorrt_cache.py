@@ -177,5 +177,5 @@ def test_measured_times_go_from_build_to_build(tmp_path, caplog, kept, attached)
 def test_tensorrt_rtx_is_asked_for_no_timing_cache(exported, tmp_path):
     """Its timing caches do nothing, it says so itself with a DeprecationWarning."""
     assert api.abilities(api.library()).rtx
-    build.build_engine(exported / "model.onnx", compute_capabilities=[(8, 9)], timing=tmp_path / "a.timing")
+    build.build_here(exported / "model.onnx", compute_capabilities=[(8, 9)], timing=tmp_path / "a.timing")
     assert list(tmp_path.iterdir()) == []

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import pickle
 import re
 import signal
+import subprocess
 import sys
 import threading
 
@@ -14,8 +16,9 @@ from tensorrt_lab import why_not
 import edgecv_runtime as rt
 from edgecv_runtime import backends
 from edgecv_runtime.backends import Options
-from edgecv_runtime.backends.tensorrt import TensorRtBackend, api, backend, build, cuda
-from edgecv_runtime.backends.tensorrt.build import Plan, build_engine
+from edgecv_runtime.backends.tensorrt import TensorRtBackend, api, backend, build, builder, cuda
+from edgecv_runtime.backends.tensorrt.build import Plan
+from edgecv_runtime.backends.tensorrt.builder import build_engine
 from edgecv_runtime.backends.tensorrt.cuda import Gpu
 from edgecv_runtime.backends.tensorrt.engine import inspected
 from edgecv_runtime.backends.tensorrt.progress import EVERY_S, Progress
@@ -32,7 +35,7 @@ def test_phases_fill_the_steps_of_their_parents(caplog):
     now = [0.0]
     progress = Progress("model.onnx", clock=lambda: now[0])
     progress.start("Building", None, 4)
-    assert progress.step("Building", 0)
+    progress.step("Building", 0)
     assert progress.fraction == 1 / 4
     progress.start("Timing", "Building", 2)
     progress.step("Timing", 0)
@@ -64,13 +67,12 @@ def test_a_real_build_tells_how_far_it_is(exported, monkeypatch, caplog):
             watched.append(self)
 
         def step(self, phase, step):
-            going_on = super().step(phase, step)
+            super().step(phase, step)
             fractions.append(self.fraction)
-            return going_on
 
     monkeypatch.setattr(build, "Progress", Watched)
     with caplog.at_level(logging.INFO, "edgecv.tensorrt"):
-        build_engine(exported / "model.onnx", compute_capabilities=[(8, 9)])
+        build.build_here(exported / "model.onnx", compute_capabilities=[(8, 9)])
     assert len(fractions) > 20
     assert fractions == sorted(fractions)
     assert 0 < fractions[0] < 0.2
@@ -82,22 +84,47 @@ def test_a_real_build_tells_how_far_it_is(exported, monkeypatch, caplog):
     assert re.fullmatch(r"model.onnx: engine built in [\d.]+ s, [\d.]+ MB", last)
 
 
-def test_an_interrupt_stops_a_build(exported, monkeypatch):
-    """An exception inside a callback is swallowed by TensorRT, or ends the process."""
-    steps = []
+def test_a_build_in_its_own_process_tells_its_progress_here(exported, caplog):
+    with caplog.at_level(logging.INFO, "edgecv.tensorrt"):
+        assert build_engine(exported / "model.onnx", compute_capabilities=[(8, 9)])
+    assert caplog.messages[0].startswith("model.onnx: building its engine with TensorRT-RTX")
+    assert caplog.messages[-1].startswith("model.onnx: engine built in")
 
-    class Interrupted(Progress):
-        def step(self, phase, step):
-            steps.append(phase)
-            if len(steps) == 3:
-                signal.raise_signal(signal.SIGINT)
-            return super().step(phase, step)
 
-    monkeypatch.setattr(build, "Progress", Interrupted)
+def test_an_interrupt_ends_a_build_at_once(exported, monkeypatch):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
+    children = []
+
+    class Watched(subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            children.append(self)
+
+    def interrupted(answers):
+        pickle.load(answers)  # the first record: the build has begun
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(builder.subprocess, "Popen", Watched)
+    monkeypatch.setattr(builder, "_listen", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build_engine(exported / "model.onnx", compute_capabilities=[(8, 9)])
-    assert len(steps) < 20
+    assert [child.returncode for child in children] == [-signal.SIGKILL]
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "builder crashed (SIGSEGV)"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "builder crashed (SIGKILL): is there enough memory?"),
+        ("sys.exit(4)", "builder ended with exit code 4"),
+    ],
+)
+def test_a_builder_that_crashes_is_an_error_here(exported, monkeypatch, last, said):
+    """As TensorRT-RTX does now and then when a build is cancelled from its progress monitor."""
+    monkeypatch.setattr(builder, "_CHILD", f"import os, signal, sys; {last}; {builder._CHILD}")
+    with pytest.raises(ComputationError) as caught:
+        build_engine(exported / "model.onnx", compute_capabilities=[(8, 9)])
+    assert str(caught.value) == f"{exported / 'model.onnx'}: TensorRT's {said}"
 
 
 # Devices, and what is missing

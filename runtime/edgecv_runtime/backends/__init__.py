@@ -21,6 +21,7 @@ from edgecv_runtime.records import Record
 Tensors = Mapping[str, NDArray[Any]]
 GROUP = "edgecv.backends"
 DEFAULT_DEVICE = "default"
+UNKNOWN = "unknown"  # the precision of what cannot be looked into
 
 # Our own, named here because a search through everything that is installed costs a start some 20 ms.
 OWN = {
@@ -54,7 +55,10 @@ class Options(Record, frozen=True):
 
 
 class Executed(Record, frozen=True):
-    """What really runs: the precision of most convolutions and matrix products, and how many run in each."""
+    """What really runs: the precision of most convolutions and matrix products, and how many run in each.
+
+    precision: UNKNOWN where the runtime does not tell.
+    """
 
     precision: str
     layers: dict[str, int]

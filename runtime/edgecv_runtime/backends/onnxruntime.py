@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgecv_runtime import files, machine, onnxfile
-from edgecv_runtime.backends import DEFAULT_DEVICE, Executed, Options, Tensors, summarize
+from edgecv_runtime.backends import DEFAULT_DEVICE, UNKNOWN, Executed, Options, Tensors, summarize
 from edgecv_runtime.errors import BackendUnavailable, BadInput, Closed, ComputationError, ModelFileError, Unavailable
 from edgecv_runtime.manifest import Precision
 
@@ -111,7 +111,7 @@ class OnnxRuntimeBackend:
             raise ComputationError(f"onnxruntime failed on {self._model.name}: {_line(exc)}") from exc
 
     def executed(self) -> Executed:
-        """Count the layers of the graph as ONNX Runtime rewrote it; "unknown" where a provider compiled it."""
+        """Count the layers of the graph as ONNX Runtime rewrote it; UNKNOWN where a provider compiled it."""
         import tempfile
 
         with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
@@ -121,7 +121,7 @@ class OnnxRuntimeBackend:
                 content = written.read_bytes()
             except (ModelFileError, OSError) as exc:
                 if "compiled nodes" in str(exc):
-                    return Executed(precision="unknown", layers={})
+                    return Executed(precision=UNKNOWN, layers={})
                 raise Unavailable(f"{folder}: onnxruntime cannot write its optimized graph there: {exc}") from exc
             operators = onnxfile.parse(content, self._model.name).operators
         layers: Counter[str] = Counter()

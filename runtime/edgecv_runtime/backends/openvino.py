@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgecv_runtime import files, machine
 from edgecv_runtime.backends import DEFAULT_DEVICE, Executed, Options, Tensors, summarize
-from edgecv_runtime.errors import BackendUnavailable, BadInput, Closed, ComputationError, ModelFileError
+from edgecv_runtime.errors import BackendUnavailable, BadInput, Closed, ComputationError, ModelFileError, NoMemory
 from edgecv_runtime.manifest import Precision
 
 _HINTS: dict[Precision, str] = {"float32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -55,6 +55,7 @@ class OpenVinoBackend:
             self._config["INFERENCE_NUM_THREADS"] = options.threads
         self._model = model
         self._digest = options.digest
+        self._seen = files.identity(model)
         self._lock = threading.Lock()
         self._graphs: dict[bool, _Graph] | None = {}  # by whether it is for single frames
         single = self._graph(single=True)
@@ -63,11 +64,14 @@ class OpenVinoBackend:
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Run named tensors through the network, sharing the inputs' memory; outputs are copies the caller owns."""
-        graph = self._graph(single=all(len(tensor) == 1 for tensor in feeds.values()))
+        rows = {len(tensor) for tensor in feeds.values()}
         try:
-            return graph.infer(feeds)
+            outputs = self._graph(single=rows == {1}).infer(feeds)
         except RuntimeError as exc:
             raise ComputationError(f"openvino failed on {self._model.name}: {_line(exc)}") from exc
+        if not all(map(len, outputs.values())):  # so it answers, without an error, when memory runs out
+            raise NoMemory(f"openvino has no memory for {max(rows)} rows of {self._model.name}; run fewer frames")
+        return outputs
 
     def executed(self) -> Executed:
         """Count the layers of the compiled graph by the precision that OpenVINO gave them."""
@@ -119,6 +123,8 @@ class OpenVinoBackend:
 
     def _compiled(self, single: bool) -> _Graph:
         """The compiled model from the cache folder, or compiled now and kept there."""
+        if files.identity(self._model) != self._seen:  # larger batches are compiled when the first one comes
+            raise ModelFileError(f"{self._model}: was exchanged while it was loaded; load it again")
         path = self._cache_file(single)
         cached = _read_cached(path, self._device, self._config) if path else None
         if cached is not None:

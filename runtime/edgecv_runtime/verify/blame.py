@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_runtime import onnxgraph
-from edgecv_runtime.backends import Executed
+from edgecv_runtime.backends import UNKNOWN, Executed
 from edgecv_runtime.choose import Target
 from edgecv_runtime.errors import EdgecvError
 from edgecv_runtime.golden import Golden
@@ -134,7 +134,8 @@ def _node(case: Case, row: Row) -> str:
 
 def _precision(case: Case) -> str:
     ran = case.executed.precision
-    return f"{ran} ran where float32 was claimed" if case.precision == "float32" != ran and ran else ""
+    told = ran not in ("", UNKNOWN)
+    return f"{ran} ran where float32 was claimed" if case.precision == "float32" != ran and told else ""
 
 
 def _scale(case: Case) -> str:

@@ -15,7 +15,7 @@ from edgecv_runtime.backends.tensorrt import api
 from edgecv_runtime.backends.tensorrt.api import IBuilderConfig, Library
 from edgecv_runtime.backends.tensorrt.cuda import Gpu
 from edgecv_runtime.backends.tensorrt.network import MAX_BATCH, Parsed
-from edgecv_runtime.backends.tensorrt.progress import Progress, monitor, noting_interrupts
+from edgecv_runtime.backends.tensorrt.progress import Progress, monitor
 from edgecv_runtime.errors import BackendUnavailable, BadInput, ModelFileError
 
 log = logging.getLogger("edgecv.tensorrt")
@@ -39,19 +39,14 @@ class Plan:
             raise BadInput(f"the DLA takes no dynamic batch: max_batch must be 1, got {self.max_batch}")
 
 
-def build_engine(
+def build_here(
     model: Path,
     plan: Plan = Plan(),
     *,
     compute_capabilities: Sequence[tuple[int, int]] = (),
     timing: Path | None = None,
 ) -> bytes:
-    """Build a serialized engine from an ONNX file.
-
-    compute_capabilities: of the GPUs to build for, [(8, 6), (8, 9)] say: TensorRT-RTX only, and no GPU is needed here;
-    none: for the GPU of this machine. timing: file that keeps the measured times of kernels from build to build.
-    Raises ModelFileError in one line, with the node that TensorRT does not take.
-    """
+    """Build a serialized engine in this process: what `builder.build_engine` has its child do."""
     trt = api.library()
     parsed, config = _configured(model, plan, trt)
     _aim(trt, config, compute_capabilities)
@@ -70,10 +65,7 @@ def build_engine(
         config.progress_monitor = watching
     log.info("%s: building its engine with %s %s; on a Jetson this takes minutes", model.name, *_version(trt))
     began = time.monotonic()
-    with noting_interrupts(progress):
-        engine = parsed.builder.build_serialized_network(parsed.network, config)
-    if progress.interrupted:
-        raise KeyboardInterrupt
+    engine = parsed.builder.build_serialized_network(parsed.network, config)
     if engine is None:
         raise ModelFileError(f"{model}: tensorrt cannot build an engine: {api.first_error()}")
     log.info("%s: engine built in %.1f s, %.1f MB", model.name, time.monotonic() - began, engine.nbytes / 1e6)

@@ -22,7 +22,8 @@ from edgecv_runtime.backends.tensorrt.api import (
     Library,
     Runtime,
 )
-from edgecv_runtime.backends.tensorrt.build import Plan, build_engine
+from edgecv_runtime.backends.tensorrt.build import Plan
+from edgecv_runtime.backends.tensorrt.builder import build_engine
 from edgecv_runtime.backends.tensorrt.cuda import Gpu
 from edgecv_runtime.errors import ComputationError, ModelFileError
 

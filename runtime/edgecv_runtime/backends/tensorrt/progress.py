@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgecv_runtime.backends.tensorrt.api import Library
@@ -27,13 +25,11 @@ class _Phase:
 class Progress:
     """The share of a build that is done, from TensorRT's phases: a phase fills one step of its parent.
 
-    Says so in the log at most every two seconds. When `interrupted` is set, the build stops at its next step.
-    Callbacks come from several threads.
+    Says so in the log at most every two seconds. Callbacks come from several threads.
     """
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.fraction = 0.0
-        self.interrupted = False
         self._name = name
         self._clock = clock
         self._said = clock()
@@ -45,13 +41,12 @@ class Progress:
         with self._lock:
             self._phases[phase] = _Phase(parent, steps)
 
-    def step(self, phase: str, step: int) -> bool:
-        """A step, counted from 0, is done; gives whether the build shall go on."""
+    def step(self, phase: str, step: int) -> None:
+        """A step, counted from 0, is done."""
         with self._lock:
             if phase in self._phases:
                 self._phases[phase].done = step + 1
             self._update()
-        return not self.interrupted
 
     def finish(self, phase: str) -> None:
         """A phase has ended, with all its steps or without."""
@@ -88,30 +83,10 @@ def monitor(trt: Library, progress: Progress) -> object:
             progress.start(phase, parent, steps)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            return progress.step(phase, step)
+            progress.step(phase, step)
+            return True  # go on
 
         def phase_finish(self, phase: str) -> None:
             progress.finish(phase)
 
     return Monitor()
-
-
-@contextmanager
-def noting_interrupts(progress: Progress) -> Iterator[None]:
-    """While a build runs, an interrupt only asks it to stop: raised inside a callback, it crashes TensorRT.
-
-    Outside the main thread, where Python allows no handlers, and where SIGINT is ignored, signals are left alone.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
-        yield
-        return
-
-    def note(_signum: int, _frame: object) -> None:
-        progress.interrupted = True
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
