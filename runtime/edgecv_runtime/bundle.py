@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgecv_runtime import files, golden, records
+from edgecv_runtime import files, records
 from edgecv_runtime.errors import BundleError
-from edgecv_runtime.golden import Golden
 from edgecv_runtime.manifest import Evidence, FileRecord, Manifest
 
 if TYPE_CHECKING:
     import tempfile
+
+    from edgecv_runtime.golden import Golden
 
 MANIFEST, EVIDENCE, GOLDEN = "bundle.json", "evidence.json", "golden.npz"
 ARCHIVE_SUFFIX = ".edgecv"
@@ -71,6 +72,8 @@ class Bundle:
 
     def golden(self) -> Golden:
         """The golden inputs with PyTorch's outputs; raises BundleError when the bundle has none."""
+        from edgecv_runtime import golden  # reading zip archives costs a start some 8 ms
+
         if GOLDEN not in self.manifest.files:
             raise BundleError(f"{self.path}: has no golden inputs; write it with 'edgecv export'")
         return golden.read(self.file(GOLDEN), self.manifest, f"{self.path}/{GOLDEN}")

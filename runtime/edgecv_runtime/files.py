@@ -29,7 +29,8 @@ def sha256(path: Path) -> str:
     import hashlib
 
     digest = hashlib.sha256()
-    block = memoryview(bytearray(1 << 17))  # stays in the CPU's cache, which new memory for each block would not
+    # Each block may wait for the interpreter while another thread imports: few and large ones.
+    block = memoryview(bytearray(min(1 << 22, max(1, path.stat().st_size))))
     with path.open("rb", buffering=0) as file:
         while size := file.readinto(block):
             digest.update(block[:size])

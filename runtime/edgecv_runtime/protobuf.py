@@ -13,33 +13,39 @@ Value = int | memoryview
 
 def fields(data: memoryview) -> Iterator[tuple[int, Value]]:
     """The fields of one message: number, and a varint or the bytes of the value."""
-    for number, value, _ in spans(data):
+    for number, value, _, _ in _located(data):
         yield number, value
 
 
 def spans(data: memoryview) -> Iterator[tuple[int, Value, memoryview]]:
     """The fields of one message, each with the bytes that hold tag, length and value together."""
-    at = 0
-    while at < len(data):
-        start = at
-        tag, at = _varint(data, at)
+    for number, value, start, end in _located(data):
+        yield number, value, data[start:end]
+
+
+def _located(data: memoryview) -> Iterator[tuple[int, Value, int, int]]:
+    """The fields of one message, each with where it begins and ends."""
+    end, whole = 0, len(data)
+    while end < whole:
+        start = end
+        tag, end = _varint(data, end)
         number, wire = tag >> 3, tag & 7
         if number == 0:
             raise ValueError("field number 0")
         if wire == 0:
-            value, at = _varint(data, at)
-            yield number, value, data[start:at]
+            value, end = _varint(data, end)
+            yield number, value, start, end
             continue
         if wire == 2:
-            size, at = _varint(data, at)
+            size, end = _varint(data, end)
         elif wire in (1, 5):
             size = 8 if wire == 1 else 4
         else:
             raise ValueError(f"wire type {wire}")
-        if at + size > len(data):
+        begin, end = end, end + size
+        if end > whole:
             raise ValueError("a field reaches beyond the end of the file")
-        yield number, data[at : at + size], data[start : at + size]
-        at += size
+        yield number, data[begin:end], start, end
 
 
 def varints(data: memoryview) -> Iterator[int]:
@@ -77,6 +83,8 @@ def encode(number: int, value: int | bytes) -> bytes:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    if data[at] < 0x80:  # most of them
+        return data[at], at + 1
     value = 0
     for shift in range(0, 70, 7):
         byte = data[at]
