@@ -174,9 +174,7 @@ class Search:
 
     def keeps(self, trial: Trial) -> bool:
         """Whether a trial is within the budget: points of accuracy, or agreement where there are no labels."""
-        if trial.accuracy is not None:
-            return trial.accuracy.drop_points <= self._budget.max_drop_points
-        return trial.agreement.top1.value >= self._budget.min_agreement
+        return not self._budget.broken_by(trial.agreement, trial.accuracy)
 
     def _kept(self) -> list[Trial]:
         return [trial for trial in self._trials.values() if self.keeps(trial)]
