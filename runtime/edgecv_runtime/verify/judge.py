@@ -31,7 +31,7 @@ def judge(manifest: Manifest, evidence: Evidence) -> Manifest:
     return msgspec.structs.replace(manifest, variants=variants, judged_on=machine.this().key)
 
 
-def _judged(variant: Variant, here: list[Entry], why_not: dict[tuple[str, ...], str]) -> Variant:
+def _judged(variant: Variant, here: list[Entry], why_not: dict[tuple[str, str, str, str], str]) -> Variant:
     own = [entry for entry in here if entry.variant == variant.name]
     plain = [entry for entry in own if entry.hint == FLOAT]
     others = [entry for entry in own if entry.hint != FLOAT and not why_not[entry.key]]
