@@ -108,7 +108,7 @@ class OpenVinoBackend:
         if name == "CPU":
             capabilities -= {"FP16"}  # listed wherever fp16 weights can be read
             if not machine.bf16_allowed():
-                capabilities -= {"BF16"}  # listed under every limit; where it lacks instructions, running it crashes
+                capabilities -= {"BF16"}  # listed under every limit; compiling or running it then fails or crashes
         return tuple(precision for precision, needed in _CAPABILITIES.items() if needed in capabilities)
 
     def _graph(self, single: bool) -> _Graph:
