@@ -29,7 +29,7 @@ def record(done: Quantized) -> Quantization:
         )
         for each in done.candidates
     )
-    return Quantization(done.float_ms, rows)
+    return Quantization(done.float_ms, rows, done.bf16_ms)
 
 
 def draw(done: Quantized, path: Path) -> None:

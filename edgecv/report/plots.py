@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MARKERS = "osD^vP"
-_DASHED = (0, (3, 2))
+_DASHED, _DOTTED = (0, (3, 2)), (0, (1, 2))
 _RING: dict[str, Any] = {"color": svg.INK, "marker": "o", "fillstyle": "none", "markersize": 12}
 _BAR, _HEAD = 0.42, 0.5  # inches: of one bar with its label, of the axis around them
 
@@ -150,7 +150,8 @@ def candidates(run: Run) -> Figure | None:
 
 def front(quantization: Quantization) -> Figure | None:
     """Divergence from float32 against latency of each trial, one panel per backend; None when there are no trials."""
-    tried, float_ms = quantization.candidates, quantization.float_ms
+    tried = quantization.candidates
+    floats = {"float32": (quantization.float_ms, _DASHED), "bf16": (quantization.bf16_ms, _DOTTED)}
     backends = list(dict.fromkeys(name for each in tried for name in each.p50_ms))
     if not backends:
         return None
@@ -163,8 +164,9 @@ def front(quantization: Quantization) -> Figure | None:
             axis.plot(*spot, marks[each.ranges], color=shades[each.placement], markersize=6, alpha=0.8)
             if each.chosen:
                 axis.plot(*spot, **_RING)
-        if backend in float_ms:
-            axis.axvline(float_ms[backend], color=svg.MUTED, linewidth=1, linestyle=_DASHED)
+        for known, dashes in floats.values():
+            if backend in known:
+                axis.axvline(known[backend], color=svg.MUTED, linewidth=1, linestyle=dashes)
         axis.margins(y=0.15)
         axis.set_title(backend, loc="left", fontsize=9)
         axis.set_ylabel("divergence, nats")
@@ -179,7 +181,9 @@ def front(quantization: Quantization) -> Figure | None:
     plain(axes[-1].xaxis)
     handles: list[Artist] = [Patch(color=shade, label=name) for name, shade in shades.items()]
     handles += [_mark(name, mark, svg.MUTED) for name, mark in marks.items()]
-    handles.append(Line2D([], [], color=svg.MUTED, linewidth=1, linestyle=_DASHED, label="float32"))
+    for name, (known, dashes) in floats.items():
+        if known:
+            handles.append(Line2D([], [], color=svg.MUTED, linewidth=1, linestyle=dashes, label=name))
     _legend(figure, [*handles, Line2D([], [], label="chosen", linestyle="", **_RING)])
     return figure
 

@@ -36,10 +36,11 @@ class Candidate(Record, frozen=True):
 
 
 class Quantization(Record, frozen=True):
-    """What `quantize.json` holds: every candidate, and float32's milliseconds by backend."""
+    """What `quantize.json` holds: every candidate, and milliseconds of float32 and its bf16 by backend."""
 
     float_ms: dict[str, float]
     candidates: tuple[Candidate, ...]
+    bf16_ms: dict[str, float] = {}
 
 
 class _Step(msgspec.Struct):

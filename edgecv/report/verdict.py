@@ -112,7 +112,7 @@ def _agreement(row: Row, budget: Budget) -> str:
 
 def _on_request(rows: list[Row]) -> Iterable[str]:
     for row in rows:
-        if row.hint not in (None, "float32") and row.latency:
+        if row.hint not in (None, "float32") and row.latency and not row.offered:
             yield f"{row.target} runs {row.why_not}: {number(row.latency.p50_ms)} ms."
 
 

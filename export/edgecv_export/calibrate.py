@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecv_export.deadline import Tick, unbounded
 from edgecv_export.graph import INPUT
 from edgecv_export.ranges import Statistics
 from edgecv_export.wiring import Wiring
@@ -54,16 +55,17 @@ def sample(images: Images, count: int | None = None) -> Sample:
     return Sample(images, np.arange(len(images) if count is None else min(count, len(images))))
 
 
-def calibrate(model: Any, batches: Iterable[Image]) -> dict[str, Statistics]:
+def calibrate(model: Any, batches: Iterable[Image], tick: Tick = unbounded) -> dict[str, Statistics]:
     """Run real images through a float32 graph and keep statistics of every float tensor in it.
 
-    model: onnx.ModelProto; batches: arrays (N, H, W, C) uint8, preprocessed.
+    model: onnx.ModelProto; batches: arrays (N, H, W, C) uint8, preprocessed. tick: called before each of them.
     Raises ComputationError that names the first node whose output holds NaN or infinite values.
     """
     session, names = _observed(model)
     wiring = Wiring(model)
     statistics = {name: Statistics(_channel_axis(wiring, name)) for name in names}
     for batch in batches:
+        tick()
         outputs = session.run(list(names), {INPUT: np.ascontiguousarray(batch)})
         for name, values in zip(names, outputs, strict=True):
             if not np.isfinite(values).all():

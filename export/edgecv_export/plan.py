@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 from edgecv_export import grids, qdq
 from edgecv_export.calibrate import Sample, calibrate
+from edgecv_export.deadline import Tick, unbounded
 from edgecv_export.dialects import DIALECTS, Dialect, Grid, WeightRanges
 from edgecv_export.passes import CORRECTIONS, FLOAT_PASSES, PASSES
 from edgecv_export.passes.setting import Setting
@@ -68,29 +70,32 @@ class Workshop:
         wiring, statistics = self.form(())
         return tuple(name for name, change in FLOAT_PASSES.items() if change(wiring, statistics) is not None)
 
-    def form(self, passes: tuple[str, ...]) -> tuple[Wiring, Mapping[str, Statistics]]:
+    def form(self, passes: tuple[str, ...], tick: Tick = unbounded) -> tuple[Wiring, Mapping[str, Statistics]]:
         """The float graph after some float passes, and its statistics."""
         if passes not in self._forms:
             wiring = self._plain
             if passes:
-                before, statistics = self.form(passes[:-1])
+                before, statistics = self.form(passes[:-1], tick)
                 wiring = FLOAT_PASSES[passes[-1]](before, statistics) or before
-            self._forms[passes] = (wiring, calibrate(wiring.model, self.images.batches()))
+            self._forms[passes] = (wiring, calibrate(wiring.model, self.images.batches(), tick))
         return self._forms[passes]
 
-    def make(self, plan: Plan, dialect: Dialect = DIALECTS["int8-u8s8"]) -> bytes:
-        """The ONNX file of a plan; raises BadInput when the plan leaves nothing to quantize."""
-        setting = self.setting(plan, dialect)
+    def make(self, plan: Plan, dialect: Dialect = DIALECTS["int8-u8s8"], tick: Tick = unbounded) -> bytes:
+        """The ONNX file of a plan; raises BadInput when the plan leaves nothing to quantize.
+
+        tick: called between all steps that take long; what it raises leaves everything as it was.
+        """
+        setting = self.setting(plan, dialect, tick)
         for name, correct in CORRECTIONS.items():
             if name in plan.passes:
                 corrected = correct(setting)
                 nodes = [corrected.nodes[node.name] for node in setting.nodes]
-                setting = Setting(corrected, nodes, setting.grids, setting.statistics, setting.images)
+                setting = dataclasses.replace(setting, wiring=corrected, nodes=nodes)
         return qdq.write(setting.wiring, setting.nodes, setting.grids, dialect)
 
-    def setting(self, plan: Plan, dialect: Dialect = DIALECTS["int8-u8s8"]) -> Setting:
+    def setting(self, plan: Plan, dialect: Dialect = DIALECTS["int8-u8s8"], tick: Tick = unbounded) -> Setting:
         """The grid: nodes that compute in int8 and scale and zero point of every tensor, before any correction."""
-        wiring, statistics = self.form(tuple(name for name in FLOAT_PASSES if name in plan.passes))
+        wiring, statistics = self.form(tuple(name for name in FLOAT_PASSES if name in plan.passes), tick)
         placement = PLACEMENTS[plan.placement]
         nodes = quantized_nodes(wiring, placement, plan.islands)
         if not nodes:
@@ -98,7 +103,7 @@ class Workshop:
         found: dict[str, Grid] = grids.calibrated(
             wiring, placement, nodes, statistics, dialect, plan.ranges, plan.weight_ranges
         )
-        return Setting(wiring, nodes, found, statistics, self.images.some(CORRECTION_IMAGES))
+        return Setting(wiring, nodes, found, statistics, self.images.some(CORRECTION_IMAGES), tick)
 
     def floats(self, plan: Plan) -> dict[str, int]:
         """Operators that stay in float under a plan, by type, with how many there are."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from edgecv_export.deadline import Deadline, TimeIsOver, unbounded
 from edgecv_export.passes import CORRECTIONS, FLOAT_PASSES
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
 from edgecv_export.plan import Plan, Workshop
@@ -40,6 +41,7 @@ class Search:
 
     Ranges and passes do not change how fast a file runs, so they are tried on one placement at a time: cheap ones
     always, since they cost nothing on the device, dear ones (corrections, islands) only until the budget is kept.
+    The time ends it in the middle of a pass, too: what is not finished is dropped, and begun anew by the next search.
     """
 
     def __init__(
@@ -50,10 +52,11 @@ class Search:
         budget: Budget,
         config: QuantizeConfig,
         progress: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._workshop, self._laboratory, self._book, self._budget = workshop, laboratory, book, budget
         self._config, self._progress = config, progress
-        self._end = time.monotonic() + config.budget_s
+        self._deadline = Deadline(config.budget_s, clock)
         self._trials: dict[Plan, Trial] = {}
         self._sensitivities: dict[str, float] = {}
         self._stopped = False
@@ -129,27 +132,21 @@ class Search:
 
     def _ranking(self, plan: Plan) -> list[str]:
         """Layers by what quantizing each alone costs, in nats on the check images; the dearest first."""
-        known = self._book.sensitivities(plan)
-        if known is None:
-            known = self._measured_sensitivities(plan)
-            self._book.add(plan, known)
-        self._sensitivities = known
-        return sorted(known, key=lambda name: -known[name])
-
-    def _measured_sensitivities(self, plan: Plan) -> dict[str, float]:
         light = msgspec.structs.replace(plan, passes=tuple(name for name in plan.passes if name in FLOAT_PASSES))
         wiring, _ = self._workshop.form(light.passes)
         names = [node.name for node in quantized_nodes(wiring, PLACEMENTS[plan.placement])]
         layers = [name for name in names if wiring.layer(wiring.nodes[name]) is not None]
-        found: dict[str, float] = {}
+        self._sensitivities = dict(self._book.sensitivities(plan) or {})
         for index, name in enumerate(layers, start=1):
-            if time.monotonic() > self._end:
-                self._stopped = True
-                break
-            self._progress(f"sensitivity of layer {index} of {len(layers)}: {name}")
+            if name in self._sensitivities:
+                continue
             alone = msgspec.structs.replace(light, islands=tuple(each for each in names if each != name))
-            found[name] = self._laboratory.divergence(self._workshop.make(alone))
-        return found
+            content = self._made(alone, f"sensitivity of layer {index} of {len(layers)}: {name}")
+            if content is None:
+                break
+            self._sensitivities[name] = self._laboratory.divergence(content)
+            self._book.add(plan, self._sensitivities)
+        return sorted(self._sensitivities, key=lambda name: -self._sensitivities[name])
 
     def _try(self, plan: Plan, timed: Trial | None = None) -> Trial | None:
         """Make and measure a plan, or find it in the book; None when the time is over."""
@@ -157,14 +154,24 @@ class Search:
             return self._trials[plan]
         trial = self._book.trial(plan)
         if trial is None:
-            if self._trials and time.monotonic() > self._end:
-                self._stopped = True
+            content = self._made(plan, f"try {plan.name}")
+            if content is None:
                 return None
-            self._progress(f"try {plan.name}")
-            trial = self._laboratory.measure(plan, self._workshop.make(plan), timed)
+            trial = self._laboratory.measure(plan, content, timed)
             self._book.add(plan, trial)
         self._trials[plan] = trial
         return trial
+
+    def _made(self, plan: Plan, why: str) -> bytes | None:
+        """A plan's file; None when the time is over before it is finished. The first one has all the time it needs."""
+        tick = self._deadline.check if self._trials else unbounded
+        try:
+            tick()
+            self._progress(why)
+            return self._workshop.make(plan, tick=tick)
+        except TimeIsOver:
+            self._stopped = True
+            return None
 
     def _closer(self, best: Trial, other: Trial | None) -> Trial:
         """Of two trials, the one that keeps the budget, then the one that is closer to float32."""
@@ -174,9 +181,7 @@ class Search:
 
     def keeps(self, trial: Trial) -> bool:
         """Whether a trial is within the budget: points of accuracy, or agreement where there are no labels."""
-        if trial.accuracy is not None:
-            return trial.accuracy.drop_points <= self._budget.max_drop_points
-        return trial.agreement.top1.value >= self._budget.min_agreement
+        return not self._budget.broken_by(trial.agreement, trial.accuracy)
 
     def _kept(self) -> list[Trial]:
         return [trial for trial in self._trials.values() if self.keeps(trial)]

@@ -69,7 +69,11 @@ def fastest(times: dict[str, float]) -> float:
 
 
 class Laboratory:
-    """Measures files of one bundle: check images, float32's outputs on them, and labels where there are any."""
+    """Measures files of one bundle: check images, float32's outputs on them, and labels where there are any.
+
+    manifest: with the budget that counts here. float_ms: of float32, bf16_ms: of its bf16 where that keeps the budget;
+    medians by backend.
+    """
 
     def __init__(self, manifest: Manifest, source: Path, check: Image, labels: NDArray[np.int64] | None) -> None:
         self._manifest = manifest
@@ -83,9 +87,7 @@ class Laboratory:
     def measure(self, plan: Plan, content: bytes, timed: Trial | None = None) -> Trial:
         """Score a file, and time it unless a trial of the same operators is given."""
         p50_ms, p99_ms = (timed.p50_ms, timed.p99_ms) if timed else self.times(content)
-        outputs = self.outputs(content, p50_ms)
-        scored = None if self._labels is None else verify.accuracy(self.reference, outputs, self._labels)
-        agreement = verify.agreement(self.reference, outputs, "float32 on check images")
+        agreement, scored = self._scored(self.outputs(content, p50_ms))
         return Trial(plan, agreement, scored, p50_ms, p99_ms, len(content))
 
     def islands(self, trial: Trial, content: bytes) -> Precision:
@@ -97,14 +99,13 @@ class Laboratory:
             rounds = [[statistics.median(self._samples(file, name, each)) for each in _FLOATS] for _ in range(3)]
             outputs = self.outputs(content, trial.p50_ms, "bf16")
         plain, bf16 = (statistics.median(times) for times in zip(*rounds, strict=True))
-        closeness = verify.agreement(self.reference, outputs, "float32 on check images")
+        closeness, _ = self._scored(outputs)
         close = closeness.top1.value >= trial.agreement.top1.value and closeness.kl <= CLOSE * trial.agreement.kl
         return "bf16" if close and bf16 * GAIN < plain else "float32"
 
     def divergence(self, content: bytes) -> float:
         """Kullback-Leibler divergence from float32 on the check images, in nats."""
-        outputs = self.outputs(content, self.float_ms)
-        return verify.agreement(self.reference, outputs, "float32 on check images").kl
+        return self._scored(self.outputs(content, self.float_ms))[0].kl
 
     def outputs(self, content: bytes, times: dict[str, float], precision: Precision = "float32") -> Logits:
         """Outputs on the check images, on the backend that is fastest by `times`."""
@@ -131,10 +132,19 @@ class Laboratory:
         return medians, {name: float(np.percentile(each, 99)) for name, each in samples.items()}
 
     def _bf16(self, content: bytes) -> dict[str, float]:
-        """Median milliseconds of the float32 file in bf16, on the backends that have it."""
-        names = [name for name in backends.available() if "bf16" in backends.get(name).precisions()]
-        with _File(content) as file:
-            return {name: statistics.median(self._samples(file, name, "bf16")) for name in names}
+        """Median milliseconds of the float32 file in bf16, on the backends that have it and keep the budget in it."""
+        found = {}
+        for name in (each for each in backends.available() if "bf16" in backends.get(each).precisions()):
+            scores = self._scored(self.outputs(content, {name: 0.0}, "bf16"))
+            if not self._manifest.budget.broken_by(*scores):
+                with _File(content) as file:
+                    found[name] = statistics.median(self._samples(file, name, "bf16"))
+        return found
+
+    def _scored(self, outputs: Logits) -> tuple[Agreement, Accuracy | None]:
+        """Against float32 on the check images, and their labels where there are any."""
+        scored = None if self._labels is None else verify.accuracy(self.reference, outputs, self._labels)
+        return verify.agreement(self.reference, outputs, "float32 on check images"), scored
 
     def _samples(self, file: Path, name: str, precision: Precision) -> list[float]:
         backend = backends.get(name)(file, Options(precision=precision))

@@ -109,16 +109,13 @@ def targets(
 def for_bundle(bundle: Bundle, ask: Ask) -> Target:
     """Choose for a bundle; raises BadInput or BackendUnavailable that says what there is."""
     rejected: list[str] = []
-    usable, spare = [], []
+    usable = []
     for target in targets(bundle, _names(ask.backend), ask.threads, ask.device):
         why_not = _why_not(target, bundle.manifest, ask.precision)
-        if not why_not:
-            usable.append(target)
-        elif ask.precision == "auto" and target.hint != "float32" and _keeps_budget(target, bundle):
-            spare.append(target)
-            rejected.append(f"not {target.key}: {why_not}, or after 'edgecv tune'")
-        else:
+        if why_not:
             rejected.append(f"not {target.key}: {why_not}")
+        else:
+            usable.append(target)
     if not usable:
         names = [variant.name for variant in bundle.manifest.variants]
         known = list(dict.fromkeys(["auto", "float32", "bf16", "fp16", "int8", *names]))
@@ -129,7 +126,7 @@ def for_bundle(bundle: Bundle, ask: Ask) -> Target:
         )
     if ask.precision == "int8":
         usable = _one_dialect(usable, bundle.manifest)
-    return _pick(usable, spare, bundle.manifest.input, rejected, ask)
+    return _pick(usable, bundle.manifest.input, rejected, ask)
 
 
 def _one_dialect(usable: list[Target], manifest: Manifest) -> list[Target]:
@@ -161,7 +158,7 @@ def for_file(file: Path, external: tuple[str, ...], spec: TensorSpec, ask: Ask) 
         raise BadInput(
             f"{file}: precision '{ask.precision}' is not to be had on backend '{ask.backend}' here; try 'auto'"
         )
-    return _pick(usable, [], spec, [], ask)
+    return _pick(usable, spec, [], ask)
 
 
 def _names(backend: str) -> list[str]:
@@ -181,7 +178,9 @@ def _why_not(target: Target, manifest: Manifest, precision: str) -> str:
     if precision == variant.name != variant.precision and target.hint == "float32":
         return ""  # a dialect asked for by name: as it is, whatever the evidence says
     if precision == "auto" and target.hint != "float32":
-        return f"{target.hint} is used only when asked for"
+        if manifest.judged_on == machine.this().key and target.hint in variant.hints.get(target.backend, ()):
+            return ""
+        return f"{target.hint} is used only when asked for, or where it was measured to be the faster one"
     executes = target.hint if variant.precision == "float32" else variant.precision
     if precision not in ("auto", executes):
         return f"it is {executes}"
@@ -195,44 +194,27 @@ def _why_not(target: Target, manifest: Manifest, precision: str) -> str:
     return ""
 
 
-def _keeps_budget(target: Target, bundle: Bundle) -> bool:
-    """Whether this machine's evidence of another float precision keeps within the bundle's budget."""
-    budget = bundle.manifest.budget
-    for entry in bundle.evidence().entries:
-        same = (entry.sha256, entry.backend, entry.hint) == (target.sha256, target.backend, target.hint)
-        if not same or entry.machine.key != machine.this().key or entry.failed:
-            continue
-        if entry.accuracy is not None:
-            return entry.accuracy.drop_points <= budget.max_drop_points
-        if entry.agreement is not None:
-            return entry.agreement.top1.value >= budget.min_agreement
-    return False
-
-
-def _pick(usable: list[Target], spare: list[Target], spec: TensorSpec, rejected: list[str], ask: Ask) -> Target:
-    """Take what was found the best here before, or measure now, or where nothing is open what was asked for.
-
-    spare: what only a search may take.
-    """
+def _pick(usable: list[Target], spec: TensorSpec, rejected: list[str], ask: Ask) -> Target:
+    """Take what was found the best here before, or measure now, or where nothing is open what was asked for."""
     digest = _digest(usable, ask)
     memory = None if ask.tune else tuning.recall(digest)
-    best = _target_of(memory.best, [*usable, *spare]) if memory else None
+    best = _target_of(memory.best, usable) if memory else None
     if memory is None or best is None:
         open_choice = len(usable) > 1 and "auto" in (ask.backend, ask.precision)
         if not ask.tune and not open_choice:
             best = dataclasses.replace(min(usable, key=_preference), streams=1 if ask.goal.is_latency else 0)
             return dataclasses.replace(best, reasons=(f"{best.key}: what was asked for", *rejected))
-        best, memory = _measured(usable, spare, spec, ask)
+        best, memory = _measured(usable, spec, ask)
         tuning.remember(digest, memory)
     ranked = sorted(memory.trials, key=ask.goal.cost)
-    tried = [_sentence(trial, [*usable, *spare]) for trial in ranked]
+    tried = [_sentence(trial, usable) for trial in ranked]
     why = f"{_named(memory.best, best)}: the best found here for {ask.goal.text}"
     return dataclasses.replace(best, reasons=(why, *tried, *rejected))
 
 
-def _measured(usable: list[Target], spare: list[Target], spec: TensorSpec, ask: Ask) -> tuple[Target, Memory]:
+def _measured(usable: list[Target], spec: TensorSpec, ask: Ask) -> tuple[Target, Memory]:
     """Search the grid, or measure every target once."""
-    search = tuning.Search([*usable, *spare] if ask.tune else usable, ask.goal, lambda some: tuning.measure(some, spec))
+    search = tuning.Search(usable, ask.goal, lambda some: tuning.measure(some, spec))
     best = search.run() if ask.tune else search.once()
     return best, search.memory(best)
 

@@ -14,11 +14,20 @@ _ISA = (
     "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "amx_fp16",
     "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve",
 )  # fmt: skip
+# Limits of oneDNN without bf16 (its guide, "CPU dispatcher control"); it ignores names that it does not know.
+_BELOW_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+_ABOVE = (
+    "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16",
+    "AVX10_1_512", "AVX10_1_512_AMX", "AVX10_1_512_AMX_FP16", "AVX10_2_512", "AVX10_2_512_AMX_2",
+)  # fmt: skip
 
 
 @functools.cache
 def this() -> Machine:
-    """This machine: CPU name, cores this process may use, instruction sets, operating system, Python, GPU."""
+    """This machine: CPU, cores this process may use, instruction sets and their limit, operating system, Python, GPU.
+
+    Read once a process, as oneDNN does with ONEDNN_MAX_CPU_ISA.
+    """
     facts = _cpuinfo()
     flags = set((facts.get("flags") or facts.get("Features") or "").split())
     name = facts.get("model name") or facts.get("Hardware") or platform.processor() or platform.machine()
@@ -32,7 +41,19 @@ def this() -> Machine:
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         gpu=_gpu(),
+        isa_limit=_isa_limit(),
     )
+
+
+def bf16_allowed() -> bool:
+    """Whether the limit on instruction sets, if there is one, leaves those for bf16."""
+    return this().isa_limit not in _BELOW_BF16
+
+
+def _isa_limit() -> str:
+    """What ONEDNN_MAX_CPU_ISA, or DNNL_MAX_CPU_ISA as it was called, limits oneDNN to; "" when to nothing."""
+    asked = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
+    return asked if asked in (*_BELOW_BF16, *_ABOVE) else ""
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -49,8 +49,9 @@ class Variant(Record, frozen=True):
     """One ONNX file of the bundle.
 
     name: "float32" or the dialect, "int8-u8s8" say. backends: those on which it was verified and is worth running.
-    withheld: for the other backends tried, why it is not offered there. islands: float precision of what is not
-    quantized, on the backends that have it natively.
+    withheld: for the other backends tried, why it is not offered there. hints: of float32, by backend, the other float
+    precisions that keep the budget there and are faster. islands: float precision of what is not quantized, on the
+    backends that have it natively.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Variant(Record, frozen=True):
     precision: Precision
     backends: tuple[str, ...] = ()
     withheld: dict[str, str] = {}
+    hints: dict[str, tuple[Precision, ...]] = {}
     calibration: Calibration | None = None
     islands: Precision = "float32"
 
@@ -77,6 +79,16 @@ class Budget(Record, frozen=True):
             raise BadInput(f"max_drop_points must lie in 0..100, got {self.max_drop_points}")
         if not 0 <= self.min_agreement <= 1:
             raise BadInput(f"min_agreement must lie in 0..1, got {self.min_agreement}")
+
+    def broken_by(self, agreement: Agreement, accuracy: Accuracy | None) -> str:
+        """What is lost beyond the budget, in words, or "": accuracy counts where there are labels, else agreement."""
+        if accuracy is not None:
+            if accuracy.drop_points > self.max_drop_points:
+                return f"loses {accuracy.drop_points:.2f} points of accuracy, the budget is {self.max_drop_points:g}"
+        elif agreement.top1.value < self.min_agreement:
+            share = f"{agreement.top1.value:.1%}"
+            return f"agrees with float32 on {share} of frames, the budget is {self.min_agreement:.1%}"
+        return ""
 
 
 class Manifest(Record, frozen=True):
@@ -163,7 +175,10 @@ class Latency(Record, frozen=True):
 
 
 class Machine(Record, frozen=True):
-    """Where something was measured."""
+    """Where something was measured.
+
+    isa: instruction sets of the processor; isa_limit: the largest that oneDNN may use, as ONEDNN_MAX_CPU_ISA names it.
+    """
 
     cpu: str
     cores: int
@@ -171,11 +186,13 @@ class Machine(Record, frozen=True):
     os: str
     python: str
     gpu: str = ""
+    isa_limit: str = ""
 
     @property
     def key(self) -> str:
-        """Short name that tells machines apart."""
-        return f"{self.cpu}, {self.cores} cores" + (f", {self.gpu}" if self.gpu else "")
+        """Short name that tells machines apart; one whose instruction sets are limited is another machine."""
+        limit = f"at most {self.isa_limit}" if self.isa_limit else ""
+        return ", ".join(filter(None, (self.cpu, f"{self.cores} cores", self.gpu, limit)))
 
 
 class Finding(Record, frozen=True):

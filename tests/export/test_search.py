@@ -5,15 +5,18 @@ import shutil
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
 from edgecv_export import search, trial
+from edgecv_export.calibrate import sample
+from edgecv_export.deadline import TimeIsOver
 from edgecv_export.explain import explain
 from edgecv_export.export import export
 from edgecv_export.graph import Deployed, reference
-from edgecv_export.plan import Plan
+from edgecv_export.plan import Plan, Workshop
 from edgecv_export.quantize import QuantizeConfig, quantize
 from edgecv_export.trial import Trial
 from edgecv_runtime import Bundle, backends, files, verify
@@ -127,7 +130,7 @@ class Table:
         name = plan.placement
         return dataclasses.make_dataclass("S", ["nodes", "grids"])([], {name: 0})
 
-    def make(self, plan, *_):
+    def make(self, plan, **_):
         return b""
 
     def measure(self, plan, *_):
@@ -205,6 +208,81 @@ def test_the_time_bounds_the_search():
     done, measured = found(results, QUICK, budget_s=1e-9)
     assert measured == ["layers, min-max, bias"]  # one is always tried
     assert done.stopped
+
+
+class Clock:
+    """It stands still until it runs; then every look at it takes a second. Hears the progress of a search."""
+
+    def __init__(self, runs_from):
+        self.runs_from, self.now, self.running, self.said = runs_from, 0.0, False, []
+
+    def __call__(self):
+        self.now += self.running
+        return self.now
+
+    def hear(self, line):
+        self.said.append(line)
+        self.running = self.running or self.runs_from in line
+
+
+def searched(path, frames, book, clock, **config):
+    """A search on the hostile network that nothing satisfies, with 40 seconds of time."""
+    quick = msgspec.structs.replace(QUICK, placements=("layers",), budget_s=40.0, **config)
+    budget = Budget(min_agreement=1.0)
+    with Bundle(path) as opened:
+        source = opened.variant_file("float32")
+        workshop = Workshop(onnx.load(source), sample(frames[:32]))
+        laboratory = trial.Laboratory(opened.manifest, source, frames[32:96], None)
+        made_in = trial.Book(book, "file")
+        return search.Search(workshop, laboratory, made_in, budget, quick, clock.hear, clock).run()
+
+
+def test_the_time_ends_adaround_between_two_steps_and_the_next_search_begins_it_anew(hostile, digits, tmp_path):
+    path, book = hostile[0], tmp_path / "trials.json"
+    clock = Clock(runs_from="adaround")
+    stopped = searched(path, digits[0], book, clock, passes=("adaround",), islands=False)
+    assert stopped.stopped
+    assert [each.plan.passes for each in stopped.trials] == [()]
+    assert clock.said[-1] == "try layers, min-max, adaround"
+    assert clock.now < 45  # one layer takes 150 steps
+    again = Clock(runs_from="never")
+    done = searched(path, digits[0], book, again, passes=("adaround",), islands=False)
+    assert not done.stopped
+    assert [each.plan.passes for each in done.trials] == [(), ("adaround",)]
+    assert again.said == ["try layers, min-max, adaround"]
+
+
+def test_sensitivities_that_the_time_ended_are_gone_on_with(hostile, digits, tmp_path):
+    path, book = hostile[0], tmp_path / "trials.json"
+    clock = Clock(runs_from="sensitivity of layer 3")
+    clock.hear = lambda line: (Clock.hear(clock, line), setattr(clock, "now", 100.0 * clock.running))
+    stopped = searched(path, digits[0], book, clock, passes=(), islands=True)
+    assert stopped.stopped
+    assert [line.split(":")[0] for line in clock.said[1:]] == [
+        f"sensitivity of layer {index} of 6" for index in (1, 2, 3)
+    ]
+    again = Clock(runs_from="never")
+    assert not searched(path, digits[0], book, again, passes=(), islands=True).stopped
+    layers = [line.split(":")[0] for line in again.said if line.startswith("sensitivity")]
+    assert layers == [f"sensitivity of layer {index} of 6" for index in (4, 5, 6)]
+
+
+@pytest.mark.parametrize(("correction", "at"), [("equalize", 2), ("full-bias", 4), ("adaround", 200)])
+def test_a_pass_that_is_cut_short_leaves_nothing_behind(hostile, digits, correction, at):
+    with Bundle(hostile[0]) as opened:
+        model = onnx.load(opened.variant_file("float32"))
+    plan = Plan("layers", passes=(correction,))
+    workshop = Workshop(model, sample(digits[0][:32]))
+    workshop.form(())
+    left = iter(range(at))
+
+    def tick():
+        if next(left, None) is None:
+            raise TimeIsOver
+
+    with pytest.raises(TimeIsOver):
+        workshop.make(plan, tick=tick)
+    assert workshop.make(plan) == Workshop(model, sample(digits[0][:32])).make(plan)
 
 
 # Bad input: one line, the bundle as it was

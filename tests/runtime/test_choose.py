@@ -6,6 +6,7 @@ import pytest
 import edgecv_runtime as rt
 from edgecv_runtime import bundle as bundles
 from edgecv_runtime import choose, files, tuning
+from edgecv_runtime.backends.openvino import OpenVinoBackend
 from edgecv_runtime.errors import BackendUnavailable, BadInput
 
 
@@ -32,6 +33,39 @@ def test_auto_takes_the_fastest_of_what_is_offered_and_explains_it(finished_copy
     assert "not int8-u8s8 on onnxruntime: slower than float32 (2.00 against 1.00 ms)" in said
     assert "measured float32 on onnxruntime" in said
     assert "bf16 is used only when asked for" in said or "bf16" not in said
+
+
+@pytest.mark.parametrize(
+    ("hints", "here", "taken"),
+    [
+        ({"openvino": ("bf16",)}, True, "float32 on openvino (bf16)"),
+        ({"openvino": ("bf16",)}, False, "float32 on openvino"),  # what was measured elsewhere does not count
+        ({}, True, "float32 on openvino"),
+    ],
+)
+@pytest.mark.parametrize("tune", [False, True])
+def test_auto_takes_bf16_where_it_was_found_to_be_faster(finished_copy, monkeypatch, hints, here, taken, tune):
+    offer(finished_copy, (), {"openvino": "slower than bf16 (2.00 against 1.00 ms)"})
+    with rt.Bundle(finished_copy) as opened:
+        variants = tuple(
+            msgspec.structs.replace(each, hints=hints) if each.precision == "float32" else each
+            for each in opened.manifest.variants
+        )
+        judged_on = opened.manifest.judged_on if here else "Some Jetson, 6 cores"
+        manifest = msgspec.structs.replace(opened.manifest, variants=variants, judged_on=judged_on)
+        bundles.update(opened, manifest=manifest)
+    monkeypatch.setattr(OpenVinoBackend, "precisions", staticmethod(lambda device="": ("float32", "bf16")))
+    speed = {"bf16": 1.0, "float32": 2.0}
+
+    def measured(some, _):
+        return [each.trial(p50_ms=speed[each.hint] + (each.backend != "openvino"), p99_ms=1.0) for each in some]
+
+    monkeypatch.setattr(tuning, "measure", measured)
+    with rt.Bundle(finished_copy) as opened:
+        found = choose.for_bundle(opened, choose.Ask(tune=tune))
+    assert found.key == taken
+    if taken == "float32 on openvino":
+        assert any("bf16 is used only when asked for" in each for each in found.reasons)
 
 
 def test_a_withheld_variant_is_not_run_unless_asked_for_by_name(finished_copy):

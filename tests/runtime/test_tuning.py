@@ -121,23 +121,6 @@ def test_load_takes_what_tune_found_and_says_why(exported, monkeypatch, tmp_path
         rt.load(exported)  # another goal is another question
 
 
-def test_a_native_precision_takes_part_only_within_the_budget(finished_copy, monkeypatch):
-    from edgecv_runtime.backends.openvino import OpenVinoBackend
-
-    monkeypatch.setattr(OpenVinoBackend, "precisions", staticmethod(lambda device="": ("float32", "bf16")))
-    with rt.Bundle(finished_copy) as opened:
-        entries = opened.evidence().entries
-        (float_entry,) = [
-            each for each in entries if (each.backend, each.hint, each.variant) == ("openvino", "float32", "float32")
-        ]
-        for drop, wanted in ((0.1, True), (5.0, False)):
-            worse = msgspec.structs.replace(float_entry.accuracy, drop_points=drop)
-            bf16 = msgspec.structs.replace(float_entry, hint="bf16", accuracy=worse)
-            monkeypatch.setattr(type(opened), "evidence", lambda self, bf16=bf16: rt.bundle.Evidence((bf16,)))
-            (target,) = [each for each in choose.targets(opened, ["openvino"]) if each.hint == "bf16"]
-            assert choose._keeps_budget(target, opened) is wanted
-
-
 def test_times_from_several_threads_count_all_of_them():
     from edgecv_runtime.bench.timing import concurrent_times_ms
 

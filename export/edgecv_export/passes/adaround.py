@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgecv_export.deadline import Tick
 from edgecv_export.dialects import Float, Grid
 from edgecv_export.lockstep import Lockstep, Pair
 from edgecv_export.passes.setting import Setting
@@ -31,13 +32,14 @@ def adaround(setting: Setting) -> Wiring:
     rounded = Wiring(setting.wiring.model)
 
     def visit(pair: Pair) -> bool:
+        setting.tick()
         grid = setting.grids.get(pair.layer.weights)
         values = rounded.constant(pair.layer.weights)
         if grid is None or values is None:
             return False
         inside = pair.layer.bias is not None and pair.layer.bias[0].name == pair.layer.name
         bias = rounded.bias(pair.layer) if inside else None
-        rounded.set_constant(rounded.nodes[pair.layer.name], 1, _rounded(values, grid, pair, bias))
+        rounded.set_constant(rounded.nodes[pair.layer.name], 1, _rounded(values, grid, pair, bias, setting.tick))
         return True
 
     nodes = [rounded.nodes[node.name] for node in setting.nodes]
@@ -45,7 +47,7 @@ def adaround(setting: Setting) -> Wiring:
     return rounded
 
 
-def _rounded(weights: Float, grid: Grid, pair: Pair, bias: Float | None) -> Float:
+def _rounded(weights: Float, grid: Grid, pair: Pair, bias: Float | None, tick: Tick) -> Float:
     """Weights on their grid, each at most one step from where it was; never worse than rounding to the nearest."""
     import torch
 
@@ -63,13 +65,15 @@ def _rounded(weights: Float, grid: Grid, pair: Pair, bias: Float | None) -> Floa
         return (_output(pair.layer.node, sources[picks], near) - wanted[picks]).square().mean()
 
     usual = error((share >= 0.5).float(), slice(None)).item()
-    learned = _learned(alpha, lambda up, picks: error(up, picks) / max(usual, 1e-12), len(sources))
+    learned = _learned(alpha, lambda up, picks: error(up, picks) / max(usual, 1e-12), len(sources), tick)
     up = learned if error(learned, slice(None)).item() < usual else (share >= 0.5).float()
     near: Float = ((below + up).clamp(grid.lowest, grid.highest) * step).numpy()
     return near
 
 
-def _learned(alpha: torch.Tensor, error: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], count: int) -> Any:
+def _learned(
+    alpha: torch.Tensor, error: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], count: int, tick: Tick
+) -> Any:
     """1 for each weight to round up, 0 for the others; `error` is relative to that of rounding to the nearest."""
     import torch
 
@@ -77,6 +81,7 @@ def _learned(alpha: torch.Tensor, error: Callable[[torch.Tensor, torch.Tensor], 
     optimizer = torch.optim.Adam([alpha], RATE)
     generator = torch.Generator().manual_seed(0)
     for index in range(STEPS):
+        tick()
         picks = torch.randperm(count, generator=generator)[:BATCH]
         up = _stretched(alpha)
         loss = error(up, picks)

@@ -44,6 +44,7 @@ def correct_empirically(setting: Setting) -> Wiring:
     corrected = Wiring(setting.wiring.model)
 
     def visit(pair: Pair) -> bool:
+        setting.tick()
         if pair.layer.bias is None:
             return False
         error = np.moveaxis(pair.got - pair.wanted, pair.layer.channels, 1)  # (images, channels, ...)

@@ -107,6 +107,8 @@ class OpenVinoBackend:
         capabilities = set(_core().get_property(name, "OPTIMIZATION_CAPABILITIES"))
         if name == "CPU":
             capabilities -= {"FP16"}  # listed wherever fp16 weights can be read
+            if not machine.bf16_allowed():
+                capabilities -= {"BF16"}  # listed under every limit; compiling or running it then fails or crashes
         return tuple(precision for precision, needed in _CAPABILITIES.items() if needed in capabilities)
 
     def _graph(self, single: bool) -> _Graph:

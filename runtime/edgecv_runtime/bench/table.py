@@ -91,9 +91,11 @@ def _why_not(variant: Variant, entry: Entry | None, judged_on: str) -> str:
     """Why `load` does not take it by itself, or "" when it does."""
     if entry is None:
         return "not measured; run 'edgecv verify' and 'edgecv bench'"
+    elsewhere = entry.machine.key != judged_on
     if entry.hint != "float32":
-        return f"only when asked for, by precision='{entry.hint}'"
-    if entry.machine.key != judged_on:
+        offered = not elsewhere and entry.hint in variant.hints.get(entry.backend, ())
+        return "" if offered else f"only when asked for, by precision='{entry.hint}'"
+    if elsewhere:
         return f"measured elsewhere; the bundle was judged on {judged_on or 'no machine yet'}"
     if entry.backend in variant.backends:
         return ""

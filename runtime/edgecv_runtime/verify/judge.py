@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
 
 from edgecv_runtime import machine
@@ -11,37 +9,78 @@ from edgecv_runtime.manifest import Entry, Evidence, Manifest, Variant
 
 # A float32 file is faithful when it keeps nearly every top-1 label and no logit moves by more than this.
 FLOAT_TOP1, FLOAT_MAX_ABS = 0.995, 0.01
+FLOAT = "float32"
 
 
 def is_faithful(entry: Entry, manifest: Manifest) -> bool:
     """Whether what was measured lies within the bundle's budget."""
     variant = manifest.variant(entry.variant)
-    return variant is not None and not (entry.hint == "float32" and _unfaithful(entry, variant, manifest))
+    return variant is not None and not (entry.hint == FLOAT and _unfaithful(entry, variant, manifest))
 
 
 def judge(manifest: Manifest, evidence: Evidence) -> Manifest:
     """The manifest whose variants say on which backends they are offered, and why not on the others.
 
     Only what was measured on this machine counts. A variant is offered on a backend when it agrees with the reference
-    within the bundle's budget and, unless it is float32, is not slower there than float32.
+    within the bundle's budget and, unless it is float32, is not slower there than any float that does: float32, its
+    bf16 where the backend has that, and fp16. The same holds for float32's bf16.
     """
-    here = [entry for entry in evidence.entries if entry.machine.key == machine.this().key and entry.hint == "float32"]
-    variants = tuple(_judged(variant, manifest, here) for variant in manifest.variants)
+    here = [entry for entry in evidence.entries if entry.machine.key == machine.this().key]
+    why_not = {entry.key: _why_not(entry, manifest, here) for entry in here}
+    variants = tuple(_judged(variant, here, why_not) for variant in manifest.variants)
     return msgspec.structs.replace(manifest, variants=variants, judged_on=machine.this().key)
 
 
-def _judged(variant: Variant, manifest: Manifest, entries: Iterable[Entry]) -> Variant:
-    baseline = {entry.backend: entry for entry in entries if entry.variant == "float32"}
-    offered, withheld = [], {}
-    for entry in entries:
-        if entry.variant != variant.name:
+def _judged(variant: Variant, here: list[Entry], why_not: dict[tuple[str, str, str, str], str]) -> Variant:
+    own = [entry for entry in here if entry.variant == variant.name]
+    plain = [entry for entry in own if entry.hint == FLOAT]
+    others = [entry for entry in own if entry.hint != FLOAT and not why_not[entry.key]]
+    return msgspec.structs.replace(
+        variant,
+        backends=tuple(entry.backend for entry in plain if not why_not[entry.key]),
+        withheld={entry.backend: why_not[entry.key] for entry in plain if why_not[entry.key]},
+        hints={each.backend: tuple(entry.hint for entry in others if entry.backend == each.backend) for each in others},
+    )
+
+
+def _why_not(entry: Entry, manifest: Manifest, here: list[Entry]) -> str:
+    """Why an entry is not offered, or "" when it is."""
+    variant = manifest.variant(entry.variant)
+    if variant is None:
+        return "not in the bundle"
+    if why_not := _unfaithful(entry, variant, manifest):
+        return why_not
+    beside = [each for each in here if each.backend == entry.backend]
+    plain = next((each for each in beside if _is_float32(each, manifest)), None)
+    if plain is entry:
+        return ""
+    if entry.hint != FLOAT and (plain is None or _unfaithful(plain, variant, manifest)):
+        return "float32 itself is not offered"
+    if entry.latency is None or plain is None or plain.latency is None:
+        return "not measured here; run 'edgecv bench'"
+    return _slower(entry.latency.p50_ms, _rivals(entry, beside, manifest))
+
+
+def _is_float32(entry: Entry, manifest: Manifest) -> bool:
+    variant = manifest.variant(entry.variant)
+    return variant is not None and variant.precision == FLOAT == entry.hint
+
+
+def _rivals(entry: Entry, beside: list[Entry], manifest: Manifest) -> dict[str, float]:
+    """Milliseconds of the other floats on the same backend that keep what they have to, by precision."""
+    found: dict[str, float] = {}
+    for each in beside:
+        variant = manifest.variant(each.variant)
+        if variant is None or variant.precision == "int8" or each is entry or each.latency is None:
             continue
-        why_not = _unfaithful(entry, variant, manifest) or _slower(entry, variant, baseline.get(entry.backend))
-        if why_not:
-            withheld[entry.backend] = why_not
-        else:
-            offered.append(entry.backend)
-    return msgspec.structs.replace(variant, backends=tuple(offered), withheld=withheld)
+        if not _unfaithful(each, variant, manifest):
+            found[each.hint if variant.precision == FLOAT else variant.precision] = each.latency.p50_ms
+    return found
+
+
+def _slower(own_ms: float, rivals: dict[str, float]) -> str:
+    best = min(rivals, key=lambda name: rivals[name], default="")
+    return f"slower than {best} ({own_ms:.2f} against {rivals[best]:.2f} ms)" if best and own_ms > rivals[best] else ""
 
 
 def _unfaithful(entry: Entry, variant: Variant, manifest: Manifest) -> str:
@@ -51,24 +90,9 @@ def _unfaithful(entry: Entry, variant: Variant, manifest: Manifest) -> str:
         return str(entry.finding)
     if entry.agreement is None:
         return "not verified; run 'edgecv verify'"
-    top1 = entry.agreement.top1.value
-    if variant.precision == "float32":
-        if top1 < FLOAT_TOP1 or entry.agreement.max_abs > FLOAT_MAX_ABS:
-            worst = entry.agreement.max_abs
-            return f"differs from {entry.agreement.reference}: top-1 agreement {top1:.2%}, logits by {worst:.3g}"
-        return ""
-    budget = manifest.budget
-    if entry.accuracy is not None and entry.accuracy.drop_points > budget.max_drop_points:
-        return f"loses {entry.accuracy.drop_points:.2f} points of accuracy, the budget is {budget.max_drop_points:g}"
-    if entry.accuracy is None and top1 < budget.min_agreement:
-        return f"agrees with float32 on {top1:.1%} of frames, the budget is {budget.min_agreement:.1%}"
+    if variant.precision != FLOAT or entry.hint != FLOAT:
+        return manifest.budget.broken_by(entry.agreement, entry.accuracy)
+    top1, worst = entry.agreement.top1.value, entry.agreement.max_abs
+    if top1 < FLOAT_TOP1 or worst > FLOAT_MAX_ABS:
+        return f"differs from {entry.agreement.reference}: top-1 agreement {top1:.2%}, logits by {worst:.3g}"
     return ""
-
-
-def _slower(entry: Entry, variant: Variant, baseline: Entry | None) -> str:
-    if variant.precision == "float32":
-        return ""
-    if entry.latency is None or baseline is None or baseline.latency is None:
-        return "not measured here; run 'edgecv bench'"
-    own, other = entry.latency.p50_ms, baseline.latency.p50_ms
-    return f"slower than float32 ({own:.2f} against {other:.2f} ms)" if own > other else ""
