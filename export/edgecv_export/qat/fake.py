@@ -22,7 +22,7 @@ class _Fake(torch.autograd.Function):
         return (torch.round(x / scale) + zero_point).clamp_(lowest, highest).sub_(zero_point).mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, scale = ctx.saved_tensors
         zero_point, lowest, highest = ctx.grid
         steps = x / scale
@@ -44,7 +44,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: int, lowest: int, highes
     Gradients: straight through to x inside the grid and 0 outside (Bengio et al. 2013); to a scale of one element that
     of LSQ (Esser et al. 2020, arXiv:1902.08153, equation 3), divided by sqrt(elements * highest) as in its section 2.2.
     """
-    moved: Tensor = _Fake.apply(x, scale, zero_point, lowest, highest)  # type: ignore[no-untyped-call]
+    moved: Tensor = _Fake.apply(x, scale, zero_point, lowest, highest)
     return moved
 
 
@@ -62,4 +62,4 @@ def weight_scale(weights: Tensor, axis: int) -> Tensor:
 def fake_bias(bias: Tensor, scale: Tensor) -> Tensor:
     """A bias (channels,) in int32 steps of `scale`, the step of the inputs times those of the weights."""
     places = torch.round(bias.detach() / scale.detach().double()).clamp(-(2**31), 2**31 - 1)
-    return bias + (places.float() * scale.detach() - bias.detach())
+    return places.float() * scale.detach() + (bias - bias.detach())

@@ -129,7 +129,7 @@ class FakeQuantized(nn.Module):
 
     def _normed(self, node: _Node) -> Any:
         key = _key(node.name)
-        return self.normed[key] if key in self.normed else None
+        return self.normed[key] if key in self.normed else None  # noqa: SIM401  nn.ModuleDict has no get
 
     @torch.no_grad()
     def graph(self, wiring: Wiring) -> Wiring:

@@ -51,7 +51,9 @@ def _hard_swish(inputs: Inputs, _: Attributes) -> Tensor:
 
 def _layer_norm(inputs: Inputs, given: Attributes) -> Tensor:
     x, scale, *bias = inputs
-    return F.layer_norm(x, x.shape[given.get("axis", -1) :], scale, bias[0] if bias else None, given.get("epsilon", 1e-5))
+    return F.layer_norm(
+        x, x.shape[given.get("axis", -1) :], scale, bias[0] if bias else None, given.get("epsilon", 1e-5)
+    )
 
 
 def _batch_norm(inputs: Inputs, given: Attributes) -> Tensor:
