@@ -125,7 +125,7 @@ def test_training_brings_back_what_plain_quantization_loses(copied, tmp_path):
 
 def test_a_worse_file_does_not_take_the_place_of_a_better_one(copied, tmp_path):
     before = (copied[-1] / "model.int8-u8s8.onnx").read_bytes()
-    done = trained(copied, tmp_path / "run", training=QuantizedTraining(epochs=1, lr=5.0, warmup_epochs=0))
+    done = trained(copied, tmp_path / "run", training=QuantizedTraining(epochs=1, lr=0.3, warmup_epochs=0))
     assert done.after.accuracy.drop_points > done.before.accuracy.drop_points
     assert not done.kept
     assert (copied[-1] / "model.int8-u8s8.onnx").read_bytes() == before
