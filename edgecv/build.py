@@ -7,7 +7,6 @@ goes as far down as it matters. The bundle is changed only atomically, so a buil
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -205,7 +204,7 @@ class _Run:
 
     def _train(self) -> dict[str, str]:
         assert self.recipe.train is not None
-        _start_over_if_changed(self.folder / "train", self._train_inputs())
+        journal.start_over_if_changed(self.folder / "train", self._train_inputs())
         result = fit(
             self.network(self.recipe.model.weights),
             self.data,
@@ -298,7 +297,7 @@ class _Run:
         folder = self.folder / "train-quantized" / dialect
         with bundle.Bundle(self.bundle) as opened:
             variant = opened.manifest.variant(dialect)
-        _start_over_if_changed(folder, [self._quantize_inputs(), variant and variant.calibration])
+        journal.start_over_if_changed(folder, [self._quantize_inputs(), variant and variant.calibration])
         check = self.data.val.take(config.check_images)
         assert check.labels is not None
         done = train_quantized(
@@ -385,14 +384,6 @@ class _Run:
             done = [each for each in entries if (each.failed or getattr(each, what)) and _is_here(each.machine)]
             found = {(each.sha256, each.backend) for each in done}
             return all((digest, name) in found for digest in self._hashes().values() for name in backends.available())
-
-
-def _start_over_if_changed(folder: Path, inputs: object) -> None:
-    """A checkpoint of the same inputs is gone on with; one of other inputs is removed."""
-    marker, digest = folder / "inputs", journal.digest(inputs)
-    if folder.is_dir() and (not marker.is_file() or marker.read_text() != digest):
-        shutil.rmtree(folder)
-    files.write(marker, digest.encode())
 
 
 def _is_here(where: object) -> bool:
