@@ -7,7 +7,6 @@ goes as far down as it matters. The bundle is changed only atomically, so a buil
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,10 +21,13 @@ from numpy.typing import NDArray
 from edgecv import journal, models, report
 from edgecv.data import Dataset, Images, cached, load
 from edgecv.journal import Step
-from edgecv.recipe import Recipe
+from edgecv.recipe import Quantizing, Recipe
 from edgecv.report import front
-from edgecv.train import fit
+from edgecv.train import TrainConfig, fit
+from edgecv.train.quantized import train_quantized
 from edgecv_export import graph
+from edgecv_export.calibrate import sample
+from edgecv_export.dialects import DIALECTS
 from edgecv_export.explain import explain
 from edgecv_export.export import GOLDEN_IMAGES, export
 from edgecv_export.parity import BATCHES
@@ -202,7 +204,7 @@ class _Run:
 
     def _train(self) -> dict[str, str]:
         assert self.recipe.train is not None
-        self._start_over_if_changed()
+        journal.start_over_if_changed(self.folder / "train", self._train_inputs())
         result = fit(
             self.network(self.recipe.model.weights),
             self.data,
@@ -217,14 +219,6 @@ class _Run:
             f"{result.last_top1:.2%} at the last; {result.seconds:.0f} s"
         )
         return {"weights": files.sha256(self.weights)}
-
-    def _start_over_if_changed(self) -> None:
-        """A checkpoint of the same inputs is gone on with; one of other inputs is removed."""
-        folder = self.folder / "train"
-        marker, inputs = folder / "inputs", journal.digest(self._train_inputs())
-        if folder.is_dir() and (not marker.is_file() or marker.read_text() != inputs):
-            shutil.rmtree(folder)
-        files.write(marker, inputs.encode())
 
     def _has_weights(self, outputs: dict[str, str]) -> bool:
         return self.weights.is_file() and files.sha256(self.weights) == outputs["weights"]
@@ -269,12 +263,16 @@ class _Run:
         return {"float32": self._hash("float32")}
 
     def _quantize_inputs(self) -> object:
-        return [self._hash("float32"), self.recipe.quantize, self.recipe.budget, self.data.train.fingerprint()]
+        inputs = [self._hash("float32"), self.recipe.quantize, self.recipe.budget, self.data.train.fingerprint()]
+        trains = self.recipe.quantize is not None and self.recipe.quantize.train is not None
+        return [*inputs, self.recipe.train, _prints(self.data)] if trains else inputs
 
     def _quantize(self) -> dict[str, str]:
         config = self.recipe.quantize
         assert config is not None
         labelled = self.data.val.labels is not None
+        if config.train is not None and not labelled:
+            raise BadInput(f"quantize.train needs labels, and data source '{self.recipe.data.source}' has none")
         images = self.frames(self.data.train.take(config.images + (0 if labelled else config.check_images)))
         check = self.data.val.take(config.check_images) if labelled else None
         done = quantize(
@@ -289,8 +287,33 @@ class _Run:
         files.write(self.folder / "quantize.json", records.encode(front.record(done)))
         for line in explain(done, self.recipe.budget):
             self._say(f"quantize: {line}")
+        for dialect in [name for name in config.dialects if name in DIALECTS and config.train is not None]:
+            self._train_quantized(config, dialect, images)
         hashes = self._hashes()
         return {name: hashes[name] for name in config.dialects}
+
+    def _train_quantized(self, config: Quantizing, dialect: str, images: Image) -> None:
+        assert config.train is not None
+        folder = self.folder / "train-quantized" / dialect
+        with bundle.Bundle(self.bundle) as opened:
+            variant = opened.manifest.variant(dialect)
+        journal.start_over_if_changed(folder, [self._quantize_inputs(), variant and variant.calibration])
+        check = self.data.val.take(config.check_images)
+        assert check.labels is not None
+        done = train_quantized(
+            self.bundle,
+            self.deployed.network,
+            self.data,
+            sample(np.asarray(images), config.images),
+            np.asarray(self.frames(check)),
+            check.labels,
+            self.recipe.train or TrainConfig(),
+            config.train,
+            folder,
+            dialect=dialect,
+            progress=self._progress,
+        )
+        self._say(f"quantize: {done}")
 
     def _has_variants(self, outputs: dict[str, str]) -> bool:
         return all(self._hash(name) == digest for name, digest in outputs.items())

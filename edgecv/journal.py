@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,3 +96,11 @@ class Journal:
 def digest(value: object) -> str:
     """SHA-256 of a value's JSON, as 64 hexadecimal digits."""
     return hashlib.sha256(msgspec.json.encode(value)).hexdigest()
+
+
+def start_over_if_changed(folder: Path, inputs: object) -> None:
+    """Keep the folder of a step that goes on from a checkpoint when its inputs are the same, else empty it."""
+    marker, wanted = folder / "inputs", digest(inputs)
+    if folder.is_dir() and (not marker.is_file() or marker.read_text() != wanted):
+        shutil.rmtree(folder)
+    files.write(marker, wanted.encode())

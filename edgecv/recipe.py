@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from edgecv.data import DataConfig
-from edgecv.train import TrainConfig
+from edgecv.train import QuantizedTraining, TrainConfig
+from edgecv_export.dialects import DIALECTS
 from edgecv_export.quantize import QuantizeConfig
 from edgecv_runtime import records
 from edgecv_runtime.errors import BadInput
@@ -46,6 +47,20 @@ class BenchConfig(Record, frozen=True):
             raise BadInput(f"seconds must be positive, rounds at least 1, threads at least 0: got {self}")
 
 
+class Quantizing(QuantizeConfig, frozen=True):
+    """The `quantize:` section. train: quantization-aware training of what the search chose; null leaves it out."""
+
+    train: QuantizedTraining | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train is not None and not set(self.dialects) & set(DIALECTS):
+            raise BadInput(
+                f"quantize.train trains int8 files, and dialects are {', '.join(self.dialects)}: nothing to train; "
+                f"add {' or '.join(DIALECTS)}"
+            )
+
+
 class Recipe(Record, frozen=True):
     """Everything `edgecv build` needs.
 
@@ -59,7 +74,7 @@ class Recipe(Record, frozen=True):
     preprocess: Preprocess | None = None
     normalization: Normalization | None = None
     train: TrainConfig | None = None
-    quantize: QuantizeConfig | None = QuantizeConfig()
+    quantize: Quantizing | None = Quantizing()
     budget: Budget = Budget()
     verify: VerifyConfig = VerifyConfig()
     bench: BenchConfig = BenchConfig()

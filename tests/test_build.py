@@ -156,3 +156,35 @@ def test_a_model_for_another_task_is_refused_before_anything_is_done(name, task,
     with pytest.raises(BadInput, match=f"recipe 'tiny-digits': {name} is a model for {task}, and recipes make"):
         build(recipe.read(recipe_file, [f"model.name={name}"]), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+SMALL = """
+name: small
+data: {source: digits}
+model: {name: lenet5}
+preprocess: {size: [32, 32], mode: stretch, interpolation: linear, color: GRAY}
+normalization: {mean: [0.3], std: [0.35]}
+train: {epochs: 2, batch: 64, lr: 0.003, warmup_epochs: 0.5}
+quantize: {images: 32, check_images: 100, placements: [all], ranges: [min-max], passes: [], islands: false}
+budget: {max_drop_points: 50}
+"""
+
+
+def test_train_goes_up_to_int8_files_where_they_are_trained(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    overrides = ["quantize.train.epochs=1", "quantize.dialects=[int8-u8s8,int8-s8s8]"]
+    command = [sys.executable, "-m", "edgecv.cli", "train", str(path), *overrides, "--runs", str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    bundle = tmp_path / "runs" / "small" / "bundle"
+    assert done.stdout.strip() == str(bundle)
+    assert "quantize: int8-s8s8 trained: top-1 " in done.stderr
+    with rt.Bundle(bundle) as opened:
+        trained = [each for each in opened.manifest.variants if each.precision == "int8"]
+        assert [each.name for each in trained] == ["int8-u8s8", "int8-s8s8"]
+        assert all(each.calibration.trained for each in trained)
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert [line for line in again.stderr.splitlines() if "skipped" in line] == [
+        f"{step}: unchanged, skipped" for step in ("train", "export", "quantize")
+    ]

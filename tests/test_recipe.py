@@ -45,6 +45,8 @@ def test_overrides_set_values_and_make_sections(good):
         ("name=../evil", "name becomes a folder's name"),
         ("train=null", "a model without weights must be trained"),
         ("quantize.images=1", "at least 16"),
+        ("quantize.train.epohcs=2", "unknown key 'quantize.train.epohcs'; did you mean 'epochs'"),
+        ("quantize={train: {}, dialects: [fp16]}", "dialects are fp16: nothing to train; add int8-u8s8 or int8-s8s8"),
         ("data.source=clouds", "data.source: Invalid enum value 'clouds'"),
         ("model.name={a: [}", "not valid YAML"),
     ],

@@ -38,13 +38,13 @@ def build(arguments: Arguments, runs: Runs = Path("runs"), json: Json = False) -
 
 
 def train(arguments: Arguments, runs: Runs = Path("runs"), json: Json = False) -> None:
-    """Run a recipe up to the trained weights."""
+    """Run a recipe up to the trained weights; with a quantize.train section, up to the trained int8 files."""
     built = _run(arguments, runs, "train")
     weights = built.folder / "train" / "weights.safetensors"
     if json:
         show_json({**_facts(built), "weights": str(weights)})
         return
-    stdout.print(str(weights), soft_wrap=True)
+    stdout.print(str(built.bundle if "quantize" in built.ran + built.skipped else weights), soft_wrap=True)
 
 
 def export(arguments: Arguments, runs: Runs = Path("runs"), json: Json = False) -> None:
@@ -99,6 +99,8 @@ def _run(arguments: list[str], runs: Path, until: str) -> Built:
     if len(paths) != 1:
         raise BadInput(f"name one recipe, then key=value overrides; got {len(paths)} recipes: {' '.join(paths)}")
     read = recipe.read(paths[0], overrides)
+    if until == "train" and read.quantize is not None and read.quantize.train is not None:
+        until = "quantize"  # where int8 files are trained
     return run_build(read, runs / read.name, until=until, say=say, progress=not Mode.quiet)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from edgecv_runtime.records import Record
 
 
@@ -93,3 +95,32 @@ class TrainConfig(Record, frozen=True):
             raise ValueError(f"lr must be positive, got {self.lr}")
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(f"warmup_epochs must lie in 0..epochs ({self.epochs}), got {self.warmup_epochs}")
+
+
+class QuantizedTraining(Record, frozen=True):
+    """How the int8 files are trained on, as a recipe's `quantize.train` says; what is not here is as in `train`.
+
+    epochs, lr, warmup_epochs: of this training, which starts from the trained weights. live: share of it in which batch
+    norms follow the batches; then they are frozen.
+    """
+
+    epochs: int = 5
+    lr: float = 3e-4
+    warmup_epochs: float = 0.5
+    live: float = 0.5
+
+    def __post_init__(self) -> None:
+        self.applied_to(TrainConfig())
+        if not 0 <= self.live < 1:
+            raise ValueError(f"live must lie in 0..1, 1 exclusive, got {self.live}")
+
+    def applied_to(self, config: TrainConfig) -> TrainConfig:
+        """The config of this training. Grids want float32, and batch norms that are frozen are not estimated anew."""
+        return msgspec.structs.replace(
+            config,
+            epochs=self.epochs,
+            lr=self.lr,
+            warmup_epochs=self.warmup_epochs,
+            bn_images=0,
+            precision="float32",
+        )

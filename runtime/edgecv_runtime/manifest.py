@@ -34,6 +34,7 @@ class Calibration(Record, frozen=True):
     """How an int8 variant came about: number of images, range estimators and the operator types quantized.
 
     placement: the rule for where Q/DQ stands. passes: what was done to keep the accuracy. islands: nodes left in float.
+    trained: whether weights and ranges were trained on the grid from there; then no pass was needed.
     """
 
     images: int
@@ -43,6 +44,7 @@ class Calibration(Record, frozen=True):
     weight_ranges: str = "min-max"
     passes: tuple[str, ...] = ()
     islands: tuple[str, ...] = ()
+    trained: bool = False
 
 
 class Variant(Record, frozen=True):

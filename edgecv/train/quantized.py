@@ -1,0 +1,125 @@
+"""Quantization-aware training: the int8 variant of a bundle is trained on its own grid and takes its place there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgecv.data import Dataset
+from edgecv.train.config import QuantizedTraining, TrainConfig
+from edgecv.train.fit import TrainResult, fit
+from edgecv_export.calibrate import Sample
+from edgecv_export.dialects import DIALECTS
+from edgecv_export.plan import Plan, Workshop
+from edgecv_export.qat import norms
+from edgecv_export.qat.network import FakeQuantized, write
+from edgecv_export.trial import Laboratory, Trial
+from edgecv_runtime import bundle
+from edgecv_runtime.errors import BadInput, ComputationError, DatasetError, nearest
+from edgecv_runtime.manifest import Variant
+from edgecv_runtime.preprocess import Image
+
+
+@dataclass(frozen=True)
+class QuantizedResult:
+    """What a training gave: the file before and after it on the check images, and whether it is now in the bundle."""
+
+    dialect: str
+    before: Trial
+    after: Trial
+    kept: bool
+    training: TrainResult
+
+    def __str__(self) -> str:
+        assert self.before.accuracy is not None
+        assert self.after.accuracy is not None
+        scores = [self.after.accuracy.top1.value, self.before.accuracy.top1.value, self.after.accuracy.reference.value]
+        after, before, wanted = (f"{score:.2%}" for score in scores)
+        verdict = "the trained file is in the bundle" if self.kept else "the bundle keeps the file before training"
+        return f"{self.dialect} trained: top-1 {after}, before training {before}, float32 {wanted}; {verdict}"
+
+
+def train_quantized(
+    path: str | Path,
+    network: nn.Module,
+    dataset: Dataset,
+    calibration: Sample,
+    check: Image,
+    labels: NDArray[np.int64],
+    config: TrainConfig,
+    quantized: QuantizedTraining,
+    folder: str | Path,
+    *,
+    dialect: str = "int8-u8s8",
+    progress: bool = True,
+) -> QuantizedResult:
+    """Train a bundle's int8 variant on its grid, and put it into the bundle unless it was better before.
+
+    network: what was exported, with its batch norms. calibration: images that the ranges start from; check, labels:
+    preprocessed images (N, H, W, C) uint8 that decide. folder: as in `fit`, which goes on there after an interruption.
+    Placement and range estimator are the variant's own; training takes the place of its passes and islands. The trained
+    file is kept when it lies within the bundle's budget or gets more images right than the one before. The float32
+    variant, which everything is compared with, stays as it was trained.
+    Raises what `fit` raises, and BadInput for a bundle without that variant or with a float32 file that is quantized.
+    """
+    if dialect not in DIALECTS:
+        raise BadInput(f"dialects to train in are {', '.join(DIALECTS)}; got '{dialect}'{nearest(dialect, DIALECTS)}")
+    if dataset.train.labels is None:
+        raise DatasetError("quantize.train needs labels, and these images have none; leave quantize.train out")
+    with bundle.Bundle(path) as opened:
+        manifest = opened.manifest
+        variant = manifest.variant(dialect)
+        if variant is None or variant.calibration is None:
+            raise BadInput(f"{path}: has no variant '{dialect}' to train; run 'edgecv quantize' first")
+        source = opened.variant_file("float32")
+        plan = Plan(
+            placement=variant.calibration.placement,
+            ranges=variant.calibration.ranges,  # type: ignore[arg-type]  # a plan's own words, checked on reading
+            passes=(),
+        )
+        setting = Workshop(onnx.load(source), calibration, str(source)).setting(plan, DIALECTS[dialect])
+        height, width = manifest.preprocess.size
+        example = torch.zeros(2, manifest.preprocess.channels, height, width)
+        settings = quantized.applied_to(config)
+        steps = settings.epochs * (len(dataset.train) // min(settings.batch, max(1, len(dataset.train))))
+        normed = norms.find(network.cpu(), setting.wiring, example)
+        model = FakeQuantized(setting, DIALECTS[dialect], normed, live=round(quantized.live * steps))
+        try:
+            done = fit(model, dataset, manifest.preprocess, manifest.normalization, settings, folder, progress=progress)
+        except ComputationError as exc:
+            raise ComputationError(f"quantize.train in {dialect}: {str(exc).replace('train.lr', 'its lr')}") from exc
+        content = write(model.cpu(), setting, DIALECTS[dialect])
+        laboratory = Laboratory(manifest, source, check, labels)
+        before = laboratory.measure(plan, opened.variant_file(dialect).read_bytes())
+        after = laboratory.measure(plan, content)
+        assert before.accuracy is not None
+        assert after.accuracy is not None
+        drops = after.accuracy.drop_points, before.accuracy.drop_points
+        kept = drops[0] <= manifest.budget.max_drop_points or drops[0] < drops[1]
+        if kept:
+            record = msgspec.structs.replace(
+                variant.calibration,
+                images=len(calibration),
+                operators=tuple(sorted({node.op_type for node in setting.nodes})),
+                passes=(),
+                islands=(),
+                trained=True,
+            )
+            _put(opened, msgspec.structs.replace(variant, calibration=record), content)
+    return QuantizedResult(dialect, before, after, kept, done)
+
+
+def _put(opened: bundle.Bundle, variant: Variant, content: bytes) -> None:
+    """Replace a variant's file; it is offered nowhere until it is verified and timed."""
+    fresh = msgspec.structs.replace(variant, backends=(), withheld={}, islands="float32")
+    variants = tuple(fresh if each.name == variant.name else each for each in opened.manifest.variants)
+    golden = opened.golden().sealing(variant.file, content)
+    manifest = msgspec.structs.replace(opened.manifest, variants=variants)
+    bundle.update(opened, manifest=manifest, content={variant.file: content, bundle.GOLDEN: golden.to_bytes()})
