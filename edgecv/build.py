@@ -6,12 +6,10 @@ goes as far down as it matters. The bundle is changed only atomically, so a buil
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,7 +20,7 @@ from edgecv import journal, models, report
 from edgecv.data import Dataset, Images, cached, load
 from edgecv.journal import Step
 from edgecv.recipe import Quantizing, Recipe
-from edgecv.report import front
+from edgecv.report import front, verified
 from edgecv.train import TrainConfig, fit
 from edgecv.train.quantized import train_quantized
 from edgecv_export import graph
@@ -36,9 +34,7 @@ from edgecv_runtime import backends, bundle, files, machine, records
 from edgecv_runtime.bench.latency import bench
 from edgecv_runtime.errors import BadInput, BundleError
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
-from edgecv_runtime.verify import Verified, judge, verify
-
-REPORT_FRAMES = 300  # pictures that the report may choose from
+from edgecv_runtime.verify import judge, verify
 
 
 @dataclass(frozen=True)
@@ -329,7 +325,7 @@ class _Run:
             done = verify(opened, frames, expected, reference_name="PyTorch float32", labels=images.labels)
             evidence = opened.evidence().merged([each.entry for each in done])
             bundle.update(opened, manifest=judge(opened.manifest, evidence), evidence=evidence)
-        files.write(self.folder / "verify.npz", _outputs(done, frames, expected, images.labels))
+        files.write(self.folder / "verify.npz", verified.pack(done, frames, expected, images.labels))
         for each in done:
             entry = each.entry
             if entry.agreement is None:
@@ -401,18 +397,3 @@ def _as_yaml(recipe: Recipe) -> bytes:
 def _lines(say: Callable[[str], None], step: str, progress: bool) -> Callable[[str], None]:
     """Progress of a step as lines; nothing when progress is off."""
     return (lambda text: say(f"{step}: {text}")) if progress else (lambda _: None)
-
-
-def _outputs(
-    done: list[Verified], frames: Image, expected: NDArray[np.float32], labels: NDArray[np.int64] | None
-) -> bytes:
-    """`verify.npz`: frames, PyTorch's outputs, labels, and every target's outputs."""
-    arrays: dict[str, NDArray[Any]] = {"images": frames[:REPORT_FRAMES], "reference": expected}
-    if labels is not None:
-        arrays["labels"] = labels
-    for each in done:
-        if each.outputs is not None:
-            arrays[f"outputs/{each.entry.variant}/{each.entry.backend}/{each.entry.hint}"] = each.outputs
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()

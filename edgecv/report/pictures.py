@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv.report.run import Frames, Logits, Run
+from edgecv.report.run import Run
+from edgecv.report.verified import Frames, Logits
 from edgecv_runtime.bench import table
 from edgecv_runtime.errors import SourceUnavailable
 from edgecv_runtime.preprocess import Image

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import csv
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
+from edgecv.report.verified import Frames, read_frames
 from edgecv_runtime import records
 from edgecv_runtime.bench import table
 from edgecv_runtime.bench.table import Row
 from edgecv_runtime.bundle import GOLDEN, Bundle
-from edgecv_runtime.errors import BadInput
 from edgecv_runtime.manifest import Machine, Manifest
-from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
-
-Logits = NDArray[np.float32]
 
 
 class Candidate(Record, frozen=True):
@@ -54,20 +48,6 @@ class _State(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class Frames:
-    """Preprocessed frames with what was said of them.
-
-    images: (N, H, W, C) uint8, the first N of M frames. reference: PyTorch's logits (M, classes). labels: (M,) or None.
-    outputs: logits (M, classes) by (variant, backend, precision hint).
-    """
-
-    images: Image
-    reference: Logits
-    labels: NDArray[np.int64] | None
-    outputs: dict[tuple[str, str, str], Logits]
-
-
-@dataclass(frozen=True)
 class Run:
     """All that is known of one run; a part that its folder lacks is None, and `absent` says what and why."""
 
@@ -91,7 +71,7 @@ def read(path: Path) -> Run:
         machines = {entry.machine.key: entry.machine for entry in bundle.evidence().entries}
         golden = bundle.golden() if GOLDEN in manifest.files else None
     absent = []
-    frames = _frames(path / "verify.npz", len(manifest.labels))
+    frames = read_frames(path / "verify.npz", len(manifest.labels))
     if frames is None:
         absent.append("Labels beside pictures, disagreements: no verify.npz; 'edgecv build' writes it.")
     if frames is None and golden is not None:
@@ -139,40 +119,3 @@ def _figure(text: str | None) -> float:
         return float(text or "nan")
     except ValueError:
         return float("nan")
-
-
-def _frames(path: Path, classes: int) -> Frames | None:
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            frames = Frames(
-                images=arrays["images"],
-                reference=arrays["reference"],
-                labels=arrays.get("labels"),
-                outputs={_key(name): arrays[name] for name in arrays if name.startswith("outputs/")},
-            )
-    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as exc:
-        raise BadInput(f"{path}: not what 'edgecv build' writes: {exc}; run it again") from exc
-    _check(frames, classes, path)
-    return frames
-
-
-def _key(name: str) -> tuple[str, str, str]:
-    _, variant, backend, hint = name.split("/")
-    return variant, backend, hint
-
-
-def _check(frames: Frames, classes: int, path: Path) -> None:
-    """Refuse arrays that do not belong together, before they become a wrong picture."""
-    count = len(frames.reference)
-    if not count:
-        raise BadInput(f"{path}: it holds no frames; run 'edgecv build' again")
-    for name, logits in (("reference", frames.reference), *frames.outputs.items()):
-        if logits.shape != (count, classes):
-            raise BadInput(f"{path}: {name} is {logits.shape}, not ({count}, {classes}); run 'edgecv build' again")
-    if frames.images.ndim != 4 or frames.images.dtype != np.uint8 or len(frames.images) > count:
-        raise BadInput(f"{path}: images are {frames.images.shape} {frames.images.dtype}, expected (N, H, W, C) uint8")
-    labels = frames.labels
-    if labels is not None and (labels.shape != (count,) or labels.min() < 0 or labels.max() >= classes):
-        raise BadInput(f"{path}: labels are not {count} class indices below {classes}; run 'edgecv build' again")

@@ -82,7 +82,7 @@ def activation_grid(low: float, high: float, dialect: Dialect) -> Grid:
     low, high = min(low, 0.0), max(high, 0.0)
     if dialect.symmetric:
         scale = max(-low, high) / 127
-        return Grid(_scalar(scale or 1.0), np.array(0, np.int8), -127, 127)
+        return Grid(_scalar(scale or 1.0), np.array(0, np.int8), -128, 127)  # where QuantizeLinear saturates
     zero_point = round(-low / (high - low) * 255) if high > low else 0
     scale = max(-low / zero_point if zero_point else 0.0, high / (255 - zero_point) if zero_point < 255 else 0.0)
     return Grid(_scalar(scale or 1.0), np.array(zero_point, np.uint8), 0, 255)
