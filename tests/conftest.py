@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -41,6 +42,16 @@ class TinyNetwork(nn.Module):
         x = self.point(self.depthwise(self.stem(x)))
         x = x * self.gate(x)
         return self.head(x.mean((2, 3)))  # (N, 32, H, W) -> (N, 32) -> (N, 10)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """A command that runs in this process turns edgecv's notices on; the next test shall not see that."""
+    logger = logging.getLogger("edgecv")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers = handlers
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
