@@ -21,8 +21,7 @@ demo: $(VENV)/demo
 
 test: $(VENV)/dev
 	tests/install-debian.sh
-	$(BIN)/python -m pytest --ignore tests/models/test_registry.py
-	$(BIN)/python -m pytest tests/models/test_registry.py  # a process of its own: its engines and networks take gigabytes
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

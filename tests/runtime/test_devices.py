@@ -109,8 +109,8 @@ def compiled(exported, monkeypatch, tmp_path):
         def __getattr__(self, name):
             return getattr(self._real, name)
 
-    core = Core(ov_backend._core())
-    monkeypatch.setattr(ov_backend, "_core", lambda: core)
+    core = Core(ov_backend.core())
+    monkeypatch.setattr(ov_backend, "core", lambda: core)
 
     def again(**given):
         calls.clear()

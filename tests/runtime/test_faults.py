@@ -19,7 +19,7 @@ from edgecv_export.export import export
 from edgecv_runtime import Bundle, Preprocess, verify
 from edgecv_runtime import bundle as bundles
 from edgecv_runtime.backends import UNKNOWN, Executed
-from edgecv_runtime.backends.openvino import OpenVinoBackend
+from edgecv_runtime.backends.openvino import OpenVinoBackend, core
 from edgecv_runtime.choose import targets
 from edgecv_runtime.errors import BadInput, BundleError, ParityError
 from edgecv_runtime.golden import Golden
@@ -446,20 +446,18 @@ def test_bf16_where_float32_was_claimed_is_named(bundle_copy, monkeypatch):
 
 def test_a_stale_engine_is_named(bundle_copy, tmp_path, monkeypatch):
     """A cache of compiled models that is keyed by the file's name: yesterday's engine runs for today's file."""
-    import openvino
-
     old = tmp_path / "old.onnx"
     model = onnx.load(bundle_copy / "model.onnx")
     edit_constants(*FLOAT_FILES["weights of another training"])(model)
     old.write_bytes(model.SerializeToString())
-    compiled = openvino.Core().compile_model(str(old), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(str(old), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     engines = {"model.onnx": compiled.export_model()}
     real = OpenVinoBackend._graph
 
     def cached(self, single):
         graph = real(self, single)
         if self._model.name in engines:
-            graph.compiled = openvino.Core().import_model(engines[self._model.name], "CPU")
+            graph.compiled = core().import_model(engines[self._model.name], "CPU")
         return graph
 
     monkeypatch.setattr(OpenVinoBackend, "_graph", cached)

@@ -120,7 +120,6 @@ def test_an_interrupt_ends_a_build_at_once(exported, monkeypatch):
     ],
 )
 def test_a_builder_that_crashes_is_an_error_here(exported, monkeypatch, last, said):
-    """As TensorRT-RTX does now and then when a build is cancelled from its progress monitor."""
     monkeypatch.setattr(builder, "_CHILD", f"import os, signal, sys; {last}; {builder._CHILD}")
     with pytest.raises(ComputationError) as caught:
         build_engine(exported / "model.onnx", compute_capabilities=[(8, 9)])

@@ -104,7 +104,7 @@ class OpenVinoBackend:
         name = _device(device)
         if name == "AUTO":
             return ("float32",)
-        capabilities = set(_core().get_property(name, "OPTIMIZATION_CAPABILITIES"))
+        capabilities = set(core().get_property(name, "OPTIMIZATION_CAPABILITIES"))
         if name == "CPU":
             capabilities -= {"FP16"}  # listed wherever fp16 weights can be read
             if not machine.bf16_allowed():
@@ -132,12 +132,12 @@ class OpenVinoBackend:
         if cached is not None:
             return cached
         try:
-            model = _core().read_model(str(self._model))
+            model = core().read_model(str(self._model))
             if single:
                 for entry in model.inputs:
                     if entry.partial_shape.rank.is_static and entry.partial_shape[0].is_dynamic:
                         model.reshape({entry.get_any_name(): [1, *list(entry.partial_shape)[1:]]})
-            compiled = _core().compile_model(model, self._device, self._config)
+            compiled = core().compile_model(model, self._device, self._config)
         except (RuntimeError, UnicodeDecodeError) as exc:  # the latter: its message quotes the file's bytes
             raise ModelFileError(f"{self._model}: openvino cannot load it: {_line(exc)}") from exc
         if path:
@@ -180,8 +180,12 @@ class _Graph:
 
 
 @functools.cache
-def _core() -> Any:
-    """One core for the process: plugins are loaded once."""
+def core() -> Any:
+    """One core for the process: plugins are loaded once.
+
+    OpenVINO 2026.4's CPU plugin gives the thread a signal stack of its own. When two cores are dropped in the order in
+    which they were made, a stack that is no longer mapped stays behind, and the next Ctrl-C ends the process.
+    """
     import openvino
 
     return openvino.Core()
@@ -196,7 +200,7 @@ def _device(asked: str) -> str:
         raise BadInput(f"openvino has no device '{asked}'; known: cpu, gpu, npu, auto, and gpu.1 for the second GPU")
     if kind == "AUTO":
         return kind
-    found = _core().available_devices
+    found = core().available_devices
     if not any(name == asked.upper() or (not number and name.split(".")[0] == kind) for name in found):
         here = ", ".join(name.lower() for name in found)
         raise BackendUnavailable(f"openvino finds no device '{asked}' here, only: {here}; is its driver installed?")
@@ -215,7 +219,7 @@ def _read_cached(path: Path, device: str, config: dict[str, Any]) -> _Graph | No
     if content[:_DIGEST].tobytes() != hashlib.sha256(blob.data).digest():
         return None
     try:
-        return _Graph(_core().import_model(openvino.Tensor(blob, shared_memory=True), device, config), content)
+        return _Graph(core().import_model(openvino.Tensor(blob, shared_memory=True), device, config), content)
     except RuntimeError:
         return None  # of a driver that has changed: compiled anew, and written over
 

@@ -1,7 +1,8 @@
 """Building an engine in a process of its own.
 
-TensorRT's builder takes gigabytes, gives no way out while it works, and some of its failures end the process it runs
-in. In a child, its memory goes back when it is done, an interrupt kills it at once, and a crash is an error.
+TensorRT's builder takes gigabytes, can be stopped only between its steps (before TensorRT 10 not at all), and takes its
+process with it when it crashes. In a child, its memory goes back when it is done, an interrupt ends it at once, and a
+crash is an error.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def build_engine(
 
 def main() -> None:
     """What the child runs: log records, then an error or the engine, go back through the standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an exception inside a callback would crash TensorRT
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it at once; the parent gets the interrupt too
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else prints
 
