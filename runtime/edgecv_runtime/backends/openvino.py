@@ -65,8 +65,9 @@ class OpenVinoBackend:
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Run named tensors through the network, sharing the inputs' memory; outputs are copies the caller owns."""
         rows = {len(tensor) for tensor in feeds.values()}
+        graph = self._graph(single=rows == {1})
         try:
-            outputs = self._graph(single=rows == {1}).infer(feeds)
+            outputs = graph.infer(feeds)
         except RuntimeError as exc:
             raise ComputationError(f"openvino failed on {self._model.name}: {_line(exc)}") from exc
         if not all(map(len, outputs.values())):  # so it answers, without an error, when memory runs out
