@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from edgecv_runtime.backends import get
 from edgecv_runtime.errors import BadInput, Unavailable
 from edgecv_runtime.manifest import Machine, Precision
 from edgecv_runtime.records import Record
+
+log = logging.getLogger("edgecv.cost")
 
 SCHEMA = 2
 
@@ -111,8 +114,23 @@ def remembered(backend: str, precision: Precision) -> Calibration | None:
 
 
 def of_this_machine() -> tuple[Calibration, ...]:
-    """All calibrations of this machine; raises Unavailable with the cure when there is none."""
-    found = [calibration for name, precision in runnable() if (calibration := remembered(name, precision)) is not None]
+    """All calibrations of this machine; a damaged one is said and left out.
+
+    Raises Unavailable with the cure when there is none, and BadInput when all that there are is damaged.
+    """
+    found, damaged = [], []
+    for name, precision in runnable():
+        try:
+            calibration = remembered(name, precision)
+        except BadInput as exc:
+            damaged.append(exc)
+            continue
+        if calibration is not None:
+            found.append(calibration)
+    if damaged and not found:
+        raise damaged[0]
+    for problem in damaged:
+        log.warning("left out: %s", problem)
     if not found:
         raise Unavailable(
             "this machine is not calibrated: run 'edgecv calibrate' here, or name another machine's file with --device"

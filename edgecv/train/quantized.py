@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from edgecv_export.qat import norms
 from edgecv_export.qat.network import FakeQuantized, write
 from edgecv_export.trial import Laboratory, Trial
 from edgecv_runtime import bundle
-from edgecv_runtime.errors import BadInput, ComputationError, DatasetError, nearest
+from edgecv_runtime.errors import BadInput, ComputationError, DatasetError, EdgecvError, nearest
 from edgecv_runtime.manifest import Variant
 from edgecv_runtime.preprocess import Image
 
@@ -60,14 +61,15 @@ def train_quantized(
     dialect: str = "int8-u8s8",
     progress: bool = True,
 ) -> QuantizedResult:
-    """Train a bundle's int8 variant on its grid, and put it into the bundle unless it was better before.
+    """Train a bundle's int8 variant on its grid, and put it into the bundle when it keeps the budget or got better.
 
     network: what was exported, with its batch norms. calibration: images that the ranges start from; check, labels:
     preprocessed images (N, H, W, C) uint8 that decide. folder: as in `fit`, which goes on there after an interruption.
     Placement and range estimator are the variant's own; training takes the place of its passes and islands. The trained
     file is kept when it lies within the bundle's budget or gets more images right than the one before. The float32
     variant, which everything is compared with, stays as it was trained.
-    Raises what `fit` raises, and BadInput for a bundle without that variant or with a float32 file that is quantized.
+    Raises what `fit` raises, BadInput for a bundle without that variant or with a float32 file that is quantized, and
+    ComputationError when what was trained does not run; the bundle is then as it was.
     """
     if dialect not in DIALECTS:
         raise BadInput(f"dialects to train in are {', '.join(DIALECTS)}; got '{dialect}'{nearest(dialect, DIALECTS)}")
@@ -94,11 +96,18 @@ def train_quantized(
         try:
             done = fit(model, dataset, manifest.preprocess, manifest.normalization, settings, folder, progress=progress)
         except ComputationError as exc:
-            raise ComputationError(f"quantize.train in {dialect}: {str(exc).replace('train.lr', 'its lr')}") from exc
-        content = write(model.cpu(), setting, DIALECTS[dialect])
+            cure = re.sub(r"train\.(lr|warmup_epochs)", r"quantize.train.\1", str(exc))
+            raise ComputationError(f"quantize.train in {dialect}: {cure}") from exc
         laboratory = Laboratory(manifest, source, check, labels)
         before = laboratory.measure(plan, opened.variant_file(dialect).read_bytes())
-        after = laboratory.measure(plan, content)
+        try:
+            content = write(model.cpu(), setting, DIALECTS[dialect])
+            after = laboratory.measure(plan, content)
+        except EdgecvError as exc:  # scales beyond what float32 or a backend's int8 kernels can hold
+            raise ComputationError(
+                f"quantize.train in {dialect}: the trained file does not run; "
+                f"lower quantize.train.lr (it is {quantized.lr:g}): {exc}"
+            ) from exc
         assert before.accuracy is not None
         assert after.accuracy is not None
         drops = after.accuracy.drop_points, before.accuracy.drop_points
@@ -107,6 +116,7 @@ def train_quantized(
             record = msgspec.structs.replace(
                 variant.calibration,
                 images=len(calibration),
+                weight_ranges=plan.weight_ranges,
                 operators=tuple(sorted({node.op_type for node in setting.nodes})),
                 passes=(),
                 islands=(),

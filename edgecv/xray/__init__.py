@@ -6,12 +6,13 @@
 11689512
 """
 
+from edgecv.xray.costs import Cost, cost
 from edgecv.xray.fields import Field, extents, receptive_fields
 from edgecv.xray.fold import fold
 from edgecv.xray.graph import Graph, Layer, Tensor
 from edgecv.xray.memory import peak_memory
 from edgecv.xray.rows import Row, Table, Total, table
-from edgecv.xray.source import Cost, cost, read, zoo
+from edgecv.xray.source import read, zoo
 from edgecv.xray.whatif import Change, what_if
 
 __all__ = [

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from edgecv.xray.extent import Shape
-from edgecv.xray.fields import Field
 from edgecv.xray.graph import Graph
-from edgecv.xray.rows import table
 from edgecv_runtime.bundle import ARCHIVE_SUFFIX, Bundle
 from edgecv_runtime.errors import BadInput, ShapeError, nearest
 
 LARGEST = 1024  # side in pixels up to which a size that works is looked for
-
-
-class Cost(NamedTuple):
-    """What a model costs and sees, at its own size, batch 1, with its usual classes and channels."""
-
-    macs: int
-    parameters: int
-    field: Field | None
 
 
 def read(
@@ -71,13 +60,6 @@ def zoo(name: str, *, size: Shape | None = None) -> Graph:
         return from_torch.read(network, (spec.channels, *sides), name=name)
 
     return _sized(read_at, size)
-
-
-@cache
-def cost(name: str) -> Cost:
-    """MACs, parameters and receptive field of a model of the zoo; some hundredths of a second, no weights are made."""
-    total = table(zoo(name)).total
-    return Cost(total.macs, total.parameters, total.field)
 
 
 def _file(path: Path, input_shapes: Mapping[str, Sequence[int]] | None, size: Shape | None) -> Graph:

@@ -58,7 +58,7 @@ class Search:
         self._config, self._progress = config, progress
         self._deadline = Deadline(config.budget_s, clock)
         self._trials: dict[Plan, Trial] = {}
-        self._sensitivities: dict[str, float] = {}
+        self._sensitivities: dict[str, dict[str, float]] = {}  # by placement
         self._stopped = False
 
     def run(self) -> Found:
@@ -70,8 +70,8 @@ class Search:
         kept = self._kept()
         trials = tuple(self._trials.values())
         chosen = self._best(kept) if kept else min(trials, key=lambda trial: trial.agreement.kl)
-        islands = {name: self._sensitivities[name] for name in chosen.plan.islands if name in self._sensitivities}
-        return Found(trials, chosen, bool(kept), islands and self._sensitivities, self._stopped)
+        known = self._sensitivities.get(chosen.placement, {}) if chosen.plan.islands else {}
+        return Found(trials, chosen, bool(kept), known, self._stopped)
 
     def _first_trials(self) -> list[Trial]:
         """Every placement once; placements that give the same nodes here are one."""
@@ -136,17 +136,17 @@ class Search:
         wiring, _ = self._workshop.form(light.passes)
         names = [node.name for node in quantized_nodes(wiring, PLACEMENTS[plan.placement])]
         layers = [name for name in names if wiring.layer(wiring.nodes[name]) is not None]
-        self._sensitivities = dict(self._book.sensitivities(plan) or {})
+        known = self._sensitivities[plan.placement] = dict(self._book.sensitivities(plan) or {})
         for index, name in enumerate(layers, start=1):
-            if name in self._sensitivities:
+            if name in known:
                 continue
             alone = msgspec.structs.replace(light, islands=tuple(each for each in names if each != name))
             content = self._made(alone, f"sensitivity of layer {index} of {len(layers)}: {name}")
             if content is None:
                 break
-            self._sensitivities[name] = self._laboratory.divergence(content)
-            self._book.add(plan, self._sensitivities)
-        return sorted(self._sensitivities, key=lambda name: -self._sensitivities[name])
+            known[name] = self._laboratory.divergence(content)
+            self._book.add(plan, dict(known))
+        return sorted(known, key=lambda name: -known[name])
 
     def _try(self, plan: Plan, timed: Trial | None = None) -> Trial | None:
         """Make and measure a plan, or find it in the book; None when the time is over."""

@@ -132,9 +132,9 @@ class Laboratory:
         return medians, {name: float(np.percentile(each, 99)) for name, each in samples.items()}
 
     def _bf16(self, content: bytes) -> dict[str, float]:
-        """Median milliseconds of the float32 file in bf16, on the backends that have it and keep the budget in it."""
+        """Median milliseconds of the float32 file in bf16, on the backends that take it and keep the budget in bf16."""
         found = {}
-        for name in (each for each in backends.available() if "bf16" in backends.get(each).precisions()):
+        for name in (each for each in self.float_ms if "bf16" in backends.get(each).precisions()):
             scores = self._scored(self.outputs(content, {name: 0.0}, "bf16"))
             if not self._manifest.budget.broken_by(*scores):
                 with _File(content) as file:

@@ -20,7 +20,7 @@ from edgecv.cost.calibrate import calibrate
 from edgecv.cost.calibration import Calibration, Limits
 from edgecv.cost.net import Net
 from edgecv.cost.predict import FRAMES, predict
-from edgecv_runtime import machine, onnxfile
+from edgecv_runtime import backends, machine, onnxfile
 from edgecv_runtime.errors import BackendUnavailable, BadInput, Unavailable
 
 runner = CliRunner()
@@ -94,6 +94,20 @@ def test_a_damaged_calibration_says_how_to_replace_it(quick, cache, model):
     assert "edgecv calibrate --backend onnxruntime" in done.stderr
     records.remember(quick)
     assert records.of_this_machine() == (quick,)
+
+
+def test_a_damaged_calibration_does_not_take_the_others_with_it(quick, cache, model):
+    versions = backends.available()
+    for name in ("openvino", "onnxruntime"):
+        records.remember(msgspec.structs.replace(quick, backend=name, versions=versions[name]))
+        if name == "openvino":
+            (path,) = (cache / "calibrations").iterdir()
+            path.write_text('{"calibrations": [')
+    done = runner.invoke(app, ["inspect", str(model), "--device", "--json"])
+    assert done.exit_code == 0, done.stderr
+    assert [each["prediction"]["backend"] for each in json.loads(done.stdout)["device"]] == ["onnxruntime"]
+    assert "left out" in done.stderr
+    assert "edgecv calibrate --backend openvino" in done.stderr
 
 
 def test_prediction_by_hand(tmp_path):

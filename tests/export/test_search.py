@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -20,7 +21,7 @@ from edgecv_export.plan import Plan, Workshop
 from edgecv_export.quantize import QuantizeConfig, quantize
 from edgecv_export.trial import Trial
 from edgecv_runtime import Bundle, backends, files, verify
-from edgecv_runtime.errors import BadInput
+from edgecv_runtime.errors import BadInput, ModelFileError
 from edgecv_runtime.manifest import Budget
 from tests.conftest import LABELS, NORMALIZATION, PREPROCESS
 
@@ -172,6 +173,38 @@ def test_when_nothing_keeps_the_budget_the_closest_is_taken_and_said_so():
     assert (done.kept, done.chosen.plan.placement) == (False, "convolutions")
 
 
+def test_sensitivities_are_those_of_the_chosen_placement(monkeypatch):
+    layers = {"layers": ("a", "b"), "convolutions": ("c", "d")}
+    names = {id(search.PLACEMENTS[name]): found for name, found in layers.items()}
+    costs = {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}
+
+    class Lab(Table):
+        def form(self, _):
+            return SimpleNamespace(nodes=costs, layer=lambda node: node), None
+
+        def make(self, plan, **_):
+            return plan
+
+        def divergence(self, plan):
+            (alone,) = set(layers[plan.placement]) - set(plan.islands)
+            return costs[alone]
+
+    monkeypatch.setattr(
+        search, "quantized_nodes", lambda _, placement: [SimpleNamespace(name=each) for each in names[id(placement)]]
+    )
+    results = {
+        "layers, min-max": (1.0, 0.5, 4.0),
+        "layers, min-max, 1 islands": (1.0, 0.1, 2.0),  # the closest, though not close enough
+        "convolutions, min-max": (2.0, 0.4, 3.0),
+        "convolutions, min-max, 1 islands": (2.0, 0.2, 3.0),
+    }
+    table = Lab(results)
+    config = msgspec.structs.replace(QUICK, passes=(), islands=True)
+    done = search.Search(table, table, trial.Book(None), Budget(), config, lambda _: None).run()
+    assert (done.chosen.plan.placement, done.chosen.plan.islands) == ("layers", ("a",))
+    assert done.sensitivities == {"a": 0.4, "b": 0.3}
+
+
 def test_the_goal_decides_what_is_fast():
     slow_mean = made(Plan("layers"), 2.0, 0, 0)
     uneven = msgspec.structs.replace(slow_mean, p50_ms={"a": 1.0}, p99_ms={"a": 9.0}, size_bytes=10)
@@ -283,6 +316,19 @@ def test_a_pass_that_is_cut_short_leaves_nothing_behind(hostile, digits, correct
     with pytest.raises(TimeIsOver):
         workshop.make(plan, tick=tick)
     assert workshop.make(plan) == Workshop(model, sample(digits[0][:32])).make(plan)
+
+
+def test_a_backend_that_does_not_take_the_float_file_is_not_asked_for_its_bf16(bundle_copy, digits, monkeypatch):
+    def refuses(*_):
+        raise ModelFileError("an operator that is not taken")
+
+    kind = backends.get("openvino")
+    monkeypatch.setattr(kind, "__init__", refuses)
+    monkeypatch.setattr(kind, "precisions", lambda *_: ("float32", "bf16"))
+    with Bundle(bundle_copy) as opened:
+        laboratory = trial.Laboratory(opened.manifest, opened.variant_file("float32"), digits[0][:16], None)
+    assert set(laboratory.float_ms) == {"onnxruntime"}
+    assert laboratory.bf16_ms == {}
 
 
 # Bad input: one line, the bundle as it was

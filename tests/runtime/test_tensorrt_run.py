@@ -117,6 +117,7 @@ def test_an_interrupt_ends_a_build_at_once(exported, monkeypatch):
         ("os.kill(os.getpid(), signal.SIGSEGV)", "builder crashed (SIGSEGV)"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "builder crashed (SIGKILL): is there enough memory?"),
         ("sys.exit(4)", "builder ended with exit code 4"),
+        ("import time; os.close(1); time.sleep(0.5); os._exit(5)", "builder ended with exit code 5"),
     ],
 )
 def test_a_builder_that_crashes_is_an_error_here(exported, monkeypatch, last, said):
@@ -124,6 +125,19 @@ def test_a_builder_that_crashes_is_an_error_here(exported, monkeypatch, last, sa
     with pytest.raises(ComputationError) as caught:
         build_engine(exported / "model.onnx", compute_capabilities=[(8, 9)])
     assert str(caught.value) == f"{exported / 'model.onnx'}: TensorRT's {said}"
+
+
+def test_what_tensorrt_raises_in_the_child_is_one_line_here(exported, monkeypatch, capfd):
+    broken = "b.build_here = lambda *_, **__: (_ for _ in ()).throw(RuntimeError('out of\\nresources'))"
+    monkeypatch.setattr(
+        builder, "_CHILD", builder._CHILD.replace("from {module}", f"import {{module}} as b; {broken}; from {{module}}")
+    )
+    with pytest.raises(ComputationError) as caught:
+        build_engine(exported / "model.onnx", compute_capabilities=[(8, 9)])
+    assert str(caught.value) == (
+        f"{exported / 'model.onnx'}: TensorRT's builder failed: RuntimeError: out of resources"
+    )
+    assert "Traceback" not in capfd.readouterr().err
 
 
 # Devices, and what is missing

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from edgecv_export.qat.network import FakeQuantized
 from edgecv_export.quantize import QuantizeConfig, quantize
 from edgecv_runtime import Bundle, verify
 from edgecv_runtime.errors import BadInput, ComputationError
+from edgecv_runtime.manifest import Budget
 from edgecv_runtime.preprocess import Normalization, Preprocess
 
 PREPROCESS = Preprocess(size=(16, 16), mode="stretch", interpolation="linear")
@@ -199,7 +201,7 @@ def quantized_float(parts):
             lambda parts: parts,
             {"training": QuantizedTraining(epochs=1, lr=1e30, warmup_epochs=0)},
             ComputationError,
-            r"quantize.train in int8-u8s8: the .* loss is (nan|inf) .*lower its lr",
+            r"quantize.train in int8-u8s8: the .* loss is (nan|inf) .*lower quantize.train.lr",
         ),
     ],
 )
@@ -210,6 +212,48 @@ def test_what_cannot_be_trained_is_said_in_one_line(copied, tmp_path, change, op
         trained(parts, tmp_path / "run", **options)
     assert "\n" not in str(caught.value)
     assert (parts[-1] / "bundle.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ([200.0], r"the scale of '.*' is inf after training"),
+        ([-200.0], r"the scale of '.*' is 0 after training"),
+        ([40.0, -40.0], "onnxruntime failed on candidate.onnx"),  # finite, and too far apart for its int8 kernels
+    ],
+)
+def test_scales_that_training_lost_are_said_with_the_cure(copied, tmp_path, monkeypatch, pattern, why):
+    def diverged(model, *_, **__):
+        with torch.no_grad():
+            model.log_scales.copy_(torch.tensor(pattern).repeat(len(model.log_scales))[: len(model.log_scales)])
+
+    monkeypatch.setattr("edgecv.train.quantized.fit", diverged)
+    before = (copied[-1] / "bundle.json").read_bytes()
+    with pytest.raises(ComputationError, match=rf"lower quantize.train.lr \(it is 0.003\): {why}") as caught:
+        trained(copied, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert (copied[-1] / "bundle.json").read_bytes() == before
+
+
+def test_the_record_says_what_the_trained_weights_lie_on(copied, tmp_path, monkeypatch):
+    """Training holds all weights, whatever range the variant before had cut them to."""
+    from edgecv_runtime import bundle
+
+    *_, path = copied
+    with Bundle(path) as opened:
+        variants = [
+            msgspec.structs.replace(each, calibration=msgspec.structs.replace(each.calibration, weight_ranges="mse"))
+            if each.calibration
+            else each
+            for each in opened.manifest.variants
+        ]
+        anything = Budget(max_drop_points=100)
+        manifest = msgspec.structs.replace(opened.manifest, variants=tuple(variants), budget=anything)
+        bundle.update(opened, manifest=manifest)
+    monkeypatch.setattr("edgecv.train.quantized.fit", lambda *_, **__: None)  # the grid that it starts from will do
+    assert trained(copied, tmp_path / "run").kept
+    with Bundle(path) as opened:
+        assert opened.manifest.variant("int8-u8s8").calibration.weight_ranges == "min-max"
 
 
 @pytest.mark.parametrize(

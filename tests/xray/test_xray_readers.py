@@ -3,6 +3,7 @@
 from collections import Counter
 from functools import partial
 
+import msgspec
 import onnx
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgecv import models, xray
 from edgecv.models import swin, vit
-from edgecv.xray import from_torch
+from edgecv.xray import costs, from_torch
 from edgecv.xray.graph import KINDS
 from edgecv_export import graph
 from edgecv_runtime import Normalization
@@ -52,6 +53,12 @@ def test_every_model_of_the_zoo(name):
     assert 2 * table.total.macs == flops(network, size)
     assert table.total.uncounted == {}
     assert {row.kind for row in table.rows} <= set(KINDS)
+    kept = msgspec.json.decode(costs.TABLE.read_bytes(), type=dict[str, xray.Cost])
+    assert (list(kept), kept[name]) == (
+        models.names(),
+        (table.total.macs, table.total.parameters, table.total.field),
+    ), 'python -c "from edgecv.xray import costs; costs.write()" writes the table anew'
+    assert xray.cost(name) == kept[name]
     if name in PUBLISHED_GMACS:
         assert round(table.total.macs / 1e9, 3) == pytest.approx(PUBLISHED_GMACS[name], abs=0.0011)
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from edgecv import models, xray
-from edgecv.xray import from_torch
+from edgecv.xray import costs, from_torch
 from edgecv.xray.console import cells
 from edgecv.xray.groups import Group
 from edgecv_runtime.errors import BadInput, ShapeError
@@ -113,7 +113,7 @@ def test_two_3x3_keep_the_field_of_a_5x5():
 
 
 def test_cost_of_the_zoo_allocates_no_weights():
-    macs, parameters, field = xray.cost("vgg16")
+    macs, parameters, field = costs.counted("vgg16")
     assert (macs, parameters) == (15_470_264_320, models.spec("vgg16").parameters)
     assert field.size == (212, 212)
 

@@ -23,7 +23,7 @@ from edgecv_export.qat import fake
 from edgecv_export.qat.norms import Normed
 from edgecv_export.qat.operators import OPERATORS, Operator
 from edgecv_export.wiring import Wiring
-from edgecv_runtime.errors import BadInput
+from edgecv_runtime.errors import BadInput, ComputationError
 
 PIXELS = ("Cast", "Transpose", "Mul", "Add")  # what an exported graph does before the network: see graph.Deployed
 LEARNED = {"LayerNormalization": (1, 2), "BatchNormalization": (1, 2)}  # beside the weights and biases of layers
@@ -163,10 +163,19 @@ class FakeQuantized(nn.Module):
 
 
 def write(network: FakeQuantized, setting: Setting, dialect: Dialect) -> bytes:
-    """The int8 file of a trained network, by the same writer as every other; setting: what the network was made of."""
+    """The int8 file of a trained network, by the same writer as every other; setting: what the network was made of.
+
+    Raises ComputationError when training drove a scale out of float32's normal numbers.
+    """
+    grids = network.grids()
+    tiny = np.finfo(np.float32).tiny
+    lost = {name: grid.scale for name, grid in grids.items() if not tiny <= grid.scale < np.inf}
+    if lost:
+        name = next(iter(lost))
+        raise ComputationError(f"the scale of '{name}' is {lost[name]:g} after training, {len(lost)} scales are lost")
     wiring = network.graph(setting.wiring)
     nodes = [wiring.nodes[node.name] for node in setting.nodes]
-    return qdq.write(wiring, nodes, network.grids() | weight_grids(wiring, nodes, "min-max"), dialect)
+    return qdq.write(wiring, nodes, grids | weight_grids(wiring, nodes, "min-max"), dialect)
 
 
 def _pixels(wiring: Wiring) -> list[Any]:

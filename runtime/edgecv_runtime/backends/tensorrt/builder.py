@@ -22,6 +22,8 @@ from typing import IO
 from edgecv_runtime.backends.tensorrt.build import Plan, build_here
 from edgecv_runtime.errors import ComputationError, EdgecvError
 
+ENDING_S = 10.0  # what a child that says no more may take to end
+
 # The paths are given too: a caller's may have been set by hand.
 _CHILD = "import sys; sys.path[:] = {path!r}; from {module} import main; main()"
 
@@ -49,6 +51,9 @@ def build_engine(
             with contextlib.suppress(BrokenPipeError), child.stdin:
                 pickle.dump((model, plan or Plan(), tuple(compute_capabilities), timing), child.stdin)
             engine = _listen(child.stdout)
+            if engine is None:  # its pipe closes before it has ended; how it ends is the reason
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(ENDING_S)
         finally:
             child.kill()
     if engine is None:
@@ -75,6 +80,9 @@ def main() -> None:
         answer = build_here(model, plan, compute_capabilities=compute_capabilities, timing=timing)
     except EdgecvError as exc:
         answer = exc
+    except Exception as exc:  # TensorRT's own, which may not be pickled
+        text = " ".join(f"{type(exc).__name__}: {exc}".split())
+        answer = ComputationError(f"{model}: TensorRT's builder failed: {text}")
     pickle.dump(answer, answers)
     answers.flush()
 
