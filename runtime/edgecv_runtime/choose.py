@@ -185,7 +185,9 @@ def _why_not(target: Target, manifest: Manifest, precision: str) -> str:
     if precision not in ("auto", executes):
         return f"it is {executes}"
     if target.backend in variant.withheld and target.hint == "float32":
-        return variant.withheld[target.backend]
+        elsewhere = manifest.judged_on not in ("", machine.this().key)
+        where = f" (judged on {manifest.judged_on}; run 'edgecv verify' and 'edgecv bench' here)" if elsewhere else ""
+        return variant.withheld[target.backend] + where
     if precision == "auto" and variant.precision != "float32":
         if manifest.judged_on != machine.this().key:
             return "not judged on this machine; run 'edgecv verify' and 'edgecv bench'"
@@ -227,7 +229,7 @@ def _digest(usable: list[Target], ask: Ask) -> str:
     facts = [
         machine.this().key,
         ask.goal.text,
-        [(each.key, each.sha256, each.threads, each.device, versions[each.backend]) for each in usable],
+        [(each.key, each.islands, each.sha256, each.threads, each.device, versions[each.backend]) for each in usable],
     ]
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
 

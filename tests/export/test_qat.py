@@ -169,6 +169,12 @@ def test_every_operator_has_a_case():
     assert {row[0] for row in CASES} == set(OPERATORS)
 
 
+@pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])
+def test_a_pooling_with_uneven_padding_is_refused_and_not_computed_otherwise(kind):
+    with pytest.raises(BadInput, match="padded by 0, 0, 1, 1 cannot be trained through"):
+        OPERATORS[kind]([torch.from_numpy(IMAGE)], {**POOL, "pads": [0, 0, 1, 1]})
+
+
 # The network and its file
 
 

@@ -155,6 +155,39 @@ def test_int8_that_was_judged_on_another_machine_waits_for_this_one(finished_cop
         assert "not judged on this machine; run 'edgecv verify' and 'edgecv bench'" in model.explain()
 
 
+def test_what_another_machine_withheld_is_refused_with_where_and_the_cure(finished_copy):
+    slow = {"onnxruntime": "slower than bf16", "openvino": "slower than bf16"}
+    offer(finished_copy, (), slow)
+    with rt.Bundle(finished_copy) as opened:
+        bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, judged_on="Some Jetson, 6 cores"))
+    cure = r"slower than bf16 \(judged on Some Jetson, 6 cores; run 'edgecv verify' and 'edgecv bench' here\)"
+    with pytest.raises(BadInput, match=cure):
+        rt.load(finished_copy, precision="int8")
+
+
+def test_a_measurement_is_not_taken_for_another_precision_of_the_islands(finished_copy, monkeypatch):
+    """The same file runs differently where what is not quantized is in bf16."""
+    calls = []
+    monkeypatch.setattr(
+        tuning,
+        "measure",
+        lambda some, _: calls.append(1) or [each.trial(p50_ms=1.0, frames_per_s=1.0) for each in some],
+    )
+    monkeypatch.setattr(OpenVinoBackend, "precisions", staticmethod(lambda *_: ("float32", "bf16")))
+    monkeypatch.setenv("EDGECV_CACHE", str(finished_copy.parent / "cache"))
+    for islands in ("float32", "float32", "bf16"):
+        offer(finished_copy, ("openvino",), {})
+        with rt.Bundle(finished_copy) as opened:
+            variants = tuple(
+                msgspec.structs.replace(each, islands=islands) if each.precision == "int8" else each
+                for each in opened.manifest.variants
+            )
+            bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=variants))
+        with rt.Bundle(finished_copy) as opened:
+            choose.for_bundle(opened, choose.Ask())
+    assert len(calls) == 2
+
+
 def test_float32_that_differs_from_pytorch_is_not_run(finished_copy):
     with rt.Bundle(finished_copy) as opened:
         wrong = {"onnxruntime": "differs from PyTorch", "openvino": "differs from PyTorch"}

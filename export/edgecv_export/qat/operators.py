@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgecv_runtime.errors import BadInput
+
 Inputs = list[Any]  # tensors, or None where an optional input is left out
 Attributes = Mapping[str, Any]
 Operator = Callable[[Inputs, Attributes], Tensor]
@@ -66,12 +68,20 @@ def _reduce_mean(inputs: Inputs, given: Attributes) -> Tensor:
     return mean
 
 
+def _padding(given: Attributes) -> tuple[int, int]:
+    """Of a pooling, which PyTorch pads by the same on opposite sides."""
+    top, left, bottom, right = given.get("pads", (0, 0, 0, 0))
+    if (top, left) != (bottom, right):
+        raise BadInput(f"a pooling padded by {top}, {left}, {bottom}, {right} cannot be trained through")
+    return top, left
+
+
 def _max_pool(inputs: Inputs, given: Attributes) -> Tensor:
     pooled: Tensor = F.max_pool2d(
         inputs[0],
         tuple(given["kernel_shape"]),
         tuple(given.get("strides", (1, 1))),
-        tuple(given.get("pads", (0, 0))[:2]),
+        _padding(given),
         tuple(given.get("dilations", (1, 1))),
         ceil_mode=bool(given.get("ceil_mode", 0)),
     )
@@ -83,7 +93,7 @@ def _average_pool(inputs: Inputs, given: Attributes) -> Tensor:
         inputs[0],
         tuple(given["kernel_shape"]),
         tuple(given.get("strides", (1, 1))),
-        tuple(given.get("pads", (0, 0))[:2]),
+        _padding(given),
         ceil_mode=bool(given.get("ceil_mode", 0)),
         count_include_pad=bool(given.get("count_include_pad", 0)),
     )
