@@ -118,9 +118,12 @@ class Search:
         return target
 
     def _better(self, leader: Target, other: Target) -> Target:
-        """Measure both in turn; the leader stays unless it is beaten by more than noise."""
-        self._try([leader, other])
-        return other if self._cost(other) < _MARGIN * self._cost(leader) else leader
+        """Measure both in turn; the leader stays unless it is beaten twice by more than noise."""
+        for _ in range(2):
+            self._try([leader, other])
+            if self._cost(other) >= _MARGIN * self._cost(leader):
+                return leader
+        return other
 
     def _cost(self, target: Target) -> float:
         return self._goal.cost(self.trials[target])
