@@ -121,7 +121,8 @@ def test_an_interrupt_ends_a_build_at_once(exported, monkeypatch):
     ],
 )
 def test_a_builder_that_crashes_is_an_error_here(exported, monkeypatch, last, said):
-    monkeypatch.setattr(builder, "_CHILD", f"import os, signal, sys; {last}; {builder._CHILD}")
+    no_core = "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))"  # a file of megabytes in the working folder
+    monkeypatch.setattr(builder, "_CHILD", f"import os, resource, signal, sys; {no_core}; {last}; {builder._CHILD}")
     with pytest.raises(ComputationError) as caught:
         build_engine(exported / "model.onnx", compute_capabilities=[(8, 9)])
     assert str(caught.value) == f"{exported / 'model.onnx'}: TensorRT's {said}"
