@@ -20,7 +20,7 @@ import numpy as np
 import study
 
 MODELS = ("mobilenet_v3_small", "mobilenet_v2")
-ROUNDS, SECONDS = 3, 5.0
+ROUNDS, SECONDS = 3, 3.0
 
 
 def benchmark_app(model: Path) -> float:

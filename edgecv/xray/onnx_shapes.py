@@ -56,7 +56,7 @@ def whole_shapes(model: Any) -> dict[str, tuple[int, ...]]:
 def _infer(model: Any, where: str) -> Any:
     try:
         return onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
-    except Exception as exc:
+    except Exception as exc:  # onnx documents none of what it raises
         raise ShapeError(f"{where}: shapes cannot be inferred: {str(exc).strip().splitlines()[0]}") from exc
 
 
@@ -103,7 +103,7 @@ def _run(model: Any, node: Any, feeds: Values) -> NDArray[Any] | None:
     opsets = [opset for opset in model.opset_import if not opset.domain]
     try:
         return np.asarray(ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, feeds)[0])
-    except Exception:
+    except Exception:  # nor what its reference operators raise for inputs that do not fit
         return None
 
 

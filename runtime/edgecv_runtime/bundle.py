@@ -35,6 +35,7 @@ class Bundle:
         """Open a bundle folder or a .edgecv archive and check every file; raises BundleError in one line."""
         self.path = Path(path)
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
+        self._golden: Golden | None = None
         self.root = self.path
         try:
             if self.path.is_file():
@@ -71,12 +72,14 @@ class Bundle:
         return records.decode(self.file(EVIDENCE).read_bytes(), Evidence, f"{self.path}/{EVIDENCE}", BundleError)
 
     def golden(self) -> Golden:
-        """The golden inputs with PyTorch's outputs; raises BundleError when the bundle has none."""
+        """The golden inputs with PyTorch's outputs, read once; raises BundleError when the bundle has none."""
         from edgecv_runtime import golden  # reading zip archives costs a start some 8 ms
 
         if GOLDEN not in self.manifest.files:
             raise BundleError(f"{self.path}: has no golden inputs; write it with 'edgecv export'")
-        return golden.read(self.file(GOLDEN), self.manifest, f"{self.path}/{GOLDEN}")
+        if self._golden is None:
+            self._golden = golden.read(self.file(GOLDEN), self.manifest, f"{self.path}/{GOLDEN}")
+        return self._golden
 
     def check_unchanged(self, name: str) -> None:
         """Raise BundleError when a file was exchanged since the bundle was opened.

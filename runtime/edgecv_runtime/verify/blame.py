@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class Case:
     reference: NDArray[np.float32]
     outputs: NDArray[np.float32] | None  # None: they were not finite
     golden: Golden
-    float_model: bytes
+    float_file: Path
 
     @cached_property
     def model(self) -> bytes:
@@ -207,7 +208,7 @@ def _diverging(case: Case) -> Node | None:
 
 def _losing(case: Case) -> Node | None:
     """The first node that quantization moved far from float."""
-    return trace.against_float(case.model, trace.tensors(case.float_model, case.feeds), case.inside)
+    return trace.against_float(case.model, trace.tensors(case.float_file.read_bytes(), case.feeds), case.inside)
 
 
 def _overflowing(case: Case) -> Node | None:

@@ -123,8 +123,8 @@ def explain(
 ) -> Finding | None:
     """Name the fault when outputs (None: not finite) are not what the reference's are; None when all is well."""
     golden = bundle.golden() if GOLDEN in bundle.manifest.files else Golden(frames[:0], reference[:0])
-    float_model = bundle.variant_file("float32").read_bytes()
-    return blame.name(Case(target, bundle.manifest, executed, frames, reference, outputs, golden, float_model))
+    float_file = bundle.variant_file("float32")
+    return blame.name(Case(target, bundle.manifest, executed, frames, reference, outputs, golden, float_file))
 
 
 def self_test(bundle: Bundle, target: Target, backend: backends.Backend) -> None:
