@@ -16,6 +16,7 @@ Ranges = Literal["min-max", "mean-min-max", "percentile", "entropy", "mse"]
 ESTIMATORS: tuple[Ranges, ...] = get_args(Ranges)
 BINS = 8192
 LEVELS = 256
+NARROWEST = BINS * float(np.finfo(np.float32).tiny)  # width of the histogram; below, bins per unit overflow float32
 COARSE = 4  # bins that "entropy" takes together: it compares shapes, and sparse bins have none
 PERCENTILE = 99.99
 # Shares of the full range that "entropy" and "mse" try.
@@ -129,15 +130,19 @@ class Statistics:
     ) -> tuple[float, float]:
         share = np.cumsum(counts) / counts.sum()
         tail = (100 - PERCENTILE) / 100 / (1 if symmetric else 2)
-        high = min(float(edges[np.searchsorted(share, 1 - tail, side="left") + 1]), max(self.high, -self.low))
+        low = float(edges[np.searchsorted(share, tail, side="right")])
+        high = float(edges[np.searchsorted(share, 1 - tail, side="left") + 1])
         if symmetric:
-            return -high, high
-        return max(float(edges[np.searchsorted(share, tail, side="right")]), self.low), min(high, self.high)
+            reach = min(high, max(self.high, -self.low))
+            return -reach, reach
+        # A value may have been rounded into the bin beside its own: the least and the largest seen have the last word.
+        low = min(max(low, self.low), self.high)
+        return low, min(max(high, low), self.high)
 
     def _widen(self, reach: float) -> None:
         """Double the histogram's width until it holds `reach`: bins 2i and 2i+1 become one, around the centre."""
         if not self.width and reach > 0:
-            self.width = reach
+            self.width = max(reach, NARROWEST)
             self.counts[BINS // 2] = self._zeros
         while reach > self.width:
             merged = self.counts.reshape(BINS // 2, 2).sum(axis=1)

@@ -144,6 +144,11 @@ def test_shapes_follow_from_size_classes_and_channels(name):
         assert logits.shape == ((2, 7) if spec.task == "classification" else (2, 7, *size))
 
 
+def test_fresh_weights_prefer_no_class(subject):
+    """A head that starts with large logits spends its first epochs on unlearning them."""
+    assert subject.trained.losses[0] < 2 * np.log(CLASSES)
+
+
 def test_learns(subject):
     assert subject.trained.losses[-1] < 0.99 * subject.trained.losses[0]
 
