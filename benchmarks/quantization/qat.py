@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from common import NORMALIZATION, Cifar, Subject, arguments, cifar10, outputs, score, write
 
-from edgecv import data, models
+from edgecv import data
 from edgecv.train import Augment, QuantizedTraining, TrainConfig, fit
 from edgecv_export.calibrate import sample
 from edgecv_export.dialects import DIALECTS
@@ -71,7 +71,7 @@ def trained(subject: Subject, workshop: Workshop, plan: Plan, images: Cifar, giv
     """The trained file, and how long that took; the epoch is chosen on training images that are held out."""
     dialect = DIALECTS[given.dialect]
     setting = workshop.setting(plan, dialect)
-    original = models.create(subject.name, classes=10, weights=str(subject.weights), in_channels=3)
+    original = subject.network()
     normed = norms.find(original, setting.wiring, torch.zeros(2, 3, subject.size, subject.size))
     found = data.load(data.DataConfig(source="cifar10", path=str(given.cifar10)))
     held = len(images.calibration) + len(images.check)

@@ -112,7 +112,10 @@ def test_int8_within_budget_and_faster_is_offered(finished):
     ("changes", "said"),
     [
         ({"accuracy": {"drop_points": 0.6}}, "loses 0.60 points of accuracy, the budget is 0.5"),
-        ({"latency": {"p50_ms": 1e6}, "accuracy": {"drop_points": 0}}, "slower than float32 \\(1000000.00 against"),
+        (
+            {"latency": {"p50_ms": 1e6}, "accuracy": {"drop_points": 0}},
+            "slower than (float32|bf16) \\(1000000.00 against",
+        ),
         ({"latency": None, "accuracy": {"drop_points": 0}}, "not measured here; run 'edgecv bench'"),
         ({"agreement": None}, "not verified; run 'edgecv verify'"),
         (
