@@ -38,11 +38,11 @@ RUNS = (
     Run("mobilenet_v3_small", 64, 10, 3e-3),
     Run("resnet18", 32, 8, 2e-3),
     Run("mobilenet_v2", 32, 8, 3e-3),
-    Run("efficientnet_lite0", 48, 6, 3e-3),
+    Run("efficientnet_lite0", 48, 4, 3e-3),
     Run("mobilenet_v3_large", 32, 8, 3e-3),
-    Run("efficientnet_b0", 48, 6, 3e-3),
+    Run("efficientnet_b0", 48, 4, 3e-3),
     Run("convnext_atto", 64, 6, 2e-3),
-    Run("vit_tiny", 64, 8, 1e-3),
+    Run("vit_tiny", 64, 4, 1e-3),
 )
 
 

@@ -99,10 +99,11 @@ def train_quantized(
             cure = re.sub(r"train\.(lr|warmup_epochs)", r"quantize.train.\1", str(exc))
             raise ComputationError(f"quantize.train in {dialect}: {cure}") from exc
         laboratory = Laboratory(manifest, source, check, labels)
-        before = laboratory.measure(plan, opened.variant_file(dialect).read_bytes())
+        known = opened.variant_file(dialect).read_bytes()
         try:
             content = write(model.cpu(), setting, DIALECTS[dialect])
-            after = laboratory.measure(plan, content)
+            times = laboratory.times([known, content])
+            before, after = (laboratory.measure(plan, *each) for each in zip((known, content), times, strict=True))
         except EdgecvError as exc:  # scales beyond what float32 or a backend's int8 kernels can hold
             raise ComputationError(
                 f"quantize.train in {dialect}: the trained file does not run; "

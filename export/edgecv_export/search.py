@@ -13,7 +13,7 @@ from edgecv_export.passes import CORRECTIONS, FLOAT_PASSES
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.quantize_config import QuantizeConfig
-from edgecv_export.trial import Book, Laboratory, Trial
+from edgecv_export.trial import TIE, Book, Laboratory, Trial
 from edgecv_runtime.manifest import Budget
 
 # How many of the most sensitive layers stay in float, one after the other.
@@ -73,19 +73,34 @@ class Search:
         known = self._sensitivities.get(chosen.placement, {}) if chosen.plan.islands else {}
         return Found(trials, chosen, bool(kept), known, self._stopped)
 
-    def _first_trials(self) -> list[Trial]:
+    def _first_plans(self) -> Iterator[Plan]:
         """Every placement once; placements that give the same nodes here are one."""
         passes = tuple(name for name in ("bias",) if name in self._config.passes)
         seen: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
-        firsts = []
         for placement in self._config.placements:
             plan = Plan(placement, self._config.ranges[0], self._config.weight_ranges[0], passes)
             setting = self._workshop.setting(plan)
             shape = (tuple(node.name for node in setting.nodes), tuple(sorted(setting.grids)))
             if shape not in seen:
                 seen.add(shape)
-                firsts.append(self._try(plan))
-        return [trial for trial in firsts if trial is not None]
+                yield plan
+
+    def _first_trials(self) -> list[Trial]:
+        """The placements, timed in turn: their order decides what is rescued."""
+        contents: dict[Plan, bytes] = {}
+        for plan in self._first_plans():
+            trial = self._book.trial(plan)
+            if trial is not None:
+                self._trials[plan] = trial
+                continue
+            content = self._made(plan, f"try {plan.name}", needed=not self._trials and not contents)
+            if content is not None:
+                contents[plan] = content
+        times = self._laboratory.times(list(contents.values()))
+        for (plan, content), taken in zip(contents.items(), times, strict=True):
+            self._trials[plan] = self._laboratory.measure(plan, content, taken)
+            self._book.add(plan, self._trials[plan])
+        return list(self._trials.values())
 
     def _rescue(self, first: Trial) -> None:
         """Improve one placement: cheap steps, then dear ones until the budget is kept."""
@@ -157,14 +172,15 @@ class Search:
             content = self._made(plan, f"try {plan.name}")
             if content is None:
                 return None
-            trial = self._laboratory.measure(plan, content, timed)
+            times = (timed.p50_ms, timed.p99_ms) if timed else self._laboratory.times([content])[0]
+            trial = self._laboratory.measure(plan, content, times)
             self._book.add(plan, trial)
         self._trials[plan] = trial
         return trial
 
-    def _made(self, plan: Plan, why: str) -> bytes | None:
-        """A plan's file; None when the time is over before it is finished. The first one has all the time it needs."""
-        tick = self._deadline.check if self._trials else unbounded
+    def _made(self, plan: Plan, why: str, needed: bool = False) -> bytes | None:
+        """A plan's file; None when the time is over before it is finished, unless it is needed whatever it takes."""
+        tick = unbounded if needed else self._deadline.check
         try:
             tick()
             self._progress(why)
@@ -189,5 +205,5 @@ class Search:
     def _best(self, kept: list[Trial]) -> Trial:
         """Of the trials that are as fast as the fastest, the closest to float32."""
         least = min(trial.cost(self._config.goal) for trial in kept)
-        fast = [trial for trial in kept if trial.cost(self._config.goal) <= least * 1.02]
+        fast = [trial for trial in kept if trial.cost(self._config.goal) <= least * TIE]
         return min(fast, key=lambda trial: trial.agreement.kl)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import math
 import statistics
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +28,9 @@ from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
 
 Logits = NDArray[np.float32]
-SECONDS = 0.25
-# Backends within this factor of the fastest count as equally fast.
+Times = tuple[dict[str, float], dict[str, float]]  # median and 99th percentile in milliseconds, by backend
+SECONDS, ROUNDS = 0.25, 3
+# What is within this factor of the fastest counts as equally fast.
 TIE = 1.05
 # What bf16 must gain, and by how much its divergence may exceed that of float32.
 GAIN, CLOSE = 1.03, 1.2
@@ -80,13 +83,13 @@ class Laboratory:
         self._check = check
         self._labels = labels
         content = source.read_bytes()
-        self.float_ms, self._float_p99 = self.times(content)
+        ((self.float_ms, self._float_p99),) = self.times([content])
         self.reference = self.outputs(content, self.float_ms)
         self.bf16_ms = self._bf16(content)
 
-    def measure(self, plan: Plan, content: bytes, timed: Trial | None = None) -> Trial:
-        """Score a file, and time it unless a trial of the same operators is given."""
-        p50_ms, p99_ms = (timed.p50_ms, timed.p99_ms) if timed else self.times(content)
+    def measure(self, plan: Plan, content: bytes, times: Times) -> Trial:
+        """Score a file; `times` are its own, or those of a file of the same operators."""
+        p50_ms, p99_ms = times
         agreement, scored = self._scored(self.outputs(content, p50_ms))
         return Trial(plan, agreement, scored, p50_ms, p99_ms, len(content))
 
@@ -117,19 +120,33 @@ class Laboratory:
             finally:
                 backend.close()
 
-    def times(self, content: bytes) -> tuple[dict[str, float], dict[str, float]]:
-        """Median and 99th percentile of the milliseconds at batch 1, on every backend here that takes the file."""
-        samples = {}
-        with _File(content) as file:
-            for name in backends.available():
-                try:
-                    samples[name] = self._samples(file, name, "float32")
-                except ModelFileError:
-                    continue  # this backend does not take the dialect; `verify` will say why
-        if not samples:
+    def times(self, contents: Sequence[bytes]) -> list[Times]:
+        """Milliseconds of each file at batch 1, on every backend here that takes it.
+
+        The files take turns, every second round in reverse, so that what else the machine does meets all alike.
+        """
+        samples: list[dict[str, list[float]]] = [{} for _ in contents]
+        for name in backends.available():
+            with contextlib.ExitStack() as stack:
+                calls = {}
+                for index, content in enumerate(contents):
+                    file = stack.enter_context(_File(content))
+                    with contextlib.suppress(ModelFileError):  # `verify` will say why it does not take the dialect
+                        calls[index] = stack.enter_context(self._running(file, name, "float32"))
+                        calls[index]()
+                        samples[index][name] = []
+                for turn in range(ROUNDS):
+                    for index in sorted(each for each in calls if name in samples[each])[:: 1 if turn % 2 == 0 else -1]:
+                        samples[index][name] += times_ms(calls[index], SECONDS / ROUNDS)
+        if not all(samples):
             raise BackendUnavailable("no backend here runs the quantized file: pip install 'edgecv[onnxruntime]'")
-        medians = {name: statistics.median(each) for name, each in samples.items()}
-        return medians, {name: float(np.percentile(each, 99)) for name, each in samples.items()}
+        return [
+            (
+                {name: statistics.median(each) for name, each in found.items()},
+                {name: float(np.percentile(each, 99)) for name, each in found.items()},
+            )
+            for found in samples
+        ]
 
     def _bf16(self, content: bytes) -> dict[str, float]:
         """Median milliseconds of the float32 file in bf16, on the backends that take it and keep the budget in bf16."""
@@ -147,9 +164,15 @@ class Laboratory:
         return verify.agreement(self.reference, outputs, "float32 on check images"), scored
 
     def _samples(self, file: Path, name: str, precision: Precision) -> list[float]:
+        with self._running(file, name, precision) as call:
+            return times_ms(call, SECONDS)
+
+    @contextlib.contextmanager
+    def _running(self, file: Path, name: str, precision: Precision) -> Iterator[Callable[[], object]]:
+        """A file, opened: what runs its first check image."""
         backend = backends.get(name)(file, Options(precision=precision))
         try:
-            return times_ms(partial(backend.run, {INPUT: np.ascontiguousarray(self._check[:1])}), SECONDS)
+            yield partial(backend.run, {INPUT: np.ascontiguousarray(self._check[:1])})
         finally:
             backend.close()
 

@@ -134,6 +134,9 @@ class Table:
     def make(self, plan, **_):
         return b""
 
+    def times(self, contents):
+        return [({}, {}) for _ in contents]
+
     def measure(self, plan, *_):
         self.measured.append(plan.name)
         return made(plan, *self.results[plan.name])
