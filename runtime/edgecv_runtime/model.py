@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgecv_runtime import backends, choose, machine, onnxfile, tasks
 from edgecv_runtime.backends import DEFAULT_DEVICE, Backend, Executed, Tensors
-from edgecv_runtime.bundle import ARCHIVE_SUFFIX, MANIFEST, Bundle
+from edgecv_runtime.bundle import ARCHIVE_SUFFIX, MANIFEST, Bundle, open_during
 from edgecv_runtime.choose import Ask, Target
 from edgecv_runtime.errors import (
     BadInput,
@@ -30,6 +29,7 @@ from edgecv_runtime.goals import Goal
 from edgecv_runtime.inputs import Input, check_feeds, check_matches, fitting
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess, import_cv2
+from edgecv_runtime.records import Record
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from edgecv_runtime.workers import Workers
 
 
-@dataclass(frozen=True)
-class Info:
+class Info(Record, frozen=True):
     """What a loaded model is: its variant and backend, and the precision that executes (not the one asked for)."""
 
     name: str
@@ -105,13 +104,9 @@ def load_bundle(source: Path, ask: Ask, *, self_test: bool = False) -> Model:
     """Load a bundle as it was asked for; `load` and `edgecv tune` do.
 
     Libraries are imported while the files are hashed: neither needs the interpreter much, and both take milliseconds.
+    The imports stay in this thread: what they allocate in another one, glibc maps page by page.
     """
-    importing = threading.Thread(target=_import_libraries, args=(ask.backend,))
-    importing.start()
-    try:
-        bundle = Bundle(source)
-    finally:
-        importing.join()
+    bundle = open_during(source, lambda: _import_libraries(ask.backend))
     try:
         model = of_target(bundle, choose.for_bundle(bundle, ask))
         if self_test:

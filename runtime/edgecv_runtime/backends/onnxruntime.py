@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from edgecv_runtime import files, machine, onnxfile
 from edgecv_runtime.backends import DEFAULT_DEVICE, UNKNOWN, Executed, Options, Tensors, summarize
 from edgecv_runtime.errors import BackendUnavailable, BadInput, Closed, ComputationError, ModelFileError, Unavailable
 from edgecv_runtime.manifest import Precision
+from edgecv_runtime.records import Record
 
 # Operators of the optimized graph that do the work, and the precision that each runs in.
 _LAYERS = {
@@ -37,8 +37,7 @@ _LAYERS = {
 }
 
 
-@dataclass(frozen=True)
-class Provider:
+class Provider(Record, frozen=True):
     """An execution provider: its name, its options for (what follows the device's colon, threads), what it needs."""
 
     name: str
