@@ -6,8 +6,7 @@ or the new one, never a mix.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -105,27 +104,6 @@ class Bundle:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def open_during(path: Path, work: Callable[[], None]) -> Bundle:
-    """Open a bundle in a thread of its own while this one works; raises as `Bundle` does, when the work is done."""
-    found: list[Bundle | Exception] = []
-
-    def read() -> None:
-        try:
-            found.append(Bundle(path))
-        except Exception as exc:  # raised below, whatever it is
-            found.append(exc)
-
-    reading = threading.Thread(target=read)
-    reading.start()
-    try:
-        work()
-    finally:
-        reading.join()
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return found[0]
 
 
 def write(path: str | Path, manifest: Manifest, content: Mapping[str, bytes | Path]) -> None:

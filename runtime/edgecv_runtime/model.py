@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgecv_runtime import backends, choose, machine, onnxfile, tasks
 from edgecv_runtime.backends import DEFAULT_DEVICE, Backend, Executed, Tensors
-from edgecv_runtime.bundle import ARCHIVE_SUFFIX, MANIFEST, Bundle, open_during
+from edgecv_runtime.bundle import ARCHIVE_SUFFIX, MANIFEST, Bundle
 from edgecv_runtime.choose import Ask, Target
 from edgecv_runtime.errors import (
     BadInput,
@@ -28,7 +27,7 @@ from edgecv_runtime.errors import (
 from edgecv_runtime.goals import Goal
 from edgecv_runtime.inputs import Input, check_feeds, check_matches, fitting
 from edgecv_runtime.manifest import TensorSpec
-from edgecv_runtime.preprocess import Image, Normalization, Preprocess, import_cv2
+from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 from edgecv_runtime.records import Record
 
 if TYPE_CHECKING:
@@ -101,12 +100,8 @@ def load(
 
 
 def load_bundle(source: Path, ask: Ask, *, self_test: bool = False) -> Model:
-    """Load a bundle as it was asked for; `load` and `edgecv tune` do.
-
-    Libraries are imported while the files are hashed: neither needs the interpreter much, and both take milliseconds.
-    The imports stay in this thread: what they allocate in another one, glibc maps page by page.
-    """
-    bundle = open_during(source, lambda: _import_libraries(ask.backend))
+    """Load a bundle as it was asked for; `load` and `edgecv tune` do."""
+    bundle = Bundle(source)
     try:
         model = of_target(bundle, choose.for_bundle(bundle, ask))
         if self_test:
@@ -115,15 +110,6 @@ def load_bundle(source: Path, ask: Ask, *, self_test: bool = False) -> Model:
     except BaseException:
         bundle.close()
         raise
-
-
-def _import_libraries(backend: str) -> None:
-    """What is missing is said where it is used."""
-    with suppress(EdgecvError):
-        import_cv2()
-    with suppress(EdgecvError):
-        if backend != "auto":
-            backends.get(backend).probe()
 
 
 def of_target(bundle: Bundle, target: Target) -> Model:
