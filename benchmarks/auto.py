@@ -10,7 +10,6 @@ search's own measurements. Adds to benchmarks/results/auto.json and writes bench
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import statistics
 from pathlib import Path
 
@@ -84,8 +83,7 @@ def study_model(name: str, goals: list[str]) -> list[dict[str, object]]:
 
 
 def described(target: Target) -> str:
-    plain = dataclasses.asdict(target)
-    return f"{target.key} [" + ", ".join(f"{knob} {plain[knob]}" for knob in ("threads", "streams", "batch")) + "]"
+    return f"{target.key} [threads {target.threads}, streams {target.streams}, batch {target.batch}]"
 
 
 def main() -> None:

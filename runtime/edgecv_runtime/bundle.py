@@ -6,7 +6,6 @@ or the new one, never a mix.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -228,6 +227,7 @@ def _unpack(path: Path, folder: Path) -> None:
     """Unpack an archive of plain file names into an empty folder; refuses everything else a zip file can hold."""
     import shutil
     import zipfile
+    import zlib
 
     try:
         with zipfile.ZipFile(path) as archive:

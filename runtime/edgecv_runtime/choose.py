@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +39,7 @@ class Ask(Record, frozen=True):
             raise BadInput(f"threads must be at least 0, got {self.threads}")
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Record, frozen=True):
     """One way to run a model: an ONNX file, a backend, the precision of what is not quantized, and its settings.
 
     streams: calls that compute at once, 0 for as many as the backend likes. batch: frames a call of `Model.map`.
@@ -204,14 +201,14 @@ def _pick(usable: list[Target], spec: TensorSpec, rejected: list[str], ask: Ask)
     if memory is None or best is None:
         open_choice = len(usable) > 1 and "auto" in (ask.backend, ask.precision)
         if not ask.tune and not open_choice:
-            best = dataclasses.replace(min(usable, key=_preference), streams=1 if ask.goal.is_latency else 0)
-            return dataclasses.replace(best, reasons=(f"{best.key}: what was asked for", *rejected))
+            best = msgspec.structs.replace(min(usable, key=_preference), streams=1 if ask.goal.is_latency else 0)
+            return msgspec.structs.replace(best, reasons=(f"{best.key}: what was asked for", *rejected))
         best, memory = _measured(usable, spec, ask)
         tuning.remember(digest, memory)
     ranked = sorted(memory.trials, key=ask.goal.cost)
     tried = [_sentence(trial, usable) for trial in ranked]
     why = f"{_named(memory.best, best)}: the best found here for {ask.goal.text}"
-    return dataclasses.replace(best, reasons=(why, *tried, *rejected))
+    return msgspec.structs.replace(best, reasons=(why, *tried, *rejected))
 
 
 def _measured(usable: list[Target], spec: TensorSpec, ask: Ask) -> tuple[Target, Memory]:
@@ -238,7 +235,7 @@ def _target_of(trial: Trial, known: list[Target]) -> Target | None:
     """The target that a trial measured, with its settings; None when it is no longer among those that may run."""
     for target in known:
         if (target.variant, target.backend, target.hint) == (trial.variant, trial.backend, trial.hint):
-            return dataclasses.replace(target, threads=trial.threads, streams=trial.streams, batch=trial.batch)
+            return msgspec.structs.replace(target, threads=trial.threads, streams=trial.streams, batch=trial.batch)
     return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,10 @@ from edgecv_runtime import onnxfile
 from edgecv_runtime.errors import BadInput, BundleError, ModelFileError, ShapeError
 from edgecv_runtime.manifest import Manifest, TensorSpec
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
+from edgecv_runtime.records import Record
 
 
-@dataclass(frozen=True)
-class Input:
+class Input(Record, frozen=True):
     """From frames to the network's input tensor: uint8 NHWC for our own graphs, float32 NCHW for others'."""
 
     spec: TensorSpec

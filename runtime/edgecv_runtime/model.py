@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +27,8 @@ from edgecv_runtime.errors import (
 from edgecv_runtime.goals import Goal
 from edgecv_runtime.inputs import Input, check_feeds, check_matches, fitting
 from edgecv_runtime.manifest import TensorSpec
-from edgecv_runtime.preprocess import Image, Normalization, Preprocess, import_cv2
+from edgecv_runtime.preprocess import Image, Normalization, Preprocess
+from edgecv_runtime.records import Record
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -37,8 +36,7 @@ if TYPE_CHECKING:
     from edgecv_runtime.workers import Workers
 
 
-@dataclass(frozen=True)
-class Info:
+class Info(Record, frozen=True):
     """What a loaded model is: its variant and backend, and the precision that executes (not the one asked for)."""
 
     name: str
@@ -102,16 +100,8 @@ def load(
 
 
 def load_bundle(source: Path, ask: Ask, *, self_test: bool = False) -> Model:
-    """Load a bundle as it was asked for; `load` and `edgecv tune` do.
-
-    Libraries are imported while the files are hashed: neither needs the interpreter much, and both take milliseconds.
-    """
-    importing = threading.Thread(target=_import_libraries, args=(ask.backend,))
-    importing.start()
-    try:
-        bundle = Bundle(source)
-    finally:
-        importing.join()
+    """Load a bundle as it was asked for; `load` and `edgecv tune` do."""
+    bundle = Bundle(source)
     try:
         model = of_target(bundle, choose.for_bundle(bundle, ask))
         if self_test:
@@ -120,15 +110,6 @@ def load_bundle(source: Path, ask: Ask, *, self_test: bool = False) -> Model:
     except BaseException:
         bundle.close()
         raise
-
-
-def _import_libraries(backend: str) -> None:
-    """What is missing is said where it is used."""
-    with suppress(EdgecvError):
-        import_cv2()
-    with suppress(EdgecvError):
-        if backend != "auto":
-            backends.get(backend).probe()
 
 
 def of_target(bundle: Bundle, target: Target) -> Model:

@@ -6,13 +6,14 @@ out of the folder), so these checks are made here, the same for every backend. F
 
 from __future__ import annotations
 
+import mmap
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from edgecv_runtime.errors import ModelFileError
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.protobuf import fields, integer, message, text
+from edgecv_runtime.records import Record
 
 IR_VERSIONS = range(3, 14)
 OPSETS = range(7, 27)
@@ -37,8 +38,7 @@ _OTHER_KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class OnnxHeader:
+class OnnxHeader(Record, frozen=True):
     """The outside of a model: versions, inputs and outputs, metadata, operators by type, external data files."""
 
     ir_version: int
@@ -53,16 +53,19 @@ class OnnxHeader:
 
 
 def read(path: str | Path) -> OnnxHeader:
-    """Read and check an ONNX file's outside.
+    """Read and check an ONNX file's outside; the weights inside stay on the disk.
 
     Raises ModelFileError in one line when it is missing, truncated, of another kind, of an IR version or opset out
     of range, with custom operators, or with external data that is missing or lies outside the file's folder.
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as exc:
         raise ModelFileError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:  # nothing to map
+        raise ModelFileError(f"{path}: the file is empty") from exc
     header = parse(data, str(path))
     _check_versions(header, str(path))
     for location, size in header.external.items():
@@ -70,12 +73,13 @@ def read(path: str | Path) -> OnnxHeader:
     return header
 
 
-def parse(data: bytes, where: str) -> OnnxHeader:
+def parse(data: bytes | mmap.mmap, where: str) -> OnnxHeader:
     """Read the outside of a serialized model; raises ModelFileError that says what the bytes are instead."""
     if not data:
         raise ModelFileError(f"{where}: the file is empty")
+    head = data[:64].lstrip()
     for start, kind in _OTHER_KINDS.items():
-        if data.lstrip()[: len(start)] == start:
+        if head.startswith(start):
             raise ModelFileError(f"{where}: not an ONNX file but {kind}")
     if data[4:8] == b"TFL3":
         raise ModelFileError(f"{where}: not an ONNX file but a TensorFlow Lite model")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +54,7 @@ def remember(digest: str, memory: Memory) -> None:
 def start(target: Target, goal: Goal) -> Target:
     """The settings a search starts from: one call at a time for latency, else a stream for each core."""
     streams = 1 if goal.is_latency else target.threads or machine.this().cores
-    return dataclasses.replace(target, streams=streams, batch=1)
+    return msgspec.structs.replace(target, streams=streams, batch=1)
 
 
 def settings(target: Target) -> list[Target]:
@@ -63,7 +62,7 @@ def settings(target: Target) -> list[Target]:
     cores = machine.this().cores
     sizes = [2**power for power in range(cores.bit_length()) if 2**power < cores]
     return [
-        dataclasses.replace(target, threads=threads, streams=streams, batch=batch)
+        msgspec.structs.replace(target, threads=threads, streams=streams, batch=batch)
         for threads in ([target.threads] if target.threads else [0, *reversed(sizes)])  # 0: all of them
         for streams in [*sizes, cores]
         if streams <= (threads or cores)
@@ -106,7 +105,8 @@ class Search:
     def _climb(self, target: Target) -> Target:
         """Streams decide most, then batch, then threads."""
         for knob in ("threads",) if self._goal.is_latency else ("streams", "batch", "threads"):
-            line = [each for each in self._grid if dataclasses.replace(each, **{knob: getattr(target, knob)}) == target]
+            here = {knob: getattr(target, knob)}
+            line = [each for each in self._grid if msgspec.structs.replace(each, **here) == target]
             at = line.index(target)
             for steps in (line[at + 1 :], line[:at][::-1]):
                 for step in steps:

@@ -13,7 +13,9 @@ from edgecv_runtime.errors import BackendUnavailable, BadInput
 def offer(path, backends, withheld):
     with rt.Bundle(path) as opened:
         variants = tuple(
-            msgspec.structs.replace(each, backends=backends, withheld=withheld) if each.precision == "int8" else each
+            msgspec.structs.replace(each, backends=backends, withheld=withheld)
+            if each.precision == "int8"
+            else msgspec.structs.replace(each, hints={})  # bf16 was faster or not, as the machine's load would have it
             for each in opened.manifest.variants
         )
         bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=variants))
@@ -193,7 +195,7 @@ def test_float32_that_differs_from_pytorch_is_not_run(finished_copy):
     with rt.Bundle(finished_copy) as opened:
         wrong = {"onnxruntime": "differs from PyTorch", "openvino": "differs from PyTorch"}
         variants = tuple(
-            msgspec.structs.replace(each, withheld=wrong, backends=()) for each in opened.manifest.variants
+            msgspec.structs.replace(each, withheld=wrong, backends=(), hints={}) for each in opened.manifest.variants
         )
         bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=variants))
     for precision in ("auto", "float32"):

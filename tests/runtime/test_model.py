@@ -119,13 +119,13 @@ def test_map_also_takes_tensors(busy):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_an_error_comes_with_its_frame(exported, photos, batch):
-    import dataclasses
+    import msgspec
 
     from edgecv_runtime.choose import Ask, for_bundle
     from edgecv_runtime.model import of_target
 
     bundle = rt.Bundle(exported)
-    target = dataclasses.replace(for_bundle(bundle, Ask(backend="onnxruntime")), batch=batch)
+    target = msgspec.structs.replace(for_bundle(bundle, Ask(backend="onnxruntime")), batch=batch)
     frames = [photos[0], np.zeros((4, 4), np.uint8), photos[1], photos[0]]
     with of_target(bundle, target) as model:
         found = list(model.map(frames, errors=True))

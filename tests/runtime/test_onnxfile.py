@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import onnx
 import pytest
@@ -67,6 +69,22 @@ def test_other_kinds_of_files_are_named(content, said, tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ModelFileError, match=r"none\.onnx: cannot be read: No such file"):
         onnxfile.read(tmp_path / "none.onnx")
+
+
+def test_weights_are_not_read_into_memory(tmp_path):
+    """A device with 512 MB looks at the outside of a model of 300 MB without holding it twice."""
+    model, weights = make_model(), np.ones((4 << 20,), np.float32)
+    model.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT, weights.shape, weights.tobytes(), True))
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    tracemalloc.start()
+    try:
+        header = onnxfile.read(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [spec.name for spec in header.inputs] == ["x"]
+    assert peak < path.stat().st_size / 16
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])

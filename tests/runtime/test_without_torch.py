@@ -59,6 +59,22 @@ assert not heavy, heavy
     run(script)
 
 
+def test_a_start_imports_nothing_that_it_does_not_use(exported):
+    """What each of these costs is a share of every start; numpy, OpenCV and ONNX Runtime may import what they like."""
+    script = """
+import cv2, msgspec, numpy, onnxruntime
+theirs = set(sys.modules)
+import edgecv_runtime as rt
+with rt.load(sys.argv[1], backend="onnxruntime") as model:
+    model(numpy.zeros((480, 640, 3), numpy.uint8)).label
+slow = "concurrent ctypes dataclasses difflib importlib.metadata json logging shutil subprocess tempfile zipfile"
+own = "golden onnxgraph workers verify bench stream backends.openvino backends.tensorrt backends.echo"
+unused = {*slow.split(), *(f"edgecv_runtime.{name}" for name in own.split())} & (set(sys.modules) - theirs)
+assert not unused, unused
+"""
+    run(script, exported)
+
+
 def test_without_opencv_a_frame_says_what_to_install(exported):
     script = """
 BLOCKED.add("cv2")

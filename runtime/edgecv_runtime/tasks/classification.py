@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,10 @@ from edgecv_runtime.backends import Tensors
 from edgecv_runtime.errors import BadInput, InvalidOutput
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.preprocess import Image
+from edgecv_runtime.records import Record
 
 
-@dataclass(frozen=True)
-class Guess:
+class Guess(Record, frozen=True):
     """One label with its score in 0..1 and its index among the classes."""
 
     label: str
@@ -23,8 +22,7 @@ class Guess:
     index: int
 
 
-@dataclass(frozen=True)
-class Classification:
+class Classification(Record, frozen=True):
     """The result for one frame: `scores` (C,) float32 sum to 1, `labels` name them."""
 
     scores: NDArray[np.float32]
