@@ -10,6 +10,8 @@ from edgecv_export.dialects import DIALECTS
 from edgecv_export.passes import FLOAT_PASSES
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.wiring import Wiring
+from edgecv_runtime import backends
+from edgecv_runtime.backends import Options
 from tests.export.test_passes import run
 
 PIXELS = """
@@ -168,3 +170,30 @@ def test_layers_that_share_weights_stay_int8_when_each_is_rounded_by_itself(fram
     makers = {output: node.op_type for node in nodes for output in node.output}
     weights = [node.input[1] for node in nodes if node.op_type in ("Conv", "Gemm")]
     assert [makers.get(name) for name in weights] == ["DequantizeLinear"] * 4
+
+
+def nearly_dead():
+    """Channels that training has given up: next to no weights, or none, and a bias that still counts."""
+    weights = normal(8, 8, 3, 3)
+    for channel, factor in ((1, 1e-12), (2, 1e-30), (3, 1e-44), (4, 0)):
+        weights[channel] *= np.float32(factor)
+    return graph(
+        "a = Relu(first) \n b = Conv(a, dying, bias) \n last = Relu(b)" + MEAN + HEAD,
+        dying=weights,
+        bias=np.array([0.1, 0.7, 0.6, 0.5, 0.9, 0.3, -0.2, 0.1], np.float32),
+    )
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_channel_with_next_to_no_weights_keeps_its_bias(name, backend, frames, tmp_path):
+    """Its int32 bias, in steps of its weights', would need more than 32 bits; backends quantize a float one alike."""
+    model, path = nearly_dead(), tmp_path / "model.onnx"
+    path.write_bytes(Workshop(model, sample(frames)).make(Plan("all"), DIALECTS[name]))
+    opened = backends.get(backend)(path, Options())
+    (got,) = opened.run({"image": frames}).values()
+    opened.close()
+    wanted = run(model, frames)
+    assert np.abs(got - wanted).mean() < 0.05 * wanted.std()
+    steps = [numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer if each.name.endswith(":scale")]
+    assert min(step.min() for step in steps) >= np.finfo(np.float32).tiny
