@@ -37,7 +37,7 @@ class Layer:
 
 
 class Wiring:
-    """A copy of a model in which every node has a name and every layer weights of its own; constants are initializers."""
+    """A copy of a model: each node has a name of its own, each layer weights of its own, constants are initializers."""
 
     def __init__(self, model: Any) -> None:
         self.model = copy.deepcopy(model)
