@@ -13,7 +13,7 @@ FAR, SMALL = 2.0, 4.0
 
 
 def warnings(opened: Bundle, images: Image) -> list[str]:
-    """A warning when images (N, H, W, C) differ from the golden inputs in brightness, colour, contrast or smoothness."""
+    """A warning when images (N, H, W, C) differ from the golden ones in brightness, colour, contrast or smoothness."""
     if GOLDEN not in opened.manifest.files:
         return []
     what, distance = farthest(images, opened.golden().images)
