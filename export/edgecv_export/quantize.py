@@ -32,13 +32,15 @@ LOOKED_AT = 64  # how many calibration images are looked at as images
 class Quantized:
     """The outcome: what the search found, and milliseconds of float32 and of a bf16 that keeps the budget, by backend.
 
-    left_in_float: operators of the chosen file that stay in float, by type. warnings: one line each.
+    left_in_float: operators of the chosen file that stay in float, by type. errors: of its layers' outputs, see
+    `Workshop.errors`. warnings: one line each.
     """
 
     found: Found
     float_ms: dict[str, float]
     bf16_ms: dict[str, float]
     left_in_float: dict[str, int]
+    errors: dict[str, float]
     warnings: tuple[str, ...]
 
     @property
@@ -93,10 +95,10 @@ def quantize(
         laboratory = Laboratory(msgspec.structs.replace(opened.manifest, budget=budget), source, check, labels)
         subject = [opened.sha256("float32"), digest(calibration, check, labels)]
         found = Search(workshop, laboratory, Book(book, *subject), budget, config, progress).run()
+        errors = workshop.errors(found.chosen.plan)
         _add(opened, workshop, laboratory, found.chosen, config.dialects, budget)
-    return Quantized(
-        found, laboratory.float_ms, laboratory.bf16_ms, workshop.floats(found.chosen.plan), tuple(warnings)
-    )
+    left = workshop.floats(found.chosen.plan)
+    return Quantized(found, laboratory.float_ms, laboratory.bf16_ms, left, errors, tuple(warnings))
 
 
 def _divided(images: Images, check: Image | None, config: QuantizeConfig) -> tuple[Sample, Image]:

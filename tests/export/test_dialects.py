@@ -9,6 +9,7 @@ from edgecv_export import fp16
 from edgecv_export.calibrate import sample
 from edgecv_export.dialects import DIALECTS, activation_grid, weight_grid
 from edgecv_export.graph import Deployed, to_onnx
+from edgecv_export.passes import FLOAT_PASSES
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.wiring import Wiring
@@ -17,6 +18,7 @@ from edgecv_runtime.backends import Options
 from edgecv_runtime.backends.tensorrt.builder import build_engine
 from edgecv_runtime.backends.tensorrt.network import read_network
 from edgecv_runtime.errors import BadInput, ComputationError
+from edgecv_runtime.verify import trace
 from tests.conftest import NORMALIZATION
 from tests.export.test_passes import run
 
@@ -82,6 +84,22 @@ def test_backends_compute_what_the_simulated_model_computes(workshop, digits, tm
     opened.close()
     assert np.abs(got - simulated).mean() < 0.1 * np.abs(simulated - floats).mean()
     assert (got.argmax(1) == simulated.argmax(1)).mean() > 0.95
+
+
+@pytest.mark.parametrize("passes", [("bias",), ("equalize", "adaround", "full-bias")], ids="+".join)
+def test_the_errors_of_layers_are_those_of_the_file(workshop, digits, passes, monkeypatch):
+    """Oracle: the tensors inside the file and inside the float graph after its float passes, in ONNX Runtime."""
+    monkeypatch.setattr("edgecv_export.passes.adaround.STEPS", 10)
+    plan = Plan("layers", passes=passes)
+    found = workshop.errors(plan)
+    floats, _ = workshop.form(tuple(name for name in FLOAT_PASSES if name in passes))
+    feeds = {"image": digits[0][:32]}
+    wanted = trace.tensors(floats.model.SerializeToString(), feeds)
+    got = trace.tensors(workshop.make(plan), feeds)
+    assert list(found) == [layer.name for layer in floats.layers()]
+    for layer in floats.layers():
+        exact, near = (each[layer.node.output[0]] for each in (wanted, got))
+        assert found[layer.name] == pytest.approx(np.linalg.norm(near - exact) / np.linalg.norm(exact), rel=0.02)
 
 
 def kinds(content):
