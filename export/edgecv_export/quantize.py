@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgecv_export import fp16, likeness
 from edgecv_export.calibrate import Images, Sample, check_real, sample
 from edgecv_export.dialects import DIALECTS
-from edgecv_export.graph import check_frames
+from edgecv_export.graph import INPUT, check_frames
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.quantize_config import DIALECT, FP16, MIN_IMAGES, QuantizeConfig
 from edgecv_export.search import Found, Search
@@ -73,12 +73,13 @@ def quantize(
     book: a file of trials that lets an interrupted search go on.
     The variants are offered nowhere until `verify` and `bench` have judged them.
     Raises BadInput for too few images, images that are no images (random or constant), labels of one class only, or a
-    float32 file that is already quantized; ComputationError when calibration meets NaN.
+    float32 file that is already quantized or was not exported by edgecv; ComputationError when calibration meets NaN.
     """
     import onnx
 
     config = config or QuantizeConfig()
     with bundle.Bundle(path) as opened:
+        _check_exported(opened)
         calibration, check = _divided(images, check, config)
         sampled = calibration.some(LOOKED_AT)
         check_real(sampled)
@@ -99,6 +100,18 @@ def quantize(
         _add(opened, workshop, laboratory, found.chosen, config.dialects, budget)
     left = workshop.floats(found.chosen.plan)
     return Quantized(found, laboratory.float_ms, laboratory.bf16_ms, left, errors, tuple(warnings))
+
+
+def _check_exported(opened: bundle.Bundle) -> None:
+    """Refuse what cannot be calibrated, or not be sealed in the end, before the search begins."""
+    spec, outputs = opened.manifest.input, opened.manifest.outputs
+    if (spec.name, spec.dtype) != (INPUT, "uint8") or isinstance(spec.shape[0], int) or len(outputs) != 1:
+        shape = ", ".join(map(str, spec.shape))
+        raise BadInput(
+            f"{opened.path}: quantization wants one input '{INPUT}', uint8 with a free batch, and one output, as "
+            f"'edgecv export' writes them; it has '{spec.name}', {spec.dtype} ({shape}), and {len(outputs)} outputs"
+        )
+    opened.golden()
 
 
 def _divided(images: Images, check: Image | None, config: QuantizeConfig) -> tuple[Sample, Image]:
