@@ -214,7 +214,7 @@ def test_the_goal_decides_what_is_fast():
     assert uneven.cost("size") < slow_mean.cost("size")
 
 
-def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path):
+def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path, monkeypatch):
     results = {"layers, min-max, bias": (1.0, 0.2, 4.0), "convolutions, min-max, bias": (2.0, 0.1, 0.1)}
     path = tmp_path / "trials.json"
 
@@ -231,6 +231,9 @@ def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path):
     _, measured = found(results, QUICK, trial.Book(path, "file"))
     assert measured == ["convolutions, min-max, bias"]
     _, measured = found(results, QUICK, trial.Book(path, "another file"))
+    assert len(measured) == 2
+    monkeypatch.setattr("edgecv_runtime.__version__", "0.0.1")  # which may have made other files of the same plans
+    _, measured = found(results, QUICK, trial.Book(path, "file"))
     assert len(measured) == 2
     path.write_text("{")
     _, measured = found(results, QUICK, trial.Book(path, "file"))
