@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgecv_export.calibrate import Images
     from edgecv_export.quantize import QuantizeConfig
     from edgecv_runtime.bundle import Bundle
     from edgecv_runtime.preprocess import Image, Preprocess
 
 FLOAT = "float32"
+EVERY_S = 0.1  # between frames of a clip; more in long ones
 GOALS = ("p50", "p99", "size")
 
 
@@ -105,18 +107,21 @@ def _goal(name: str) -> str:
 
 def _frames(
     opened: Bundle, data: Path, config: QuantizeConfig
-) -> tuple[Preprocessed, Image | None, NDArray[np.int64] | None]:
+) -> tuple[Images, Image | None, NDArray[np.int64] | None]:
     """Calibration images; and check images with their labels, where the folder's folders are named as labels."""
     import numpy as np
 
-    from edgecv.data import DataConfig, load
+    from edgecv.data import DataConfig, clips
     from edgecv_runtime import images
 
     names = {folder.name for folder in data.iterdir() if folder.is_dir()} if data.is_dir() else set()
     if not names or not names <= set(opened.manifest.labels):
-        source = DataConfig(source="clips", path=str(data), val=0.01)
-        found = load(source).train.take(config.images + config.check_images)
-        return Preprocessed(opened.manifest.preprocess, found.__getitem__, len(found)), None, None
+        count = config.images + config.check_images
+        source = DataConfig(source="clips", path=str(data), every_s=EVERY_S)
+        found, notes = clips.spread(source, count, opened.manifest.preprocess)
+        for note in notes:
+            say(f"warning: {note}")
+        return found.take(count), None, None
     paths, labels = results.labelled_paths(opened, data)
     order = np.random.default_rng(0).permutation(len(paths))
     count = min(config.images, len(order) // 3)

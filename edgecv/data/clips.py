@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from edgecv_runtime.preprocess import Image
 from edgecv_runtime.stream import FileSource
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
+Keep = Callable[[Image], Image]
 MAX_BYTES = 2 << 30  # of the frames of all clips, which are held in memory
 _GAP_S = 1.0  # between the part of a clip to calibrate with and the part to verify on; at most a tenth of the clip
 _PACKAGE = "package:"
@@ -40,6 +42,19 @@ class _Clip:
     early: str | None
 
 
+@dataclass(frozen=True)
+class _Sampling:
+    """Which frames of a clip are kept: one every `every_s`; of more than `most` every second one, again and again.
+
+    keep: what is kept of a frame; room: bytes that all may take.
+    """
+
+    every_s: float
+    most: int | None
+    keep: Keep
+    room: int
+
+
 def load(config: DataConfig) -> Dataset:
     """Load frames without labels: of each clip one every `every_s` seconds, and all images.
 
@@ -49,25 +64,9 @@ def load(config: DataConfig) -> Dataset:
     more than 2 GiB; Unavailable when PyAV or the distribution is missing.
     """
     where = str(config.path)
-    found, root, notes = _files(where)
-    pictures = check([file for file, _ in found if is_image(file.name)], root)
-    clips: list[_Clip] = []
-    bad = list(pictures.bad)
-    paths = [(file.name, path) for file, path in found if not is_image(file.name) and path is not None]
-    room = MAX_BYTES
-    for name, path in track(paths, len(paths), "reading clips"):
-        try:
-            clip = _read(name, path, config.every_s, room)
-        except ImageError as exc:
-            bad.append(str(exc))
-            continue
-        room -= sum(frame.image.nbytes for frame in clip.frames)
-        clips.append(clip)
-    notes += allow(bad, config.skip_bad, where)
-    notes += _cut_short(clips)
-
+    clips, stills, notes = _media(config)
     sides = [_parts(clip, config.val) for clip in clips]
-    still_train, still_val = divide(pictures.images(), config.val, config.seed)
+    still_train, still_val = divide(stills, config.val, config.seed)
     train = _joined(_frames([frame for early, _ in sides for frame in early]), still_train)
     val = _joined(_frames([frame for _, late in sides for frame in late]), still_val)
     if not len(train) or not len(val):
@@ -76,6 +75,41 @@ def load(config: DataConfig) -> Dataset:
             f"take more clips or images, or frames more often (every_s is {config.every_s:g})"
         )
     return Dataset((), train, val, notes)
+
+
+def spread(config: DataConfig, count: int, keep: Keep) -> tuple[Images, tuple[str, ...]]:
+    """Frames from all over each clip, and all images, undivided and as `keep` makes them; with counted warnings.
+
+    From long clips about `count` to 2 `count` frames are taken in all, further apart than `every_s`: memory depends
+    neither on the clips' length nor, when `keep` makes frames smaller, on their resolution. Raises what `load` raises.
+    """
+    clips, stills, notes = _media(config, keep, count)
+    images = Images(stills.names, stills.stamps, lambda index: keep(stills[index]))
+    return _joined(_frames([frame for clip in clips for frame in clip.frames]), images), notes
+
+
+def _media(
+    config: DataConfig, keep: Keep = lambda image: image, count: int | None = None
+) -> tuple[list[_Clip], Images, tuple[str, ...]]:
+    """The clips' frames, `count` or a little more in all when it is given, the images, and counted warnings."""
+    where = str(config.path)
+    found, root, notes = _files(where)
+    pictures = check([file for file, _ in found if is_image(file.name)], root)
+    clips: list[_Clip] = []
+    bad = list(pictures.bad)
+    paths = [(file.name, path) for file, path in found if not is_image(file.name) and path is not None]
+    most = None if count is None else 2 * math.ceil(count / max(1, len(paths)))
+    room = MAX_BYTES
+    for name, path in track(paths, len(paths), "reading clips"):
+        try:
+            clip = _read(name, path, _Sampling(config.every_s, most, keep, room))
+        except ImageError as exc:
+            bad.append(str(exc))
+            continue
+        room -= sum(frame.image.nbytes for frame in clip.frames)
+        clips.append(clip)
+    notes += allow(bad, config.skip_bad, where)
+    return clips, pictures.images(), notes + _cut_short(clips)
 
 
 def _files(where: str) -> tuple[list[tuple[File, Path | None]], Path, tuple[str, ...]]:
@@ -114,11 +148,11 @@ def _file(path: Path) -> File:
     return File(path.name, f"{status.st_size}:{status.st_mtime_ns}", path.read_bytes)
 
 
-def _read(name: str, path: Path, every_s: float, room: int) -> _Clip:
-    """Keep one frame every `every_s` seconds, decoded as the device's streams do it; ImageError when it is damaged."""
+def _read(name: str, path: Path, sampling: _Sampling) -> _Clip:
+    """Keep some frames, decoded as the device's streams do it; ImageError when the clip is damaged."""
     try:
         with FileSource(path) as source:
-            frames, end_s = _sampled(source, name, every_s, room)
+            frames, end_s = _sampled(source, name, sampling)
     except SourceUnavailable as exc:
         raise ImageError(f"{name}: {exc}") from exc
     except BadInput as exc:
@@ -130,17 +164,18 @@ def _read(name: str, path: Path, every_s: float, room: int) -> _Clip:
     return _Clip(tuple(frames), end_s, source.early)
 
 
-def _sampled(source: FileSource, name: str, every_s: float, room: int) -> tuple[list[_Frame], float]:
+def _sampled(source: FileSource, name: str, sampling: _Sampling) -> tuple[list[_Frame], float]:
     """The frames that are kept, and the time of the last frame of all; DatasetError when they need too much memory."""
     frames: list[_Frame] = []
-    end_s = 0.0
+    end_s, every_s = 0.0, sampling.every_s
     for frame in source:
         end_s = frame.pts_s if frame.pts_s is not None else frame.index / (source.fps or 25)
         if end_s < len(frames) * every_s:
             continue
-        frames.append(_Frame(f"{name}@{end_s:.3f}s", end_s, frame.image))
-        room -= frame.image.nbytes
-        if room < 0:
+        if len(frames) == sampling.most:  # an even number: the next one is due two steps behind the last that stays
+            frames, every_s = frames[::2], 2 * every_s
+        frames.append(_Frame(f"{name}@{end_s:.3f}s", end_s, sampling.keep(frame.image)))
+        if len(frames) * frames[-1].image.nbytes > sampling.room:
             raise DatasetError(
                 f"{name}: the frames take more than {MAX_BYTES >> 30} GiB of memory at every_s={every_s:g}; "
                 "take them more rarely (data.every_s)"

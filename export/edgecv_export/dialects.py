@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 WeightRanges = Literal["min-max", "mse"]
 Float = NDArray[np.float32]
+WEIGHT_STEPS = 127
+TINY = float(np.finfo(np.float32).tiny)  # smaller scales are zero to some kernels: what they would hold is zero
 
 
 @dataclass(frozen=True)
@@ -82,17 +84,18 @@ def activation_grid(low: float, high: float, dialect: Dialect) -> Grid:
     low, high = min(low, 0.0), max(high, 0.0)
     if dialect.symmetric:
         scale = max(-low, high) / 127
-        return Grid(_scalar(scale or 1.0), np.array(0, np.int8), -128, 127)  # where QuantizeLinear saturates
+        return Grid(_scalar(scale), np.array(0, np.int8), -128, 127)  # where QuantizeLinear saturates
     zero_point = round(-low / (high - low) * 255) if high > low else 0
     scale = max(-low / zero_point if zero_point else 0.0, high / (255 - zero_point) if zero_point < 255 else 0.0)
-    return Grid(_scalar(scale or 1.0), np.array(zero_point, np.uint8), 0, 255)
+    return Grid(_scalar(scale), np.array(zero_point, np.uint8), 0, 255)
 
 
 def weight_grid(reach: Float, axis: int | None) -> Grid:
     """The grid of weights whose channels (or, without an axis, all) reach from -reach to reach: -127..127 in int8."""
-    scale = np.where(reach == 0, np.float32(1), np.asarray(reach, np.float32) / np.float32(127)).astype(np.float32)
-    return Grid(scale, np.zeros(scale.shape, np.int8), -127, 127, axis)
+    scale = np.asarray(reach, np.float32) / np.float32(WEIGHT_STEPS)
+    scale = np.where(scale < TINY, np.float32(1), scale).astype(np.float32)
+    return Grid(scale, np.zeros(scale.shape, np.int8), -WEIGHT_STEPS, WEIGHT_STEPS, axis)
 
 
-def _scalar(value: float) -> Float:
-    return np.array(value, np.float32)
+def _scalar(scale: float) -> Float:
+    return np.array(scale if scale >= TINY else 1.0, np.float32)

@@ -10,7 +10,7 @@ MENTIONED = 8
 
 def explain(done: Quantized, budget: Budget) -> list[str]:
     """The choice, what each backend gains or loses by it, and which layers stay in float and why."""
-    return [_choice(done, budget), *_speeds(done), *_floats(done), *_notes(done)]
+    return [_choice(done, budget), *_speeds(done), *_floats(done), *_layers(done), *_notes(done)]
 
 
 def _choice(done: Quantized, budget: Budget) -> str:
@@ -37,20 +37,26 @@ def _speeds(done: Quantized) -> list[str]:
         known = {precision: other for precision, other in others.items() if other is not None}
         best = min(known, key=lambda precision: known[precision])
         table = ", ".join(f"{precision} {other:.2f} ms" for precision, other in known.items())
-        verdict = "int8 is the fastest" if ms < known[best] else f"{best} is faster and stays what to run there"
+        faster = "is faster and " if known[best] <= ms else ""
+        offered = done.found.kept and not faster
+        verdict = "int8 is the fastest" if offered else f"{best} {faster}stays what to run there"
         lines.append(f"{name}: int8 {ms:.2f} ms, {table}: {verdict}")
     return lines
 
 
 def _floats(done: Quantized) -> list[str]:
     counts = ", ".join(f"{count} {kind}" for kind, count in done.left_in_float.items())
-    lines = [f"left in float: {counts}"] if counts else []
+    return [f"left in float: {counts}"] if counts else []
+
+
+def _layers(done: Quantized) -> list[str]:
+    """The islands, and the int8 layers that cost most: measured one by one, or by their outputs in the chosen file."""
     known = done.found.sensitivities
-    for name in done.chosen.plan.islands:
-        cost = f"quantized alone it costs {known[name]:.2g} nats" if name in known else "as a rule"
-        lines.append(f"island {name}: {cost}")
-    rest = sorted((name for name in known if name not in done.chosen.plan.islands), key=lambda name: -known[name])
-    lines += [f"int8 {name}: quantized alone it costs {known[name]:.2g} nats" for name in rest[:MENTIONED]]
+    costs = {name: f"quantized alone it costs {nats:.2g} nats" for name, nats in known.items()}
+    lines = [f"island {name}: {costs.get(name, 'as a rule')}" for name in done.chosen.plan.islands]
+    costs = costs or {name: f"its output is off by {100 * error:.2g} %" for name, error in done.errors.items()}
+    rest = sorted(costs.keys() - set(done.chosen.plan.islands), key=lambda name: -(known or done.errors)[name])
+    lines += [f"int8 {name}: {costs[name]}" for name in rest[:MENTIONED]]
     return [*lines, f"int8 {len(rest) - MENTIONED} more layers, which cost less"] if len(rest) > MENTIONED else lines
 
 

@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from edgecv_export.dialects import Dialect, Grid, WeightRanges, activation_grid, weight_grid
+from edgecv_export.dialects import WEIGHT_STEPS, Dialect, Grid, WeightRanges, activation_grid, weight_grid
 from edgecv_export.placement import MOVING, Placement, cut_points
 from edgecv_export.ranges import Ranges, Statistics, weight_reach
 from edgecv_export.wiring import Layer, Wiring
+
+# An int32 bias, in steps of the input's times the weights', takes no more of them; the rest is for the products that
+# are added to it. Where a channel has next to no weights, their step is made larger until the bias fits.
+BIAS_STEPS = 2**30
 
 
 def calibrated(
@@ -33,14 +37,23 @@ def calibrated(
             grids[name] = grids[maker.input[0]]
         else:
             grids[name] = activation_grid(*statistics[name].range(ranges, dialect.symmetric), dialect)
-    return grids | weight_grids(wiring, nodes, weight_ranges)
+    return grids | weight_grids(wiring, nodes, weight_ranges, grids)
 
 
-def weight_grids(wiring: Wiring, nodes: list[Any], weight_ranges: WeightRanges) -> dict[str, Grid]:
-    """Grids of the weights of layers: symmetric int8, one step per output channel."""
+def weight_grids(
+    wiring: Wiring, nodes: list[Any], weight_ranges: WeightRanges, activations: Mapping[str, Grid]
+) -> dict[str, Grid]:
+    """Grids of the weights of layers: symmetric int8, one step per output channel; `activations`: those they meet."""
     layers = [layer for node in nodes if (layer := wiring.layer(node)) is not None]
-    return {layer.weights: _weight_grid(wiring, layer, weight_ranges) for layer in layers}
+    return {
+        layer.weights: _weight_grid(wiring, layer, weight_ranges, activations.get(layer.node.input[0]))
+        for layer in layers
+    }
 
 
-def _weight_grid(wiring: Wiring, layer: Layer, weight_ranges: WeightRanges) -> Grid:
-    return weight_grid(weight_reach(np.ascontiguousarray(wiring.weights(layer)), weight_ranges), layer.axis)
+def _weight_grid(wiring: Wiring, layer: Layer, weight_ranges: WeightRanges, source: Grid | None) -> Grid:
+    reach = weight_reach(np.ascontiguousarray(wiring.weights(layer)), weight_ranges)
+    if source is not None and layer.bias is not None and layer.bias[0] is layer.node:
+        least = np.abs(wiring.bias(layer).astype(np.float64)) / (source.scale.astype(np.float64) * BIAS_STEPS)
+        reach = np.maximum(reach, WEIGHT_STEPS * least.astype(np.float32))
+    return weight_grid(reach, layer.axis)

@@ -35,12 +35,14 @@ class Pair:
 class Lockstep:
     """One walk over a graph. nodes: those that compute in int8; grids: of activations and weights, by tensor name.
 
-    The float side keeps the constants that `wiring` had at the beginning; the quantized side follows its changes.
+    The float side is `original`, or `wiring` as it was at the beginning; the quantized side follows its changes.
     """
 
-    def __init__(self, wiring: Wiring, nodes: list[Any], grids: Mapping[str, Grid]) -> None:
+    def __init__(
+        self, wiring: Wiring, nodes: list[Any], grids: Mapping[str, Grid], original: Wiring | None = None
+    ) -> None:
         self._wiring = wiring
-        self._original = Wiring(wiring.model)
+        self._original = Wiring((original or wiring).model)
         self._quantized = {node.name for node in nodes}
         self._grids = grids
         self._sessions: dict[str, Any] = {}

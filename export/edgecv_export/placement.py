@@ -111,7 +111,7 @@ def _can(wiring: Wiring, node: Any) -> bool:
     """Whether a node of a quantizable type works on float activations alone, but for a layer's weights."""
     if node.op_type in ("Conv", "Gemm") or (node.op_type == "MatMul" and wiring.layer(node)):
         return wiring.layer(node) is not None
-    return node.op_type in MOVING or (bool(node.input) and not any(name in wiring.constants for name in node.input))
+    return node.op_type in MOVING or all(name in wiring.floats and name not in wiring.constants for name in node.input)
 
 
 def _gating_nodes(wiring: Wiring, placement: Placement) -> set[str]:

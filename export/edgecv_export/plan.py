@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from edgecv_export import grids, qdq
 from edgecv_export.calibrate import Sample, calibrate
 from edgecv_export.deadline import Tick, unbounded
 from edgecv_export.dialects import DIALECTS, Dialect, Grid, WeightRanges
+from edgecv_export.lockstep import Lockstep, Pair
 from edgecv_export.passes import CORRECTIONS, FLOAT_PASSES, PASSES
 from edgecv_export.passes.setting import Setting
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
@@ -19,7 +22,8 @@ from edgecv_export.wiring import Wiring
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.records import Record
 
-CORRECTION_IMAGES = 64  # how many of the calibration images corrections go through
+# How many of the calibration images corrections go through, and how many tell the layers' errors.
+CORRECTION_IMAGES, ERROR_IMAGES = 64, 32
 
 
 class Plan(Record, frozen=True):
@@ -63,6 +67,7 @@ class Workshop:
         self.images = images
         self._plain = Wiring(model)
         self._forms: dict[tuple[str, ...], tuple[Wiring, Mapping[str, Statistics]]] = {}
+        self._last: tuple[Plan, Dialect, Setting] | None = None
 
     @cached_property
     def float_passes(self) -> tuple[str, ...]:
@@ -85,17 +90,44 @@ class Workshop:
 
         tick: called between all steps that take long; what it raises leaves everything as it was.
         """
-        setting = self.setting(plan, dialect, tick)
-        for name, correct in CORRECTIONS.items():
-            if name in plan.passes:
-                corrected = correct(setting)
-                nodes = [corrected.nodes[node.name] for node in setting.nodes]
-                setting = dataclasses.replace(setting, wiring=corrected, nodes=nodes)
+        setting = self._corrected(plan, dialect, tick)
         return qdq.write(setting.wiring, setting.nodes, setting.grids, dialect)
+
+    def errors(self, plan: Plan, dialect: Dialect = DIALECTS["int8-u8s8"]) -> dict[str, float]:
+        """How far the output of each int8 layer is from float32's when everything before it is int8 as planned.
+
+        By layer, in the graph's order: the norm of the difference over that of the float output, of the median image;
+        a few images with far larger values would hide all others.
+        """
+        setting = self._corrected(plan, dialect, unbounded)
+        original, _ = self.form(_float_passes(plan))
+        found: dict[str, float] = {}
+
+        def visit(pair: Pair) -> bool:
+            wanted, got = (each.reshape(len(each), -1) for each in (pair.wanted, pair.got))
+            sizes = np.linalg.norm(wanted, axis=1)
+            shares = np.linalg.norm(got - wanted, axis=1) / np.where(sizes > 0, sizes, 1)
+            found[pair.layer.name] = float(np.median(shares))
+            return False
+
+        Lockstep(setting.wiring, setting.nodes, setting.grids, original).walk(setting.images[:ERROR_IMAGES], visit)
+        return found
+
+    def _corrected(self, plan: Plan, dialect: Dialect, tick: Tick) -> Setting:
+        """The setting after its corrections; the last one is kept, for corrections take long."""
+        if self._last is None or self._last[:2] != (plan, dialect):
+            setting = self.setting(plan, dialect, tick)
+            for name, correct in CORRECTIONS.items():
+                if name in plan.passes:
+                    corrected = correct(setting)
+                    nodes = [corrected.nodes[node.name] for node in setting.nodes]
+                    setting = dataclasses.replace(setting, wiring=corrected, nodes=nodes)
+            self._last = plan, dialect, setting
+        return self._last[2]
 
     def setting(self, plan: Plan, dialect: Dialect = DIALECTS["int8-u8s8"], tick: Tick = unbounded) -> Setting:
         """The grid: nodes that compute in int8 and scale and zero point of every tensor, before any correction."""
-        wiring, statistics = self.form(tuple(name for name in FLOAT_PASSES if name in plan.passes), tick)
+        wiring, statistics = self.form(_float_passes(plan), tick)
         placement = PLACEMENTS[plan.placement]
         nodes = quantized_nodes(wiring, placement, plan.islands)
         if not nodes:
@@ -107,10 +139,14 @@ class Workshop:
 
     def floats(self, plan: Plan) -> dict[str, int]:
         """Operators that stay in float under a plan, by type, with how many there are."""
-        wiring, _ = self.form(tuple(name for name in FLOAT_PASSES if name in plan.passes))
+        wiring, _ = self.form(_float_passes(plan))
         inside = {node.name for node in quantized_nodes(wiring, PLACEMENTS[plan.placement], plan.islands)}
         counts: dict[str, int] = {}
         for node in wiring.model.graph.node:
             if node.name not in inside:
                 counts[node.op_type] = counts.get(node.op_type, 0) + 1
         return dict(sorted(counts.items()))
+
+
+def _float_passes(plan: Plan) -> tuple[str, ...]:
+    return tuple(name for name in FLOAT_PASSES if name in plan.passes)

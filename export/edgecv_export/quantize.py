@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgecv_export import fp16, likeness
 from edgecv_export.calibrate import Images, Sample, check_real, sample
 from edgecv_export.dialects import DIALECTS
-from edgecv_export.graph import check_frames
+from edgecv_export.graph import INPUT, check_frames
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.quantize_config import DIALECT, FP16, MIN_IMAGES, QuantizeConfig
 from edgecv_export.search import Found, Search
@@ -32,13 +32,15 @@ LOOKED_AT = 64  # how many calibration images are looked at as images
 class Quantized:
     """The outcome: what the search found, and milliseconds of float32 and of a bf16 that keeps the budget, by backend.
 
-    left_in_float: operators of the chosen file that stay in float, by type. warnings: one line each.
+    left_in_float: operators of the chosen file that stay in float, by type. errors: of its layers' outputs, see
+    `Workshop.errors`. warnings: one line each.
     """
 
     found: Found
     float_ms: dict[str, float]
     bf16_ms: dict[str, float]
     left_in_float: dict[str, int]
+    errors: dict[str, float]
     warnings: tuple[str, ...]
 
     @property
@@ -71,12 +73,13 @@ def quantize(
     book: a file of trials that lets an interrupted search go on.
     The variants are offered nowhere until `verify` and `bench` have judged them.
     Raises BadInput for too few images, images that are no images (random or constant), labels of one class only, or a
-    float32 file that is already quantized; ComputationError when calibration meets NaN.
+    float32 file that is already quantized or was not exported by edgecv; ComputationError when calibration meets NaN.
     """
     import onnx
 
     config = config or QuantizeConfig()
     with bundle.Bundle(path) as opened:
+        _check_exported(opened)
         calibration, check = _divided(images, check, config)
         sampled = calibration.some(LOOKED_AT)
         check_real(sampled)
@@ -93,10 +96,22 @@ def quantize(
         laboratory = Laboratory(msgspec.structs.replace(opened.manifest, budget=budget), source, check, labels)
         subject = [opened.sha256("float32"), digest(calibration, check, labels)]
         found = Search(workshop, laboratory, Book(book, *subject), budget, config, progress).run()
+        errors = workshop.errors(found.chosen.plan)
         _add(opened, workshop, laboratory, found.chosen, config.dialects, budget)
-    return Quantized(
-        found, laboratory.float_ms, laboratory.bf16_ms, workshop.floats(found.chosen.plan), tuple(warnings)
-    )
+    left = workshop.floats(found.chosen.plan)
+    return Quantized(found, laboratory.float_ms, laboratory.bf16_ms, left, errors, tuple(warnings))
+
+
+def _check_exported(opened: bundle.Bundle) -> None:
+    """Refuse what cannot be calibrated, or not be sealed in the end, before the search begins."""
+    spec, outputs = opened.manifest.input, opened.manifest.outputs
+    if (spec.name, spec.dtype) != (INPUT, "uint8") or isinstance(spec.shape[0], int) or len(outputs) != 1:
+        shape = ", ".join(map(str, spec.shape))
+        raise BadInput(
+            f"{opened.path}: quantization wants one input '{INPUT}', uint8 with a free batch, and one output, as "
+            f"'edgecv export' writes them; it has '{spec.name}', {spec.dtype} ({shape}), and {len(outputs)} outputs"
+        )
+    opened.golden()
 
 
 def _divided(images: Images, check: Image | None, config: QuantizeConfig) -> tuple[Sample, Image]:

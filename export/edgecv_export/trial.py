@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+import edgecv_runtime
 from edgecv_export.calibrate import Sample
 from edgecv_export.graph import INPUT
 from edgecv_export.plan import Plan
@@ -199,14 +200,14 @@ class _Page(Record, frozen=True):
 
 
 class Book:
-    """Trials by what they depend on: the float32 file, the images, the plan, this machine and its backends.
+    """Trials by what they depend on: the float32 file, the images, the plan, edgecv, this machine and its backends.
 
     path: a JSON file that is written whole after every trial, or None to keep them in memory only.
     """
 
     def __init__(self, path: Path | None, *subject: object) -> None:
         self._path = path
-        self._subject = [*subject, machine.this().key, backends.available()]
+        self._subject = [*subject, edgecv_runtime.__version__, machine.this().key, backends.available()]
         self._page = self._read()
 
     def key(self, what: object) -> str:

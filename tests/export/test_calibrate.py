@@ -10,6 +10,7 @@ from edgecv_export import calibrate, likeness, ranges
 from edgecv_export.ranges import BINS, Statistics
 from edgecv_runtime import Bundle
 from edgecv_runtime.errors import ComputationError
+from tests.conftest import PREPROCESS
 from tests.export.test_export import damaged
 
 
@@ -185,6 +186,17 @@ def test_images_like_the_golden_ones_pass_and_others_are_warned_of(exported, dig
         assert "do not resemble the bundle's own: the mean of channel" in inverted
         crops = np.stack([photos[0][at : at + 32, at : at + 32] for at in range(0, 320, 16)])
         assert "deviations (more than 2)" in likeness.warnings(opened, crops)[0]
+
+
+def test_noise_that_was_scaled_up_is_warned_of(exported, photos):
+    """Neighbouring pixels of it are alike, which is all that `check_real` looks at."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 20, 20, 3)).astype(np.uint8)
+    frames = PREPROCESS.batch(list(noise))
+    calibrate.check_real(frames)
+    crops = PREPROCESS.batch([photo[at : at + 64, at : at + 64] for photo in photos for at in range(0, 320, 20)])
+    assert likeness.farthest(frames, crops)[0] == "the smoothness"
+    with Bundle(exported) as opened:
+        assert "do not resemble" in likeness.warnings(opened, frames)[0]
 
 
 def test_the_distance_of_two_sets_is_cohens_d():

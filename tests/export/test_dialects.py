@@ -9,6 +9,7 @@ from edgecv_export import fp16
 from edgecv_export.calibrate import sample
 from edgecv_export.dialects import DIALECTS, activation_grid, weight_grid
 from edgecv_export.graph import Deployed, to_onnx
+from edgecv_export.passes import FLOAT_PASSES
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.wiring import Wiring
@@ -17,6 +18,7 @@ from edgecv_runtime.backends import Options
 from edgecv_runtime.backends.tensorrt.builder import build_engine
 from edgecv_runtime.backends.tensorrt.network import read_network
 from edgecv_runtime.errors import BadInput, ComputationError
+from edgecv_runtime.verify import trace
 from tests.conftest import NORMALIZATION
 from tests.export.test_passes import run
 
@@ -84,6 +86,23 @@ def test_backends_compute_what_the_simulated_model_computes(workshop, digits, tm
     assert (got.argmax(1) == simulated.argmax(1)).mean() > 0.95
 
 
+@pytest.mark.parametrize("passes", [("bias",), ("equalize", "adaround", "full-bias")], ids="+".join)
+def test_the_errors_of_layers_are_those_of_the_file(workshop, digits, passes, monkeypatch):
+    """Oracle: the tensors inside the file and inside the float graph after its float passes, in ONNX Runtime."""
+    monkeypatch.setattr("edgecv_export.passes.adaround.STEPS", 10)
+    plan = Plan("layers", passes=passes)
+    found = workshop.errors(plan)
+    floats, _ = workshop.form(tuple(name for name in FLOAT_PASSES if name in passes))
+    feeds = {"image": digits[0][:32]}
+    wanted = trace.tensors(floats.model.SerializeToString(), feeds)
+    got = trace.tensors(workshop.make(plan), feeds)
+    assert list(found) == [layer.name for layer in floats.layers()]
+    for layer in floats.layers():
+        exact, near = (each[layer.node.output[0]] for each in (wanted, got))
+        shares = [np.linalg.norm(b - a) / np.linalg.norm(a) for a, b in zip(exact, near, strict=True)]
+        assert found[layer.name] == pytest.approx(np.median(shares), rel=0.05)
+
+
 def kinds(content):
     model = onnx.ModelProto.FromString(content)
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -127,6 +146,34 @@ def test_half_precision_is_baked_in_and_stays_close(exported, digits):
     assert not any(each.data_type == TensorProto.FLOAT for each in model.graph.initializer)
     wanted = run(onnx.load(exported / "model.onnx"), frames)
     assert 1e-6 < np.abs(run(content, frames) - wanted).max() / np.abs(wanted).max() < 5e-3
+
+
+def test_half_precision_leaves_the_scales_of_a_resize_alone(digits, tmp_path):
+    from tests.export.test_graphs import HEAD, MEAN, graph
+
+    model = graph(
+        'last = Resize<mode="linear">(first, , scales)' + MEAN + HEAD, scales=np.array([1, 1, 2, 2], np.float32)
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    wanted, frames = run(model, digits[0][:32]), digits[0][:32]
+    got = run(fp16.converted(tmp_path / "model.onnx"), frames)
+    assert np.abs(got - wanted).max() < 5e-3 * np.abs(wanted).max()
+
+
+def test_an_operator_that_takes_no_half_precision_is_named(exported, tmp_path):
+    model = onnx.load(exported / "model.onnx")
+    (node,) = (each for each in model.graph.node if each.op_type == "HardSwish")
+    noise = onnx.helper.make_node("RandomNormal", [], [f"{node.name}:noise"], shape=[1], dtype=1)
+    added = onnx.helper.make_node("Add", [node.output[0], noise.output[0]], ["noisy"], name="noisy")
+    for each in model.graph.node:
+        each.input[:] = ["noisy" if name == node.output[0] else name for name in each.input]
+    place = list(model.graph.node).index(node) + 1
+    model.graph.node.insert(place, added)
+    model.graph.node.insert(place, noise)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ComputationError, match="cannot be converted to half precision: .*noisy"):
+        fp16.converted(tmp_path / "model.onnx")
 
 
 def test_weights_beyond_half_precision_are_named(exported, tmp_path):

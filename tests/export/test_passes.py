@@ -229,9 +229,7 @@ def test_adaround_rounds_to_the_next_step_and_brings_the_layers_closer(exported,
             return False
 
         nodes = [wiring.nodes[node.name] for node in setting.nodes]
-        reference = Lockstep(wiring, nodes, setting.grids)
-        reference._original = Wiring(model)
-        reference.walk(frames, visit)
+        Lockstep(wiring, nodes, setting.grids, Wiring(model)).walk(frames, visit)
         pair[name] = np.mean(layer_errors)
     assert pair["learned"] < pair["nearest"]
 

@@ -1,5 +1,6 @@
 """Fake quantization and the network that computes on a file's grid, against ONNX Runtime and autograd."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -76,7 +77,8 @@ def test_weights_lie_on_the_writers_grid_bit_for_bit(shape, axis):
     reach = np.abs(weights).max(axis=others)
     scale = np.where(reach == 0, np.float32(1), reach / np.float32(127)).astype(np.float32)
     wanted = single("Q/DQ", [weights, scale, np.zeros(scale.shape, np.int8)], axis=axis)
-    assert np.array_equal(fake.fake_weights(torch.from_numpy(weights), axis).numpy(), wanted)
+    scale = fake.weight_scale(torch.from_numpy(weights), axis)
+    assert np.array_equal(fake.fake_weights(torch.from_numpy(weights), scale).numpy(), wanted)
 
 
 def test_gradients_are_those_of_autograd_with_the_rounding_taken_as_the_identity():
@@ -254,6 +256,23 @@ def test_it_starts_as_the_file_that_calibration_gives(kind, digits, request):
     wanted = run(plain, {"image": frames[:50]})
     errors = np.abs(reference(Deployed(quantized, NORMALIZATION), frames[:50]) - wanted).max(axis=1)
     assert np.median(errors) < 0.01 * np.abs(wanted).max()
+
+
+def test_a_channel_with_next_to_no_weights_trains_as_it_is_written(network, digits):
+    frames, labels = digits
+    dying = copy.deepcopy(network)
+    with torch.no_grad():
+        dying.point[0].weight[:4] *= torch.tensor([1e-12, 1e-30, 1e-44, 0]).reshape(4, 1, 1, 1)
+        dying.point[0].bias[:4] = torch.tensor([0.9, 1.5, 0.7, 2.0])
+    quantized, setting, model = made(dying.eval(), frames)
+    floats = run(model.SerializeToString(), {"image": frames[:50]})
+    for fresh in (True, False):
+        wanted = reference(Deployed(quantized, NORMALIZATION), frames[:50])
+        if fresh:
+            assert np.abs(wanted - floats).mean() < 0.05 * floats.std()
+        errors = np.abs(run(write(quantized, setting, DIALECTS["int8-u8s8"]), {"image": frames[:50]}) - wanted)
+        assert np.median(errors.max(axis=1)) < 1e-5 * np.abs(wanted).max()
+        trained(quantized, frames, labels, steps=3)
 
 
 # Batch norms

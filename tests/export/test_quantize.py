@@ -1,5 +1,6 @@
 import shutil
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -8,7 +9,8 @@ from onnx import numpy_helper
 from edgecv_export import quantize
 from edgecv_export.quantize import QuantizeConfig
 from edgecv_runtime import Bundle
-from edgecv_runtime.errors import BadInput
+from edgecv_runtime.errors import BadInput, BundleError
+from edgecv_runtime.manifest import TensorSpec
 
 SMALL = QuantizeConfig(images=100, check_images=50, placements=("all", "layers"), ranges=("min-max",))
 
@@ -86,6 +88,42 @@ def test_a_quantized_float_file_is_refused(quantized, tmp_path):
         bundles.update(opened, content={"model.onnx": opened.variant_file("int8-u8s8").read_bytes()})
     with pytest.raises(BadInput, match="is already quantized"), Bundle(path) as opened:
         quantize.quantize(path, np.repeat(opened.golden().images, 8, axis=0), SMALL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"input": TensorSpec("image", "float32", ("batch", 32, 32, 3))}, r"'image', float32 \(batch, 32, 32, 3\)"),
+        ({"input": TensorSpec("image", "uint8", (1, 32, 32, 3))}, r"'image', uint8 \(1, 32, 32, 3\)"),
+        (
+            {"outputs": (TensorSpec("a", "float32", ("batch", 10)), TensorSpec("b", "float32", ("batch", 8)))},
+            "2 outputs",
+        ),
+    ],
+)
+def test_a_bundle_that_edgecv_did_not_export_is_refused_at_once(bundle_copy, digits, changes, said):
+    from edgecv_runtime import bundle as bundles
+
+    with Bundle(bundle_copy) as opened:
+        bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, **changes))
+    progress = []
+    with pytest.raises(
+        BadInput, match=f"wants one input 'image', uint8 .* one output, as 'edgecv export' .* has .*{said}"
+    ):
+        quantize.quantize(bundle_copy, digits[0][:64], SMALL, progress.append)
+    assert progress == []
+
+
+def test_a_bundle_without_golden_inputs_is_refused_at_once(bundle_copy, digits, tmp_path):
+    from edgecv_runtime import bundle as bundles
+
+    with Bundle(bundle_copy) as opened:
+        manifest = msgspec.structs.replace(opened.manifest, files={})
+        bundles.write(tmp_path / "bare", manifest, {"model.onnx": opened.variant_file("float32")})
+    progress = []
+    with pytest.raises(BundleError, match="has no golden inputs; write it with 'edgecv export'"):
+        quantize.quantize(tmp_path / "bare", digits[0][:64], SMALL, progress.append)
+    assert progress == []
 
 
 def test_unknown_placements_are_refused():

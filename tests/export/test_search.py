@@ -20,6 +20,7 @@ from edgecv_export.graph import Deployed, reference
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.quantize import QuantizeConfig, quantize
 from edgecv_export.trial import Trial
+from edgecv_export.wiring import Wiring
 from edgecv_runtime import Bundle, backends, files, verify
 from edgecv_runtime.errors import BadInput, ModelFileError
 from edgecv_runtime.manifest import Budget
@@ -216,7 +217,7 @@ def test_the_goal_decides_what_is_fast():
     assert uneven.cost("size") < slow_mean.cost("size")
 
 
-def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path):
+def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path, monkeypatch):
     results = {"layers, min-max, bias": (1.0, 0.2, 4.0), "convolutions, min-max, bias": (2.0, 0.1, 0.1)}
     path = tmp_path / "trials.json"
 
@@ -233,6 +234,9 @@ def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path):
     _, measured = found(results, QUICK, trial.Book(path, "file"))
     assert measured == ["convolutions, min-max, bias"]
     _, measured = found(results, QUICK, trial.Book(path, "another file"))
+    assert len(measured) == 2
+    monkeypatch.setattr("edgecv_runtime.__version__", "0.0.1")  # which may have made other files of the same plans
+    _, measured = found(results, QUICK, trial.Book(path, "file"))
     assert len(measured) == 2
     path.write_text("{")
     _, measured = found(results, QUICK, trial.Book(path, "file"))
@@ -364,6 +368,23 @@ def test_what_stays_in_float_is_listed(bundle_copy, digits):
     assert any(line.startswith("left in float: ") and "1 HardSwish" in line for line in explain(done, Budget()))
     for name in ("onnxruntime", "openvino"):
         assert sum(line.startswith(f"{name}: int8") for line in explain(done, Budget())) == 1
+
+
+def test_the_choice_is_explained_layer_by_layer(bundle_copy, digits):
+    done = quantize(bundle_copy, digits[0][:128], msgspec.structs.replace(QUICK, placements=("layers",)))
+    with Bundle(bundle_copy) as opened:
+        layers = Wiring(onnx.load(opened.variant_file("float32"))).layers()
+    lines = [line for line in explain(done, Budget()) if line.startswith("int8 ")]
+    assert {line.split(":")[0].removeprefix("int8 ") for line in lines} == {layer.name for layer in layers}
+    shares = [float(line.split("off by ")[1].removesuffix(" %")) for line in lines]
+    assert shares == sorted(shares, reverse=True)
+    assert 0.1 < shares[-1] < shares[0] < 20
+
+    slow = dataclasses.replace(done, float_ms=dict.fromkeys(done.float_ms, 1e3), bf16_ms={})
+    assert sum(line.endswith(": int8 is the fastest") for line in explain(slow, Budget())) == 2
+    outside = explain(dataclasses.replace(slow, found=dataclasses.replace(done.found, kept=False)), Budget())
+    assert outside[0].startswith("NOT within the budget")
+    assert sum(line.endswith(": float32 stays what to run there") for line in outside) == 2
 
 
 def test_images_unlike_the_golden_ones_are_warned_of(bundle_copy, digits):

@@ -26,8 +26,8 @@ def adaround(setting: Setting) -> Wiring:
     """Learn the rounding of every quantized layer's weights, layer by layer (Nagel et al. 2020, arXiv:2004.10568).
 
     Equation 25 there: the float output of a layer is reconstructed from the quantized output of the layers before it.
-    The weights become values on their grids, which the Q/DQ writer keeps as they are. Seeded: the same images give the
-    same weights.
+    The weights become values on their grids, which the Q/DQ writer keeps as they are; those of convolutions that are
+    padded by rule (auto_pad) are left as they were. Seeded: the same images give the same weights.
     """
     rounded = Wiring(setting.wiring.model)
 
@@ -35,7 +35,7 @@ def adaround(setting: Setting) -> Wiring:
         setting.tick()
         grid = setting.grids.get(pair.layer.weights)
         values = rounded.constant(pair.layer.weights)
-        if grid is None or values is None:
+        if grid is None or values is None or attribute(pair.layer.node, "auto_pad", b"NOTSET") != b"NOTSET":
             return False
         inside = pair.layer.bias is not None and pair.layer.bias[0].name == pair.layer.name
         bias = rounded.bias(pair.layer) if inside else None
@@ -109,11 +109,13 @@ def _output(node: Any, source: torch.Tensor, weights: torch.Tensor) -> torch.Ten
     if node.op_type == "Gemm":
         product: torch.Tensor = source @ (weights.T if attribute(node, "transB", 0) else weights)
         return product
-    top, left, bottom, right = attribute(node, "pads", [0, 0, 0, 0])
-    return F.conv2d(
-        F.pad(source, (left, right, top, bottom)),
+    count = weights.ndim - 2  # axes of the picture
+    pads = attribute(node, "pads", [0] * 2 * count)
+    convolution = (F.conv1d, F.conv2d, F.conv3d)[count - 1]
+    return convolution(
+        F.pad(source, [side for axis in reversed(range(count)) for side in (pads[axis], pads[axis + count])]),
         weights,
-        stride=tuple(attribute(node, "strides", [1, 1])),
-        dilation=tuple(attribute(node, "dilations", [1, 1])),
+        stride=tuple(attribute(node, "strides", [1] * count)),
+        dilation=tuple(attribute(node, "dilations", [1] * count)),
         groups=attribute(node, "group", 1),
     )

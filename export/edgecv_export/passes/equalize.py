@@ -56,7 +56,7 @@ def _couple(wiring: Wiring, first: Layer) -> _Couple | None:
     reader = wiring.only_reader(first.node.output[0])
     if reader is not None and reader.op_type in ("Relu", "Clip"):
         if reader.op_type == "Clip":
-            if wiring.constant(reader.input[1]) != 0:
+            if len(reader.input) < 2 or wiring.constant(reader.input[1]) != 0:
                 return None
             clip = reader
         reader = wiring.only_reader(reader.output[0])
@@ -67,16 +67,15 @@ def _couple(wiring: Wiring, first: Layer) -> _Couple | None:
 
 
 def _one_to_one(wiring: Wiring, layer: Layer) -> bool:
-    """Whether each input channel meets weights of its own: plain layers and depthwise ones do."""
-    return attribute(layer.node, "group", 1) == 1 or is_depthwise(wiring, layer.node)
+    """Whether each input channel meets weights of its own: plain layers do, and depthwise ones of as many outputs."""
+    groups = attribute(layer.node, "group", 1)
+    return groups == 1 or (is_depthwise(wiring, layer.node) and len(wiring.weights(layer)) == groups)
 
 
 def _balance(wiring: Wiring, couple: _Couple) -> float:
     """Equalize one couple; gives the largest |log s|."""
     first, second = wiring.weights(couple.first), wiring.weights(couple.second)
     depthwise = is_depthwise(wiring, couple.second.node)
-    if depthwise and len(second) != len(first):
-        return 0.0
     one = np.abs(first.reshape(len(first), -1)).max(axis=1)
     by_input = second if depthwise else np.moveaxis(second, 1, 0)
     two = np.abs(by_input.reshape(len(one), -1)).max(axis=1)

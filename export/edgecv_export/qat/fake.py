@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgecv_export.dialects import TINY, WEIGHT_STEPS
+from edgecv_export.grids import BIAS_STEPS
+
 
 class _Fake(torch.autograd.Function):
     """(clip(round(x / scale) + zero_point) - zero_point) * scale, bit for bit what ONNX's Q/DQ computes.
@@ -48,15 +51,22 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: int, lowest: int, highes
     return moved
 
 
-def fake_weights(weights: Tensor, axis: int) -> Tensor:
-    """Weights on the symmetric int8 grid that holds them all, one scale per index along `axis`: nothing is clipped."""
-    return fake_quantize(weights, weight_scale(weights, axis), 0, -127, 127)
+def fake_weights(weights: Tensor, scale: Tensor) -> Tensor:
+    """Weights on a symmetric int8 grid, scale from `weight_scale`: nothing is clipped."""
+    return fake_quantize(weights, scale, 0, -WEIGHT_STEPS, WEIGHT_STEPS)
 
 
-def weight_scale(weights: Tensor, axis: int) -> Tensor:
-    """The steps of a layer's weight grid, one per index along `axis`; the other dimensions are kept as 1."""
+def weight_scale(weights: Tensor, axis: int, bias: Tensor | None = None, source: Tensor | None = None) -> Tensor:
+    """The steps of the grid that holds all weights, one per index along `axis`; the other dimensions are kept as 1.
+
+    bias (channels,), source: the layer's bias and the step of its inputs, when the bias has to fit into int32.
+    """
     reach = weights.detach().abs().amax([each for each in range(weights.ndim) if each != axis], keepdim=True)
-    return torch.where(reach == 0, torch.ones_like(reach), reach / 127)
+    if bias is not None and source is not None:
+        least = bias.detach().double().abs() / (source.detach().double() * BIAS_STEPS)
+        reach = torch.maximum(reach, WEIGHT_STEPS * least.to(reach.dtype).reshape(reach.shape))
+    scale = reach / WEIGHT_STEPS
+    return torch.where(scale < TINY, torch.ones_like(scale), scale)
 
 
 def fake_bias(bias: Tensor, scale: Tensor) -> Tensor:

@@ -108,12 +108,14 @@ class FakeQuantized(nn.Module):
         x, *own = inputs
         normed = self._normed(node)
         weights, bias, factor = (*own, None, None)[:3] if normed is None else normed.folded()
-        near = weights if node.axis is None else fake.fake_weights(weights, node.axis)
+        place = self._places.get(node.inputs[0])
+        source = None if place is None else scales[place]
+        steps = None if node.axis is None else fake.weight_scale(weights, node.axis, bias, source)
+        near = weights if steps is None else fake.fake_weights(weights, steps)
         if normed is not None and live:
             return normed.normalize(node.operator([x, near], node.attributes), factor)
-        if node.int_bias and node.axis is not None:
-            step = scales[self._places[node.inputs[0]]] * fake.weight_scale(weights, node.axis).flatten()
-            bias = fake.fake_bias(bias, step)
+        if node.int_bias and steps is not None and source is not None:
+            bias = fake.fake_bias(bias, source * steps.flatten())
         return node.operator([x, near] if bias is None else [x, near, bias], node.attributes)
 
     def _on_grid(self, name: str, values: Tensor, scales: Tensor) -> Tensor:
@@ -175,7 +177,7 @@ def write(network: FakeQuantized, setting: Setting, dialect: Dialect) -> bytes:
         raise ComputationError(f"the scale of '{name}' is {lost[name]:g} after training, {len(lost)} scales are lost")
     wiring = network.graph(setting.wiring)
     nodes = [wiring.nodes[node.name] for node in setting.nodes]
-    return qdq.write(wiring, nodes, grids | weight_grids(wiring, nodes, "min-max"), dialect)
+    return qdq.write(wiring, nodes, grids | weight_grids(wiring, nodes, "min-max", grids), dialect)
 
 
 def _pixels(wiring: Wiring) -> list[Any]:
