@@ -385,6 +385,65 @@ def test_a_file_that_was_sealed_by_nobody_is_still_caught(bundle_copy):
         verify.diagnose(opened, RIGHT)
 
 
+@pytest.mark.parametrize(("variant", "file"), [("float32", "model.onnx"), ("int8-u8s8", "model.int8-u8s8.onnx")])
+def test_another_networks_file_is_named(variant, file, finished_copy):
+    """Right input, output and labels, other weights under other names: not bad quantization, another network."""
+
+    def exchange(model):
+        for tensor in model.graph.initializer:
+            values = numpy_helper.to_array(tensor)
+            if values.ndim == 4:
+                values = np.random.default_rng(0).permutation(values.ravel()).reshape(values.shape)
+            tensor.CopyFrom(numpy_helper.from_array(values, f"other.{tensor.name}"))
+        names = {each.name for each in model.graph.initializer}
+        for node in model.graph.node:
+            node.input[:] = [f"other.{each}" if f"other.{each}" in names else each for each in node.input]
+
+    alter(finished_copy, (file, exchange))
+    found = findings(finished_copy)
+    assert set(found) == {(variant, "onnxruntime"), (variant, "openvino")}
+    assert {each.name for each in found.values()} == {"another network"}
+    assert all(re.match(r"it lacks \d+ of the \d+ constants", each.detail) for each in found.values())
+
+
+def sizes(model, batch):
+    for each in (model.graph.input[0], model.graph.output[0]):
+        each.type.tensor_type.shape.dim[0].dim_value = batch
+
+
+def float_input(model):
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+
+
+def half_output(model):
+    model.graph.node[-1].output[0] = "wide"
+    model.graph.node.append(onnx.helper.make_node("Cast", ["wide"], ["logits"], to=onnx.TensorProto.FLOAT16))
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            partial(sizes, batch=1),
+            r"input is 'image' \(1, 32, 32, 3\) uint8, the manifest says 'image' \(N, 32, 32, 3\)",
+        ),
+        (partial(sizes, batch=8), r"input is 'image' \(8, 32, 32, 3\) uint8"),  # the golden inputs are 8: they fit
+        (float_input, r"input is 'image' \(N, 32, 32, 3\) float32, .*\) uint8"),  # OpenVINO casts, and says nothing
+        (half_output, r"output is 'logits' \(N, 10\) float16, .*\) float32"),
+    ],
+)
+def test_another_input_or_output_is_named_and_not_loaded(change, said, bundle_copy):
+    alter(bundle_copy, ("model.onnx", change))
+    found = findings(bundle_copy)
+    assert set(found) == {("float32", "onnxruntime"), ("float32", "openvino")}
+    assert {each.name for each in found.values()} == {"another input or output"}
+    assert all(re.search(said, each.detail) for each in found.values())
+    for backend in ("onnxruntime", "openvino"):
+        with pytest.raises(BundleError, match=f"model.onnx: the graph's {said}"):
+            rt.load(bundle_copy, backend=backend)
+
+
 @pytest.mark.parametrize("operator", ["DequantizeLinear", "QuantizeLinear"])
 def test_a_corrupted_scale_is_named(operator, finished_copy):
     """One bit of the exponent: a scale is four times what it was."""

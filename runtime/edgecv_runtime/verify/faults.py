@@ -335,6 +335,7 @@ BACKEND = Fault("the backend computes it otherwise", "use another backend or ver
 NOT_FINITE = Fault("NaN or infinite outputs", "look for overflow in the node named; run in float32")
 OTHER_FILE = Fault("another network", "export again: the file computes something else than what was exported")
 QUANTIZATION = Fault("quantization loses too much", "leave the node named in float, or quantize with more images")
+INTERFACE = Fault("another input or output", "export again: backends disagree on what they cast")
 RECORD = Fault("altered preprocessing record", "restore bundle.json's 'preprocess', or export again")
 LABELS = Fault("altered labels", "restore bundle.json's 'labels', or export again")
 
