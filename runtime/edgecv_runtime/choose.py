@@ -95,12 +95,17 @@ def targets(
             hint,
             threads,
             device,
-            islands=variant.islands if variant.islands in backends.get(name).precisions(device) else "float32",
+            islands=_islands(variant.islands, backends.get(name).precisions(device)),
         )
         for variant in bundle.manifest.variants
         for name in names
         for hint in (backends.get(name).precisions(device) if variant.precision == "float32" else ("float32",))
     ]
+
+
+def _islands(wanted: Precision, native: tuple[Precision, ...]) -> Precision:
+    """What a device computes in that is not quantized: an NPU has no float32."""
+    return wanted if wanted in native else next(iter(native), "float32")
 
 
 def for_bundle(bundle: Bundle, ask: Ask) -> Target:

@@ -63,21 +63,34 @@ def fitting(
     return Input(TensorSpec(spec.name, spec.dtype, (spec.shape[0], *wanted)), preprocess, normalization)
 
 
-def check_matches(header: onnxfile.OnnxHeader, manifest: Manifest, where: str) -> None:
-    """The graph's own inputs, outputs and labels must be the manifest's."""
-    for found, claimed in ((header.inputs, (manifest.input,)), (header.outputs, manifest.outputs)):
+def mismatch(header: onnxfile.OnnxHeader, manifest: Manifest) -> str:
+    """How a graph's own input, outputs and labels differ from the manifest's, or ""."""
+    for kind, found, claimed in (
+        ("input", header.inputs, (manifest.input,)),
+        ("output", header.outputs, manifest.outputs),
+    ):
         if len(found) != len(claimed) or not all(map(_is_same, found, claimed)):
-            raise BundleError(f"{where}: the graph has {found}, the manifest says {claimed}; export it again")
+            has, says = (", ".join(f"'{each.name}' {_readable(each)}" for each in specs) for specs in (found, claimed))
+            return f"the graph's {kind} is {has or 'missing'}, the manifest says {says}"
     labels = header.metadata.get("edgecv.labels")
     if labels is not None and labels != "\n".join(manifest.labels):
-        raise BundleError(f"{where}: the graph's own labels are not the manifest's; export it again")
+        return "the graph's own labels are not the manifest's"
+    return ""
+
+
+def check_matches(header: onnxfile.OnnxHeader, manifest: Manifest, where: str) -> None:
+    """The graph's own input, outputs and labels must be the manifest's; raises BundleError that says what differs."""
+    told = mismatch(header, manifest)
+    if told:
+        raise BundleError(f"{where}: {told}; export it again")
 
 
 def _is_same(found: TensorSpec, claimed: TensorSpec) -> bool:
+    """A size that the graph leaves open may be fixed in the manifest, but not the other way round."""
     sizes = zip(found.shape, claimed.shape, strict=False)
     return (
         (found.name, found.dtype, len(found.shape)) == (claimed.name, claimed.dtype, len(claimed.shape))
-        and all(have == want for have, want in sizes if isinstance(have, int) and isinstance(want, int))
+        and all(have == want for have, want in sizes if isinstance(have, int))
     )  # fmt: skip
 
 

@@ -189,7 +189,7 @@ class Model:
             rows, *sizes = tensor.shape
             fits = tensor.dtype == self._dtype and sizes == self._sizes and rows > 0 and len(feeds) == 1
             fits = fits and self._rows in (None, rows)
-        except (TypeError, KeyError, AttributeError, ValueError):
+        except (TypeError, LookupError, AttributeError, ValueError):  # no mapping, or no tensor in it
             fits = False
         if not fits:
             check_feeds(feeds, self.input)

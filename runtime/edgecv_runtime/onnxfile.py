@@ -28,13 +28,21 @@ DTYPES |= {10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat
 # First bytes of what people pass as a model by mistake.
 _OTHER_KINDS = {
     b"version https://git-lfs": "a Git LFS pointer: run 'git lfs pull' to get the file itself",
-    b"<": "an HTML or XML page: the download gave a web page instead of the file",
+    b"<net": "a model of OpenVINO: export it to ONNX",
+    b"<?xml": "an XML file (a model of OpenVINO, say): export the model to ONNX",
+    b"<": "an HTML page: the download gave a web page instead of the file",
     b"PK\x03\x04": "a zip archive (a PyTorch checkpoint, or a bundle whose name must end in .edgecv)",
     b"\x80": "a Python pickle (a PyTorch checkpoint): export it with 'edgecv export'",
     b"\x1f\x8b": "a gzip archive: unpack it first",
     b"ptrt": "a TensorRT engine: engines belong to one GPU and version; load the ONNX file",
+    b"vtrt": "a TensorRT-RTX engine: engines belong to one GPU and version; load the ONNX file",
     b"{": "a JSON document: a bundle is loaded by its folder",
     b"\x89HDF": "an HDF5 file (Keras): export it to ONNX",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x93NUMPY": "a numpy array",
+    b"\x7fELF": "a Linux program or library",
+    b"%PDF": "a PDF document",
 }
 
 
@@ -83,6 +91,8 @@ def parse(data: bytes | mmap.mmap, where: str) -> OnnxHeader:
             raise ModelFileError(f"{where}: not an ONNX file but {kind}")
     if data[4:8] == b"TFL3":
         raise ModelFileError(f"{where}: not an ONNX file but a TensorFlow Lite model")
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8:
+        raise ModelFileError(f"{where}: not an ONNX file but safetensors, weights without a graph: export the network")
     try:
         return _header(memoryview(data))
     except (ValueError, IndexError, RecursionError) as exc:

@@ -4,6 +4,7 @@ import onnxruntime
 import pytest
 
 import edgecv_runtime as rt
+from edgecv_runtime import choose
 from edgecv_runtime.backends import onnxruntime as ort_backend
 from edgecv_runtime.backends import openvino as ov_backend
 from edgecv_runtime.errors import BackendUnavailable, BadInput, Closed
@@ -30,6 +31,9 @@ def test_devices_that_are_here_give_the_golden_outputs(exported, backend, device
         ({"backend": "onnxruntime", "device": "openvino:gpu"}, BackendUnavailable, "needs onnxruntime-openvino"),
         ({"backend": "onnxruntime", "device": "xnnpack"}, BackendUnavailable, "--use_xnnpack"),
         ({"backend": "onnxruntime", "device": "tpu"}, BadInput, "no device 'tpu'; known: cpu, cuda, tensorrt"),
+        ({"backend": "onnxruntime", "device": "cpu:3"}, BadInput, "no device 'cpu:3'; known of this kind: 'cpu'$"),
+        ({"backend": "onnxruntime", "device": "cuda:x"}, BadInput, "'cuda:x'; known .*: 'cuda', 'cuda:0'"),
+        ({"backend": "onnxruntime", "device": "openvino:tpu"}, BadInput, "known of this kind: .*'openvino:npu'"),
         ({"backend": "openvino", "device": "gpu"}, BackendUnavailable, "no device 'gpu' here, only: cpu"),
         ({"backend": "openvino", "device": "npu"}, BackendUnavailable, "no device 'npu' here, only: cpu"),
         ({"backend": "openvino", "device": "cpu.3"}, BackendUnavailable, "no device 'cpu.3' here"),
@@ -68,9 +72,29 @@ def test_options_of_each_provider():
     assert options["cpu"] == {}
     assert options["cuda"] == {"device_id": "1", "use_tf32": "0"}
     assert options["tensorrt"]["device_id"] == "1"
-    assert options["tensorrt"]["trt_engine_cache_enable"] == "1"
+    assert options["tensorrt"]["trt_engine_cache_enable"] == "True"  # onnxruntime_pybind_state.cc throws for "1"
+    assert options["tensorrt"]["trt_timing_cache_enable"] == "True"
     assert options["openvino"] == {"device_type": "CPU", "precision": "FP32", "num_of_threads": "2"}
     assert options["xnnpack"] == {"intra_op_num_threads": "2"}
+
+
+def test_an_int8_file_runs_where_there_is_no_float32(finished, monkeypatch):
+    """As on Intel's NPU, which computes in int8 and fp16 only: what is not quantized is fp16 there."""
+    real = ov_backend.OpenVinoBackend
+    monkeypatch.setattr(real, "precisions", staticmethod(lambda device: ("fp16",) if device == "npu" else ("float32",)))
+    given = []
+
+    def compile_(self, model, options):
+        given.append((options.device, options.precision))
+        self.streams = 1
+
+    monkeypatch.setattr(real, "__init__", compile_)
+    with rt.Bundle(finished) as opened:
+        found = {each.variant: each for each in choose.targets(opened, ["openvino"], device="npu")}
+        assert found["float32"].hint == "fp16"
+        found["int8-u8s8"].compile()
+        found["float32"].compile()
+    assert given == [("npu", "fp16")] * 2
 
 
 def test_openvino_that_executes_elsewhere_is_an_error(exported, monkeypatch):

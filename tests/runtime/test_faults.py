@@ -10,6 +10,7 @@ import cv2
 import msgspec
 import numpy as np
 import onnx
+import PIL.Image
 import pytest
 import torch
 from onnx import numpy_helper
@@ -82,6 +83,20 @@ def letterboxed(path):
     return canvas[:, :, ::-1]
 
 
+def whole(path, resize, cut=round, even=False):
+    """The whole picture to 40 pixels on the shorter side, then the centre: torchvision's order, and many programs'."""
+    image = cv2.imread(str(path))
+    scale = 40 / min(image.shape[:2])
+    height, width = (40 if side == min(image.shape[:2]) else cut(side * scale) for side in image.shape[:2])
+    image = resize(image, (width, height))
+    top, left = (round(rest / 2) if even else rest // 2 for rest in (height - 32, width - 32))
+    return image[top : top + 32, left : left + 32, ::-1]
+
+
+def pillow(method):
+    return lambda image, size: np.array(PIL.Image.fromarray(image).resize(size, method))
+
+
 def cast(values):
     return values.astype(np.int32).astype(np.uint8)
 
@@ -95,7 +110,12 @@ WRONG_PIXELS = {
         partial(pipeline, interpolation=cv2.INTER_NEAREST),
         partial(pipeline, interpolation=cv2.INTER_AREA),
         partial(pipeline, interpolation=cv2.INTER_CUBIC),
+        partial(whole, resize=pillow(PIL.Image.Resampling.BILINEAR), cut=int, even=True),  # torchvision's
+        partial(whole, resize=pillow(PIL.Image.Resampling.BICUBIC)),
+        partial(whole, resize=pillow(PIL.Image.Resampling.LANCZOS)),
+        partial(whole, resize=partial(cv2.resize, interpolation=cv2.INTER_AREA), cut=int),
     ],
+    "cropped after the resize": [partial(whole, resize=cv2.resize), partial(whole, resize=cv2.resize, cut=int)],
     "another way to resize": [partial(pipeline, crop="none"), letterboxed],
     "another size before the crop": [partial(pipeline, shorter=32), partial(pipeline, shorter=37)],
     "crop from the corner": [partial(pipeline, crop="corner")],
@@ -113,7 +133,10 @@ WRONG_PIXELS = {
         partial(pipeline, on_image=lambda image: (16 + image * (219 / 255)).round().astype(np.uint8)),
         partial(pipeline, on_image=lambda image: np.clip((image - 16.0) * 255 / 219, 0, 255).astype(np.uint8)),
     ],
-    "another tone curve": [partial(pipeline, on_image=lambda image: (255 * (image / 255) ** 2.2).astype(np.uint8))],
+    "another tone curve": [
+        partial(pipeline, on_image=lambda image: (255 * (image / 255) ** 2.2).astype(np.uint8)),
+        partial(pipeline, on_image=lambda image: (255 * (image / 255) ** (1 / 1.8)).astype(np.uint8)),
+    ],
     "U and V exchanged": [partial(pipeline, on_image=yuv_swapped)],
     "turned or mirrored image": [
         partial(pipeline, on_image=lambda image: cv2.flip(image, 1)),
@@ -181,6 +204,9 @@ def test_wrong_code_is_named_by_the_scores_alone(name, code, kind, cropped, answ
         ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "ImageNet's mean and std"),
         ((0.0,) * 3, (1.0,) * 3, "0 and 1 (0 to 1) mean and std"),
         ((0.5,) * 3, (0.5,) * 3, "0.5 and 0.5 (-1 to 1) mean and std"),
+        ((0.5,) * 3, (1.0,) * 3, "the pixels are not divided by std"),
+        ((0.0,) * 3, (0.25,) * 3, "mean is not taken off"),
+        ((0.5 / 255,) * 3, (0.25 / 255,) * 3, "the pixels are not divided by 255"),
     ],
 )
 def test_a_wrong_mean_or_scale_is_named_by_the_scores(mean, std, said, cropped, answer):
@@ -189,6 +215,37 @@ def test_a_wrong_mean_or_scale_is_named_by_the_scores(mean, std, said, cropped, 
             opened, lambda path: answer(RIGHT(path), np.array(mean, np.float32), np.array(std, np.float32))
         )
     assert (found.name, found.detail) == ("wrong mean or scale", said)
+
+
+def test_mean_and_std_of_bgr_are_named_by_the_scores(network, digits, tmp_path):
+    """The right figures in the order of OpenCV's channels, on RGB."""
+    normalization = rt.Normalization((0.3, 0.5, 0.6), (0.2, 0.25, 0.3))
+    preprocess = Preprocess(size=(32, 32), mode="stretch", interpolation="area")
+    given = {"name": "stretched", "labels": LABELS, "preprocess": preprocess, "normalization": normalization}
+    export(network, tmp_path / "bundle", images=digits[0][:8], **given)
+
+    def wrong(path):
+        pixels = preprocess(rt.images.read(path)) / np.float32(255)
+        x = (pixels - np.float32(normalization.mean[::-1])) / np.float32(normalization.std[::-1])
+        with torch.inference_mode():
+            return network(torch.from_numpy(x.transpose(2, 0, 1).copy())[None]).numpy()[0]
+
+    with Bundle(tmp_path / "bundle") as opened:
+        found = verify.diagnose(opened, wrong)
+        whole_picture = verify.diagnose(
+            opened, lambda path: pillow(PIL.Image.Resampling.BILINEAR)(rt.images.read(path), (32, 32))[:, :, ::-1]
+        )
+    assert (found.name, found.detail) == ("wrong mean or scale", "the mean and std of red and blue are exchanged")
+    assert whole_picture.name == "another interpolation"
+    assert whole_picture.detail == "Pillow's bilinear where 'area' is right"
+
+
+def test_another_fault_is_named_also_where_red_and_blue_are_exchanged(cropped, answer):
+    wrong = partial(pipeline, on_image=lambda image: cv2.flip(image, 1), rgb=False)
+    with Bundle(cropped) as opened:
+        found = [verify.diagnose(opened, wrong), verify.diagnose(opened, lambda path: answer(wrong(path)))]
+    assert {each.name for each in found} == {"turned or mirrored image"}
+    assert {each.detail for each in found} == {"it is mirrored; and red and blue are exchanged"}
 
 
 def test_a_wrong_mean_and_scale_are_told_from_the_input(cropped):
@@ -383,6 +440,65 @@ def test_a_file_that_was_sealed_by_nobody_is_still_caught(bundle_copy):
     assert {each.name for each in findings(bundle_copy).values()} == {"another network"}
     with Bundle(bundle_copy) as opened, pytest.raises(BundleError, match="no golden pictures"):
         verify.diagnose(opened, RIGHT)
+
+
+@pytest.mark.parametrize(("variant", "file"), [("float32", "model.onnx"), ("int8-u8s8", "model.int8-u8s8.onnx")])
+def test_another_networks_file_is_named(variant, file, finished_copy):
+    """Right input, output and labels, other weights under other names: not bad quantization, another network."""
+
+    def exchange(model):
+        for tensor in model.graph.initializer:
+            values = numpy_helper.to_array(tensor)
+            if values.ndim == 4:
+                values = np.random.default_rng(0).permutation(values.ravel()).reshape(values.shape)
+            tensor.CopyFrom(numpy_helper.from_array(values, f"other.{tensor.name}"))
+        names = {each.name for each in model.graph.initializer}
+        for node in model.graph.node:
+            node.input[:] = [f"other.{each}" if f"other.{each}" in names else each for each in node.input]
+
+    alter(finished_copy, (file, exchange))
+    found = findings(finished_copy)
+    assert set(found) == {(variant, "onnxruntime"), (variant, "openvino")}
+    assert {each.name for each in found.values()} == {"another network"}
+    assert all(re.match(r"it lacks \d+ of the \d+ constants", each.detail) for each in found.values())
+
+
+def sizes(model, batch):
+    for each in (model.graph.input[0], model.graph.output[0]):
+        each.type.tensor_type.shape.dim[0].dim_value = batch
+
+
+def float_input(model):
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+
+
+def half_output(model):
+    model.graph.node[-1].output[0] = "wide"
+    model.graph.node.append(onnx.helper.make_node("Cast", ["wide"], ["logits"], to=onnx.TensorProto.FLOAT16))
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            partial(sizes, batch=1),
+            r"input is 'image' \(1, 32, 32, 3\) uint8, the manifest says 'image' \(N, 32, 32, 3\)",
+        ),
+        (partial(sizes, batch=8), r"input is 'image' \(8, 32, 32, 3\) uint8"),  # as many as the golden inputs
+        (float_input, r"input is 'image' \(N, 32, 32, 3\) float32, .*\) uint8"),  # OpenVINO casts
+        (half_output, r"output is 'logits' \(N, 10\) float16, .*\) float32"),
+    ],
+)
+def test_another_input_or_output_is_named_and_not_loaded(change, said, bundle_copy):
+    alter(bundle_copy, ("model.onnx", change))
+    found = findings(bundle_copy)
+    assert set(found) == {("float32", "onnxruntime"), ("float32", "openvino")}
+    assert {each.name for each in found.values()} == {"another input or output"}
+    assert all(re.search(said, each.detail) for each in found.values())
+    for backend in ("onnxruntime", "openvino"):
+        with pytest.raises(BundleError, match=f"model.onnx: the graph's {said}"):
+            rt.load(bundle_copy, backend=backend)
 
 
 @pytest.mark.parametrize("operator", ["DequantizeLinear", "QuantizeLinear"])

@@ -204,6 +204,7 @@ def test_a_map_that_goes_on_after_close_says_so(exported, photos):
         ({"image": [[1]]}, "got list"),
         ({"picture": np.zeros((1, 32, 32, 3), np.uint8)}, "wants the input 'image' and no other, got: picture"),
         ({}, "wants the input 'image'"),
+        (np.zeros((1, 32, 32, 3), np.uint8), "wants named tensors, {'image': ...}, got ndarray"),
     ],
 )
 def test_wrong_tensors_are_refused_alike_on_every_backend(model, feeds, said):

@@ -3,6 +3,7 @@ import tracemalloc
 import numpy as np
 import onnx
 import pytest
+import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -46,8 +47,17 @@ def test_metadata_may_hold_any_text(tmp_path):
     ("content", "said"),
     [
         (b"", "the file is empty"),
-        (b"<!DOCTYPE html><html>", "an HTML or XML page"),
-        (b"\n  <html>", "an HTML or XML page"),
+        (b"<!DOCTYPE html><html>", "an HTML page"),
+        (b"\n  <html>", "an HTML page"),
+        (b"<?xml version='1.0'?><net name='m'>", "a model of OpenVINO"),
+        (b'<net name="m" version="11">', "a model of OpenVINO"),
+        (b"vtrt\0\0\0\0", "a TensorRT-RTX engine"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+        (b"\xff\xd8\xff\xe0", "a JPEG image"),
+        (b"\x93NUMPY\x01\0", "a numpy array"),
+        (b"\x7fELF\x02", "a Linux program or library"),
+        (b"%PDF-1.7", "a PDF document"),
+        (safetensors.numpy.save({"w": np.zeros(3, np.float32)}), "safetensors, weights without a graph"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer: run 'git lfs pull'"),
         (b"PK\x03\x04rest", "a zip archive"),
         (b"\x80\x02}q\x00.", "a Python pickle"),

@@ -9,9 +9,11 @@ import onnx
 import pytest
 
 from edgecv_runtime import files
+from edgecv_runtime.backends.onnxruntime import PROVIDERS
 from edgecv_runtime.backends.tensorrt import api, build, cache
 from edgecv_runtime.backends.tensorrt.build import Plan
 from edgecv_runtime.backends.tensorrt.cuda import Gpu
+from edgecv_runtime.errors import Unavailable
 
 ADA = Gpu(name="NVIDIA RTX 4090", compute_capability=(8, 9), multiprocessors=128, cuda="13.0")
 ENGINE = b"an engine as TensorRT wrote it"
@@ -139,6 +141,27 @@ def test_times_of_kernels_are_shared_by_networks_and_kept_apart_by_hardware(expo
     assert len({timing(), *others}) == 5
 
 
+def test_a_cache_folder_that_cannot_be_made_is_an_error_with_the_cure(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EDGECV_CACHE", str(tmp_path / "file"))
+    with pytest.raises(Unavailable, match="no folder to keep engines in: .*set EDGECV_CACHE"):
+        cache.home()
+    with pytest.raises(Unavailable, match="no folder to keep engines in: .*set EDGECV_CACHE"):
+        PROVIDERS["tensorrt"].options("0", 0)
+
+
+def test_kernels_that_cannot_be_read_are_compiled_again(tmp_path, caplog):
+    kernels = tmp_path / "a.kernels"
+    assert cache.read_kernels(kernels) == b""
+    assert caplog.text == ""  # the first time
+    kernels.write_bytes(b"kernels")
+    assert cache.read_kernels(kernels) == b"kernels"
+    kernels.unlink()
+    kernels.mkdir()
+    assert cache.read_kernels(kernels) == b""
+    assert "a.kernels: cannot be read, compiling again" in caplog.text
+
+
 class Config:
     """The timing-cache part of IBuilderConfig, after its documentation: refuses what it does not know."""
 
@@ -172,6 +195,15 @@ def test_measured_times_go_from_build_to_build(tmp_path, caplog, kept, attached)
     assert ("starting a new one" in caplog.text) == (kept not in (None, b"times"))
     build.keep_timing_cache(config, file)
     assert file.read_bytes() == attached + b" and more"
+
+
+def test_times_that_cannot_be_read_do_not_end_a_build(tmp_path, caplog):
+    """Of another user, after a run as root: a folder in its place stands for it, which root cannot read either."""
+    (tmp_path / "a.timing").mkdir()
+    config = Config([])
+    build.attach_timing_cache(config, tmp_path / "a.timing")
+    assert config.attached == b""
+    assert "a.timing: the timing cache cannot be read" in caplog.text
 
 
 def test_tensorrt_rtx_is_asked_for_no_timing_cache(exported, tmp_path):

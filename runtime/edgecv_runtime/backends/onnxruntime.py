@@ -37,22 +37,35 @@ _LAYERS = {
 }
 
 
+_NUMBERS = ("0", "1", "2")
+
+
 class Provider(Record, frozen=True):
-    """An execution provider: its name, its options for (what follows the device's colon, threads), what it needs."""
+    """An execution provider: its name, its options for (what follows the device's colon, threads), what it needs.
+
+    parts: what may follow the colon; of `_NUMBERS` any number.
+    """
 
     name: str
     options: Callable[[str, int], dict[str, str]]
     needs: str
+    parts: tuple[str, ...] = ()
 
 
 def _tensorrt(number: str, _: int) -> dict[str, str]:
-    """Engines and timings are kept: a build takes minutes on a small device."""
-    folder = str(files.cache_folder("onnxruntime-tensorrt"))
+    """Engines and timings are kept: a build takes minutes on a small device.
+
+    Its bindings for Python take "True" and refuse "1", which its documentation shows for C.
+    """
+    try:
+        folder = str(files.cache_folder("onnxruntime-tensorrt"))
+    except OSError as exc:
+        raise Unavailable(f"no folder to keep engines in: {exc}; set EDGECV_CACHE to one that can be written") from exc
     return {
         "device_id": number or "0",
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": folder,
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": folder,
     }
 
@@ -68,10 +81,11 @@ PROVIDERS = {
     "cpu": Provider("CPUExecutionProvider", lambda *_: {}, "onnxruntime"),
     "cuda": Provider(
         # TensorFloat-32 keeps 10 bits of a float32's mantissa
-        "CUDAExecutionProvider", lambda number, _: {"device_id": number or "0", "use_tf32": "0"}, "onnxruntime-gpu"
+        "CUDAExecutionProvider", lambda number, _: {"device_id": number or "0", "use_tf32": "0"}, "onnxruntime-gpu",
+        _NUMBERS,
     ),
-    "tensorrt": Provider("TensorrtExecutionProvider", _tensorrt, "onnxruntime-gpu and TensorRT"),
-    "openvino": Provider("OpenVINOExecutionProvider", _openvino, "onnxruntime-openvino"),
+    "tensorrt": Provider("TensorrtExecutionProvider", _tensorrt, "onnxruntime-gpu and TensorRT", _NUMBERS),
+    "openvino": Provider("OpenVINOExecutionProvider", _openvino, "onnxruntime-openvino", ("cpu", "gpu", "npu", "auto")),
     "xnnpack": Provider(
         "XnnpackExecutionProvider",
         lambda _, threads: {"intra_op_num_threads": str(threads or machine.this().cores)},
@@ -186,6 +200,10 @@ def _provider(device: str, asked: str) -> Provider:
     if device not in PROVIDERS:
         raise BadInput(f"onnxruntime has no device '{asked}'; known: {', '.join(PROVIDERS)}")
     found = PROVIDERS[device]
+    part = asked.partition(":")[2]
+    if ":" in asked and part.lower() not in found.parts and not (found.parts == _NUMBERS and part.isdigit()):
+        known = f"'{device}'" + "".join(f", '{device}:{each}'" for each in found.parts)
+        raise BadInput(f"onnxruntime has no device '{asked}'; known of this kind: {known}")
     built_in = onnxruntime.get_available_providers()
     if found.name not in built_in:
         here = ", ".join(name for name, each in PROVIDERS.items() if each.name in built_in)

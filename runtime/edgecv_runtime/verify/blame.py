@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,11 +59,20 @@ class Case:
         assert variant is not None
         return variant.precision if variant.precision != "float32" else self.target.hint
 
+    @property
+    def sealed(self) -> Mapping[str, int]:
+        """Digests of its constants when it was exported."""
+        return self.golden.constants.get(self.target.file.name, {})
+
     @cached_property
     def altered(self) -> list[str]:
         """Constants of the file whose values are not those that were sealed."""
-        sealed = self.golden.constants.get(self.target.file.name, {})
-        return [name for name, digest in self.graph.constants.items() if sealed.get(name, digest) != digest]
+        return [name for name, digest in self.graph.constants.items() if self.sealed.get(name, digest) != digest]
+
+    @cached_property
+    def missing(self) -> list[str]:
+        """Constants that were sealed and that the file has not: it is another network's."""
+        return [name for name in self.sealed if name not in self.graph.constants]
 
     @cached_property
     def disagrees(self) -> bool:
@@ -119,6 +128,11 @@ def name(case: Case) -> Finding | None:
         if detail:
             return Finding(row.fault.name, detail, row.fault.cure, _node(case, row))
     return None
+
+
+def unlike(told: str) -> Finding:
+    """A file whose input or output is not what the manifest says: no backend need run to tell."""
+    return Finding(faults.INTERFACE.name, told, faults.INTERFACE.cure)
 
 
 def _node(case: Case, row: Row) -> str:
@@ -186,6 +200,11 @@ def _quantization(case: Case) -> str:
     return f"far from float32 in {case.precision}, on every executor" if case.precision != "float32" else ""
 
 
+def _foreign(case: Case) -> str:
+    lacks = f"it lacks {len(case.missing)} of the {len(case.sealed)} constants that were exported"
+    return lacks if case.missing else ""
+
+
 def _other_file(case: Case) -> str:
     found = agreement(case.reference, case.outputs, "") if case.outputs is not None else None
     return f"its logits are off by up to {found.max_abs:.3g}" if found else "its outputs are not finite"
@@ -240,6 +259,7 @@ class Row:
 # Sure signs come first: a constant that was exchanged is a fault also where the golden inputs do not feel it.
 TABLE = (
     Row(faults.PRECISION, _precision, _diverging, needs_disagreement=False),
+    Row(faults.OTHER_FILE, _foreign, _nowhere),
     Row(faults.SCALE, _scale, _reader, needs_disagreement=False),
     Row(faults.NORMALIZATION, _normalization, _reader, needs_disagreement=False),
     Row(faults.OTHER_TRAINING, _other_training, _reader, needs_disagreement=False),

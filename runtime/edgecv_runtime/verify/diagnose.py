@@ -7,7 +7,7 @@ compared with what each fault would have made of them.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +145,16 @@ def _of_pixels(observed: Array, pictures: Sequence[Picture], scenes: Sequence[Sc
     ]
     simulated = [each for each in simulated if each[2].shape == right.shape]
     best = _best(values, right, simulated) or _scaled(values, right, simulated)
+    best = best or _best(values, right, [_exchanged(each) for each in simulated])
     if best is None:
         return _finding(faults.UNKNOWN_INPUT, f"the pixels differ by {np.abs(values - right).mean():.1f} of 255")
     return _finding(best[0], ", ".join([best[1], *notes]))
+
+
+def _exchanged(simulated: tuple[Fault, str, Array]) -> tuple[Fault, str, Array]:
+    """The same with red and blue exchanged, too: the fault that most often comes with another one."""
+    fault, detail, pixels = simulated
+    return fault, f"{detail}; and red and blue are exchanged", pixels[..., ::-1]
 
 
 def same_pixels(values: Array, right: Array, pictures: Sequence[Picture]) -> bool:
@@ -219,13 +226,21 @@ def _of_scores(bundle: Bundle, seen: Array, pictures: Sequence[Picture], scenes:
         own = network(np.stack([picture.pixels for picture in pictures]))
         if _error(_plain(own, False), _plain(logits, False)).max() > SCORES_LOSSLESS:
             raise ParityError(f"{bundle.path}: its own file gives other scores than PyTorch: run 'edgecv verify' first")
-        answers = [
-            (fault, detail, network(np.stack([simulate(scene) for scene in scenes])))
+        simulated = [
+            (fault, detail, np.stack([simulate(scene) for scene in scenes]))
             for fault, detail, simulate in faults.simulations(scenes[0].preprocess)
         ]
-    answers += [(fault, detail, alter(logits)) for fault, detail, alter in faults.alterations(classes)]
-    best = _best(observed, right, [(fault, detail, _plain(each, False, is_share)) for fault, detail, each in answers])
-    best = best or _reordered(observed, right)
+
+        def explaining(rows: Iterable[tuple[Fault, str, Array]]) -> tuple[Fault, str] | None:
+            answers = [(fault, detail, network(pixels)) for fault, detail, pixels in rows]
+            answers += [(fault, detail, alter(logits)) for fault, detail, alter in faults.alterations(classes)]
+            return _best(
+                observed, right, [(fault, said, _plain(each, False, is_share)) for fault, said, each in answers]
+            )
+
+        best = explaining(simulated) or _reordered(observed, right)
+        if best is None and errors.max() > LOW_PRECISION:
+            best = explaining(map(_exchanged, simulated))
     if best is not None:
         return _finding(*best)
     if all(error <= _allowed(picture) for error, picture in zip(errors, pictures, strict=True)):

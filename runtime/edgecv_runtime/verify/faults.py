@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edgecv_runtime import images
 from edgecv_runtime.preprocess import Image, Interpolation, Mode, Normalization, Preprocess, import_cv2
 from edgecv_runtime.tasks.classification import softmax
+from edgecv_runtime.verify import resizing
 from edgecv_runtime.verify.pictures import decode_unturned
 
 Pixels = NDArray[Any]
@@ -120,6 +121,24 @@ def _corner(scene: Scene) -> Image:
     return msgspec.structs.replace(own, mode="stretch", resize=None)(scene.image[:rows, :columns])
 
 
+def _at_size(change: resizing.Change) -> Simulation:
+    """A change that gives a picture of the network's size; only its colours are left to do."""
+    return lambda scene: msgspec.structs.replace(scene.preprocess, mode="stretch", resize=None)(change(scene.image))
+
+
+def _others_filters(own: Preprocess) -> dict[str, Simulation]:
+    """Filters of Pillow, and those of OpenCV on the whole picture."""
+    if own.mode == "letterbox":
+        return {}
+    ways = resizing.stretched(own) if own.mode == "stretch" else resizing.cropped_late(own, same=False)
+    return {detail: _at_size(change) for detail, change in ways.items()}
+
+
+def _late_crops(own: Preprocess) -> dict[str, Simulation]:
+    ways = resizing.cropped_late(own, same=True) if own.mode == "crop" else {}
+    return {detail: _at_size(change) for detail, change in ways.items()}
+
+
 def _planar(pixels: Pixels) -> Pixels:
     """(H, W, C) stored as (C, H, W), and read as (H, W, C)."""
     return pixels.transpose(2, 0, 1).reshape(pixels.shape)
@@ -184,8 +203,27 @@ def _normalizations(own: Preprocess) -> dict[str, Simulation]:
     return {f"{name} mean and std": row(other) for name, other in COMMON_NORMALIZATIONS.items()}
 
 
+def _own_normalizations(_: Preprocess) -> dict[str, Simulation]:
+    """The right figures, used wrongly."""
+
+    def row(change: Callable[[Pixels, Pixels, Pixels], Pixels]) -> Simulation:
+        def simulate(scene: Scene) -> Pixels:
+            mean, std = (np.asarray(each, np.float32) for each in (scene.normalization.mean, scene.normalization.std))
+            pixels: Pixels = (change(scene.pixels.astype(np.float32) / 255, mean, std) * std + mean) * 255
+            return pixels
+
+        return simulate
+
+    return {
+        "the mean and std of red and blue are exchanged": row(lambda x, mean, std: (x - mean[::-1]) / std[::-1]),
+        "the pixels are not divided by 255": row(lambda x, mean, std: (255 * x - mean) / std),
+        "the pixels are not divided by std": row(lambda x, mean, _: x - mean),
+        "mean is not taken off": row(lambda x, _, std: x / std),
+    }
+
+
 def _constant(**rows: Simulation) -> Callable[[Preprocess], dict[str, Simulation]]:
-    named = {name.replace("_", " "): row for name, row in rows.items()}
+    named = {name.replace("_", " ").strip(): row for name, row in rows.items()}
     return lambda _: named
 
 
@@ -224,7 +262,12 @@ CATALOGUE = (
         "turn the image as its EXIF tag says; edgecv's images.read does",
         _constant(the_image_is_used_as_it_is_stored=lambda scene: scene.preprocess(decode_unturned(scene.data))),
     ),
-    Fault("another interpolation", "resize with the bundle's interpolation", _other("interpolation", Interpolation)),
+    Fault(
+        "another interpolation",
+        "resize with the bundle's interpolation",
+        lambda own: {**_other("interpolation", Interpolation)(own), **_others_filters(own)},
+    ),
+    Fault("cropped after the resize", "cut the centre out first, then resize it: docs/verify.md says how", _late_crops),
     Fault("another way to resize", "crop, stretch or letterbox as the bundle says", _modes),
     Fault("another size before the crop", "scale the shorter side as the bundle says, then crop", _sides),
     Fault("crop from the corner", "crop the centre", _constant(the_upper_left_corner_is_cropped=_corner)),
@@ -250,7 +293,11 @@ CATALOGUE = (
             the_pixels_are_normalized_and_cast_to_uint8=lambda scene: _as_bytes(_normalized(scene)),
         ),
     ),
-    Fault("wrong mean or scale", "normalize with the bundle's mean and std, or leave it to the graph", _normalizations),
+    Fault(
+        "wrong mean or scale",
+        "normalize with the bundle's mean and std, or leave it to the graph",
+        lambda own: {**_own_normalizations(own), **_normalizations(own)},
+    ),
     Fault(
         "int8 where uint8",
         "read the pixels as unsigned bytes",
@@ -280,6 +327,10 @@ CATALOGUE = (
         _constant(
             the_pixels_are_linear_light=_curve(lambda tone: tone**2.2),
             a_gamma_was_applied=_curve(lambda tone: tone ** (1 / 2.2)),
+            **{
+                "the pixels are darkened by a gamma of 1.8": _curve(lambda tone: tone**1.8),
+                "a gamma of 1.8 was applied": _curve(lambda tone: tone ** (1 / 1.8)),
+            },
         ),
     ),
     Fault(
@@ -335,6 +386,7 @@ BACKEND = Fault("the backend computes it otherwise", "use another backend or ver
 NOT_FINITE = Fault("NaN or infinite outputs", "look for overflow in the node named; run in float32")
 OTHER_FILE = Fault("another network", "export again: the file computes something else than what was exported")
 QUANTIZATION = Fault("quantization loses too much", "leave the node named in float, or quantize with more images")
+INTERFACE = Fault("another input or output", "export again: backends disagree on what they cast")
 RECORD = Fault("altered preprocessing record", "restore bundle.json's 'preprocess', or export again")
 LABELS = Fault("altered labels", "restore bundle.json's 'labels', or export again")
 

@@ -13,17 +13,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import backends, machine
+from edgecv_runtime import backends, machine, onnxfile
 from edgecv_runtime.backends import Executed
 from edgecv_runtime.bundle import GOLDEN, Bundle
 from edgecv_runtime.choose import Target, targets
-from edgecv_runtime.errors import BadInput, EdgecvError, InvalidOutput, ParityError
+from edgecv_runtime.errors import BadInput, BundleError, EdgecvError, InvalidOutput, ParityError
 from edgecv_runtime.golden import Golden
+from edgecv_runtime.inputs import mismatch
 from edgecv_runtime.manifest import Entry, Finding, Manifest
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.verify import blame
 from edgecv_runtime.verify.agreement import accuracy, agreement
-from edgecv_runtime.verify.blame import Case
+from edgecv_runtime.verify.blame import Case, unlike
 from edgecv_runtime.verify.sealed import check
 
 BATCH = 8
@@ -92,6 +93,11 @@ def _verified(
 ) -> Verified:
     """One target's evidence; a file that the backend cannot run is evidence too."""
     try:
+        told = mismatch(onnxfile.read(target.file), bundle.manifest)
+        if told:
+            return Verified(
+                msgspec.structs.replace(failed_entry(target, BundleError(told)), finding=unlike(told)), None
+            )
         opened = target.open()
         try:
             bundle.check_unchanged(target.file.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections import Counter
@@ -97,8 +96,12 @@ def check_serves(trt: Library, gpu: Gpu) -> None:
 def attach_timing_cache(config: IBuilderConfig, path: Path) -> None:
     """Give a build the times that earlier builds measured; what TensorRT does not take is left for a new one."""
     kept = b""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         kept = path.read_bytes()
+    except FileNotFoundError:
+        pass  # the first build
+    except OSError as exc:  # of another user, say: it costs time, no more
+        log.warning("%s: the timing cache cannot be read: %s", path, exc)
     cache = config.create_timing_cache(kept)
     if cache is None or not config.set_timing_cache(cache, False):
         log.warning("%s: TensorRT does not take this timing cache: starting a new one", path)

@@ -16,6 +16,7 @@ from edgecv_runtime import files, onnxfile, records
 from edgecv_runtime.backends.tensorrt.api import Library
 from edgecv_runtime.backends.tensorrt.build import Plan, keeps_types
 from edgecv_runtime.backends.tensorrt.cuda import Gpu
+from edgecv_runtime.errors import Unavailable
 from edgecv_runtime.records import Record
 
 log = logging.getLogger("edgecv.tensorrt")
@@ -67,6 +68,27 @@ def key(model: Path, trt: Library, gpu: Gpu, plan: Plan) -> Key:
         device="gpu" if plan.dla is None else f"dla:{plan.dla}",
         typing="strong" if keeps_types(trt, plan) else "weak",
     )
+
+
+def home() -> Path:
+    """Where engines are kept; raises Unavailable with the cure: without it every start would build for minutes."""
+    try:
+        return files.cache_folder("tensorrt")
+    except OSError as exc:
+        raise Unavailable(
+            f"tensorrt has no folder to keep engines in: {exc}; set EDGECV_CACHE to one that can be written"
+        ) from exc
+
+
+def read_kernels(path: Path) -> bytes:
+    """The kernels that TensorRT-RTX kept, or nothing: those that cannot be read are compiled again."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as exc:
+        log.warning("%s: cannot be read, compiling again: %s", path, exc)
+        return b""
 
 
 def timing_file(key: Key, folder: Path) -> Path:

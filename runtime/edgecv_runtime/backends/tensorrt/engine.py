@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import logging
@@ -52,7 +51,7 @@ class Engine:
         self._trt = api.library()
         self._graphs = graphs
         self._lock = threading.Lock()
-        folder = files.cache_folder("tensorrt")
+        folder = cache.home()
         key = cache.key(model, self._trt, gpu, plan)
         self.cuda: ICudaEngine = self._load_or_build(model, plan, key, folder)
         self._kernels: IRuntimeCache | None = None
@@ -111,13 +110,12 @@ class Engine:
     def _load_kernels(self) -> IRuntimeCache:
         """TensorRT-RTX's runtime cache, with the kernels of earlier runs where it takes them."""
         kernels = self.cuda.create_runtime_config().create_runtime_cache()
-        with contextlib.suppress(FileNotFoundError):
-            kept = self._kernels_file.read_bytes()
-            if kernels.deserialize(kept):
-                self._kept = kept
-            else:
-                log.warning("%s: TensorRT-RTX does not take these kernels, compiling again", self._kernels_file)
-                api.logger(self._trt).errors.clear()
+        kept = cache.read_kernels(self._kernels_file)
+        if kept and kernels.deserialize(kept):
+            self._kept = kept
+        elif kept:
+            log.warning("%s: TensorRT-RTX does not take these kernels, compiling again", self._kernels_file)
+            api.logger(self._trt).errors.clear()
         return kernels
 
     def _configured_context(self) -> IExecutionContext | None:
