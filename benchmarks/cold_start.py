@@ -20,7 +20,7 @@ from pathlib import Path
 import cv2
 import study
 
-MODEL, ROUNDS = "mobilenet_v3_small", 11
+MODEL, ROUNDS = "mobilenet_v3_small", 21
 
 RAW = """
 import json, sys
@@ -86,9 +86,10 @@ def main() -> None:
         given = [str(bundle), str(picture)]
         raw, own, ov_first, ov_again, load_first, load_again, imported = ([] for _ in range(7))
         process_ms(EDGECV, [*given, "onnxruntime"], cache)  # compiles the byte code
-        for _ in range(ROUNDS):
-            raw.append(process_ms(RAW, given, cache))
-            own.append(process_ms(EDGECV, [*given, "onnxruntime"], cache))
+        for number in range(ROUNDS):
+            pair = [(raw, RAW, given), (own, EDGECV, [*given, "onnxruntime"])]
+            for found, code, arguments in pair if number % 2 == 0 else reversed(pair):
+                found.append(process_ms(code, arguments, cache))
             for first, again, measured in (
                 (ov_first, ov_again, lambda: process_ms(EDGECV, [*given, "openvino"], cache)),
                 (load_first, load_again, lambda: printed_ms(LOAD, given, cache)),
