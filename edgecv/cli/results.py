@@ -72,12 +72,19 @@ def verify(
     for finding in found:
         stderr.print(f"edgecv: {finding}", soft_wrap=True)
     for each in failed:
-        why = each.finding or each.failed or "it does not keep within the budget"
+        why = each.finding or each.failed or _beyond(each, judged)
         stderr.print(f"edgecv: {each.variant} on {each.backend}: {why}", soft_wrap=True)
     if failed or found:
         raise typer.Exit(EXIT_LOSSES)
     if not kept:
         raise typer.Exit(Unavailable.exit_code)
+
+
+def _beyond(entry: Entry, judged: Manifest) -> str:
+    """What an entry that ran loses beyond the budget."""
+    variant = judged.variant(entry.variant)
+    told = variant.withheld.get(entry.backend, "") if variant is not None and entry.hint == "float32" else ""
+    return told or f"it does not keep within the budget when it runs in {entry.hint}"
 
 
 def bench(

@@ -138,7 +138,8 @@ class Agreement(Record, frozen=True):
     """How outputs agree with the reference on real frames.
 
     top1: share of frames with the same top-1 label. max_abs, mean_abs: difference of the logits.
-    kl: mean Kullback-Leibler divergence of the softmax outputs, in nats.
+    kl: mean Kullback-Leibler divergence of the softmax outputs, in nats. largest: of the reference's logits, without
+    its sign; 0 in evidence of older versions.
     """
 
     reference: str
@@ -146,6 +147,7 @@ class Agreement(Record, frozen=True):
     max_abs: float
     mean_abs: float
     kl: float
+    largest: float = 0.0
 
 
 class Accuracy(Record, frozen=True):

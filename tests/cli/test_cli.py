@@ -352,6 +352,19 @@ def test_verify_names_a_fault_of_a_bundle(bundle_copy):
     assert "BGR for RGB: color is 'BGR' and was 'RGB' at export; restore" in done.stderr
 
 
+def test_verify_says_what_is_lost_beyond_the_budget(finished):
+    from edgecv.cli.results import _beyond
+    from edgecv_runtime import verify
+    from edgecv_runtime.manifest import Evidence
+
+    with Bundle(finished) as opened:
+        entry = next(each for each in opened.evidence().entries if each.variant == "int8-u8s8")
+        agreement = msgspec.structs.replace(entry.agreement, top1=verify.wilson(6, 8))
+        entry = msgspec.structs.replace(entry, agreement=agreement, accuracy=None)
+        judged = verify.judge(opened.manifest, Evidence(entries=(entry,)))
+    assert _beyond(entry, judged) == "agrees with float32 on 75.0% of frames, the budget is 90.0%"
+
+
 def test_verify_names_a_fault_of_a_device_s_own_code(exported, tmp_path):
     done = edgecv("--quiet", "verify", exported, "--pictures", tmp_path / "pictures")
     paths = done.stdout.splitlines()

@@ -698,6 +698,28 @@ def test_clean_bundles_raise_no_alarm(kind, seed, digits, tmp_path):
         assert verify.diagnose(opened, lambda picture: preprocess(rt.images.read(picture))) is None
 
 
+def test_rounding_of_large_logits_raises_no_alarm(network, digits, tmp_path):
+    """Float32 has 24 bits: of logits around 10,000, sums in another order differ by more than 0.01."""
+
+    class Loud(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.quiet = network
+
+        def forward(self, x):
+            return 1e6 * self.quiet(x)
+
+    given = {"name": "loud", "labels": LABELS, "preprocess": KINDS["stretch"], "normalization": NORMALIZATION}
+    export(Loud(), tmp_path / "bundle", images=digits[0][:8], **given)
+    assert findings(tmp_path / "bundle") == {}
+    with Bundle(tmp_path / "bundle") as opened:
+        entries = [each.entry for each in verify.verify(opened)]
+        assert max(each.agreement.max_abs for each in entries if each.hint == "float32") > 0.01
+        assert all(verify.is_faithful(each, opened.manifest) for each in entries)
+    alter(tmp_path / "bundle", ("model.onnx", edit_constants(stem, lambda values: values * np.float32(1.01))))
+    assert {each.name for each in findings(tmp_path / "bundle").values()} == {"damaged weights"}
+
+
 def test_a_whole_bundle_with_int8_raises_no_alarm(finished):
     assert findings(finished) == {}
     for backend in ("onnxruntime", "openvino"):

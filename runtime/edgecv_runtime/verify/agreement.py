@@ -25,6 +25,7 @@ def agreement(reference: NDArray[np.float32], outputs: NDArray[np.float32], name
         max_abs=float(difference.max()),
         mean_abs=float(difference.mean()),
         kl=max(0.0, float(divergence.mean())),
+        largest=float(np.abs(reference).max()),
     )
 
 
