@@ -136,9 +136,14 @@ class _Served:
 def answer_rounds(call: Callable[[], Any]) -> None:
     """A contender's side: a line with seconds on stdin is answered with the median milliseconds of such a round."""
     call()
+    answer(lambda seconds: statistics.median(times_ms(call, seconds)))
+
+
+def answer(round_ms: Callable[[float], float]) -> None:
+    """The same for a contender that measures a round itself."""
     print("ready ", flush=True)
     for line in sys.stdin:
-        print(f"median {statistics.median(times_ms(call, float(line)))}", flush=True)
+        print(f"median {round_ms(float(line))}", flush=True)
 
 
 def in_process(script: Path, arguments: Iterable[str]) -> str:

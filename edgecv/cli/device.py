@@ -132,7 +132,8 @@ def tune(
 ) -> None:
     """Find the fastest way to run a bundle here: backend, variant, threads, streams, batch; `load` remembers it.
 
-    Only variants within the accuracy budget that the bundle's evidence shows on this machine take part.
+    Only variants within the accuracy budget that the bundle's evidence shows on this machine take part. Exit code 4
+    when nothing keeps to the bound that was asked for.
     """
     from edgecv_runtime.choose import Ask
     from edgecv_runtime.goals import Goal as Wanted
@@ -143,10 +144,13 @@ def tune(
         info, reasons = model.info, model.explain().splitlines()
     if json:
         show_json({"model": info, "goal": goal, "reasons": reasons})
-        return
-    for line in reasons:
-        stdout.print(line, soft_wrap=True, highlight=False)
-    say(f"remembered for this machine: load(..., goal='{goal}') takes it")
+    else:
+        for line in reasons:
+            stdout.print(line, soft_wrap=True, highlight=False)
+        say(f"remembered for this machine: load(..., goal='{goal}') takes it")
+    if not info.keeps_goal:
+        stderr.print(f"edgecv: nothing here keeps {goal}: loosen the goal or take a smaller model", soft_wrap=True)
+        raise typer.Exit(EXIT_LOSSES)
 
 
 def doctor(json: Json = False) -> None:

@@ -43,7 +43,8 @@ class Target(Record, frozen=True):
     """One way to run a model: an ONNX file, a backend, the precision of what is not quantized, and its settings.
 
     streams: calls that compute at once, 0 for as many as the backend likes. batch: frames a call of `Model.map`.
-    islands: of an int8 file, the precision of what is not quantized.
+    islands: of an int8 file, the precision of what is not quantized. keeps_goal: False when it was measured to miss the
+    bound that was asked for, as did everything else.
     """
 
     variant: str
@@ -57,6 +58,7 @@ class Target(Record, frozen=True):
     batch: int = 1
     reasons: tuple[str, ...] = ()
     islands: Precision = "float32"
+    keeps_goal: bool = True
 
     @property
     def key(self) -> str:
@@ -210,10 +212,12 @@ def _pick(usable: list[Target], spec: TensorSpec, rejected: list[str], ask: Ask)
             return msgspec.structs.replace(best, reasons=(f"{best.key}: what was asked for", *rejected))
         best, memory = _measured(usable, spec, ask)
         tuning.remember(digest, memory)
-    ranked = sorted(memory.trials, key=ask.goal.cost)
+    ranked = sorted(memory.trials, key=lambda trial: (trial != memory.best, ask.goal.cost(trial)))
     tried = [_sentence(trial, usable) for trial in ranked]
-    why = f"{_named(memory.best, best)}: the best found here for {ask.goal.text}"
-    return msgspec.structs.replace(best, reasons=(why, *tried, *rejected))
+    kept = ask.goal.kept_by(memory.best)
+    verdict = "the best found here for" if kept else "the nearest, for nothing found here keeps"
+    why = f"{_named(memory.best, best)}: {verdict} {ask.goal.text}"
+    return msgspec.structs.replace(best, reasons=(why, *tried, *rejected), keeps_goal=kept)
 
 
 def _measured(usable: list[Target], spec: TensorSpec, ask: Ask) -> tuple[Target, Memory]:

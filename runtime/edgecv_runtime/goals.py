@@ -28,6 +28,13 @@ class Trial(Record, frozen=True):
     frames_per_s: float = 0.0
     failed: str = ""
 
+    def __post_init__(self) -> None:
+        if self.threads < 0 or self.streams < 1 or self.batch < 1:
+            raise BadInput(
+                f"a trial has threads of at least 0, streams and batch of at least 1, "
+                f"got {self.threads}, {self.streams}, {self.batch}"
+            )
+
 
 class Goal(Record, frozen=True):
     """`text`: "latency" (least median), "throughput" (most frames a second), or a bound such as "p99 <= 20 ms".
@@ -55,10 +62,17 @@ class Goal(Record, frozen=True):
             return float("inf")
         if self.is_latency:
             return trial.p50_ms
-        cost = 1e3 / trial.frames_per_s
+        excess = self._excess(trial)
+        return 1e3 / trial.frames_per_s if excess <= 1 else 1e9 * excess
+
+    def kept_by(self, trial: Trial) -> bool:
+        """Whether it runs and keeps to the bound, if there is one."""
+        return not trial.failed and self._excess(trial) <= 1
+
+    def _excess(self, trial: Trial) -> float:
+        """The bounded latency over its bound; 0 without a bound."""
         bound = _BOUND.fullmatch(self.text)
         if bound is None:
-            return cost
+            return 0.0
         times = {"p50": trial.p50_ms, "p90": trial.p90_ms, "p99": trial.p99_ms}
-        excess = times[bound["name"]] / float(bound["limit"])
-        return cost if excess <= 1 else 1e9 * excess
+        return times[bound["name"]] / float(bound["limit"])

@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 
 class Info(Record, frozen=True):
-    """What a loaded model is: its variant and backend, and the precision that executes (not the one asked for)."""
+    """What a loaded model is: its variant and backend, and the precision that executes (not the one asked for).
+
+    keeps_goal: False when nothing that was measured here keeps to the bound that was asked for.
+    """
 
     name: str
     task: str
@@ -49,6 +52,7 @@ class Info(Record, frozen=True):
     threads: int
     streams: int
     batch: int
+    keeps_goal: bool
     versions: dict[str, str]
 
 
@@ -72,7 +76,8 @@ def load(
     device: of that backend: "cpu", "cuda", "cuda:1", "tensorrt", "openvino", "xnnpack" of onnxruntime; "cpu", "gpu",
     "npu", "auto" of openvino. What is not there is an error, never replaced.
     threads: 0 leaves the number to the backend.
-    goal: "latency", "throughput", or a bound such as "p99 <= 20 ms"; `submit` and `map` profit from the others.
+    goal: "latency", "throughput", or a bound such as "p99 <= 20 ms"; `submit` and `map` profit from the others. Where
+    nothing keeps to a bound, the nearest runs, `info.keeps_goal` is False and `explain()` says so.
     preprocess, labels: for a plain ONNX file, which carries neither; normalization: for one with float32 NCHW input.
     self_test: run the bundle's golden inputs first; raises ParityError that names the fault when they do not agree.
     Raises BundleError, ModelFileError, BadInput or BackendUnavailable, each in one line.
@@ -265,6 +270,7 @@ class Model:
             threads=self._target.threads or machine.this().cores,
             streams=self.streams,
             batch=self._target.batch,
+            keeps_goal=self._target.keeps_goal,
             versions=backends.get(self._target.backend).probe(),
         )
 

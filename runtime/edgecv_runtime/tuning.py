@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from edgecv_runtime import files, machine
-from edgecv_runtime.errors import EdgecvError
+from edgecv_runtime import files, machine, records
+from edgecv_runtime.errors import BadInput, EdgecvError
 from edgecv_runtime.goals import Goal, Trial
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.records import Record
@@ -22,8 +22,13 @@ ROUNDS, SECONDS_EACH = 3, 0.08
 BATCHES = (1, 2, 4, 8)
 # What wins by less than this is not told from noise.
 _MARGIN = 0.99
-# A target that starts this much behind the best is not set any further.
+# What is this much behind the best is not set any further.
 _NEAR = 1.3
+# So many measurements of a knob in a row may bring nothing before a search gives it up: the way to a better batch can
+# lead over a worse one.
+_PATIENCE = 2
+# What comes so close to the best is measured again: at most so many, so many times, all in turn.
+_CLOSE, _FINALISTS, _RUN_OFF = 1.15, 3, 5
 
 Measure = Callable[[Sequence["Target"]], list[Trial]]
 
@@ -38,8 +43,9 @@ class Memory(Record, frozen=True):
 def recall(digest: str) -> Memory | None:
     """What was remembered under a digest; None when there is nothing, or nothing that can be read."""
     try:
-        return msgspec.json.decode((files.cache_folder("auto") / f"{digest}.json").read_bytes(), type=Memory)
-    except (OSError, msgspec.DecodeError):
+        path = files.cache_folder("auto") / f"{digest}.json"
+        return records.decode(path.read_bytes(), Memory, str(path))
+    except (OSError, BadInput):
         return None
 
 
@@ -77,53 +83,58 @@ class Search:
         self.trials: dict[Target, Trial] = {}
         self._goal = goal
         self._measured = measured
-        self._targets = targets
+        self._starts = [start(target, goal) for target in targets]
         self._grid = [each for target in targets for each in settings(target)]
         self._left = max(len(targets), len(self._grid) // 4)
 
     def run(self) -> Target:
-        """Measure every target once, then change one setting at a time of the best ones for as long as it helps."""
-        first = self.once()
-        ranked = sorted(self.trials, key=self._cost)
-        best = self._climb(first)
-        for rival in ranked[1:]:  # a close second may win once it is set well
-            own = self._climb(rival) if self._cost(rival) < _NEAR * self._cost(ranked[0]) else rival
-            if own != rival:
-                best = self._better(best, own)
-        return best
+        """Measure every target once, then change one setting at a time of the near ones for as long as it helps."""
+        least = self._cost(self.once())
+        for target in sorted(self._starts, key=self._cost):  # a close second may win once it is set well
+            if self._cost(target) < _NEAR * least:
+                self._climb(target)
+        return self._run_off()
 
     def once(self) -> Target:
         """Measure every target once, where a search starts -> the best."""
-        starts = [start(target, self._goal) for target in self._targets]
-        self._try(starts)
-        return min(starts, key=self._cost)
+        self._try(self._starts)
+        return min(self._starts, key=self._cost)
 
     def memory(self, best: Target) -> Memory:
         """What the search found, to be kept."""
         return Memory(best=self.trials[best], trials=tuple(self.trials.values()))
 
-    def _climb(self, target: Target) -> Target:
-        """Streams decide most, then batch, then threads."""
-        for knob in ("threads",) if self._goal.is_latency else ("streams", "batch", "threads"):
+    def _climb(self, target: Target) -> None:
+        """Batch first: the streams are near their best where a search starts, and threads matter least."""
+        for knob in ("threads",) if self._goal.is_latency else ("batch", "streams", "threads"):
             here = {knob: getattr(target, knob)}
             line = [each for each in self._grid if msgspec.structs.replace(each, **here) == target]
             at = line.index(target)
             for steps in (line[at + 1 :], line[:at][::-1]):
-                for step in steps:
-                    if step not in self.trials and self._left < 1:
-                        return target
-                    if self._better(target, step) != step:
-                        break
-                    target = step
-        return target
+                target = self._walk(target, steps)
 
-    def _better(self, leader: Target, other: Target) -> Target:
-        """Measure both in turn; the leader stays unless it is beaten twice by more than noise."""
-        for _ in range(2):
-            self._try([leader, other])
-            if self._cost(other) >= _MARGIN * self._cost(leader):
-                return leader
-        return other
+    def _walk(self, leader: Target, steps: Sequence[Target]) -> Target:
+        """Measure step after step, each in turn with the leader, until they bring no more -> the leader then."""
+        missed = 0
+        for step in steps:
+            if missed >= _PATIENCE or (step not in self.trials and self._left < 1):
+                break
+            self._try([leader, step])
+            if self._cost(step) < _MARGIN * self._cost(leader):
+                leader, missed = step, 0
+            else:
+                missed += 1 if self._cost(step) < _NEAR * self._cost(leader) else _PATIENCE
+        return leader
+
+    def _run_off(self) -> Target:
+        """Of all that came close to the best, that with the least median cost when they are measured again in turn."""
+        ranked = sorted(self.trials, key=self._cost)
+        close = [each for each in ranked[:_FINALISTS] if self._cost(each) < _CLOSE * self._cost(ranked[0])]
+        if len(close) > 1:
+            again = [self._measured(close) for _ in range(_RUN_OFF)]
+            for target, trials in zip(close, zip(*again, strict=True), strict=True):
+                self.trials[target] = sorted(trials, key=self._goal.cost)[_RUN_OFF // 2]
+        return min(close, key=self._cost)
 
     def _cost(self, target: Target) -> float:
         return self._goal.cost(self.trials[target])
@@ -149,8 +160,8 @@ def measure(targets: Sequence[Target], spec: TensorSpec) -> list[Trial]:
     working = [target for target in targets if target not in errors]
     times: dict[Target, list[float]] = {target: [] for target in working}
     rates: dict[Target, list[float]] = {target: [] for target in working}
-    for _ in range(ROUNDS if working else 0):
-        for target in working:
+    for number in range(ROUNDS if working else 0):
+        for target in working if number % 2 == 0 else reversed(working):
             own, rate = _busy(opened[target], _feed(spec, target.batch), target.streams)
             times[target] += own
             rates[target].append(rate * target.batch)

@@ -18,6 +18,7 @@ class Workers:
     """`count` threads; at most two items for each of them wait, so that a fast source cannot fill the memory."""
 
     def __init__(self, count: int) -> None:
+        self.count = count
         self.most = 3 * count
         self._room = threading.BoundedSemaphore(self.most)
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="edgecv")
@@ -34,13 +35,19 @@ class Workers:
         return future
 
     def map(self, call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Results in the order of the items, which are taken only as far ahead as there is room."""
+        """Results in the order of the items, which are taken only as far ahead as there is room.
+
+        With all room taken, the reader waits for the results of `count` items and then gives them one after the other:
+        each time it wakes up, a core that computes has to stop.
+        """
         running: deque[Future[R]] = deque()
         try:
             for item in items:
                 running.append(self.submit(call, item))
                 if len(running) == self.most:
-                    yield running.popleft().result()
+                    running[self.count - 1].exception()
+                    for _ in range(self.count):
+                        yield running.popleft().result()
             while running:
                 yield running.popleft().result()
         finally:

@@ -307,6 +307,16 @@ def test_tune_says_what_it_tried_and_load_takes_it(exported, monkeypatch, tmp_pa
         assert model.explain().splitlines() == lines
 
 
+def test_tune_says_when_nothing_keeps_to_the_bound(exported, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGECV_CACHE", str(tmp_path))
+    done = edgecv("--quiet", "tune", exported, "--goal", "p99 <= 0.00001 ms", "--backend", "onnxruntime", "--json")
+    assert done.returncode == 4, done.stderr
+    assert one_line(done) == ("edgecv: nothing here keeps p99 <= 0.00001 ms: loosen the goal or take a smaller model")
+    document = json.loads(done.stdout)
+    assert document["model"]["keeps_goal"] is False
+    assert "the nearest, for nothing found here keeps p99 <= 0.00001 ms" in document["reasons"][0]
+
+
 def test_tune_refuses_an_unknown_goal(exported):
     done = edgecv("tune", exported, "--goal", "fast")
     assert done.returncode == 2

@@ -203,13 +203,28 @@ def test_float32_that_differs_from_pytorch_is_not_run(finished_copy):
             rt.load(finished_copy, precision=precision)
 
 
-@pytest.mark.parametrize("content", [b"garbage", b"{}", b'{"a": 1}'])
-def test_a_useless_memory_is_measured_anew(exported, monkeypatch, tmp_path, content):
+DAMAGES = {
+    "garbage": lambda whole: b"garbage",
+    "empty": lambda whole: b"",
+    "other": lambda whole: b'{"a": 1}',
+    "half": lambda whole: whole[: len(whole) // 2],
+    "not text": lambda whole: whole.replace(b"float32", b"fl\xff\xfet32"),
+    "deep": lambda whole: b"[" * 100_000,
+    "no batch": lambda whole: whole.replace(b'"batch":1', b'"batch":0'),
+    "no stream": lambda whole: whole.replace(b'"streams":1', b'"streams":0'),
+    "threads": lambda whole: whole.replace(b'"threads":0', b'"threads":-1'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_useless_memory_is_measured_anew(exported, monkeypatch, tmp_path, damage):
     monkeypatch.setenv("EDGECV_CACHE", str(tmp_path))
     rt.load(exported).close()
     (remembered,) = (tmp_path / "auto").iterdir()
-    remembered.write_bytes(content)
+    damaged = damage(remembered.read_bytes())
+    remembered.write_bytes(damaged)
     rt.load(exported).close()
+    assert remembered.read_bytes() != damaged
     assert len(json.loads(remembered.read_bytes())["trials"]) >= 2
 
 

@@ -95,6 +95,24 @@ def test_map_gives_results_in_order(busy, photos):
     assert list(busy.map([])) == []
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_results_keep_their_order_when_later_ones_are_ready_first(count):
+    from edgecv_runtime.workers import Workers
+
+    second = threading.Event()
+
+    def call(number):
+        if number == 0 and count > 1:
+            assert second.wait(20)
+        if number == 1:
+            second.set()
+        return number
+
+    workers = Workers(count)
+    assert list(workers.map(call, range(20))) == list(range(20))
+    workers.close()
+
+
 def test_map_takes_only_as_much_as_it_has_room_for(busy, photos):
     taken = []
 

@@ -1,3 +1,4 @@
+import copy
 import itertools
 import math
 import random
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
 import edgecv_runtime as rt
 from edgecv_runtime import choose, machine, tuning
@@ -28,6 +30,12 @@ def test_a_goal_ranks_trials():
     }.items():
         assert sorted([late, busy, fast], key=Goal(text).cost) == order, text
     assert Goal().cost(Trial("a", "b", "c", 0, 1, 1, failed="no")) == float("inf")
+
+
+def test_a_goal_tells_what_keeps_to_its_bound():
+    for text, kept in {"p99 <= 2 ms": True, "p99 <= 1.9 ms": False, "p50 <= 1 ms": True, "throughput": True}.items():
+        assert Goal(text).kept_by(trial(1, 2)) == kept, text
+    assert not Goal("latency").kept_by(Trial("a", "b", "c", 0, 1, 1, failed="no"))
 
 
 @pytest.mark.parametrize("text", ["speed", "p98 <= 3 ms", "p99 >= 3 ms", "p99 <= 3", ""])
@@ -91,6 +99,32 @@ def test_a_search_takes_a_quarter_of_the_trials_and_comes_near_the_best(count, f
     assert near >= 18
 
 
+def test_what_lies_close_together_is_measured_again_before_one_is_chosen(four_cores):
+    """One lucky first measurement shall not decide: backend1 is the faster one in all others."""
+    seen = []
+
+    def measure(some):
+        seen.append(some)
+        speed = {"backend0": 1.0 if len(seen) == 1 else 1.1, "backend1": 1.06}
+        return [each.trial(p50_ms=speed[each.backend] + (each.threads > 0), frames_per_s=1.0) for each in some]
+
+    search = tuning.Search(made_targets(2), Goal("latency"), measure)
+    chosen = search.run()
+    assert chosen.backend == "backend1"
+    assert search.memory(chosen).best.p50_ms == 1.06
+    assert {each.p50_ms for each in search.trials.values() if each.backend == "backend0" and not each.threads} == {1.1}
+
+
+def test_a_search_goes_over_a_worse_batch_to_a_better_one(four_cores):
+    speed = {1: 100.0, 2: 97.0, 4: 120.0, 8: 90.0}
+    search = tuning.Search(
+        made_targets(2),
+        Goal("throughput"),
+        lambda some: [each.trial(p50_ms=1.0, frames_per_s=speed[each.batch]) for each in some],
+    )
+    assert search.run().batch == 4
+
+
 def test_a_target_that_fails_is_recorded_and_never_chosen(four_cores):
     targets = made_targets(2)
     landscape = Landscape(targets, 3)
@@ -118,6 +152,37 @@ def test_load_takes_what_tune_found_and_says_why(exported, monkeypatch, tmp_path
         assert model.info == found
     with pytest.raises(pytest.fail.Exception, match="measured again"):
         rt.load(exported)  # another goal is another question
+
+
+def test_a_changed_file_is_measured_anew(exported, monkeypatch, tmp_path, digits, network):
+    from edgecv_export.export import export
+    from tests.conftest import LABELS, NORMALIZATION, PREPROCESS
+
+    monkeypatch.setenv("EDGECV_CACHE", str(tmp_path / "cache"))
+    calls = []
+    real = tuning.measure
+    monkeypatch.setattr(tuning, "measure", lambda *given: calls.append(1) or real(*given))
+    rt.load(exported).close()
+    rt.load(exported).close()
+    assert len(calls) == 1
+    changed = copy.deepcopy(network)
+    with torch.no_grad():
+        changed.head.bias += 1
+    given = {"preprocess": PREPROCESS, "normalization": NORMALIZATION, "labels": LABELS, "images": digits[0][:8]}
+    export(changed, tmp_path / "changed", name="tiny", **given)
+    rt.load(tmp_path / "changed").close()
+    assert len(calls) == 2
+
+
+def test_a_bound_that_nothing_keeps_is_said(exported, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGECV_CACHE", str(tmp_path))
+    monkeypatch.setattr(tuning, "SECONDS_EACH", 0.01)
+    for _ in range(2):  # measured, then remembered
+        with rt.load(exported, goal="p99 <= 0.00001 ms") as model:
+            assert not model.info.keeps_goal
+            assert "the nearest, for nothing found here keeps p99 <= 0.00001 ms" in model.explain().splitlines()[0]
+    with rt.load(exported, goal="p99 <= 100000 ms") as model:
+        assert model.info.keeps_goal
 
 
 def test_times_from_several_threads_count_all_of_them():
