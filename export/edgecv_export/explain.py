@@ -54,7 +54,7 @@ def _layers(done: Quantized) -> list[str]:
     known = done.found.sensitivities
     costs = {name: f"quantized alone it costs {nats:.2g} nats" for name, nats in known.items()}
     lines = [f"island {name}: {costs.get(name, 'as a rule')}" for name in done.chosen.plan.islands]
-    costs = costs or {name: f"its output is off by {100 * error:.2g} %" for name, error in done.errors.items()}
+    costs = costs or {name: f"its output is off by {100 * error:.3g} %" for name, error in done.errors.items()}
     rest = sorted(costs.keys() - set(done.chosen.plan.islands), key=lambda name: -(known or done.errors)[name])
     lines += [f"int8 {name}: {costs[name]}" for name in rest[:MENTIONED]]
     return [*lines, f"int8 {len(rest) - MENTIONED} more layers, which cost less"] if len(rest) > MENTIONED else lines

@@ -94,9 +94,9 @@ def quantize(
         workshop.form(())
         budget = budget or opened.manifest.budget
         laboratory = Laboratory(msgspec.structs.replace(opened.manifest, budget=budget), source, check, labels)
-        subject = [opened.sha256("float32"), digest(calibration, check, labels)]
+        subject = [opened.sha256("float32"), digest(calibration, check, labels), config.searched]
         found = Search(workshop, laboratory, Book(book, *subject), budget, config, progress).run()
-        errors = workshop.errors(found.chosen.plan)
+        errors = workshop.errors(found.chosen.plan, DIALECTS[config.searched])
         _add(opened, workshop, laboratory, found.chosen, config.dialects, budget)
     left = workshop.floats(found.chosen.plan)
     return Quantized(found, laboratory.float_ms, laboratory.bf16_ms, left, errors, tuple(warnings))

@@ -36,6 +36,11 @@ class QuantizeConfig(Record, frozen=True):
     goal: Goal = "p50"
     budget_s: float = 600.0
 
+    @property
+    def searched(self) -> str:
+        """The int8 dialect whose files are tried: the first one that is asked for."""
+        return next((name for name in self.dialects if name in DIALECTS), DIALECT)
+
     def __post_init__(self) -> None:
         if self.images < MIN_IMAGES or self.check_images < MIN_IMAGES:
             raise BadInput(f"images and check_images must be at least {MIN_IMAGES}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from edgecv_export.deadline import Deadline, TimeIsOver, unbounded
+from edgecv_export.dialects import DIALECTS
 from edgecv_export.passes import CORRECTIONS, FLOAT_PASSES
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
 from edgecv_export.plan import Plan, Workshop
@@ -184,7 +185,7 @@ class Search:
         try:
             tick()
             self._progress(why)
-            return self._workshop.make(plan, tick=tick)
+            return self._workshop.make(plan, dialect=DIALECTS[self._config.searched], tick=tick)
         except TimeIsOver:
             self._stopped = True
             return None

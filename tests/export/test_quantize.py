@@ -8,7 +8,7 @@ from onnx import numpy_helper
 
 from edgecv_export import quantize
 from edgecv_export.quantize import QuantizeConfig
-from edgecv_runtime import Bundle
+from edgecv_runtime import Bundle, verify
 from edgecv_runtime.errors import BadInput, BundleError
 from edgecv_runtime.manifest import TensorSpec
 
@@ -58,6 +58,24 @@ def test_every_candidate_was_measured_on_every_backend(quantized):
         assert set(each.p50_ms) == set(done.float_ms) == {"onnxruntime", "openvino"}
         assert each.agreement.top1.count == 50
         assert each.agreement.top1.value > 0.9
+
+
+def test_the_dialect_that_is_asked_for_is_the_one_that_is_searched(bundle_copy, digits):
+    """Oracle: the file in the bundle. Its agreement, on the backend that measured it, is that of the chosen trial."""
+    config = msgspec.structs.replace(SMALL, placements=("layers",), dialects=("int8-s8s8",))
+    done = quantize.quantize(bundle_copy, digits[0][:100], config, check=digits[0][100:150])
+    with Bundle(bundle_copy) as opened:
+        assert [each.name for each in opened.manifest.variants] == ["float32", "int8-s8s8"]
+        assert opened.variant_file("int8-s8s8").stat().st_size == done.chosen.size_bytes
+        found = verify.verify(
+            opened,
+            digits[0][100:150],
+            verify.float_outputs(opened, digits[0][100:150]),
+            only=lambda each: each.variant == "int8-s8s8",
+        )
+    name = min(done.chosen.p50_ms, key=lambda each: done.chosen.p50_ms[each])
+    (kl,) = (each.entry.agreement.kl for each in found if each.entry.backend == name)
+    assert kl == pytest.approx(done.chosen.agreement.kl, rel=1e-3)
 
 
 # Bad input: one line, and the bundle as it was
