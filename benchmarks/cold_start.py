@@ -1,13 +1,15 @@
 """From the start of a process to its first label, and what a warm cache saves; and what importing costs.
 
-    python benchmarks/cold_start.py
+    python benchmarks/cold_start.py [--python EDGE/bin/python]
 
+Other than this one, the Python of an installation without torch can be measured: `pip install '.[edge,openvino]'`.
 Writes benchmarks/results/cold_start.md. Byte code is compiled before; files are in the page cache, as after a restart
 of the process, not of the machine.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import statistics
@@ -61,25 +63,27 @@ print((time.perf_counter() - start) * 1e3)
 """
 
 
-def process_ms(code: str, given: list[str], cache: Path) -> float:
-    """Milliseconds from the start of a Python process to its end."""
+def run(python: str, code: str, given: list[str], cache: Path) -> tuple[float, str]:
+    """Milliseconds from the start of a Python process to its end, and what it printed."""
     environment = {**os.environ, "EDGECV_CACHE": str(cache)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code, *given], check=True, capture_output=True, env=environment)
-    return (time.perf_counter() - start) * 1e3
-
-
-def printed_ms(code: str, given: list[str], cache: Path) -> float:
-    """Milliseconds that the process measured itself."""
-    environment = {**os.environ, "EDGECV_CACHE": str(cache)}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    done = subprocess.run([sys.executable, "-c", code, *given], check=True, capture_output=True, env=environment)
-    return float(done.stdout)
+    done = subprocess.run([python, "-c", code, *given], check=True, capture_output=True, env=environment, text=True)
+    return (time.perf_counter() - start) * 1e3, done.stdout
 
 
 def main() -> None:
     """Measure in turn and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", default=sys.executable, help="the interpreter that is measured")
+    python = parser.parse_args().python
+
+    def process_ms(code: str, given: list[str], cache: Path) -> float:
+        return run(python, code, given, cache)[0]
+
+    def printed_ms(code: str, given: list[str], cache: Path) -> float:
+        return float(run(python, code, given, cache)[1])
+
     with study.exported(MODEL) as bundle, tempfile.TemporaryDirectory() as folder:
         cache, picture = Path(folder) / "cache", Path(folder) / "frame.jpg"
         cv2.imwrite(str(picture), study.frame_1080p())
@@ -116,7 +120,8 @@ def main() -> None:
     ]
     how = (
         f"`{MODEL}`, a JPEG of 1920x1080, {ROUNDS} interleaved rounds. The bundle's way reads the manifest, checks "
-        "every file's SHA-256 and the ONNX file's outside before a runtime sees it; the script by hand does not."
+        "every file's SHA-256 and the ONNX file's outside before a runtime sees it; the script by hand does not. "
+        + ("" if python == sys.executable else "Installed without torch: `edgecv[edge,openvino]`.")
     )
     study.write("cold_start", "Cold start", how, lines)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import edgecv_runtime as rt
-from edgecv.cli.output import Mode, say, show_json, stderr, stdout
+from edgecv.cli.output import EXIT_TERMINATED, Mode, say, show_json, stderr, stdout
 from edgecv_runtime.errors import BadInput, EdgecvError, ImageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ Backend = Annotated[str, typer.Option("--backend", help="auto, onnxruntime, open
 Goal = Annotated[str, typer.Option("--goal", help="latency, throughput, or a bound such as 'p99 <= 20 ms'.")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, float32, bf16, int8, or a variant's name.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-EXIT_LOSSES, EXIT_TERMINATED = 4, 143
+EXIT_LOSSES = 4
 
 
 def predict(

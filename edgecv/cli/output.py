@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import signal
 import sys
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import msgspec
 import typer
@@ -17,7 +21,7 @@ from edgecv_runtime.errors import EdgecvError, Unavailable
 P = ParamSpec("P")
 R = TypeVar("R")
 
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 
 stdout = Console(highlight=False, markup=False, emoji=False)
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -52,18 +56,43 @@ def start_logging() -> None:
     logger.setLevel(logging.WARNING if Mode.quiet else logging.INFO)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: what cleans up after Ctrl-C does so now, too."""
+
+
+@contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    """In the main thread, the only one that may, turn SIGTERM into an exception."""
+
+    def terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn edgecv's errors into one line and their exit code; `--debug` lets them through."""
+    """Turn edgecv's errors, Ctrl-C and SIGTERM into one line and their exit code; `--debug` lets errors through."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            with _sigterm_raised():
+                return command(*args, **kwargs)
         except EdgecvError as exc:
             if Mode.debug:
                 raise
             stderr.print(f"edgecv: {' '.join(str(exc).split())}", soft_wrap=True)
             raise typer.Exit(exc.exit_code) from exc
+        except Terminated as exc:
+            stderr.print("edgecv: terminated")
+            raise typer.Exit(EXIT_TERMINATED) from exc
         except KeyboardInterrupt as exc:
             stderr.print("edgecv: interrupted")
             raise typer.Exit(EXIT_INTERRUPTED) from exc

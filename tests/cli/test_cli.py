@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from edgecv_runtime import Bundle
+from edgecv_runtime.bundle import write
 
 
 def edgecv(*arguments, cwd=None):
@@ -234,6 +236,33 @@ def test_a_camera_that_is_stopped_closes_its_account(exported, tmp_path, number,
     assert source["read"] == source["inferred"] + sum(source["dropped"].values())
     assert {sink["delivered"] for sink in document["sinks"]} == {source["inferred"]}
     assert (tmp_path / "out.mp4").is_file()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_command_that_is_ended_says_so_and_leaves_nothing(exported, tmp_path, number, code, said):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    packed = tmp_path / "model.edgecv"  # is unpacked into the scratch folder as long as it is open
+    with Bundle(exported) as opened:
+        write(packed, opened.manifest, {name: opened.file(name) for name in opened.manifest.files})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgecv.cli", "bench", str(packed), "--seconds", "60"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(scratch)},
+    )
+    while "round 1" not in process.stderr.readline():
+        assert process.poll() is None
+    assert [*scratch.glob("edgecv-*")]
+    process.send_signal(number)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert rest.splitlines()[-1] == f"edgecv: {said}"
+    assert "Traceback" not in rest
+    assert not [*scratch.glob("edgecv-*")]
 
 
 def test_annotated_copies_never_replace_the_photos(exported, folder, tmp_path):
