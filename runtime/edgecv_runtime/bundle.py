@@ -6,7 +6,7 @@ or the new one, never a mix.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ import msgspec
 
 from edgecv_runtime import files, records
 from edgecv_runtime.errors import BundleError
+from edgecv_runtime.hashes import Hashes
 from edgecv_runtime.manifest import Evidence, FileRecord, Manifest
 
 if TYPE_CHECKING:
@@ -30,8 +31,11 @@ MAX_BYTES = 4 << 30
 class Bundle:
     """A bundle that has been read and found whole; `close` (or `with`) removes what a zipped one was unpacked to."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Open a bundle folder or a .edgecv archive and check every file; raises BundleError in one line."""
+    def __init__(self, path: str | Path, *, remembered: bool = False) -> None:
+        """Open a bundle folder or a .edgecv archive and check every file; raises BundleError in one line.
+
+        remembered: a file that was read since the machine started and not written since is not read again.
+        """
         self.path = Path(path)
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
         self._golden: Golden | None = None
@@ -43,7 +47,9 @@ class Bundle:
                 self._unpacked = tempfile.TemporaryDirectory(prefix="edgecv-")
                 self.root = Path(self._unpacked.name)
                 _unpack(self.path, self.root)
-            self.manifest, self._seen = _read_whole(self.root, str(self.path))
+            hashes = Hashes.recall() if remembered else Hashes()
+            self.manifest, self._seen = _read_whole(self.root, str(self.path), hashes)
+            hashes.remember()
         except BaseException:
             self.close()
             raise
@@ -87,7 +93,7 @@ class Bundle:
         """
         if files.identity(self.file(name)) == self._seen[name]:
             return
-        problem = _problem(self.root, name, self.manifest.files[name])
+        problem = _problem(self.root, name, self.manifest.files[name], files.sha256)
         if problem:
             raise BundleError(f"{self.path}/{name}: was exchanged while the bundle was open ({problem}); load it again")
 
@@ -168,7 +174,7 @@ def _record(source: bytes | Path) -> FileRecord:
     return FileRecord(sha256=files.sha256(source), bytes=source.stat().st_size)
 
 
-def _read_whole(root: Path, where: str) -> tuple[Manifest, dict[str, files.Identity]]:
+def _read_whole(root: Path, where: str, hashes: Hashes) -> tuple[Manifest, dict[str, files.Identity]]:
     """Read the manifest and check every file against it; gives what tells each file from another one, too."""
     path = root / MANIFEST
     if not root.is_dir():
@@ -183,21 +189,21 @@ def _read_whole(root: Path, where: str) -> tuple[Manifest, dict[str, files.Ident
     found = {file.name for file in root.iterdir()}
     extra = sorted(found - set(manifest.files) - {MANIFEST})
     if extra and path.read_bytes() != raw:  # a writer exchanged the folder while it was read
-        return _read_whole(root, where)
+        return _read_whole(root, where, hashes)
     if extra:
         raise BundleError(f"{where}: files that the manifest does not list: {', '.join(extra)}; remove them")
     seen = {}
     for name, record in manifest.files.items():
         seen[name] = files.identity(root / name)
-        problem = _problem(root, name, record)
+        problem = _problem(root, name, record, hashes.sha256)
         if problem and path.is_file() and path.read_bytes() != raw:
-            return _read_whole(root, where)
+            return _read_whole(root, where, hashes)
         if problem:
             raise BundleError(f"{where}/{name}: {problem}; copy the bundle again")
     return manifest, seen
 
 
-def _problem(root: Path, name: str, record: FileRecord) -> str:
+def _problem(root: Path, name: str, record: FileRecord, sha256: Callable[[Path], str]) -> str:
     """What is wrong with one file of a bundle, or ""."""
     file = root / name
     if Path(name).name != name or name == MANIFEST:
@@ -209,7 +215,7 @@ def _problem(root: Path, name: str, record: FileRecord) -> str:
     size = file.stat().st_size
     if size != record.bytes:
         return f"has {size} bytes, the manifest says {record.bytes}: truncated or altered"
-    if files.sha256(file) != record.sha256:
+    if sha256(file) != record.sha256:
         return "altered: its SHA-256 is not the manifest's"
     return ""
 

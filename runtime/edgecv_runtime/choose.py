@@ -202,8 +202,7 @@ def _why_not(target: Target, manifest: Manifest, precision: str) -> str:
 
 def _pick(usable: list[Target], spec: TensorSpec, rejected: list[str], ask: Ask) -> Target:
     """Take what was found the best here before, or measure now, or where nothing is open what was asked for."""
-    digest = _digest(usable, ask)
-    memory = None if ask.tune else tuning.recall(digest)
+    memory = None if ask.tune else tuning.recall(lambda: _digest(usable, ask))
     best = _target_of(memory.best, usable) if memory else None
     if memory is None or best is None:
         open_choice = len(usable) > 1 and "auto" in (ask.backend, ask.precision)
@@ -211,7 +210,7 @@ def _pick(usable: list[Target], spec: TensorSpec, rejected: list[str], ask: Ask)
             best = msgspec.structs.replace(min(usable, key=_preference), streams=1 if ask.goal.is_latency else 0)
             return msgspec.structs.replace(best, reasons=(f"{best.key}: what was asked for", *rejected))
         best, memory = _measured(usable, spec, ask)
-        tuning.remember(digest, memory)
+        tuning.remember(_digest(usable, ask), memory)
     ranked = sorted(memory.trials, key=lambda trial: (trial != memory.best, ask.goal.cost(trial)))
     tried = [_sentence(trial, usable) for trial in ranked]
     kept = ask.goal.kept_by(memory.best)

@@ -106,7 +106,7 @@ def load(
 
 def load_bundle(source: Path, ask: Ask, *, self_test: bool = False) -> Model:
     """Load a bundle as it was asked for; `load` and `edgecv tune` do."""
-    bundle = Bundle(source)
+    bundle = Bundle(source, remembered=not self_test)
     try:
         model = of_target(bundle, choose.for_bundle(bundle, ask))
         if self_test:

@@ -40,10 +40,16 @@ class Memory(Record, frozen=True):
     trials: tuple[Trial, ...]
 
 
-def recall(digest: str) -> Memory | None:
-    """What was remembered under a digest; None when there is nothing, or nothing that can be read."""
+def recall(digest: Callable[[], str]) -> Memory | None:
+    """What was remembered under a digest; None when there is nothing, or nothing that can be read.
+
+    digest: called only where anything was remembered: loading the library for it costs a start 3 ms.
+    """
     try:
-        path = files.cache_folder("auto") / f"{digest}.json"
+        folder = files.cache_folder("auto")
+        if not any(folder.iterdir()):
+            return None
+        path = folder / f"{digest()}.json"
         return records.decode(path.read_bytes(), Memory, str(path))
     except (OSError, BadInput):
         return None
