@@ -115,6 +115,28 @@ def test_what_lies_close_together_is_measured_again_before_one_is_chosen(four_co
     assert {each.p50_ms for each in search.trials.values() if each.backend == "backend0" and not each.threads} == {1.1}
 
 
+def test_a_bound_that_is_missed_once_is_not_kept(four_cores):
+    """backend0 is faster; measured head to head, it keeps the bound four times of five."""
+    targets = made_targets(2)
+    goal = Goal("p99 <= 20 ms")
+    rates = {tuning.start(target, goal): rate for target, rate in zip(targets, (110.0, 105.0), strict=True)}
+    seen = []
+
+    def measure(some):
+        seen.append(some)
+        late = sum(set(each) == set(rates) for each in seen) == 4
+        return [
+            each.trial(
+                p50_ms=5.0,
+                p99_ms=25.0 if late and each.backend == "backend0" else 15.0,
+                frames_per_s=rates.get(each, 50.0),
+            )
+            for each in some
+        ]
+
+    assert tuning.Search(targets, goal, measure).run().backend == "backend1"
+
+
 def test_a_search_goes_over_a_worse_batch_to_a_better_one(four_cores):
     speed = {1: 100.0, 2: 97.0, 4: 120.0, 8: 90.0}
     search = tuning.Search(
