@@ -280,7 +280,7 @@ class _Run:
             labels=None if check is None else check.labels,
             book=self.folder / "trials.json",
         )
-        files.write(self.folder / "quantize.json", records.encode(front.record(done)))
+        files.write(self.folder / "quantize.json", records.encode(front.record(done, self.recipe.budget)))
         for line in explain(done, self.recipe.budget):
             self._say(f"quantize: {line}")
         for dialect in [name for name in config.dialects if name in DIALECTS and config.train is not None]:

@@ -14,12 +14,16 @@ from pathlib import Path
 
 import common
 import msgspec
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from edgecv_export.export import export
 from edgecv_export.quantize import QuantizeConfig, quantize
 from edgecv_runtime import Bundle
+from edgecv_runtime.errors import ModelFileError
 from edgecv_runtime.manifest import Accuracy, Budget
+from edgecv_runtime.preprocess import Image
 
 # Points of top-1 that int8 may lose.
 MAY_LOSE = {
@@ -66,7 +70,8 @@ def table(found: list[list[Row]]) -> list[str]:
     """The lines of the page."""
     count = found[0][0].accuracy.top1.count
     return [
-        f"{count:,} test images, scored on OpenVINO; intervals (95 %) from a paired bootstrap. The last column is the",
+        f"{count:,} test images, scored on OpenVINO, or on ONNX Runtime what OpenVINO refuses; intervals (95 %) from a",
+        "paired bootstrap. The last column is the",
         "drop of edgecv's file from the file of the peer that lost less, on the same images: an interval that holds 0",
         "is no difference. `imagenet`: published weights, which name a picture by the likeliest of ImageNet's classes",
         "that belong to one of CIFAR-10; their search knew no labels.",
@@ -110,10 +115,10 @@ def study(subject: common.Subject, images: common.Cifar, site: Path, budget_s: f
             "onnxruntime's default": common.onnxruntime_default(source, images.calibration),
             "NNCF's default": common.nncf_default(source, images.calibration, site),
         }
-    outputs = {each: common.outputs(content, images.test) for each, content in contents.items()}
+    outputs = dict(computed(content, each, images.test) for each, content in contents.items())
     logits = {each: subject.classes(output) for each, output in outputs.items()}
-    scores = {each: common.score(logits["float32"], logits[each], images.test_labels) for each in contents}
-    _, own, *peers = contents
+    scores = {each: common.score(logits["float32"], logits[each], images.test_labels) for each in logits}
+    _, own, *peers = logits
     better = min(peers, key=lambda each: scores[each].drop_points)
     rows = [
         Row(
@@ -124,10 +129,18 @@ def study(subject: common.Subject, images: common.Cifar, site: Path, budget_s: f
             divergence=common.verify.agreement(outputs["float32"], outputs[each], "float32").kl,
             over_peer=common.score(logits[better], logits[own], images.test_labels) if each == own else None,
         )
-        for each in contents
+        for each in logits
     ]
     print("\n".join(line(row) for row in rows), flush=True)
     return rows
+
+
+def computed(content: bytes, name: str, frames: Image) -> tuple[str, NDArray[np.float32]]:
+    """A file's name and its outputs, on OpenVINO, or where that refuses the file on ONNX Runtime."""
+    try:
+        return name, common.outputs(content, frames)
+    except ModelFileError:
+        return f"{name} (OpenVINO refuses it)", common.outputs(content, frames, "onnxruntime")
 
 
 def searched(subject: common.Subject, images: common.Cifar, path: Path, budget_s: float) -> tuple[bytes, str]:

@@ -87,7 +87,7 @@ def quantize(
     if plot is not None:
         from edgecv.report import front
 
-        front.draw(done, plot)
+        front.draw(done, budget, plot)
         say(f"plot: {plot.absolute()}")
     lines = explain(done, budget)
     rows = _judged(bundle, sample(calibration).some(check_images) if check is None else check, labels)

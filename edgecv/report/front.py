@@ -1,4 +1,4 @@
-"""The front of divergence against latency that a quantization search leaves, as a record and as a picture."""
+"""The front of accuracy against latency that a quantization search leaves, as a record and as a picture."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgecv_export.quantize import Quantized
+    from edgecv_runtime.manifest import Budget
 
 
-def record(done: Quantized) -> Quantization:
+def record(done: Quantized, budget: Budget) -> Quantization:
     """What `quantize.json` holds."""
     rows = tuple(
         Candidate(
@@ -26,18 +27,19 @@ def record(done: Quantized) -> Quantization:
             p50_ms=each.p50_ms,
             chosen=each is done.chosen,
             name=each.plan.name,
+            drop_points=each.accuracy.drop_points if each.accuracy else None,
         )
         for each in done.candidates
     )
-    return Quantization(done.float_ms, rows, done.bf16_ms)
+    return Quantization(done.float_ms, rows, done.bf16_ms, budget.max_drop_points)
 
 
-def draw(done: Quantized, path: Path) -> None:
+def draw(done: Quantized, budget: Budget, path: Path) -> None:
     """Write the front as an SVG file."""
     import io
 
     with svg.style():
-        figure = plots.front(record(done))
+        figure = plots.front(record(done, budget))
         if figure is None:
             return
         buffer = io.BytesIO()

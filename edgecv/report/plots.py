@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from edgecv.pages import svg
 from edgecv.pages.figures import Plot, plain
-from edgecv.report.run import Quantization, Run
+from edgecv.report.run import Candidate, Quantization, Run
 from edgecv_runtime.bench.table import Row, number
 
 if TYPE_CHECKING:
@@ -144,13 +144,17 @@ def durations(run: Run) -> Figure | None:
 
 
 def candidates(run: Run) -> Figure | None:
-    """Divergence from float32 against latency of each way to quantize, one panel per backend."""
+    """What each way to quantize loses against its latency, one panel per backend."""
     return None if run.quantization is None else front(run.quantization)
 
 
 def front(quantization: Quantization) -> Figure | None:
-    """Divergence from float32 against latency of each trial, one panel per backend; None when there are no trials."""
+    """Points of accuracy lost against latency, one panel per backend, and the front of the trials that nothing beats.
+
+    Without labels, divergence from float32 stands for accuracy. None when there are no trials.
+    """
     tried = quantization.candidates
+    labelled = all(each.drop_points is not None for each in tried)
     floats = {"float32": (quantization.float_ms, _DASHED), "bf16": (quantization.bf16_ms, _DOTTED)}
     backends = list(dict.fromkeys(name for each in tried for name in each.p50_ms))
     if not backends:
@@ -159,19 +163,24 @@ def front(quantization: Quantization) -> Figure | None:
     shades = dict(zip(dict.fromkeys(each.placement for each in tried), _cycle(), strict=False))
     marks = dict(zip(dict.fromkeys(each.ranges for each in tried), _MARKERS, strict=False))
     for axis, backend in zip(axes, backends, strict=True):
-        for each in (each for each in tried if backend in each.p50_ms):
-            spot = (each.p50_ms[backend], each.kl)
+        spots = [(each, (each.p50_ms[backend], _lost(each))) for each in tried if backend in each.p50_ms]
+        axis.step(*zip(*_unbeaten(spot for _, spot in spots), strict=True), where="post", color=svg.MUTED, linewidth=1)
+        for each, spot in spots:
             axis.plot(*spot, marks[each.ranges], color=shades[each.placement], markersize=6, alpha=0.8)
             if each.chosen:
                 axis.plot(*spot, **_RING)
+        if labelled and quantization.max_drop_points is not None:
+            axis.axhline(quantization.max_drop_points, color=svg.INK, linewidth=1)
         for known, dashes in floats.values():
             if backend in known:
                 axis.axvline(known[backend], color=svg.MUTED, linewidth=1, linestyle=dashes)
         axis.margins(y=0.15)
         axis.set_title(backend, loc="left", fontsize=9)
-        axis.set_ylabel("divergence, nats")
+        axis.set_ylabel("points lost" if labelled else "divergence, nats")
         axis.grid()
-    if all(each.kl > 0 for each in tried):
+    if labelled:
+        axes[0].set_yscale("symlog", linthresh=1)  # linear within a point
+    elif all(each.kl > 0 for each in tried):
         axes[0].set_yscale("log")
         axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes[0].yaxis.set_minor_locator(NullLocator())
@@ -184,8 +193,24 @@ def front(quantization: Quantization) -> Figure | None:
     for name, (known, dashes) in floats.items():
         if known:
             handles.append(Line2D([], [], color=svg.MUTED, linewidth=1, linestyle=dashes, label=name))
+    handles.append(Line2D([], [], color=svg.MUTED, linewidth=1, label="front"))
+    if labelled and quantization.max_drop_points is not None:
+        handles.append(Line2D([], [], color=svg.INK, linewidth=1, label="may lose"))
     _legend(figure, [*handles, Line2D([], [], label="chosen", linestyle="", **_RING)])
     return figure
+
+
+def _lost(each: Candidate) -> float:
+    return each.kl if each.drop_points is None else each.drop_points
+
+
+def _unbeaten(spots: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The spots than which no other is both faster and better, from the fastest to the best."""
+    found: list[tuple[float, float]] = []
+    for time, lost in sorted(spots):
+        if not found or lost < found[-1][1]:
+            found.append((time, lost))
+    return found
 
 
 # Title, function and how to read it; the first ones are drawn for each machine.
@@ -208,8 +233,8 @@ OTHERS: tuple[Drawing, ...] = (
     (
         "Ways to quantize",
         candidates,
-        "Each mark is one int8 file that was made and measured: lower keeps closer to float32's scores, further left "
-        "is faster, and what lies left of the dashed line beats float32.",
+        "Each mark is one int8 file that was made and measured: lower loses less, further left is faster, and what "
+        "lies left of the dashed line beats float32. Nothing is both faster and better than what lies on the front.",
     ),
     (
         "Training",

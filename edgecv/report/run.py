@@ -18,7 +18,10 @@ from edgecv_runtime.records import Record
 
 
 class Candidate(Record, frozen=True):
-    """One way to quantize that was tried: top-1 agreement with float32 (0..1), divergence in nats, ms by backend."""
+    """One way to quantize that was tried: top-1 agreement with float32 (0..1), divergence in nats, ms by backend.
+
+    drop_points: of top-1 that it lost on labelled check images; None without labels.
+    """
 
     placement: str
     ranges: str
@@ -27,14 +30,19 @@ class Candidate(Record, frozen=True):
     p50_ms: dict[str, float]
     chosen: bool
     name: str = ""
+    drop_points: float | None = None
 
 
 class Quantization(Record, frozen=True):
-    """What `quantize.json` holds: every candidate, and milliseconds of float32 and its bf16 by backend."""
+    """What `quantize.json` holds: every candidate, and milliseconds of float32 and its bf16 by backend.
+
+    max_drop_points: of top-1 that might be lost.
+    """
 
     float_ms: dict[str, float]
     candidates: tuple[Candidate, ...]
     bf16_ms: dict[str, float] = {}
+    max_drop_points: float | None = None
 
 
 class _Step(msgspec.Struct):
