@@ -53,17 +53,17 @@ class Goal(Record, frozen=True):
         """Whether one call at a time counts, so that streams and batches cannot help."""
         return self.text == "latency"
 
-    def cost(self, trial: Trial) -> float:
+    def cost(self, trial: Trial, slack: float = 1.0) -> float:
         """What to make small: milliseconds for latency, else milliseconds a frame; infinite for one that failed.
 
-        One that misses the bound costs more than all that keep to it, and the more the further it is off.
+        One that misses `slack` times the bound costs more than all that keep to it, and the more the further it is off.
         """
         if trial.failed:
             return float("inf")
         if self.is_latency:
             return trial.p50_ms
         excess = self._excess(trial)
-        return 1e3 / trial.frames_per_s if excess <= 1 else 1e9 * excess
+        return 1e3 / trial.frames_per_s if excess <= slack else 1e9 * excess
 
     def kept_by(self, trial: Trial) -> bool:
         """Whether it runs and keeps to the bound, if there is one."""

@@ -1,3 +1,4 @@
+import collections
 import copy
 import itertools
 import math
@@ -135,6 +136,44 @@ def test_a_bound_that_is_missed_once_is_not_kept(four_cores):
         ]
 
     assert tuning.Search(targets, goal, measure).run().backend == "backend1"
+
+
+def test_a_bound_that_a_first_measurement_misses_by_little_gets_a_second_one(four_cores):
+    """backend0 at batch 4 is the best and keeps the bound, but for the first time that it is measured."""
+    goal = Goal("p99 <= 20 ms")
+    seen = set()
+
+    def measure(some):
+        best = [each.backend == "backend0" and each.batch == 4 and each.streams == 4 for each in some]
+        trials = [
+            each.trial(
+                p50_ms=5.0, p99_ms=22.0 if it and each not in seen else 18.0, frames_per_s=120.0 if it else 100.0
+            )
+            for each, it in zip(some, best, strict=True)
+        ]
+        seen.update(some)
+        return trials
+
+    chosen = tuning.Search(made_targets(2), goal, measure).run()
+    assert (chosen.backend, chosen.batch, chosen.streams) == ("backend0", 4, 4)
+
+
+def test_when_the_best_miss_the_bound_again_the_next_are_measured(four_cores):
+    """backend0 is faster and misses the bound by little; backend1 keeps it at first, and backend2 always."""
+    goal = Goal("p99 <= 20 ms")
+    rates = {"backend0": 110.0, "backend1": 104.0, "backend2": 102.0}
+    count = collections.Counter()
+
+    def measure(some):
+        count.update(each.backend for each in some)
+        late = {"backend0": True, "backend1": count["backend1"] > 12, "backend2": False}
+        return [
+            each.trial(p50_ms=5.0, p99_ms=21.0 if late[each.backend] else 18.0, frames_per_s=rates[each.backend])
+            for each in some
+        ]
+
+    search = tuning.Search(made_targets(3), goal, measure)
+    assert search.run().backend == "backend2"
 
 
 def test_a_search_goes_over_a_worse_batch_to_a_better_one(four_cores):
