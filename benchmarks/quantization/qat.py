@@ -20,6 +20,7 @@ from edgecv_export.calibrate import sample
 from edgecv_export.dialects import DIALECTS
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.qat import network, norms
+from edgecv_export.ranges import Ranges
 
 
 def main() -> None:
@@ -30,39 +31,39 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--train", type=int, default=50_000, help="how many training images")
     parser.add_argument("--placement", default="merged")
-    parser.add_argument("--ranges", default="min-max")
+    parser.add_argument("--ranges", nargs="+", default=["min-max"], help="estimators: each is a study of its own")
     parser.add_argument("--dialect", default="int8-u8s8", choices=list(DIALECTS))
     given = parser.parse_args()
-    rows = [row for subject in given.subjects for row in study(subject, given)]
+    rows = [row for subject in given.subjects for ranges in given.ranges for row in study(subject, ranges, given)]
     body = [
-        f"{given.dialect}, placement {given.placement}, ranges {given.ranges}; {given.epochs} epochs on {given.train} "
+        f"{given.dialect}, placement {given.placement}; {given.epochs} epochs on {given.train} "
         f"training images, peak learning rate {given.lr:g}. Scores are of {given.test} test images, drops with their "
         "paired bootstrap interval. Made by `benchmarks/quantization/qat.py`.",
         "",
-        "| network | file | top-1 % | drop in points | seconds of training |",
-        "| --- | --- | --- | --- | --- |",
+        "| network | ranges | file | top-1 % | drop in points | seconds of training |",
+        "| --- | --- | --- | --- | --- | --- |",
         *rows,
     ]
     write("quantization-qat", "Quantization-aware training on CIFAR-10", body)
 
 
-def study(subject: Subject, given: Any) -> list[str]:
+def study(subject: Subject, ranges: Ranges, given: Any) -> list[str]:
     """The table's rows of one network."""
     images = cifar10(given.cifar10, subject.preprocess, given.test)
     model, dialect = subject.graph(), DIALECTS[given.dialect]
     workshop = Workshop(model, sample(images.calibration))
-    plain = Plan(placement=given.placement, ranges=given.ranges, passes=())
-    corrected = Plan(placement=given.placement, ranges=given.ranges)
+    plain = Plan(placement=given.placement, ranges=ranges, passes=())
+    corrected = Plan(placement=given.placement, ranges=ranges)
     contents = {"int8": workshop.make(plain, dialect), "int8, bias corrected": workshop.make(corrected, dialect)}
     contents["int8, trained"], seconds = trained(subject, workshop, plain, images, given)
     reference = outputs(model.SerializeToString(), images.test)
     known = score(reference, reference, images.test_labels).top1.value
-    rows = [f"| {subject.name} | float32 | {100 * known:.2f} | | |"]
+    rows = [f"| {subject.name} | | float32 | {100 * known:.2f} | | |"]
     for name, content in contents.items():
         got = score(reference, outputs(content, images.test), images.test_labels)
         drop = f"{got.drop_points:.2f} ({got.drop_low:.2f} to {got.drop_high:.2f})"
         took = f"{seconds:.0f}" if name == "int8, trained" else ""
-        rows.append(f"| {subject.name} | {name} | {100 * got.top1.value:.2f} | {drop} | {took} |")
+        rows.append(f"| {subject.name} | {ranges} | {name} | {100 * got.top1.value:.2f} | {drop} | {took} |")
     print("\n".join(rows), flush=True)
     return rows
 
@@ -83,7 +84,7 @@ def trained(subject: Subject, workshop: Workshop, plan: Plan, images: Cifar, giv
     config = settings.applied_to(base)
     live = round(settings.live * config.epochs * (len(dataset.train) // config.batch))
     model = network.FakeQuantized(setting, dialect, normed, live)
-    folder = given.out / f"{subject.name}-{dialect.name}"
+    folder = given.out / f"{subject.name}-{dialect.name}-{plan.ranges}"
     done = fit(model, dataset, subject.preprocess, NORMALIZATION, config, folder, progress=False)
     return network.write(model.cpu(), setting, dialect), done.seconds
 
