@@ -62,14 +62,14 @@ class Goal(Record, frozen=True):
             return float("inf")
         if self.is_latency:
             return trial.p50_ms
-        excess = self._excess(trial)
+        excess = self.excess(trial)
         return 1e3 / trial.frames_per_s if excess <= slack else 1e9 * excess
 
     def kept_by(self, trial: Trial) -> bool:
         """Whether it runs and keeps to the bound, if there is one."""
-        return not trial.failed and self._excess(trial) <= 1
+        return not trial.failed and self.excess(trial) <= 1
 
-    def _excess(self, trial: Trial) -> float:
+    def excess(self, trial: Trial) -> float:
         """The bounded latency over its bound; 0 without a bound."""
         bound = _BOUND.fullmatch(self.text)
         if bound is None:

@@ -29,6 +29,8 @@ _NEAR = 1.3
 _PATIENCE = 2
 # What comes so close to the best is measured again: at most so many, so many times, all in turn.
 _CLOSE, _FINALISTS, _RUN_OFF = 1.15, 3, 5
+# What then comes this close to the best is as fast.
+_EVEN = 1.03
 # By how much a first measurement may miss a bound that is kept later: a quarter of a second says little of slow calls.
 _SLACK = 1.15
 
@@ -138,14 +140,16 @@ class Search:
     def _run_off(self) -> Target:
         """The best of all that came close to it, once they have been measured again in turn.
 
-        The median cost counts; but one that missed the bound once misses it, and what comes after it is close then.
+        The median cost counts; but one that missed the bound once misses it, and what comes after it is close then. Of
+        those that are as fast, the one that is furthest from the bound.
         """
         while True:
             ranked = sorted(self.trials, key=self._cost)
             close = [each for each in ranked[:_FINALISTS] if self._cost(each) < _CLOSE * self._cost(ranked[0])]
             alone = len(close) == 1 and self._goal.kept_by(self.trials[ranked[0]])
             if alone or self._settled.issuperset(close):
-                return ranked[0]
+                even = [each for each in close if self._cost(each) < _EVEN * self._cost(ranked[0])]
+                return min(even, key=lambda each: self._goal.excess(self.trials[each]))
             again = [self._measured(close) for _ in range(_RUN_OFF)]
             for target, trials in zip(close, zip(*again, strict=True), strict=True):
                 *_, worst = by_cost = sorted(trials, key=self._goal.cost)

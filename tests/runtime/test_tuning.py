@@ -158,6 +158,21 @@ def test_a_bound_that_a_first_measurement_misses_by_little_gets_a_second_one(fou
     assert (chosen.backend, chosen.batch, chosen.streams) == ("backend0", 4, 4)
 
 
+def test_of_two_that_are_as_fast_the_one_further_from_the_bound_is_chosen(four_cores):
+    targets = made_targets(2)
+    bound = Goal("p99 <= 20 ms")
+    first, second = (tuning.start(target, bound) for target in targets)
+    rates, slowest = {first: 101.0, second: 100.0}, {first: 19.5, second: 12.0}
+
+    def measure(some):
+        return [
+            each.trial(p50_ms=5.0, p99_ms=slowest.get(each, 15.0), frames_per_s=rates.get(each, 50.0)) for each in some
+        ]
+
+    assert tuning.Search(targets, bound, measure).run() == second
+    assert tuning.Search(targets, Goal("throughput"), measure).run() == first
+
+
 def test_when_the_best_miss_the_bound_again_the_next_are_measured(four_cores):
     """backend0 is faster and misses the bound by little; backend1 keeps it at first, and backend2 always."""
     goal = Goal("p99 <= 20 ms")
