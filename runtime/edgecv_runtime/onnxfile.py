@@ -59,6 +59,11 @@ class OnnxHeader(Record, frozen=True):
     last_operators: dict[str, str]  # output's name -> type of the operator that computes it
     external: dict[str, int]  # external data: location -> bytes that the file there has at least
 
+    @property
+    def opset(self) -> int:
+        """Version of the standard operators, 0 where none is named."""
+        return self.opsets.get("", self.opsets.get("ai.onnx", 0))
+
 
 def read(path: str | Path) -> OnnxHeader:
     """Read and check an ONNX file's outside; the weights inside stay on the disk.
@@ -233,9 +238,10 @@ def _check_versions(header: OnnxHeader, where: str) -> None:
         raise ModelFileError(
             f"{where}: IR version {header.ir_version} is outside {IR_VERSIONS[0]}..{IR_VERSIONS[-1]}; export it again"
         )
-    opset = header.opsets.get("", header.opsets.get("ai.onnx", 0))
-    if opset not in OPSETS:
-        raise ModelFileError(f"{where}: opset {opset} is outside {OPSETS[0]}..{OPSETS[-1]}; export it with opset 17")
+    if header.opset not in OPSETS:
+        raise ModelFileError(
+            f"{where}: opset {header.opset} is outside {OPSETS[0]}..{OPSETS[-1]}; export it with opset 17"
+        )
     custom = sorted((header.domains | set(header.opsets)) - KNOWN_DOMAINS)
     if custom:
         raise ModelFileError(f"{where}: needs custom operators of {', '.join(custom)}; export with standard operators")

