@@ -86,6 +86,15 @@ def test_a_change_goes_as_far_down_as_it_matters(copied, recipe_file):
     assert "train" in again.skipped
 
 
+def test_fp16_alone_is_converted_without_a_search(copied, recipe_file):
+    again = build(recipe.read(recipe_file, ["quantize.dialects=[fp16]"]), copied, progress=False)
+    assert again.ran == ("quantize", "verify", "bench", "report")
+    assert not (copied / "quantize.json").exists()  # the search before was of something else
+    with rt.Bundle(again.bundle) as opened:
+        found = [entry for entry in opened.evidence().entries if entry.variant == "fp16"]
+    assert {entry.backend for entry in found if entry.agreement and entry.latency} == {"onnxruntime", "openvino"}
+
+
 def test_other_training_starts_over(copied, recipe_file):
     before = (copied / "train" / "weights.safetensors").read_bytes()
     again = build(recipe.read(recipe_file, ["train.seed=1"]), copied, until="train", progress=False)

@@ -48,7 +48,7 @@ def half_up(scales: Float) -> Float:
     Below 6.1e-5 half precision goes on in steps of 6e-8: the grid becomes coarser than it need be, and stays a grid.
     """
     near = np.minimum(scales, LARGEST_HALF).astype(np.float16)
-    up = np.where(near < scales, np.nextafter(near, np.float16(np.inf)), near)
+    up = np.where(near < scales, np.nextafter(near, np.float16(LARGEST_HALF)), near)
     return np.where(scales > LARGEST_HALF, scales, up).astype(np.float32)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -82,6 +83,9 @@ def test_bad_images_stop_or_are_counted(exported, folder, tmp_path):
         (["stream", "BUNDLE", "FOLDER", "--when-late", "panic"], 2, "--when-late is auto, "),
         (["bench", "BUNDLE", "--rounds", "0"], 2, "rounds and batch at least 1"),
         (["verify", "BUNDLE", "--data", "FOLDER"], 2, "no class folders"),
+        (["quantize", "BUNDLE"], 2, "int8 is calibrated on images: give --data"),
+        (["quantize", "BUNDLE", "--dialect", "fp16", "--goal", "p50"], 2, "--goal is for the search of int8, and fp16"),
+        (["quantize", "BUNDLE", "--dialect", "fp8"], 2, "dialects are of int8-u8s8, int8-s8s8, int8-s8s8-fp16, fp16"),
         (["build", "nowhere.yaml"], 2, "nowhere.yaml: cannot be read"),
         (["build", "a.yaml", "b.yaml"], 2, "name one recipe"),
         (["report", "FOLDER"], 2, "no such bundle"),
@@ -164,6 +168,31 @@ def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):
     assert "try " not in again.stderr  # every trial was in the book
     assert "agrees with float32 on" in again.stdout
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+
+
+def test_quantize_to_fp16_alone_converts_proves_and_times_it_without_a_search(bundle_copy, digits, tmp_path):
+    frames, labels = digits
+    before = (bundle_copy / "model.onnx").read_bytes()
+    done = edgecv("quantize", bundle_copy, "--dialect", "fp16")
+    assert done.returncode == 0, done.stderr
+    assert "calibrate" not in done.stderr
+    assert sorted(path.name for path in bundle_copy.parent.iterdir()) == ["bundle"]  # no book of trials
+    for name in ("onnxruntime", "openvino"):
+        assert f"{name}: fp16 agrees with float32 on 100.0% of 8 images, the budget is 90.0%" in done.stdout
+        assert re.search(rf"^{name}: fp16 [\d.]+ ms, .*float32 [\d.]+ ms.*: \w+ ", done.stdout, re.MULTILINE)
+        assert re.search(rf"^fp16 on {name}: (offered|withheld, slower than)", done.stdout, re.MULTILINE)
+    assert (bundle_copy / "model.onnx").read_bytes() == before
+    for index in range(1600, 1640):
+        folder = tmp_path / "data" / f"digit {labels[index]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{index}.png"), frames[index])
+    arguments = ("--data", tmp_path / "data", "--check-images", 30, "--json")
+    done = edgecv("quantize", bundle_copy, "--dialect", "fp16", *arguments)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)["explanation"]
+    assert sum("fp16 top-1 drops by 0.00 points" in line and "on 30 labelled images" in line for line in said) == 2
+    with Bundle(bundle_copy) as opened:
+        assert [each.name for each in opened.manifest.variants] == ["float32", "fp16"]
 
 
 def test_quantize_calibrates_on_frames_from_all_over_short_and_long_clips(exported):
