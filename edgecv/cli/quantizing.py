@@ -50,7 +50,7 @@ def quantize(
     context: typer.Context,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Images or clips; one folder a label gives accuracy. fp16 alone needs none."),
+        typer.Option("--data", help="Images or clips; one folder a label gives accuracy. fp16 alone can do without."),
     ] = None,
     images: Annotated[int, typer.Option(help="How many images calibrate.")] = 200,
     check_images: Annotated[int, typer.Option(help="How many more choose between the ways to quantize.")] = 500,
