@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgecv_export import fp16
 from edgecv_export.dialects import Dialect, Grid
 from edgecv_export.wiring import Wiring
+from edgecv_runtime import onnxfile
 from edgecv_runtime.errors import ComputationError
 
 
@@ -53,6 +54,7 @@ class _Writer:
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
             raise ComputationError(f"the quantized graph is not valid: {str(exc).strip().splitlines()[0]}") from exc
         if self._dialect.islands == "fp16":
+            self._wiring.model.metadata_props.add(key=onnxfile.ISLANDS, value="fp16")
             return fp16.converted(self._wiring.model)
         content: bytes = self._wiring.model.SerializeToString()
         return content

@@ -18,6 +18,7 @@ from edgecv_runtime.records import Record
 IR_VERSIONS = range(3, 14)
 OPSETS = range(7, 27)
 KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
+ISLANDS = "edgecv.islands"  # metadata: float precision between the int8 layers of a file, where it is not float32
 # Operators that hand values on as they are; what an output means is decided before them.
 _PASSING = {"Identity", "Cast", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 

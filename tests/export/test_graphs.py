@@ -184,11 +184,8 @@ def nearly_dead():
     )
 
 
-# ONNX Runtime makes a bias in half precision int32 by way of half precision, which ends at 65504 steps.
-TAKERS = {"onnxruntime": ["int8-u8s8", "int8-s8s8"], "openvino": list(DIALECTS)}
-
-
-@pytest.mark.parametrize(("backend", "name"), [(backend, name) for backend in TAKERS for name in TAKERS[backend]])
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_a_channel_with_next_to_no_weights_keeps_its_bias(name, backend, frames, tmp_path):
     """Its int32 bias, in steps of its weights', would need more than 32 bits; backends quantize a float one alike."""
     model, path = nearly_dead(), tmp_path / "model.onnx"
