@@ -25,11 +25,10 @@ from edgecv.train import TrainConfig, fit
 from edgecv.train.quantized import train_quantized
 from edgecv_export import graph
 from edgecv_export.calibrate import sample
-from edgecv_export.dialects import DIALECTS
 from edgecv_export.explain import explain
 from edgecv_export.export import GOLDEN_IMAGES, export
 from edgecv_export.parity import BATCHES
-from edgecv_export.quantize import quantize
+from edgecv_export.quantize import convert, quantize
 from edgecv_runtime import backends, bundle, files, machine, records
 from edgecv_runtime.bench.latency import bench
 from edgecv_runtime.errors import BadInput, BundleError
@@ -266,6 +265,11 @@ class _Run:
     def _quantize(self) -> dict[str, str]:
         config = self.recipe.quantize
         assert config is not None
+        if not config.int8:
+            convert(self.bundle)
+            (self.folder / "quantize.json").unlink(missing_ok=True)  # of a search that this recipe asked for before
+            self._say("quantize: converted to half precision, without a search")
+            return {name: self._hash(name) for name in config.dialects}
         labelled = self.data.val.labels is not None
         if config.train is not None and not labelled:
             raise BadInput(f"quantize.train needs labels, and data source '{self.recipe.data.source}' has none")
@@ -283,7 +287,7 @@ class _Run:
         files.write(self.folder / "quantize.json", records.encode(front.record(done, self.recipe.budget)))
         for line in explain(done, self.recipe.budget):
             self._say(f"quantize: {line}")
-        for dialect in [name for name in config.dialects if name in DIALECTS and config.train is not None]:
+        for dialect in config.int8 if config.train is not None else ():
             self._train_quantized(config, dialect, images)
         hashes = self._hashes()
         return {name: hashes[name] for name in config.dialects}

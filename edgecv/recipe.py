@@ -54,7 +54,7 @@ class Quantizing(QuantizeConfig, frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.train is not None and not set(self.dialects) & set(DIALECTS):
+        if self.train is not None and not self.int8:
             raise BadInput(
                 f"quantize.train trains int8 files, and dialects are {', '.join(self.dialects)}: nothing to train; "
                 f"add {' or '.join(DIALECTS)}"

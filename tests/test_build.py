@@ -86,6 +86,15 @@ def test_a_change_goes_as_far_down_as_it_matters(copied, recipe_file):
     assert "train" in again.skipped
 
 
+def test_fp16_alone_is_converted_without_a_search(copied, recipe_file):
+    again = build(recipe.read(recipe_file, ["quantize.dialects=[fp16]"]), copied, progress=False)
+    assert again.ran == ("quantize", "verify", "bench", "report")
+    assert not (copied / "quantize.json").exists()  # the search before was of something else
+    with rt.Bundle(again.bundle) as opened:
+        found = [entry for entry in opened.evidence().entries if entry.variant == "fp16"]
+    assert {entry.backend for entry in found if entry.agreement and entry.latency} == {"onnxruntime", "openvino"}
+
+
 def test_other_training_starts_over(copied, recipe_file):
     before = (copied / "train" / "weights.safetensors").read_bytes()
     again = build(recipe.read(recipe_file, ["train.seed=1"]), copied, until="train", progress=False)
@@ -173,7 +182,7 @@ budget: {max_drop_points: 50}
 def test_train_goes_up_to_int8_files_where_they_are_trained(tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(SMALL)
-    overrides = ["quantize.train.epochs=1", "quantize.dialects=[int8-u8s8,int8-s8s8]"]
+    overrides = ["quantize.train.epochs=1", "quantize.dialects=[int8-u8s8,int8-s8s8,int8-s8s8-fp16]"]
     command = [sys.executable, "-m", "edgecv.cli", "train", str(path), *overrides, "--runs", str(tmp_path / "runs")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -182,7 +191,8 @@ def test_train_goes_up_to_int8_files_where_they_are_trained(tmp_path):
     assert "quantize: int8-s8s8 trained: top-1 " in done.stderr
     with rt.Bundle(bundle) as opened:
         trained = [each for each in opened.manifest.variants if each.precision == "int8"]
-        assert [each.name for each in trained] == ["int8-u8s8", "int8-s8s8"]
+        islands = [(each.name, each.islands) for each in trained]
+        assert islands == [("int8-u8s8", "float32"), ("int8-s8s8", "float32"), ("int8-s8s8-fp16", "fp16")]
         assert all(each.calibration.trained for each in trained)
     again = subprocess.run(command, capture_output=True, text=True)
     assert [line for line in again.stderr.splitlines() if "skipped" in line] == [

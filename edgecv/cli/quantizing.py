@@ -1,4 +1,4 @@
-"""`edgecv quantize`: search for the fastest int8 file within a budget, then judge it."""
+"""`edgecv quantize`: search for the fastest int8 file within a budget, or convert to fp16, then judge it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from edgecv_export.calibrate import Images
     from edgecv_export.quantize import QuantizeConfig
     from edgecv_runtime.bundle import Bundle
+    from edgecv_runtime.manifest import Budget, Entry, Manifest
     from edgecv_runtime.preprocess import Image, Preprocess
+
+    Found = tuple[Images, Image | None, NDArray[np.int64] | None]  # calibration images, check images, their labels
 
 FLOAT = "float32"
 EVERY_S = 0.1  # between frames of a clip; more in long ones
@@ -44,14 +47,22 @@ class Preprocessed:
 
 def quantize(
     bundle: results.BundlePath,
-    data: Annotated[Path, typer.Option("--data", help="Images or clips; one folder a label gives accuracy.")],
+    context: typer.Context,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Images or clips; one folder a label gives accuracy. fp16 alone can do without."),
+    ] = None,
     images: Annotated[int, typer.Option(help="How many images calibrate.")] = 200,
     check_images: Annotated[int, typer.Option(help="How many more choose between the ways to quantize.")] = 500,
     max_drop: Annotated[float | None, typer.Option(help="Points of accuracy that may be lost.")] = None,
     goal: Annotated[str, typer.Option(help="What shall be small: p50, p99 or size.")] = "p50",
     budget_s: Annotated[float, typer.Option(help="Seconds that the search may take.")] = 600.0,
     dialect: Annotated[
-        list[str] | None, typer.Option(help="int8-u8s8 (the default), int8-s8s8, fp16; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="int8-u8s8 (the default), int8-s8s8, int8-s8s8-fp16, fp16; may be repeated. "
+            "fp16 alone is converted, proved and timed, without a search."
+        ),
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="The front of all trials, as SVG.")] = None,
     json: results.Json = False,
@@ -63,8 +74,8 @@ def quantize(
 
     try:
         from edgecv_export.calibrate import sample
-        from edgecv_export.explain import explain
-        from edgecv_export.quantize import QuantizeConfig, quantize
+        from edgecv_export.explain import explain_entries
+        from edgecv_export.quantize import QuantizeConfig, convert
     except ImportError as exc:
         raise Unavailable(f"quantizing needs {exc.name}: pip install 'edgecv[export]'") from exc
     config = QuantizeConfig(
@@ -74,29 +85,69 @@ def quantize(
         budget_s=budget_s,
         dialects=tuple(dialect or QuantizeConfig().dialects),
     )
+    _check_asked(context, config, data)
     with Bundle(bundle) as opened:
         budget = opened.manifest.budget
         if max_drop is not None:
             budget = msgspec.structs.replace(budget, max_drop_points=max_drop)
-        calibration, check, labels = _frames(opened, data, config)
-    book = bundle.absolute().with_name(f"{bundle.name}.trials.json")
+        found = None if data is None else _frames(opened, data, images if config.int8 else 0, check_images)
+    facts: dict[str, object] = {}
+    lines: list[str] = []
     try:
-        done = quantize(bundle, calibration, config, say, check=check, labels=labels, budget=budget, book=book)
+        if found is not None and config.int8:
+            facts, lines = _searched(bundle, found, config, budget, plot)
+        else:
+            convert(bundle, budget)
     except OSError as exc:
         raise Unavailable(f"{exc.filename or bundle}: {exc.strerror}; the bundle is as it was") from exc
+    calibration, check, labels = found or (None, None, None)
+    frames = sample(calibration).some(check_images) if check is None and calibration is not None else check
+    judged, entries = _judged(bundle, frames, labels)
+    for name in config.dialects:
+        if name != next(iter(config.int8), None):  # the search tells of that one
+            lines += explain_entries(entries, judged, name)
+    rows = _offered(judged)
+    if json:
+        show_json({**facts, "explanation": lines, "offered": rows})
+        return
+    for line in [*lines, *(f"{name}: {state}" for name, state in rows.items())]:
+        stdout.print(line, soft_wrap=True)
+
+
+def _check_asked(context: typer.Context, config: QuantizeConfig, data: Path | None) -> None:
+    """A search needs images; its options mean nothing without one."""
+    if config.int8:
+        if data is None:
+            raise BadInput(
+                "int8 is calibrated on images: give --data, a folder of images or clips; fp16 alone needs none"
+            )
+        return
+    for name in ("images", "goal", "budget_s", "plot"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise BadInput(
+                f"--{name.replace('_', '-')} is for the search of int8, and {', '.join(config.dialects)} alone is only "
+                "converted: leave it out, or add an int8 dialect"
+            )
+
+
+def _searched(
+    bundle: Path, found: Found, config: QuantizeConfig, budget: Budget, plot: Path | None
+) -> tuple[dict[str, object], list[str]]:
+    """Search, and draw the plot; what is to be said of it, as facts and in lines."""
+    from edgecv_export.explain import explain
+    from edgecv_export.quantize import quantize
+
+    calibration, check, labels = found
+    book = bundle.absolute().with_name(f"{bundle.name}.trials.json")
+    done = quantize(bundle, calibration, config, say, check=check, labels=labels, budget=budget, book=book)
     if plot is not None:
         from edgecv.report import front
 
         front.draw(done, budget, plot)
         say(f"plot: {plot.absolute()}")
-    lines = explain(done, budget)
-    rows = _judged(bundle, sample(calibration).some(check_images) if check is None else check, labels)
-    if json:
-        facts = {"kept": done.found.kept, "chosen": done.chosen, "float_ms": done.float_ms, "bf16_ms": done.bf16_ms}
-        show_json({**facts, "explanation": lines, "offered": rows, "book": str(book)})
-        return
-    for line in [*lines, *(f"{name}: {state}" for name, state in rows.items())]:
-        stdout.print(line, soft_wrap=True)
+    facts = {"kept": done.found.kept, "chosen": done.chosen, "float_ms": done.float_ms, "bf16_ms": done.bf16_ms}
+    return {**facts, "book": str(book)}, explain(done, budget)
 
 
 def _goal(name: str) -> str:
@@ -105,9 +156,7 @@ def _goal(name: str) -> str:
     return name
 
 
-def _frames(
-    opened: Bundle, data: Path, config: QuantizeConfig
-) -> tuple[Images, Image | None, NDArray[np.int64] | None]:
+def _frames(opened: Bundle, data: Path, calibrating: int, checking: int) -> Found:
     """Calibration images; and check images with their labels, where the folder's folders are named as labels."""
     import numpy as np
 
@@ -116,7 +165,7 @@ def _frames(
 
     names = {folder.name for folder in data.iterdir() if folder.is_dir()} if data.is_dir() else set()
     if not names or not names <= set(opened.manifest.labels):
-        count = config.images + config.check_images
+        count = calibrating + checking
         source = DataConfig(source="clips", path=str(data), every_s=EVERY_S)
         found, notes = clips.spread(source, count, opened.manifest.preprocess)
         for note in notes:
@@ -124,36 +173,41 @@ def _frames(
         return found.take(count), None, None
     paths, labels = results.labelled_paths(opened, data)
     order = np.random.default_rng(0).permutation(len(paths))
-    count = min(config.images, len(order) // 3)
-    rest = order[count : count + config.check_images]
+    count = min(calibrating, len(order) // 3)
+    rest = order[count : count + checking]
     read = Preprocessed(opened.manifest.preprocess, lambda index: images.read(paths[order[index]]), count)
     return read, results.preprocessed(opened, (images.read(paths[index]) for index in rest)), labels[rest]
 
 
-def _judged(path: Path, frames: Image, labels: NDArray[np.int64] | None) -> dict[str, str]:
-    """Verify and time what is now in the bundle; per variant and backend, whether it is offered and why not."""
+def _judged(path: Path, frames: Image | None, labels: NDArray[np.int64] | None) -> tuple[Manifest, tuple[Entry, ...]]:
+    """Verify, on frames or on the golden inputs, and time what is now in the bundle: its manifest and the evidence."""
     from edgecv_runtime import verify
     from edgecv_runtime.bench.latency import bench
     from edgecv_runtime.bundle import Bundle
     from edgecv_runtime.manifest import Evidence
 
     with Bundle(path) as opened:
-        expected = verify.float_outputs(opened, frames)
-        done = verify.verify(
-            opened,
-            frames,
-            expected,
-            reference_name="float32 here",
-            labels=labels,
-            only=lambda each: (each.variant, each.hint) != (FLOAT, FLOAT),
-        )
         # float32 is no proof of itself: against the golden outputs
-        done += verify.verify(opened, only=lambda each: (each.variant, each.hint) == (FLOAT, FLOAT))
+        done = verify.verify(opened, only=lambda each: frames is None or (each.variant, each.hint) == (FLOAT, FLOAT))
+        if frames is not None:
+            done += verify.verify(
+                opened,
+                frames,
+                verify.float_outputs(opened, frames),
+                reference_name="float32 here",
+                labels=labels,
+                only=lambda each: (each.variant, each.hint) != (FLOAT, FLOAT),
+            )
         timed = bench(opened, seconds=0.3, rounds=3, progress=say)
         entries = list(Evidence(entries=tuple(each.entry for each in done)).merged(timed).entries)
         judged, evidence = results.merged(opened, entries)
         if not results.keep(opened, judged, evidence, write=True):
             raise typer.Exit(Unavailable.exit_code)
+    return judged, evidence.entries
+
+
+def _offered(judged: Manifest) -> dict[str, str]:
+    """Per variant and backend, whether it is offered and why not."""
     rows: dict[str, str] = {}
     for variant in judged.variants:
         rows |= {f"{variant.name} on {name}": "offered" for name in variant.backends}

@@ -129,7 +129,7 @@ def train_quantized(
 
 def _put(opened: bundle.Bundle, variant: Variant, content: bytes) -> None:
     """Replace a variant's file; it is offered nowhere until it is verified and timed."""
-    fresh = msgspec.structs.replace(variant, backends=(), withheld={}, islands="float32")
+    fresh = msgspec.structs.replace(variant, backends=(), withheld={}, islands=DIALECTS[variant.name].islands)
     variants = tuple(fresh if each.name == variant.name else each for each in opened.manifest.variants)
     golden = opened.golden().sealing(variant.file, content)
     manifest = msgspec.structs.replace(opened.manifest, variants=variants)

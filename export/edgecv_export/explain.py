@@ -1,11 +1,15 @@
-"""Why a search chose what it chose, line by line."""
+"""Why a search chose what it chose, and what a variant loses and gains, line by line."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from edgecv_export.quantize import Quantized
-from edgecv_runtime.manifest import Budget
+from edgecv_runtime.manifest import Accuracy, Agreement, Budget, Entry, Manifest
+from edgecv_runtime.verify.judge import is_faithful
 
 MENTIONED = 8
+FLOAT = "float32"
 
 
 def explain(done: Quantized, budget: Budget) -> list[str]:
@@ -13,12 +17,33 @@ def explain(done: Quantized, budget: Budget) -> list[str]:
     return [_choice(done, budget), *_speeds(done), *_floats(done), *_layers(done), *_notes(done)]
 
 
+def explain_entries(entries: Iterable[Entry], manifest: Manifest, name: str) -> list[str]:
+    """What a variant that was verified and timed loses and gains on each backend, in the words of a search."""
+    here = [entry for entry in entries if entry.latency is not None]
+    lines = []
+    for own in [entry for entry in here if entry.variant == name and entry.agreement is not None]:
+        floats = [entry for entry in here if (entry.variant, entry.backend) == (FLOAT, own.backend)]
+        times = {entry.hint: entry.latency.p50_ms for entry in floats if entry.latency and is_faithful(entry, manifest)}
+        assert own.agreement is not None
+        assert own.latency is not None
+        lines.append(f"{own.backend}: {name} {_lost(own.agreement, own.accuracy, manifest.budget)}")
+        lines.append(_speed(own.backend, name, own.latency.p50_ms, times, is_faithful(own, manifest)))
+    return lines
+
+
 def _choice(done: Quantized, budget: Budget) -> str:
-    trial, agreement = done.chosen, done.chosen.agreement
-    if trial.accuracy is not None:
+    trial = done.chosen
+    state = "" if done.found.kept else "NOT within the budget, the closest of all tried: "
+    said = _lost(trial.agreement, trial.accuracy, budget)
+    return f"{state}{trial.plan.name}: {said}; {len(done.candidates)} ways tried"
+
+
+def _lost(agreement: Agreement, accuracy: Accuracy | None, budget: Budget) -> str:
+    """What is lost of accuracy, or of agreement where there are no labels, beside the budget."""
+    if accuracy is not None:
         said = (
-            f"top-1 drops by {trial.accuracy.drop_points:.2f} points ({trial.accuracy.drop_low:.2f} to "
-            f"{trial.accuracy.drop_high:.2f}) on {trial.accuracy.top1.count} labelled images, "
+            f"top-1 drops by {accuracy.drop_points:.2f} points ({accuracy.drop_low:.2f} to "
+            f"{accuracy.drop_high:.2f}) on {accuracy.top1.count} labelled images, "
             f"the budget is {budget.max_drop_points:g}"
         )
     else:
@@ -26,8 +51,7 @@ def _choice(done: Quantized, budget: Budget) -> str:
             f"agrees with float32 on {agreement.top1.value:.1%} of {agreement.top1.count} images, "
             f"the budget is {budget.min_agreement:.1%}"
         )
-    state = "" if done.found.kept else "NOT within the budget, the closest of all tried: "
-    return f"{state}{trial.plan.name}: {said}; divergence {agreement.kl:.2g} nats; {len(done.candidates)} ways tried"
+    return f"{said}; divergence {agreement.kl:.2g} nats"
 
 
 def _speeds(done: Quantized) -> list[str]:
@@ -35,13 +59,17 @@ def _speeds(done: Quantized) -> list[str]:
     for name, ms in done.chosen.p50_ms.items():
         others = {"float32": done.float_ms.get(name), "bf16": done.bf16_ms.get(name)}
         known = {precision: other for precision, other in others.items() if other is not None}
-        best = min(known, key=lambda precision: known[precision])
-        table = ", ".join(f"{precision} {other:.2f} ms" for precision, other in known.items())
-        faster = "is faster and " if known[best] <= ms else ""
-        offered = done.found.kept and not faster
-        verdict = "int8 is the fastest" if offered else f"{best} {faster}stays what to run there"
-        lines.append(f"{name}: int8 {ms:.2f} ms, {table}: {verdict}")
+        lines.append(_speed(name, "int8", ms, known, done.found.kept))
     return lines
+
+
+def _speed(backend: str, precision: str, ms: float, others: Mapping[str, float], kept: bool) -> str:
+    """A precision's milliseconds beside those of others, and which of them is to run; kept: whether the budget is."""
+    best = min(others, key=lambda each: others[each])
+    table = ", ".join(f"{each} {other:.2f} ms" for each, other in others.items())
+    faster = "is faster and " if others[best] <= ms else ""
+    verdict = f"{precision} is the fastest" if kept and not faster else f"{best} {faster}stays what to run there"
+    return f"{backend}: {precision} {ms:.2f} ms, {table}: {verdict}"
 
 
 def _floats(done: Quantized) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgecv_export.dialects import WEIGHT_STEPS, Dialect, Grid, WeightRanges, activation_grid, weight_grid
 from edgecv_export.placement import MOVING, Placement, cut_points
@@ -37,23 +38,30 @@ def calibrated(
             grids[name] = grids[maker.input[0]]
         else:
             grids[name] = activation_grid(*statistics[name].range(ranges, dialect.symmetric), dialect)
-    return grids | weight_grids(wiring, nodes, weight_ranges, grids)
+    return grids | weight_grids(wiring, nodes, grids, dialect, weight_ranges)
 
 
 def weight_grids(
-    wiring: Wiring, nodes: list[Any], weight_ranges: WeightRanges, activations: Mapping[str, Grid]
+    wiring: Wiring,
+    nodes: list[Any],
+    activations: Mapping[str, Grid],
+    dialect: Dialect,
+    weight_ranges: WeightRanges = "min-max",
 ) -> dict[str, Grid]:
     """Grids of the weights of layers: symmetric int8, one step per output channel; `activations`: those they meet."""
     layers = [layer for node in nodes if (layer := wiring.layer(node)) is not None]
     return {
-        layer.weights: _weight_grid(wiring, layer, weight_ranges, activations.get(layer.node.input[0]))
+        layer.weights: weight_grid(
+            _reach(wiring, layer, weight_ranges, activations.get(layer.node.input[0])), layer.axis, dialect
+        )
         for layer in layers
     }
 
 
-def _weight_grid(wiring: Wiring, layer: Layer, weight_ranges: WeightRanges, source: Grid | None) -> Grid:
+def _reach(wiring: Wiring, layer: Layer, weight_ranges: WeightRanges, source: Grid | None) -> NDArray[np.float32]:
+    """How far the grid of a layer's weights reaches, by channel: as they do, or as an int32 bias needs."""
     reach = weight_reach(np.ascontiguousarray(wiring.weights(layer)), weight_ranges)
     if source is not None and layer.bias is not None and layer.bias[0] is layer.node:
         least = np.abs(wiring.bias(layer).astype(np.float64)) / (source.scale.astype(np.float64) * BIAS_STEPS)
         reach = np.maximum(reach, WEIGHT_STEPS * least.astype(np.float32))
-    return weight_grid(reach, layer.axis)
+    return reach

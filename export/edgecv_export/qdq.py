@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecv_export import fp16
 from edgecv_export.dialects import Dialect, Grid
 from edgecv_export.wiring import Wiring
+from edgecv_runtime import onnxfile
 from edgecv_runtime.errors import ComputationError
 
 
@@ -18,7 +20,7 @@ def write(wiring: Wiring, nodes: list[Any], grids: Mapping[str, Grid], dialect: 
 
     nodes: those that compute in int8; grids: of the activations where Q/DQ stands and of the constants that those nodes
     read, by tensor name. Every reader of such an activation reads it dequantized. Raises ComputationError when the
-    result is not valid ONNX.
+    result is not valid ONNX, or does not go into half precision where the dialect wants that.
     """
     import onnx
 
@@ -51,6 +53,9 @@ class _Writer:
             onnx.checker.check_model(self._wiring.model, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
             raise ComputationError(f"the quantized graph is not valid: {str(exc).strip().splitlines()[0]}") from exc
+        if self._dialect.islands == "fp16":
+            self._wiring.model.metadata_props.add(key=onnxfile.ISLANDS, value="fp16")
+            return fp16.converted(self._wiring.model)
         content: bytes = self._wiring.model.SerializeToString()
         return content
 

@@ -20,11 +20,12 @@ from edgecv_export.search import Found, Search
 from edgecv_export.trial import Book, Laboratory, Trial, digest
 from edgecv_runtime import bundle
 from edgecv_runtime.errors import BadInput
-from edgecv_runtime.manifest import Budget, Calibration, Variant
+from edgecv_runtime.manifest import Budget, Calibration, Precision, Variant
 from edgecv_runtime.preprocess import Image
 
-__all__ = ["DIALECT", "QuantizeConfig", "Quantized", "quantize"]
+__all__ = ["DIALECT", "QuantizeConfig", "Quantized", "convert", "quantize"]
 Labels = NDArray[np.int64]
+Made = tuple[Variant, bytes]
 LOOKED_AT = 64  # how many calibration images are looked at as images
 
 
@@ -72,12 +73,15 @@ def quantize(
     config.check_images of them, or a third when there are fewer. budget: what may be lost, by default the bundle's.
     book: a file of trials that lets an interrupted search go on.
     The variants are offered nowhere until `verify` and `bench` have judged them.
-    Raises BadInput for too few images, images that are no images (random or constant), labels of one class only, or a
-    float32 file that is already quantized or was not exported by edgecv; ComputationError when calibration meets NaN.
+    Raises BadInput for dialects without int8 (see `convert`), too few images, images that are no images (random or
+    constant), labels of one class only, or a float32 file that is already quantized or was not exported by edgecv;
+    ComputationError when calibration meets NaN, or a constant does not go into half precision where a dialect wants it.
     """
     import onnx
 
     config = config or QuantizeConfig()
+    if not config.int8:
+        raise BadInput(f"dialects are {', '.join(config.dialects)}: no int8 to search for; convert(path) adds fp16")
     with bundle.Bundle(path) as opened:
         _check_exported(opened)
         calibration, check = _divided(images, check, config)
@@ -94,12 +98,25 @@ def quantize(
         workshop.form(())
         budget = budget or opened.manifest.budget
         laboratory = Laboratory(msgspec.structs.replace(opened.manifest, budget=budget), source, check, labels)
-        subject = [opened.sha256("float32"), digest(calibration, check, labels), config.searched]
+        subject = [opened.sha256("float32"), digest(calibration, check, labels), config.int8[0]]
         found = Search(workshop, laboratory, Book(book, *subject), budget, config, progress).run()
-        errors = workshop.errors(found.chosen.plan, DIALECTS[config.searched])
-        _add(opened, workshop, laboratory, found.chosen, config.dialects, budget)
+        errors = workshop.errors(found.chosen.plan, DIALECTS[config.int8[0]])
+        made = _int8(workshop, laboratory, found.chosen, config.int8)
+        _put(opened, [*made, _half(opened)] if FP16 in config.dialects else made, budget)
     left = workshop.floats(found.chosen.plan)
     return Quantized(found, laboratory.float_ms, laboratory.bf16_ms, left, errors, tuple(warnings))
+
+
+def convert(path: str | Path, budget: Budget | None = None) -> None:
+    """Add the fp16 variant to a bundle, which needs no images and no search; the bundle changes atomically.
+
+    budget: what may be lost, by default the bundle's. The variant is offered nowhere until `verify` and `bench` have
+    judged it. Raises BadInput for a bundle that was not exported by edgecv, ComputationError when the float32 file does
+    not go into half precision.
+    """
+    with bundle.Bundle(path) as opened:
+        _check_exported(opened)
+        _put(opened, [_half(opened)], budget or opened.manifest.budget)
 
 
 def _check_exported(opened: bundle.Bundle) -> None:
@@ -127,32 +144,37 @@ def _divided(images: Images, check: Image | None, config: QuantizeConfig) -> tup
     return Sample(images, order[:count]), rest.some(len(rest))
 
 
-def _add(
-    opened: bundle.Bundle,
-    workshop: Workshop,
-    laboratory: Laboratory,
-    chosen: Trial,
-    dialects: tuple[str, ...],
-    budget: Budget,
-) -> None:
-    """Put the chosen trial's files into the bundle, in every dialect asked for."""
-    content = {f"model.{name}.onnx": workshop.make(chosen.plan, DIALECTS[name]) for name in dialects if name != FP16}
-    variants = [_variant(name, workshop, chosen.plan) for name in dialects if name != FP16]
-    if DIALECT in dialects:
-        islands = laboratory.islands(chosen, content[f"model.{DIALECT}.onnx"])
-        variants = [msgspec.structs.replace(each, islands=islands) for each in variants]
-    if FP16 in dialects:
-        variants.append(Variant(name=FP16, file=f"model.{FP16}.onnx", precision="fp16"))
-        content[f"model.{FP16}.onnx"] = fp16.converted(opened.variant_file("float32"))
-    others = tuple(each for each in opened.manifest.variants if each.name not in dialects)
-    manifest = msgspec.structs.replace(opened.manifest, variants=(*others, *variants), budget=budget)
+def _put(opened: bundle.Bundle, made: list[Made], budget: Budget) -> None:
+    """Put variants with their files into the bundle, in the place of those of the same names."""
+    names = {variant.name for variant, _ in made}
+    others = [each for each in opened.manifest.variants if each.name not in names]
+    variants = (*others, *(variant for variant, _ in made))
     golden = opened.golden()
-    for file, made in content.items():
-        golden = golden.sealing(file, made)
-    bundle.update(opened, manifest=manifest, content={**content, bundle.GOLDEN: golden.to_bytes()})
+    for variant, content in made:
+        golden = golden.sealing(variant.file, content)
+    bundle.update(
+        opened,
+        manifest=msgspec.structs.replace(opened.manifest, variants=variants, budget=budget),
+        content={**{variant.file: content for variant, content in made}, bundle.GOLDEN: golden.to_bytes()},
+    )
 
 
-def _variant(name: str, workshop: Workshop, plan: Plan) -> Variant:
+def _int8(workshop: Workshop, laboratory: Laboratory, chosen: Trial, dialects: tuple[str, ...]) -> list[Made]:
+    """The chosen trial's variants and files, in every int8 dialect asked for."""
+    contents = {name: workshop.make(chosen.plan, DIALECTS[name]) for name in dialects}
+    faster = laboratory.islands(chosen, contents[DIALECT]) if DIALECT in contents else "float32"
+    return [(_variant(name, workshop, chosen.plan, faster), content) for name, content in contents.items()]
+
+
+def _half(opened: bundle.Bundle) -> Made:
+    import onnx
+
+    content = fp16.converted(onnx.load(opened.variant_file("float32")))
+    return Variant(name=FP16, file=f"model.{FP16}.onnx", precision="fp16"), content
+
+
+def _variant(name: str, workshop: Workshop, plan: Plan, faster: Precision) -> Variant:
+    """faster: in which precision what is float32 in the file runs faster."""
     calibration = Calibration(
         images=len(workshop.images),
         ranges=plan.ranges,
@@ -162,4 +184,10 @@ def _variant(name: str, workshop: Workshop, plan: Plan) -> Variant:
         passes=plan.passes,
         islands=plan.islands,
     )
-    return Variant(name=name, file=f"model.{name}.onnx", precision="int8", calibration=calibration)
+    return Variant(
+        name=name,
+        file=f"model.{name}.onnx",
+        precision="int8",
+        calibration=calibration,
+        islands=faster if DIALECTS[name].islands == "float32" else DIALECTS[name].islands,
+    )

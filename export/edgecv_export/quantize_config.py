@@ -22,7 +22,8 @@ class QuantizeConfig(Record, frozen=True):
 
     images: how many calibrate; check_images: how many more choose between the candidates. passes: of PASSES; islands:
     whether sensitive layers may stay in float. goal: what is to be small. budget_s: seconds for the search.
-    dialects: of "int8-u8s8", "int8-s8s8" and "fp16", which files go into the bundle.
+    dialects: of "int8-u8s8", "int8-s8s8", "int8-s8s8-fp16" and "fp16", which files go into the bundle; "fp16" alone is
+    converted, and nothing is searched.
     """
 
     images: int = 200
@@ -37,9 +38,9 @@ class QuantizeConfig(Record, frozen=True):
     budget_s: float = 600.0
 
     @property
-    def searched(self) -> str:
-        """The int8 dialect whose files are tried: the first one that is asked for."""
-        return next((name for name in self.dialects if name in DIALECTS), DIALECT)
+    def int8(self) -> tuple[str, ...]:
+        """The int8 dialects that are asked for; the files of the first are those that are tried."""
+        return tuple(name for name in self.dialects if name in DIALECTS)
 
     def __post_init__(self) -> None:
         if self.images < MIN_IMAGES or self.check_images < MIN_IMAGES:

@@ -185,7 +185,7 @@ class Search:
         try:
             tick()
             self._progress(why)
-            return self._workshop.make(plan, dialect=DIALECTS[self._config.searched], tick=tick)
+            return self._workshop.make(plan, dialect=DIALECTS[self._config.int8[0]], tick=tick)
         except TimeIsOver:
             self._stopped = True
             return None

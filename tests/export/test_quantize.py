@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from edgecv_export import quantize
 from edgecv_export.quantize import QuantizeConfig
 from edgecv_runtime import Bundle, verify
-from edgecv_runtime.errors import BadInput, BundleError
+from edgecv_runtime.errors import BadInput, BundleError, ComputationError
 from edgecv_runtime.manifest import TensorSpec
 
 SMALL = QuantizeConfig(images=100, check_images=50, placements=("all", "layers"), ranges=("min-max",))
@@ -60,25 +60,68 @@ def test_every_candidate_was_measured_on_every_backend(quantized):
         assert each.agreement.top1.value > 0.9
 
 
-def test_the_dialect_that_is_asked_for_is_the_one_that_is_searched(bundle_copy, digits):
+@pytest.mark.parametrize(("dialect", "islands"), [("int8-s8s8", "float32"), ("int8-s8s8-fp16", "fp16")])
+def test_the_dialect_that_is_asked_for_is_the_one_that_is_searched(dialect, islands, bundle_copy, digits):
     """Oracle: the file in the bundle. Its agreement, on the backend that measured it, is that of the chosen trial."""
-    config = msgspec.structs.replace(SMALL, placements=("layers",), dialects=("int8-s8s8",))
+    config = msgspec.structs.replace(SMALL, placements=("layers",), dialects=(dialect,))
     done = quantize.quantize(bundle_copy, digits[0][:100], config, check=digits[0][100:150])
     with Bundle(bundle_copy) as opened:
-        assert [each.name for each in opened.manifest.variants] == ["float32", "int8-s8s8"]
-        assert opened.variant_file("int8-s8s8").stat().st_size == done.chosen.size_bytes
+        assert [each.name for each in opened.manifest.variants] == ["float32", dialect]
+        assert opened.manifest.variant(dialect).islands == islands
+        assert opened.variant_file(dialect).stat().st_size == done.chosen.size_bytes
         found = verify.verify(
             opened,
             digits[0][100:150],
             verify.float_outputs(opened, digits[0][100:150]),
-            only=lambda each: each.variant == "int8-s8s8",
+            only=lambda each: each.variant == dialect,
         )
     name = min(done.chosen.p50_ms, key=lambda each: done.chosen.p50_ms[each])
     (kl,) = (each.entry.agreement.kl for each in found if each.entry.backend == name)
     assert kl == pytest.approx(done.chosen.agreement.kl, rel=1e-3)
 
 
+def test_only_what_is_float32_in_the_file_runs_in_bf16_where_that_is_faster(bundle_copy, digits, monkeypatch):
+    monkeypatch.setattr("edgecv_export.trial.Laboratory.islands", lambda *_: "bf16")
+    dialects = ("int8-u8s8", "int8-s8s8-fp16", "int8-s8s8", "fp16")
+    quantize.quantize(bundle_copy, digits[0][:150], msgspec.structs.replace(SMALL, dialects=dialects))
+    with Bundle(bundle_copy) as opened:
+        found = {each.name: each.islands for each in opened.manifest.variants}
+    assert found == {
+        "float32": "float32",
+        "int8-u8s8": "bf16",
+        "int8-s8s8-fp16": "fp16",
+        "int8-s8s8": "bf16",
+        "fp16": "float32",
+    }
+
+
 # Bad input: one line, and the bundle as it was
+
+
+def test_a_search_for_no_int8_is_refused(bundle_copy, digits):
+    config = msgspec.structs.replace(SMALL, dialects=("fp16",))
+    with pytest.raises(BadInput, match=r"dialects are fp16: no int8 to search for; convert\(path\) adds fp16"):
+        quantize.quantize(bundle_copy, digits[0][:150], config)
+
+
+@pytest.mark.parametrize("dialects", [("fp16",), ("int8-s8s8-fp16", "fp16")])
+def test_what_half_precision_cannot_hold_leaves_the_bundle_as_it_was(bundle_copy, digits, dialects):
+    from edgecv_export.wiring import Wiring
+    from edgecv_runtime import bundle as bundles
+
+    wiring = Wiring(onnx.load(bundle_copy / "model.onnx"))
+    layer = wiring.layers()[0]
+    wiring.set_bias(layer, wiring.bias(layer) + 1e5)
+    with Bundle(bundle_copy) as opened:
+        bundles.update(opened, content={"model.onnx": wiring.model.SerializeToString()})
+    before = (bundle_copy / "bundle.json").read_bytes()
+    with pytest.raises(ComputationError, match=r"constant '.+' reaches .*, half precision ends at 65504"):
+        if dialects == ("fp16",):
+            quantize.convert(bundle_copy)
+        else:
+            quantize.quantize(bundle_copy, digits[0][:150], msgspec.structs.replace(SMALL, dialects=dialects))
+    assert (bundle_copy / "bundle.json").read_bytes() == before
+    assert not (bundle_copy / "model.fp16.onnx").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """What tests of TensorRT share: files of every variant, the text inside an engine, and whether a GPU is at hand."""
 
 import re
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -64,9 +62,7 @@ def convolution(path, size=("N", 8, 8, 3), kind=TensorProto.FLOAT16):
 
 def half(model):
     """The same network in half precision, with float32 logits."""
-    with tempfile.TemporaryDirectory() as folder:
-        onnx.save(model, Path(folder) / "model.onnx")
-        return onnx.load_from_string(fp16.converted(Path(folder) / "model.onnx"))
+    return onnx.load_from_string(fp16.converted(model))
 
 
 def symmetric(model):

@@ -260,6 +260,26 @@ def test_int8_takes_the_dialect_that_was_verified_on_the_backend(finished_copy, 
         assert model.info.variant == taken
 
 
+@pytest.mark.parametrize(
+    ("here", "verified", "taken"),
+    [
+        (("int8-u8s8", "int8-s8s8", "int8-s8s8-fp16"), (), "int8-s8s8-fp16"),
+        (("int8-u8s8", "int8-s8s8"), (), "int8-s8s8"),
+        (("int8-u8s8", "int8-s8s8", "int8-s8s8-fp16"), ("int8-s8s8",), "int8-s8s8"),
+        (("int8-u8s8", "int8-s8s8", "int8-s8s8-fp16"), ("int8-u8s8", "int8-s8s8-fp16"), "int8-s8s8-fp16"),
+    ],
+)
+def test_tensorrt_takes_half_precision_between_int8_until_another_was_verified(finished, here, verified, taken):
+    with rt.Bundle(finished) as opened:
+        plain = opened.manifest.variant("int8-u8s8")
+        variants = [
+            msgspec.structs.replace(plain, name=name, backends=("tensorrt",) * (name in verified)) for name in here
+        ]
+        manifest = msgspec.structs.replace(opened.manifest, variants=tuple(variants))
+    usable = [choose.Target(name, finished / "model.onnx", "", "tensorrt", "float32") for name in here]
+    assert [each.variant for each in choose._one_dialect(usable, manifest)] == [taken]
+
+
 def test_islands_run_in_their_own_precision_where_the_backend_has_it(finished_copy, monkeypatch):
     from edgecv_runtime import backends
 

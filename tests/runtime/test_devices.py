@@ -52,7 +52,7 @@ def test_a_silent_fall_back_to_the_cpu_is_caught(exported, monkeypatch, device):
     real = onnxruntime.InferenceSession
     asked = []
 
-    def fall_back(path, settings, providers, enable_fallback):
+    def fall_back(path, settings, providers, enable_fallback, disabled_optimizers):
         asked.extend(providers)
         return real(path, settings, providers=["CPUExecutionProvider"])
 

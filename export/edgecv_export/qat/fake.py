@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgecv_export import dialects
 from edgecv_export.dialects import TINY, WEIGHT_STEPS
 from edgecv_export.grids import BIAS_STEPS
 
@@ -67,6 +68,12 @@ def weight_scale(weights: Tensor, axis: int, bias: Tensor | None = None, source:
         reach = torch.maximum(reach, WEIGHT_STEPS * least.to(reach.dtype).reshape(reach.shape))
     scale = reach / WEIGHT_STEPS
     return torch.where(scale < TINY, torch.ones_like(scale), scale)
+
+
+def half_up(scales: Tensor) -> Tensor:
+    """Scales as a file holds them in half precision, see `dialects.half_up`; the gradient goes straight through."""
+    held = torch.from_numpy(dialects.half_up(scales.detach().cpu().numpy())).to(scales.device)
+    return scales + (held - scales.detach())
 
 
 def fake_bias(bias: Tensor, scale: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ class FakeQuantized(nn.Module):
     bounds a tensor, the bound stays on the grid. Weights lie on the grid that holds them all.
     Batch norms are live for the first `live` steps of training: weights are folded by the running statistics, quantized
     and unfolded again, and the statistics of the batch normalize (Krishnamoorthi 2018, arXiv:1806.08342, section
-    3.2.2). From then on, and in evaluation, they are folded for good: what is computed is what the file computes.
+    3.2.2). From then on, and in evaluation, they are folded for good: what is computed is what the file computes. Of
+    islands in half precision only the scales are rounded here, the rest is float32.
     Raises BadInput for a graph without edgecv's preprocessing, or with an operator that cannot be trained through.
     """
 
@@ -66,6 +67,7 @@ class FakeQuantized(nn.Module):
         super().__init__()
         wiring = setting.wiring
         self._live = live
+        self._half = dialect.islands == "fp16"
         (self._end,) = wiring.outputs
         pixels = _pixels(wiring)
         self._start = pixels[-1].output[0]
@@ -90,7 +92,7 @@ class FakeQuantized(nn.Module):
         live = self.training and int(self.steps) < self._live
         if self.training:
             self.steps += 1
-        scales = torch.exp(self.log_scales)
+        scales = self._scales()
         values = {self._start: self._on_grid(self._start, x, scales)}
         for node in self._nodes:
             inputs = [values[name] if name in values else self._constant(name) for name in node.inputs]
@@ -110,13 +112,20 @@ class FakeQuantized(nn.Module):
         weights, bias, factor = (*own, None, None)[:3] if normed is None else normed.folded()
         place = self._places.get(node.inputs[0])
         source = None if place is None else scales[place]
-        steps = None if node.axis is None else fake.weight_scale(weights, node.axis, bias, source)
+        steps = None if node.axis is None else self._held(fake.weight_scale(weights, node.axis, bias, source))
         near = weights if steps is None else fake.fake_weights(weights, steps)
         if normed is not None and live:
             return normed.normalize(node.operator([x, near], node.attributes), factor)
         if node.int_bias and steps is not None and source is not None:
             bias = fake.fake_bias(bias, source * steps.flatten())
         return node.operator([x, near] if bias is None else [x, near, bias], node.attributes)
+
+    def _scales(self) -> Tensor:
+        return self._held(torch.exp(self.log_scales))
+
+    def _held(self, scales: Tensor) -> Tensor:
+        """Scales as the file holds them."""
+        return fake.half_up(scales) if self._half else scales
 
     def _on_grid(self, name: str, values: Tensor, scales: Tensor) -> Tensor:
         place = self._places.get(name)
@@ -156,7 +165,7 @@ class FakeQuantized(nn.Module):
 
     def grids(self) -> dict[str, Grid]:
         """The grids of the activations by tensor name, where training has moved them to."""
-        scales = torch.exp(self.log_scales).detach().cpu().numpy()
+        scales = self._scales().detach().cpu().numpy()
         moved = [
             Grid(np.array(scale, np.float32), grid.zero_point, grid.lowest, grid.highest)
             for scale, grid in zip(scales, self._grids, strict=True)
@@ -177,7 +186,7 @@ def write(network: FakeQuantized, setting: Setting, dialect: Dialect) -> bytes:
         raise ComputationError(f"the scale of '{name}' is {lost[name]:g} after training, {len(lost)} scales are lost")
     wiring = network.graph(setting.wiring)
     nodes = [wiring.nodes[node.name] for node in setting.nodes]
-    return qdq.write(wiring, nodes, grids | weight_grids(wiring, nodes, "min-max", grids), dialect)
+    return qdq.write(wiring, nodes, grids | weight_grids(wiring, nodes, grids, dialect), dialect)
 
 
 def _pixels(wiring: Wiring) -> list[Any]:

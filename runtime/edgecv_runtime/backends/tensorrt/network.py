@@ -61,7 +61,7 @@ class Parsed:
     """
 
     def __init__(self, model: Path, trt: Library, strong: bool) -> None:
-        onnxfile.read(model)
+        _check_qdq(model, trt)
         log = api.logger(trt)
         log.errors.clear()
         self._model = model
@@ -150,6 +150,16 @@ class Parsed:
                 layer.precision = float32
                 for index in range(len(outputs)):
                     layer.set_output_type(index, float32)
+
+
+def _check_qdq(model: Path, trt: Library) -> None:
+    """Check the file, and its Q/DQ: TensorRT 8.6 takes float16 scales, which opset 19 allows, for float32 ones."""
+    header = onnxfile.read(model)
+    if header.operators["QuantizeLinear"] and header.opset >= 19 and not api.abilities(trt).strong_typing:
+        raise ModelFileError(
+            f"{model}: {trt.__name__} {trt.__version__} takes no Q/DQ of opset 19 or later; "
+            "take the variant int8-s8s8, or export it with opset 17"
+        )
 
 
 def _outputs(layer: ILayer) -> list[ITensor]:
