@@ -37,7 +37,8 @@ def main() -> None:
     rows = [row for subject in given.subjects for ranges in given.ranges for row in study(subject, ranges, given)]
     body = [
         f"{given.dialect}, placement {given.placement}; {given.epochs} epochs on {given.train} "
-        f"training images, peak learning rate {given.lr:g}. Scores are of {given.test} test images, drops with their "
+        f"training images, peak learning rate {given.lr:g}, of scales {QuantizedTraining().scale_lr:g}. Scores are of "
+        f"{given.test} test images, drops with their "
         "paired bootstrap interval. Made by `benchmarks/quantization/qat.py`.",
         "",
         "| network | ranges | file | top-1 % | drop in points | seconds of training |",
@@ -83,7 +84,7 @@ def trained(subject: Subject, workshop: Workshop, plan: Plan, images: Cifar, giv
     settings = QuantizedTraining(epochs=given.epochs, lr=given.lr)
     config = settings.applied_to(base)
     live = round(settings.live * config.epochs * (len(dataset.train) // config.batch))
-    model = network.FakeQuantized(setting, dialect, normed, live)
+    model = network.FakeQuantized(setting, dialect, normed, live, settings.scale_lr / settings.lr)
     folder = given.out / f"{subject.name}-{dialect.name}-{plan.ranges}"
     done = fit(model, dataset, subject.preprocess, NORMALIZATION, config, folder, progress=False)
     return network.write(model.cpu(), setting, dialect), done.seconds

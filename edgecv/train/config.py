@@ -100,17 +100,21 @@ class TrainConfig(Record, frozen=True):
 class QuantizedTraining(Record, frozen=True):
     """How the int8 files are trained on, as a recipe's `quantize.train` says; what is not here is as in `train`.
 
-    epochs, lr, warmup_epochs: of this training, which starts from the trained weights. live: share of it in which batch
-    norms follow the batches; then they are frozen.
+    epochs, lr, warmup_epochs: of this training, which starts from the trained weights. scale_lr: the learning rate of
+    the activations' scales, by their logarithms: a calibrated range may begin ten times too wide. live: share of the
+    training in which batch norms follow the batches; then they are frozen.
     """
 
     epochs: int = 5
     lr: float = 3e-4
+    scale_lr: float = 0.03
     warmup_epochs: float = 0.5
     live: float = 0.5
 
     def __post_init__(self) -> None:
         self.applied_to(TrainConfig())
+        if not 0 < self.scale_lr < float("inf"):
+            raise ValueError(f"scale_lr must be positive, got {self.scale_lr}")
         if not 0 <= self.live < 1:
             raise ValueError(f"live must lie in 0..1, 1 exclusive, got {self.live}")
 

@@ -92,7 +92,9 @@ def train_quantized(
         settings = quantized.applied_to(config)
         steps = settings.epochs * (len(dataset.train) // min(settings.batch, max(1, len(dataset.train))))
         normed = norms.find(network.cpu(), setting.wiring, example)
-        model = FakeQuantized(setting, DIALECTS[dialect], normed, live=round(quantized.live * steps))
+        model = FakeQuantized(
+            setting, DIALECTS[dialect], normed, round(quantized.live * steps), quantized.scale_lr / quantized.lr
+        )
         try:
             done = fit(model, dataset, manifest.preprocess, manifest.normalization, settings, folder, progress=progress)
         except ComputationError as exc:

@@ -50,9 +50,10 @@ class _Node:
 class FakeQuantized(nn.Module):
     """A network on the grids of a dialect: (N, C, H, W) normalized floats -> what the int8 file gives, up to rounding.
 
-    setting: the grids to start from; normed: the layers with batch norms, by node name, from `norms.find`.
-    Scales of activations are learned, as logarithms, so that a step of the optimizer is a share of the scale (Jain et
-    al. 2020, arXiv:1903.08066, section 4.2). Zero points stay: they are integers, and where an activation function
+    setting: the grids to start from; normed: the layers with batch norms, by node name, from `norms.find`; scale_rate:
+    how many times as fast as weights the scales of activations are learned, by an optimizer that divides gradients by
+    their size. They are learned as logarithms, so that its step is a share of the scale (Jain et al. 2020,
+    arXiv:1903.08066, section 4.2). Zero points stay: they are integers, and where an activation function
     bounds a tensor, the bound stays on the grid. Weights lie on the grid that holds them all.
     Batch norms are live for the first `live` steps of training: weights are folded by the running statistics, quantized
     and unfolded again, and the statistics of the batch normalize (Krishnamoorthi 2018, arXiv:1806.08342, section
@@ -62,11 +63,14 @@ class FakeQuantized(nn.Module):
     """
 
     steps: Tensor
+    log_starts: Tensor
 
-    def __init__(self, setting: Setting, dialect: Dialect, normed: Mapping[str, Normed], live: int) -> None:
+    def __init__(
+        self, setting: Setting, dialect: Dialect, normed: Mapping[str, Normed], live: int, scale_rate: float = 1.0
+    ) -> None:
         super().__init__()
         wiring = setting.wiring
-        self._live = live
+        self._live, self._scale_rate = live, scale_rate
         self._half = dialect.islands == "fp16"
         (self._end,) = wiring.outputs
         pixels = _pixels(wiring)
@@ -74,7 +78,8 @@ class FakeQuantized(nn.Module):
         self._nodes = _nodes(setting, dialect, [node.name for node in pixels])
         self._grids, self._places = _distinct(setting)
         self.normed = nn.ModuleDict({_key(name): each for name, each in normed.items()})
-        self.log_scales = nn.Parameter(torch.log(torch.tensor([float(grid.scale) for grid in self._grids])))
+        self.register_buffer("log_starts", torch.log(torch.tensor([float(grid.scale) for grid in self._grids])))
+        self.moved = nn.Parameter(torch.zeros(len(self._grids)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._constants: dict[str, str] = {}
         learned = _learned(wiring)
@@ -86,6 +91,10 @@ class FakeQuantized(nn.Module):
                 self.register_parameter(self._constants[name], nn.Parameter(values))
             else:
                 self.register_buffer(self._constants[name], values)
+
+    def extra_repr(self) -> str:
+        """What is set by hand: a training that was interrupted goes on only with the same."""
+        return f"live={self._live}, scale_rate={self._scale_rate:g}"
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) normalized floats -> (N, classes)."""
@@ -121,7 +130,7 @@ class FakeQuantized(nn.Module):
         return node.operator([x, near] if bias is None else [x, near, bias], node.attributes)
 
     def _scales(self) -> Tensor:
-        return self._held(torch.exp(self.log_scales))
+        return self._held(torch.exp(self.log_starts + self._scale_rate * self.moved))
 
     def _held(self, scales: Tensor) -> Tensor:
         """Scales as the file holds them."""
