@@ -36,9 +36,9 @@ def main() -> None:
     given = parser.parse_args()
     rows = [row for subject in given.subjects for ranges in given.ranges for row in study(subject, ranges, given)]
     body = [
-        f"{given.dialect}, placement {given.placement}; {given.epochs} epochs on {given.train} "
+        f"{given.dialect}, placement {given.placement}; {given.epochs} epoch(s) on {given.train:,} "
         f"training images, peak learning rate {given.lr:g}, of scales {QuantizedTraining().scale_lr:g}. Scores are of "
-        f"{given.test} test images, drops with their "
+        f"{given.test:,} test images, drops with their "
         "paired bootstrap interval. Made by `benchmarks/quantization/qat.py`.",
         "",
         "| network | ranges | file | top-1 % | drop in points | seconds of training |",
