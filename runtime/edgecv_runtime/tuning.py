@@ -57,12 +57,13 @@ def recall(digest: Callable[[], str]) -> Memory | None:
         return None
 
 
-def remember(digest: str, memory: Memory) -> None:
-    """Keep it; a read-only or full cache folder costs the next start a measurement, no more."""
+def remember(digest: str, memory: Memory) -> str:
+    """Keep it -> why it could not be kept, or "": that costs the next start a measurement, no more."""
     try:
         files.write(files.cache_folder("auto") / f"{digest}.json", msgspec.json.encode(memory))
-    except OSError:
-        return
+    except OSError as exc:
+        return f"not remembered: {exc}; set EDGECV_CACHE to a folder that can be written"
+    return ""
 
 
 def start(target: Target, goal: Goal) -> Target:
