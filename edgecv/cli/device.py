@@ -15,6 +15,7 @@ from edgecv.cli.output import EXIT_TERMINATED, Mode, say, show_json, stderr, std
 from edgecv_runtime.errors import BadInput, EdgecvError, ImageError
 
 if TYPE_CHECKING:
+    from edgecv_runtime.choose import Ask
     from edgecv_runtime.preprocess import Image
     from edgecv_runtime.stream import StreamReport
 
@@ -112,9 +113,11 @@ def stream(
             )
     if json:
         show_json({"model": info, **_plain(report)})
-    elif "-" not in names:
+    else:
         for line in _sentences(report):
-            stdout.print(line, soft_wrap=True)
+            (stderr if "-" in names else stdout).print(line, soft_wrap=True)
+    for line in report.failures:
+        stderr.print(f"edgecv: {line}", soft_wrap=True)
     code = report.exit_code
     if code == 0 and stop.signum == signal.SIGTERM:
         code = EXIT_TERMINATED
@@ -147,10 +150,19 @@ def tune(
     else:
         for line in reasons:
             stdout.print(line, soft_wrap=True, highlight=False)
-        say(f"remembered for this machine: load(..., goal='{goal}') takes it")
+        if not reasons[-1].startswith("not remembered"):
+            say(f"remembered for this machine: load({_arguments(ask)}) takes it")
     if not info.keeps_goal:
         stderr.print(f"edgecv: nothing here keeps {goal}: loosen the goal or take a smaller model", soft_wrap=True)
         raise typer.Exit(EXIT_LOSSES)
+
+
+def _arguments(ask: Ask) -> str:
+    """What `load` has to be asked for to take what was found."""
+    given = {name: getattr(ask, name) for name in ("backend", "precision", "threads")}
+    usual = {"backend": "auto", "precision": "auto", "threads": 0}
+    named = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
+    return ", ".join(["...", *named, f"goal={ask.goal.text!r}"])
 
 
 def doctor(json: Json = False) -> None:
@@ -255,11 +267,10 @@ def _sentences(report: StreamReport) -> list[str]:
         )
         lines.append(
             f"{each.name}: read {each.read}, inferred {each.inferred}, dropped {dropped}, failed {each.failed}"
-            f"{speed}{times}; {each.ended}{': ' + each.detail if each.detail else ''}"
+            f"{speed}{times}; {each.ended}{': ' + each.detail if each.ended == 'stopped' and each.detail else ''}"
         )
     for sink in report.sinks:
-        trouble = f"; {sink.error}" if sink.error else ""
-        lines.append(f"{sink.name}: delivered {sink.delivered}, failed {sink.failed}{trouble}")
+        lines.append(f"{sink.name}: delivered {sink.delivered}, failed {sink.failed}")
     return lines
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from traceback import clear_frames
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -91,9 +92,11 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             stderr.print(f"edgecv: {' '.join(str(exc).split())}", soft_wrap=True)
             raise typer.Exit(exc.exit_code) from exc
         except Terminated as exc:
+            clear_frames(exc.__traceback__)  # a runtime that lives until the interpreter ends may abort the process
             stderr.print("edgecv: terminated")
             raise typer.Exit(EXIT_TERMINATED) from exc
         except KeyboardInterrupt as exc:
+            clear_frames(exc.__traceback__)
             stderr.print("edgecv: interrupted")
             raise typer.Exit(EXIT_INTERRUPTED) from exc
         except OSError as exc:

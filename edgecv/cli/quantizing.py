@@ -86,6 +86,8 @@ def quantize(
         dialects=tuple(dialect or QuantizeConfig().dialects),
     )
     _check_asked(context, config, data)
+    if plot is not None and plot.suffix.lower() != ".svg":
+        raise BadInput(f"--plot {plot}: the picture is an SVG; name it {plot.stem}.svg")
     with Bundle(bundle) as opened:
         budget = opened.manifest.budget
         if max_drop is not None:

@@ -135,6 +135,8 @@ def report(
 
     found = []
     for run in runs:
+        if not (run / "bundle").is_dir():
+            raise BadInput(f"{run}: not a run folder of 'edgecv build': there is no such bundle as {run / 'bundle'}")
         with Bundle(run / "bundle") as opened:
             found += rows(opened)
     path = write(runs, out, clip=clip)

@@ -145,7 +145,17 @@ def runnable() -> list[tuple[str, Precision]]:
     return [(name, precision) for name in backends.available() for precision in get(name).precisions()]
 
 
+def folder() -> Path:
+    """Where this machine's calibrations are kept; raises Unavailable, with the cure, where it cannot be made."""
+    try:
+        return files.cache_folder("calibrations")
+    except OSError as exc:
+        raise Unavailable(
+            f"no folder to keep calibrations in: {exc}; set EDGECV_CACHE to one that can be written"
+        ) from exc
+
+
 def _place(backend: str, precision: str, versions: dict[str, str]) -> Path:
     this = machine.this()
     asked = msgspec.json.encode([SCHEMA, this.key, this.isa, backend, versions, precision])
-    return files.cache_folder("calibrations") / f"{hashlib.sha256(asked).hexdigest()[:32]}.json"
+    return folder() / f"{hashlib.sha256(asked).hexdigest()[:32]}.json"

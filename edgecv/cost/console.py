@@ -99,8 +99,8 @@ def _grid(console: Console, title: str, header: Sequence[str], lines: Sequence[S
 
     grid = Table(box=box.SIMPLE_HEAD, title=Text(title, "bold"), title_justify="left", pad_edge=False, show_edge=False)
     for name in header:
-        is_number = name in ("ms", "share", "limit ms", "count")
-        grid.add_column(name, justify="right" if is_number else "left", overflow="ellipsis", no_wrap=True)
+        is_number, is_list = name in ("ms", "share", "limit ms", "count"), name in ("layer", "runs with it")
+        grid.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=not is_list)
     for line in lines:
         grid.add_row(*(Text(cell) for cell in line))
     console.print(grid)

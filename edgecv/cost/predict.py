@@ -12,7 +12,7 @@ import msgspec
 from edgecv.cost.calibration import Calibration, Limits
 from edgecv.cost.kernels import Kernel, kernels
 from edgecv.cost.model import RUN, quantities
-from edgecv.xray.graph import Graph
+from edgecv.xray.graph import WEIGHTED, Graph, Layer
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.manifest import Precision
 from edgecv_runtime.records import Record
@@ -78,7 +78,7 @@ def predict(graph: Graph, calibration: Calibration) -> Prediction:
     normalization of uint8 frames before it. A kernel never takes less than the hardware's limit.
     Raises BadInput for a quantized network.
     """
-    if any(layer.kind == "quantize" for layer in graph.layers):
+    if any(_is_quantized(layer, graph) for layer in graph.layers):
         raise BadInput(f"{graph.name} is quantized; calibrations are of float networks: give its float32 variant")
     found = kernels(graph, calibration.backend)
     if graph.source == "torch" and len(graph.tensors[graph.inputs[0]].shape) == 4:
@@ -98,6 +98,12 @@ def predict(graph: Graph, calibration: Calibration) -> Prediction:
         unknown=dict(Counter(op for kernel in found for op in kernel.unknown)),
         kernels=tuple(msgspec.structs.replace(row, share=row.ms / total) for row in rows),
     )
+
+
+def _is_quantized(layer: Layer, graph: Graph) -> bool:
+    """Whether it quantizes, or multiplies what is stored in one byte: a pair of Q/DQ is a type, no layer."""
+    stored = [graph.tensors[name].item_bytes for name in layer.inputs]
+    return layer.kind == "quantize" or (layer.kind in WEIGHTED and 1 in stored)
 
 
 def _row(kernel: Kernel, costs: dict[str, float], limits: Limits, far: float) -> KernelCost:

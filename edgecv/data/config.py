@@ -38,4 +38,4 @@ class DataConfig(Record, frozen=True):
         if self.source == "digits" and self.path is not None:
             raise ValueError(f"source 'digits' has no path, got {self.path!r}; for own images use source 'folder'")
         if self.source in ("folder", "clips") and not self.path:
-            raise ValueError(f"source '{self.source}' wants a path")
+            raise ValueError(f"source '{self.source}' wants a path: data.path=FOLDER")

@@ -94,7 +94,10 @@ class TrainConfig(Record, frozen=True):
         if not 0 < self.lr < float("inf"):
             raise ValueError(f"lr must be positive, got {self.lr}")
         if not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError(f"warmup_epochs must lie in 0..epochs ({self.epochs}), got {self.warmup_epochs}")
+            raise ValueError(
+                f"warmup_epochs must be less than epochs ({self.epochs}) and not negative, got {self.warmup_epochs}; "
+                "set it, too"
+            )
 
 
 class QuantizedTraining(Record, frozen=True):

@@ -48,9 +48,9 @@ def print_changes(changes: Sequence[Change], console: Console) -> None:
     if not changes:
         console.print("what if: no convolution or strided pooling here that could be built otherwise")
         return
-    grid = _empty("what if")
+    grid = _empty("what if", gap=1)
     for name in ("layer", "instead", "parameters", "then", "", "MACs", "then", ""):
-        grid.add_column(name, justify="left" if name in ("layer", "instead") else "right", no_wrap=True)
+        _add_column(grid, name, right=name not in ("layer", "instead"))
     for each in changes:
         grid.add_row(
             each.layer, each.change, count_text(each.parameters), count_text(each.parameters_after),
@@ -92,7 +92,9 @@ def _fitting(table: Table, groups: Sequence[Group], console: Console) -> tuple[G
     while True:
         grid = _grid(table, groups, columns)
         wide = Measurement.get(console, console.options.update(max_width=1000), grid).maximum
-        if wide <= console.width or all(column.needed > 6 for column in columns):
+        fits = wide <= console.width
+        if fits or all(column.needed > 6 for column in columns):
+            grid.padding = (0, 2 if fits else 1, 0, 0)
             return grid, [column.name for column in _COLUMNS if column not in columns]
         columns.remove(min(columns, key=lambda column: column.needed))
 
@@ -100,21 +102,26 @@ def _fitting(table: Table, groups: Sequence[Group], console: Console) -> tuple[G
 def _grid(table: Table, groups: Sequence[Group], columns: Sequence[_Column]) -> Grid:
     grid = _empty(f"{table.name} · {_shape(table.input_shape)}")
     for column in columns:
-        grid.add_column(column.name, justify="right" if column.right else "left", no_wrap=True)
+        _add_column(grid, column.name, right=column.right)
     for group in groups:
         found = cells(table, group)
         grid.add_row(*(found[column.name] for column in columns))
     return grid
 
 
-def _empty(title: str) -> Grid:
+def _empty(title: str, gap: int = 2) -> Grid:
     from rich import box
     from rich.table import Table as Grid
     from rich.text import Text
 
     grid = Grid(box=box.SIMPLE_HEAD, title=Text(title, "bold"), title_justify="left", pad_edge=False, show_edge=False)
-    grid.padding = (0, 2, 0, 0)
+    grid.padding = (0, gap, 0, 0)
     return grid
+
+
+def _add_column(grid: Grid, name: str, *, right: bool) -> None:
+    """A column of figures keeps to one line; where there is no room, words take more lines: nothing is cut off."""
+    grid.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
 
 
 def cells(table: Table, group: Group) -> dict[str, str]:

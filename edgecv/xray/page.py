@@ -79,7 +79,7 @@ def _cards(found: Table) -> list[tuple[str, str, str]]:
     field = total.field
     return [
         ("parameters", count_text(total.parameters), f"{size_in_bytes(total.weight_bytes)} of weights"),
-        ("MACs", count_text(total.macs), f"{total.intensity:.0f} operations per byte"),
+        ("MACs", count_text(total.macs), f"{total.intensity:.1f} operations per byte"),
         ("peak activations", size_in_bytes(total.peak_bytes), f"{size_in_bytes(total.peak_inplace_bytes)} in place"),
         ("receptive field", field_text(field) or "–", "pixels that the last places see"),
     ]

@@ -235,6 +235,8 @@ def _unpack(path: Path, folder: Path) -> None:
     import zipfile
     import zlib
 
+    if path.suffix.lower() == ".onnx":
+        raise BundleError(f"{path}: an ONNX file, not a bundle, which is a folder or {ARCHIVE_SUFFIX} file; export it")
     try:
         with zipfile.ZipFile(path) as archive:
             names = [entry.filename for entry in archive.infolist()]

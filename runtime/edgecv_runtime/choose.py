@@ -211,7 +211,8 @@ def _pick(usable: list[Target], spec: TensorSpec, rejected: list[str], ask: Ask)
             best = msgspec.structs.replace(min(usable, key=_preference), streams=1 if ask.goal.is_latency else 0)
             return msgspec.structs.replace(best, reasons=(f"{best.key}: what was asked for", *rejected))
         best, memory = _measured(usable, spec, ask)
-        tuning.remember(_digest(usable, ask), memory)
+        lost = tuning.remember(_digest(usable, ask), memory)
+        rejected = [*rejected, *([lost] if lost else [])]
     ranked = sorted(memory.trials, key=lambda trial: (trial != memory.best, ask.goal.cost(trial)))
     tried = [_sentence(trial, usable) for trial in ranked]
     kept = ask.goal.kept_by(memory.best)

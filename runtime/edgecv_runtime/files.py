@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -60,8 +60,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as exc:
+        with suppress(OSError):  # a read-only disk refuses this, too
+            temporary.unlink()
+        if isinstance(exc, OSError) and str(exc.filename) == str(temporary):
+            exc.filename = str(path)  # the name that was asked for
         raise
     sync_folder(path.parent)
 

@@ -64,7 +64,7 @@ def fitting(
 
 
 def mismatch(header: onnxfile.OnnxHeader, manifest: Manifest) -> str:
-    """How a graph's own input, outputs and labels differ from the manifest's, or ""."""
+    """How a graph's own input and outputs differ from the manifest's, or ""."""
     for kind, found, claimed in (
         ("input", header.inputs, (manifest.input,)),
         ("output", header.outputs, manifest.outputs),
@@ -72,6 +72,11 @@ def mismatch(header: onnxfile.OnnxHeader, manifest: Manifest) -> str:
         if len(found) != len(claimed) or not all(map(_is_same, found, claimed)):
             has, says = (", ".join(f"'{each.name}' {_readable(each)}" for each in specs) for specs in (found, claimed))
             return f"the graph's {kind} is {has or 'missing'}, the manifest says {says}"
+    return ""
+
+
+def other_labels(header: onnxfile.OnnxHeader, manifest: Manifest) -> str:
+    """That a graph's own labels are not the manifest's, or ""."""
     labels = header.metadata.get("edgecv.labels")
     if labels is not None and labels != "\n".join(manifest.labels):
         return "the graph's own labels are not the manifest's"
@@ -80,7 +85,7 @@ def mismatch(header: onnxfile.OnnxHeader, manifest: Manifest) -> str:
 
 def check_matches(header: onnxfile.OnnxHeader, manifest: Manifest, where: str) -> None:
     """The graph's own input, outputs and labels must be the manifest's; raises BundleError that says what differs."""
-    told = mismatch(header, manifest)
+    told = mismatch(header, manifest) or other_labels(header, manifest)
     if told:
         raise BundleError(f"{where}: {told}; export it again")
 

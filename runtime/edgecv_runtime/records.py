@@ -7,7 +7,7 @@ becomes a one-line error with the path of the field and the nearest known name.
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -57,22 +57,31 @@ def _explain(exc: msgspec.ValidationError, kind: Any) -> str:
     reason = _PATH.sub("", text).replace("`", "'").replace("Object ", "").strip()
     unknown = _UNKNOWN.search(text)
     if unknown:
-        inner = _type_at(kind, path)
+        inner = _record_of(_type_at(kind, path))
         fields = [field.encode_name for field in msgspec.structs.fields(inner)] if inner else []
         where = f"{path}.{unknown['name']}" if path else unknown["name"]
         return f"unknown key '{where}'{nearest(unknown['name'], fields)}"
+    if reason.startswith("Invalid enum value"):
+        reason = f"{reason}; expected {', '.join(_choices(_type_at(kind, path)))}"
     return f"{path}: {reason}" if path else reason
 
 
 def _type_at(kind: Any, path: str) -> Any:
-    """Follow `a.b[0].c` through the record types and return the record that holds the last name."""
+    """Follow `a.b[0].c` through the record types and return the type of the last name."""
     for part in [part for part in re.split(r"[.\[\]]+", path) if part]:
         kind = _record_of(kind)
         if part == "..." or part.isdigit() or kind is None:
             continue
         found = [field.type for field in msgspec.structs.fields(kind) if field.encode_name == part]
         kind = found[0] if found else None
-    return _record_of(kind)
+    return kind
+
+
+def _choices(kind: Any) -> list[str]:
+    """The values of the `Literal` in a type, however deep it lies."""
+    if get_origin(kind) is Literal:
+        return [str(value) for value in get_args(kind)]
+    return [choice for inner in get_args(kind) for choice in _choices(inner)]
 
 
 def _record_of(kind: Any) -> Any:

@@ -59,12 +59,13 @@ def recall(digest: Callable[[], str]) -> Memory | None:
         return None
 
 
-def remember(digest: str, memory: Memory) -> None:
-    """Keep it; a read-only or full cache folder costs the next start a measurement, no more."""
+def remember(digest: str, memory: Memory) -> str:
+    """Keep it -> why it could not be kept, or "": that costs the next start a measurement, no more."""
     try:
         files.write(files.cache_folder("auto") / f"{digest}.json", msgspec.json.encode(memory))
-    except OSError:
-        return
+    except OSError as exc:
+        return f"not remembered: {exc}; set EDGECV_CACHE to a folder that can be written"
+    return ""
 
 
 def start(target: Target, goal: Goal) -> Target:
@@ -172,22 +173,24 @@ def measure(targets: Sequence[Target], spec: TensorSpec) -> list[Trial]:
     """
     opened: dict[Target, Backend] = {}
     errors: dict[Target, EdgecvError] = {}
-    for target in targets:
-        try:
-            opened[target] = target.open()
-            opened[target].run(_feed(spec, target.batch))
-        except EdgecvError as exc:
-            errors[target] = exc
-    working = [target for target in targets if target not in errors]
-    times: dict[Target, list[float]] = {target: [] for target in working}
-    rates: dict[Target, list[float]] = {target: [] for target in working}
-    for number in range(ROUNDS if working else 0):
-        for target in working if number % 2 == 0 else reversed(working):
-            own, rate = _busy(opened[target], _feed(spec, target.batch), target.streams)
-            times[target] += own
-            rates[target].append(rate * target.batch)
-    for backend in opened.values():
-        backend.close()
+    times: dict[Target, list[float]] = {target: [] for target in targets}
+    rates: dict[Target, list[float]] = {target: [] for target in targets}
+    try:
+        for target in targets:
+            try:
+                opened[target] = target.open()
+                opened[target].run(_feed(spec, target.batch))
+            except EdgecvError as exc:
+                errors[target] = exc
+        working = [target for target in targets if target not in errors]
+        for number in range(ROUNDS if working else 0):
+            for target in working if number % 2 == 0 else reversed(working):
+                own, rate = _busy(opened[target], _feed(spec, target.batch), target.streams)
+                times[target] += own
+                rates[target].append(rate * target.batch)
+    finally:
+        for backend in opened.values():
+            backend.close()
     if not working:
         raise errors[targets[0]]
     return [

@@ -185,6 +185,12 @@ def test_quantize_to_fp16_alone_converts_proves_and_times_it_without_a_search(bu
         assert [each.name for each in opened.manifest.variants] == ["float32", "fp16"]
 
 
+def test_quantize_refuses_a_picture_that_is_no_svg(exported, tmp_path):
+    done = edgecv("quantize", exported, "--data", tmp_path, "--plot", tmp_path / "front.png")
+    assert done.returncode == 2
+    assert "name it front.svg" in one_line(done)
+
+
 def test_quantize_calibrates_on_frames_from_all_over_short_and_long_clips(exported):
     from edgecv.cli import quantizing
     from edgecv_runtime.files import shipped
@@ -230,6 +236,24 @@ def test_stream_annotates_a_clip_and_accounts_for_every_frame(exported, tmp_path
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == source["read"]
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == source["read"]
+
+
+def test_stream_says_why_it_ends_with_losses_and_keeps_stdout_for_the_lines(exported, folder, tmp_path):
+    (tmp_path / "a.png").write_bytes((folder / "photo0.png").read_bytes())
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    done = edgecv("stream", exported, tmp_path, "--sink", "-")
+    assert done.returncode == 4
+    assert [json.loads(line)["index"] for line in done.stdout.splitlines()] == [0]
+    assert "read 1, inferred 1" in done.stderr
+    assert "1 damaged frames or packets, first: " in done.stderr.splitlines()[-1]
+    assert "b.png: not an image" in done.stderr.splitlines()[-1]
+
+
+def test_stream_says_on_stderr_what_a_source_lacks(exported):
+    done = edgecv("--quiet", "stream", exported, "fake:1,fail", "--json")
+    assert done.returncode == 3
+    assert one_line(done) == "edgecv: fake:1,fail: unplugged"
+    assert json.loads(done.stdout)["sources"][0]["ended"] == "error"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 0)])
@@ -350,7 +374,7 @@ def test_tune_says_what_it_tried_and_load_takes_it(exported, monkeypatch, tmp_pa
     lines = done.stdout.splitlines()
     assert "the best found here for p99 <= 1000 ms" in lines[0]
     assert sum(line.startswith("measured float32 on onnxruntime") for line in lines) >= 2
-    assert "load(..., goal='p99 <= 1000 ms')" in done.stderr
+    assert "load(..., backend='onnxruntime', goal='p99 <= 1000 ms')" in done.stderr
     with rt.load(exported, backend="onnxruntime", goal="p99 <= 1000 ms") as model:
         assert model.explain().splitlines() == lines
 
@@ -363,6 +387,22 @@ def test_tune_says_when_nothing_keeps_to_the_bound(exported, monkeypatch, tmp_pa
     document = json.loads(done.stdout)
     assert document["model"]["keeps_goal"] is False
     assert "the nearest, for nothing found here keeps p99 <= 0.00001 ms" in document["reasons"][0]
+
+
+def test_tune_says_when_it_cannot_remember(exported, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGECV_CACHE", str(tmp_path / "file"))
+    done = edgecv("tune", exported, "--backend", "onnxruntime", "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("not remembered: ")
+    assert "EDGECV_CACHE" in done.stdout
+    assert "takes it" not in done.stderr
+
+
+def test_a_file_that_is_no_bundle_is_said_to_be_none(exported):
+    done = edgecv("tune", exported / "model.onnx")
+    assert done.returncode == 2
+    assert "model.onnx: an ONNX file, not a bundle" in one_line(done)
 
 
 def test_tune_refuses_an_unknown_goal(exported):

@@ -138,6 +138,14 @@ def test_shares_add_up_and_frames_stand_before_a_network_of_the_zoo(quick):
     assert found.ms == pytest.approx(quick.costs.get("run", 0) / 1e3 + sum(row.ms for row in found.kernels))
 
 
+def test_calibrate_measures_nothing_where_it_cannot_keep_it(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGECV_CACHE", str(tmp_path / "file"))
+    done = runner.invoke(app, ["calibrate", "--seconds", "600"])
+    assert done.exit_code == 3
+    assert "set EDGECV_CACHE to one that can be written" in done.output
+
+
 def test_quantized_networks_are_refused(tmp_path):
     net = Net((1, 16))
     scale, zero = net.constant(np.float32(0.1)), net.constant(np.uint8(0))
@@ -150,13 +158,31 @@ def test_quantized_networks_are_refused(tmp_path):
         predict(xray.read(path), known())
 
 
+def test_an_int8_file_of_our_own_is_refused(tmp_path):
+    """Its Q/DQ pairs are read as types of the tensors between the layers: none of its layers quantizes."""
+    net = Net((1, 16))
+    weights = net.constant(np.ones((16, 8), np.int8))
+    scale, zero, zero_weight = net.constant(np.float32(0.1)), net.constant(np.uint8(0)), net.constant(np.int8(0))
+    net.add("Relu")
+    net.add("QuantizeLinear", scale, zero)
+    given = net.add("DequantizeLinear", scale, zero)
+    net.add("MatMul", net.add("DequantizeLinear", scale, zero_weight, at=weights), at=given, shape=(1, 8))
+    path = tmp_path / "int8.onnx"
+    path.write_bytes(net.model())
+    graph = xray.read(path)
+    assert "quantize" not in {layer.kind for layer in graph.layers}
+    with pytest.raises(BadInput, match="quantized"):
+        predict(graph, known())
+
+
 def test_the_commands(model, tmp_path):
     out = tmp_path / "here.json"
     done = runner.invoke(app, ["calibrate", "--backend", "onnxruntime", "--seconds", "1", "--out", str(out), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)[0]["backend"] == "onnxruntime"
     for device in (["--device"], ["--device", str(out)]):
-        shown = runner.invoke(app, ["inspect", str(model), *device])
+        shown = runner.invoke(app, ["inspect", str(model), *device], env={"COLUMNS": "80"})
+        assert "…" not in shown.stdout
         assert shown.exit_code == 0, shown.output
         assert "predicted: " in shown.stdout
     measured = runner.invoke(app, ["inspect", str(model), "--device", "--measure", "--json"])

@@ -133,6 +133,17 @@ def test_unlabelled_rows_show_agreement_only(rows: list[Row]) -> None:
     assert "accuracy" in table.columns([*plain, rows[0]])
 
 
+def test_accuracy_and_agreement_tell_their_own_numbers_of_images(rows: list[Row]) -> None:
+    first = rows[0]
+    assert first.accuracy is not None
+    assert first.agreement is not None
+    more = msgspec.structs.replace(first.accuracy, top1=msgspec.structs.replace(first.accuracy.top1, count=4321))
+    notes = table.notes([msgspec.structs.replace(first, accuracy=more)])
+    assert [note for note in notes if "4321" in note] == [notes[1]]
+    assert "labelled" in notes[1]
+    assert f"on {first.agreement.top1.count} real frames" in notes[2]
+
+
 FIGURES = {0.0: "0.000", 0.0434: "0.043", 1.294: "1.29", 9.999: "10.0", 13.44: "13.4", 99.97: "100", -0.5: "−0.500"}
 
 

@@ -391,6 +391,20 @@ def test_altered_labels_are_named(labels, name, bundle_copy):
         rt.load(bundle_copy, backend="onnxruntime", self_test=True)
 
 
+def test_labels_that_are_not_the_graphs_own_are_altered_labels(bundle_copy):
+    model = onnx.load(bundle_copy / "model.onnx")
+    onnx.helper.set_model_props(model, {"edgecv.labels": "\n".join(LABELS)})
+    with Bundle(bundle_copy) as opened:
+        content = {name: opened.file(name) for name in opened.manifest.files} | {
+            "model.onnx": model.SerializeToString()
+        }
+        manifest = msgspec.structs.replace(opened.manifest, labels=tuple(f"thing {index}" for index in range(10)))
+        bundles.write(bundle_copy, manifest, content)
+    with Bundle(bundle_copy) as opened:
+        found = {each.entry.finding.name for each in verify.verify(opened, only=lambda each: each.variant == "float32")}
+    assert found == {"altered labels"}
+
+
 def weights_of(operator, place=1):
     return lambda node: [node.input[place]] if node.op_type == operator and len(node.input) > place else []
 

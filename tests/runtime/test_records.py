@@ -9,7 +9,7 @@ from edgecv_runtime.manifest import Evidence, Manifest
     ("data", "said"),
     [
         ({"size": [4, 4], "mod": "crop"}, "unknown key 'mod'; did you mean 'mode'?"),
-        ({"size": [4, 4], "mode": "cropp"}, "mode: Invalid enum value 'cropp'"),
+        ({"size": [4, 4], "mode": "cropp"}, "mode: Invalid enum value 'cropp'; expected crop, stretch, letterbox"),
         ({"size": "big"}, "size: Expected 'array', got 'str'"),
         ({"mode": "crop"}, "missing required field 'size'"),
         ({"size": [0, 4]}, "size must be at least 1x1"),

@@ -1,9 +1,11 @@
+import _thread
 import collections
 import copy
 import itertools
 import math
 import random
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -271,3 +273,36 @@ def test_times_from_several_threads_count_all_of_them():
     assert rate > 0
     with pytest.raises(ZeroDivisionError):
         concurrent_times_ms(lambda: 1 / 0, 0.01, 2)
+
+
+def test_interrupted_measurements_leave_no_thread_inside_a_call():
+    """A runtime that is taken down while a thread computes in it ends the process with SIGABRT."""
+    from edgecv_runtime.bench.timing import concurrent_times_ms
+
+    before, inside = set(threading.enumerate()), []
+
+    def call():
+        inside.append(True)
+        _thread.interrupt_main()
+        time.sleep(0.1)
+
+    with pytest.raises(KeyboardInterrupt):
+        concurrent_times_ms(call, 0.05, 2)
+    assert inside
+    assert set(threading.enumerate()) <= before
+
+
+def test_an_interrupted_search_closes_what_it_opened(exported, monkeypatch):
+    from edgecv_runtime.backends.echo import EchoBackend
+
+    closed = []
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EchoBackend, "close", lambda backend: closed.append(backend))
+    monkeypatch.setattr(tuning, "_busy", interrupted)
+    target = Target("float32", exported / "model.onnx", "", "echo", "float32")
+    with rt.Bundle(exported) as opened, pytest.raises(KeyboardInterrupt):
+        tuning.measure([target], opened.manifest.input)
+    assert len(closed) == 1

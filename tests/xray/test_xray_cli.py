@@ -1,6 +1,7 @@
 """`edgecv inspect` as a user calls it."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -29,6 +30,19 @@ def test_deep_networks_fit_a_screen():
     assert "25,557,032 parameters, 4,089,184,256 MACs" in " ".join(lines)
     assert lines[-1].startswith("174 layers in groups of depth 2; --depth 3 shows more")
     assert "the 3 of 20 layers with the most MACs" in inspect("lenet5", "--top", 3).stdout
+
+
+@pytest.mark.parametrize("arguments", [("mobilenet_v3_small", "--top", 9), ("alexnet", "--what-if")])
+def test_a_narrow_terminal_cuts_nothing_off(arguments):
+    """Every figure that a wide terminal shows in a column stands whole in a narrow one's, too."""
+    wide, narrow = (
+        CliRunner().invoke(app, ["inspect", *map(str, arguments)], env={"COLUMNS": n}) for n in ("200", "80")
+    )
+    assert "…" not in narrow.stdout
+    macs, shown = (re.findall(r"\d+(?:\.\d+)? [kMG] ", each.stdout) for each in (wide, narrow))
+    assert 5 < len(set(shown)) <= len(set(macs))
+    assert set(shown) <= set(macs)
+    assert max(len(line) for line in narrow.stdout.splitlines() if "─" in line) <= 80
 
 
 def test_one_number_is_a_square_or_the_length_of_a_signal():

@@ -169,11 +169,14 @@ def machines(rows: Sequence[Row]) -> list[str]:
 def notes(rows: Sequence[Row]) -> list[str]:
     """How the figures came about, a sentence each: machines, frames and reference, batch, threads, frame size."""
     lines = machines(rows)
+    scored = [row.accuracy.top1.count for row in rows if row.accuracy]
     shares = [row.agreement for row in rows if row.agreement]
+    if scored:
+        lines.append(f"Accuracy: top-1 on {' or '.join(_distinct(scored))} labelled images with its 95 % interval.")
     if shares:
         counts = " or ".join(_distinct(each.top1.count for each in shares))
         names = " or ".join(_distinct(each.reference for each in shares))
-        lines.append(f"Top-1 on {counts} real frames with its 95 % interval; agreement is with {names}.")
+        lines.append(f"Agreement: with the top-1 of {names} on {counts} real frames, with its 95 % interval.")
     timed = [row.latency for row in rows if row.latency]
     if timed:
         batch, threads = (_distinct(getattr(each, name) for each in timed) for name in ("batch", "threads"))

@@ -46,10 +46,17 @@ def concurrent_times_ms(call: Callable[[], Any], seconds: float, workers: int) -
         work()
     else:
         threads = [threading.Thread(target=work) for _ in range(workers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except BaseException:  # Ctrl-C: whoever made `call` may only take it down when nobody is inside
+            together.abort()
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+            raise
     if failures:
         raise failures[0]
     return times, sum(rates)

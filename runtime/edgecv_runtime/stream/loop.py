@@ -133,6 +133,7 @@ class _Lane:
             inference=self.inference.spread(),
             declared_frames=reader.source.declared_frames,
             damaged=reader.source.damaged,
+            first_damaged=reader.source.first_damaged,
             ended=reader.ended or "running",
             detail=detail,
             error_code=reader.error.exit_code if reader.error is not None else 0,

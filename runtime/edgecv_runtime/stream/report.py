@@ -27,7 +27,8 @@ class SourceReport(Record, frozen=True):
     read = inferred + failed + the sum of dropped + in_flight; in_flight is 0 when the run is over.
     fps: inferred frames per second, between the first and the last result; None for fewer than two.
     age: from capture to result; inference: the model call alone. None where no frame was inferred.
-    declared_frames: by the container, None if it does not say; damaged: what the decoder reported as broken.
+    declared_frames: by the container, None if it does not say; damaged: what the decoder reported as broken;
+    first_damaged: what was wrong with the first, where that is known.
     ended: "running", "end of file", "ended_early", "stopped", "max_frames" or "error"; detail: the rest of it.
     error_code: exit code of the error, 0 without one.
     """
@@ -45,6 +46,7 @@ class SourceReport(Record, frozen=True):
     inference: Spread | None
     declared_frames: int | None
     damaged: int
+    first_damaged: str | None
     ended: str
     detail: str
     error_code: int
@@ -85,6 +87,11 @@ class StreamReport(Record, frozen=True):
         return LOSSES if self.losses else 0
 
     @property
+    def failures(self) -> tuple[str, ...]:
+        """One line for each thing that went wrong: the errors of sources, and the losses."""
+        return (*(source.detail for source in self.sources if source.error_code), *self.losses)
+
+    @property
     def losses(self) -> tuple[str, ...]:
         """One line for each loss that no policy chose: an early end, damage, a failed frame, a sink's error."""
         lines = []
@@ -92,7 +99,8 @@ class StreamReport(Record, frozen=True):
             if source.ended == "ended_early":
                 lines.append(f"{source.name}: ended_early {source.detail}")
             if source.damaged and not source.live:  # a camera that is joined between key frames always has some
-                lines.append(f"{source.name}: {source.damaged} damaged frames or packets")
+                first = f", first: {source.first_damaged}" if source.first_damaged else ""
+                lines.append(f"{source.name}: {source.damaged} damaged frames or packets{first}")
             if source.failed:
                 lines.append(f"{source.name}: the model failed for {source.failed} frames: {self.first_failure}")
         for sink in self.sinks:

@@ -15,7 +15,9 @@ from edgecv_runtime.backends import UNKNOWN, Executed
 from edgecv_runtime.choose import Target
 from edgecv_runtime.errors import EdgecvError
 from edgecv_runtime.golden import Golden
+from edgecv_runtime.inputs import mismatch, other_labels
 from edgecv_runtime.manifest import Finding, Manifest, Precision
+from edgecv_runtime.onnxfile import OnnxHeader
 from edgecv_runtime.onnxgraph import Node
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.verify import faults, trace
@@ -130,9 +132,15 @@ def name(case: Case) -> Finding | None:
     return None
 
 
-def unlike(told: str) -> Finding:
-    """A file whose input or output is not what the manifest says: no backend need run to tell."""
-    return Finding(faults.INTERFACE.name, told, faults.INTERFACE.cure)
+def unlike(header: OnnxHeader, manifest: Manifest) -> Finding | None:
+    """How a file's input, outputs or labels are not what the manifest says: no backend need run to tell."""
+    for fault, told in (
+        (faults.INTERFACE, mismatch(header, manifest)),
+        (faults.LABELS, other_labels(header, manifest)),
+    ):
+        if told:
+            return Finding(fault.name, told, fault.cure)
+    return None
 
 
 def _node(case: Case, row: Row) -> str:

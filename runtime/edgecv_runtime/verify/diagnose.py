@@ -88,12 +88,14 @@ def against_file(bundle: Bundle, path: Path) -> Finding | None:
 
 
 def _arrays(path: Path) -> dict[str, Array]:
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; numpy.save or numpy.savez writes it")
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             table = {"outputs": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded}
     except golden.BROKEN as exc:
-        raise BadInput(f"{path}: no .npy or .npz file of numbers: {' '.join(str(exc).split())}") from exc
+        raise BadInput(f"{path}: no .npy or .npz file of numbers; numpy.save or numpy.savez writes one") from exc
     for name, values in table.items():
         if name not in ("inputs", "outputs"):
             raise BadInput(f"{path}: no array '{name}' is asked for{nearest(name, ('inputs', 'outputs'))}")

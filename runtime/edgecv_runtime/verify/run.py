@@ -19,7 +19,6 @@ from edgecv_runtime.bundle import GOLDEN, Bundle
 from edgecv_runtime.choose import Target, targets
 from edgecv_runtime.errors import BadInput, BundleError, EdgecvError, InvalidOutput, ParityError
 from edgecv_runtime.golden import Golden
-from edgecv_runtime.inputs import mismatch
 from edgecv_runtime.manifest import Entry, Finding, Manifest
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.verify import blame
@@ -93,11 +92,10 @@ def _verified(
 ) -> Verified:
     """One target's evidence; a file that the backend cannot run is evidence too."""
     try:
-        told = mismatch(onnxfile.read(target.file), bundle.manifest)
-        if told:
-            return Verified(
-                msgspec.structs.replace(failed_entry(target, BundleError(told)), finding=unlike(told)), None
-            )
+        found = unlike(onnxfile.read(target.file), bundle.manifest)
+        if found:
+            failed = failed_entry(target, BundleError(found.detail))
+            return Verified(msgspec.structs.replace(failed, finding=found), None)
         opened = target.open()
         try:
             bundle.check_unchanged(target.file.name)

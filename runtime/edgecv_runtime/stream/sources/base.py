@@ -41,6 +41,7 @@ class Source(ABC):
     declared_frames: frames that the container says it holds, None if it does not say; known once it is open.
     early: why it ended before its declared end; None when it ended where it should.
     damaged: frames or packets that the decoder reported as broken.
+    first_damaged: what was wrong with the first of them, None where that is not known.
     """
 
     def __init__(self, name: str, *, live: bool, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
@@ -53,6 +54,7 @@ class Source(ABC):
         self.declared_frames: int | None = None
         self.early: str | None = None
         self.damaged = 0
+        self.first_damaged: str | None = None
         self.frames_read = 0
         self._shot_iterator: Iterator[Shot] | None = None
         self._using = threading.Lock()  # held while the capture is opened, read or released

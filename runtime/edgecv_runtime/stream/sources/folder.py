@@ -13,14 +13,13 @@ from edgecv_runtime.stream.sources.base import Shot, Source
 class FolderSource(Source):
     """The images below a folder, or one image, sorted by path; `Frame.path` names each.
 
-    An image that cannot be decoded is counted in `damaged` and left out; the first one stands in `first_damaged`.
+    An image that cannot be decoded is counted in `damaged` and left out.
     """
 
     def __init__(self, path: str | Path) -> None:
         """path: a folder or an image file; raises BadInput when it is missing or holds no image."""
         super().__init__(str(path), live=False)
         self._paths = images.find(path)
-        self.first_damaged: str | None = None
         if not self._paths:
             raise BadInput(f"{path}: no images in this folder; known suffixes: {', '.join(images.SUFFIXES)}")
 

@@ -35,6 +35,7 @@ class Paced(Source):
                 return
             yield Shot(frame.image, frame.pts_s, time.monotonic_ns(), frame.path)
         self.early, self.damaged = self._inner.early, self._inner.damaged
+        self.first_damaged = self._inner.first_damaged
 
     def _release(self) -> None:
         self._inner.close()
