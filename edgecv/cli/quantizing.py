@@ -106,8 +106,7 @@ def quantize(
     frames = sample(calibration).some(check_images) if check is None and calibration is not None else check
     judged, entries = _judged(bundle, frames, labels)
     for name in config.dialects:
-        if name != next(iter(config.int8), None):  # the search tells of that one
-            lines += explain_entries(entries, judged, name)
+        lines += explain_entries(entries, judged, name)
     rows = _offered(judged)
     if json:
         show_json({**facts, "explanation": lines, "offered": rows})

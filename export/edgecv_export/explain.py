@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from edgecv_export.quantize import Quantized
 from edgecv_runtime.manifest import Accuracy, Agreement, Budget, Entry, Manifest
-from edgecv_runtime.verify.judge import is_faithful
+from edgecv_runtime.verify.judge import rivals
 
 MENTIONED = 8
-FLOAT = "float32"
 
 
 def explain(done: Quantized, budget: Budget) -> list[str]:
-    """The choice, what each backend gains or loses by it, and which layers stay in float and why."""
-    return [_choice(done, budget), *_speeds(done), *_floats(done), *_layers(done), *_notes(done)]
+    """The choice, and which layers stay in float and why."""
+    return [_choice(done, budget), *_floats(done), *_layers(done), *_notes(done)]
 
 
 def explain_entries(entries: Iterable[Entry], manifest: Manifest, name: str) -> list[str]:
-    """What a variant that was verified and timed loses and gains on each backend, in the words of a search."""
-    here = [entry for entry in entries if entry.latency is not None]
+    """What a variant that was verified and timed loses on each backend, and its time beside those it has to beat.
+
+    manifest: judged by these entries; they are what the verdict is made of.
+    """
+    here = [entry for entry in entries if entry.machine.key == manifest.judged_on]
     lines = []
-    for own in [entry for entry in here if entry.variant == name and entry.agreement is not None]:
-        floats = [entry for entry in here if (entry.variant, entry.backend) == (FLOAT, own.backend)]
-        times = {entry.hint: entry.latency.p50_ms for entry in floats if entry.latency and is_faithful(entry, manifest)}
-        assert own.agreement is not None
-        assert own.latency is not None
-        lines.append(f"{own.backend}: {name} {_lost(own.agreement, own.accuracy, manifest.budget)}")
-        lines.append(_speed(own.backend, name, own.latency.p50_ms, times, is_faithful(own, manifest)))
+    for own in here:
+        if own.variant != name or own.agreement is None or own.latency is None:
+            continue
+        times = {name: own.latency.p50_ms, **rivals(own, here, manifest)}
+        table = ", ".join(f"{each} {ms:.2f} ms" for each, ms in times.items())
+        lines.append(f"{name} on {own.backend}: {_lost(own.agreement, own.accuracy, manifest.budget)}; {table}")
     return lines
 
 
@@ -52,24 +53,6 @@ def _lost(agreement: Agreement, accuracy: Accuracy | None, budget: Budget) -> st
             f"the budget is {budget.min_agreement:.1%}"
         )
     return f"{said}; divergence {agreement.kl:.2g} nats"
-
-
-def _speeds(done: Quantized) -> list[str]:
-    lines = []
-    for name, ms in done.chosen.p50_ms.items():
-        others = {"float32": done.float_ms.get(name), "bf16": done.bf16_ms.get(name)}
-        known = {precision: other for precision, other in others.items() if other is not None}
-        lines.append(_speed(name, "int8", ms, known, done.found.kept))
-    return lines
-
-
-def _speed(backend: str, precision: str, ms: float, others: Mapping[str, float], kept: bool) -> str:
-    """A precision's milliseconds beside those of others, and which of them is to run; kept: whether the budget is."""
-    best = min(others, key=lambda each: others[each])
-    table = ", ".join(f"{each} {other:.2f} ms" for each, other in others.items())
-    faster = "is faster and " if others[best] <= ms else ""
-    verdict = f"{precision} is the fastest" if kept and not faster else f"{best} {faster}stays what to run there"
-    return f"{backend}: {precision} {ms:.2f} ms, {table}: {verdict}"
 
 
 def _floats(done: Quantized) -> list[str]:

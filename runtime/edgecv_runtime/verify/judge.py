@@ -57,15 +57,14 @@ def _why_not(entry: Entry, manifest: Manifest, here: list[Entry]) -> str:
         return "not in the bundle"
     if why_not := _unfaithful(entry, variant, manifest):
         return why_not
-    beside = [each for each in here if each.backend == entry.backend]
-    plain = next((each for each in beside if _is_float32(each, manifest)), None)
+    plain = next((each for each in here if each.backend == entry.backend and _is_float32(each, manifest)), None)
     if plain is entry:
         return ""
     if entry.hint != FLOAT and (plain is None or _unfaithful(plain, variant, manifest)):
         return "float32 itself is not offered"
     if entry.latency is None or plain is None or plain.latency is None:
         return "not measured here; run 'edgecv bench'"
-    return _slower(entry.latency.p50_ms, _rivals(entry, beside, manifest))
+    return _slower(entry.latency.p50_ms, rivals(entry, here, manifest))
 
 
 def _is_float32(entry: Entry, manifest: Manifest) -> bool:
@@ -73,12 +72,17 @@ def _is_float32(entry: Entry, manifest: Manifest) -> bool:
     return variant is not None and variant.precision == FLOAT == entry.hint
 
 
-def _rivals(entry: Entry, beside: list[Entry], manifest: Manifest) -> dict[str, float]:
-    """Milliseconds of the other floats on the same backend that keep what they have to, by precision."""
+def rivals(entry: Entry, here: list[Entry], manifest: Manifest) -> dict[str, float]:
+    """Milliseconds of the other floats on the same backend that keep what they have to, by precision.
+
+    here: what was measured on this machine.
+    """
     found: dict[str, float] = {}
-    for each in beside:
+    for each in here:
         variant = manifest.variant(each.variant)
         if variant is None or variant.precision == "int8" or each is entry or each.latency is None:
+            continue
+        if each.backend != entry.backend:
             continue
         if not _unfaithful(each, variant, manifest):
             found[each.hint if variant.precision == FLOAT else variant.precision] = each.latency.p50_ms
