@@ -42,8 +42,11 @@ def calibrate(
     from edgecv.cost import calibration as records
     from edgecv.cost.calibrate import calibrate as run
     from edgecv.cost.console import describe
+    from edgecv_runtime import files
 
     records.folder()  # minutes of measuring shall not end without a place for them
+    if out is not None:
+        files.check_place(out)
     found = []
     for name, each in _asked(backend, precision):
         done = run(name, each, seconds=seconds, progress=say)

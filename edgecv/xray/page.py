@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,6 @@ from edgecv.xray.pictures import Subject
 from edgecv.xray.rows import Table, table
 from edgecv.xray.whatif import Change, what_if
 from edgecv_runtime import files
-from edgecv_runtime.errors import BadInput, Unavailable
 
 STAGES = 26  # lines of the table, before any is opened
 CHANGED = 8  # layers with the most MACs whose what-if rows are shown
@@ -37,14 +35,8 @@ def write(subject: Subject, path: Path, *, say: Callable[[str], None] = lambda _
     Unavailable before that when `path` is a folder or cannot be written.
     """
     path = Path(path)
-    if path.is_dir():
-        raise BadInput(f"{path} is a folder; name a file for the page")
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(files.replacing(path))
-        except OSError as exc:
-            raise Unavailable(f"{path}: cannot be written: {exc.strerror}; name another place for the page") from exc
-        file.write(_text(subject, say).encode())
+    files.check_place(path)
+    files.write(path, _text(subject, say).encode())
     return path
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from edgecv_runtime.errors import Unavailable
+from edgecv_runtime.errors import BadInput, Unavailable
 
 Identity = tuple[int, ...]
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -73,6 +73,23 @@ def write(path: Path, data: bytes) -> None:
     """Write a file atomically."""
     with replacing(path) as file:
         file.write(data)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place for a file before the work on it begins; its folder is made.
+
+    Raises BadInput for a folder, Unavailable for what cannot be written.
+    """
+    import tempfile
+
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as exc:
+        raise Unavailable(f"{path}: cannot be written: {exc.strerror}; name another place") from exc
 
 
 @contextmanager

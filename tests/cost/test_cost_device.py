@@ -138,6 +138,24 @@ def test_shares_add_up_and_frames_stand_before_a_network_of_the_zoo(quick):
     assert found.ms == pytest.approx(quick.costs.get("run", 0) / 1e3 + sum(row.ms for row in found.kernels))
 
 
+@pytest.mark.parametrize(
+    ("place", "code", "said"),
+    [
+        (".", 2, "is a folder; name a file"),
+        ("file/here.json", 3, "here.json: cannot be written: "),
+        ("/proc/nowhere/here.json", 3, "cannot be written: No such file or directory; name another place"),
+    ],
+)
+def test_calibrate_measures_nothing_for_a_file_that_cannot_be_written(tmp_path, monkeypatch, place, code, said):
+    monkeypatch.setattr("edgecv.cost.calibrate.calibrate", lambda *_, **__: pytest.fail("it measures"))
+    (tmp_path / "file").touch()
+    done = runner.invoke(app, ["calibrate", "--out", str(tmp_path / place)])
+    assert done.exit_code == code
+    (line,) = done.stderr.splitlines()
+    assert said in line
+    assert sorted({path.name for path in tmp_path.iterdir()} - {"cache"}) == ["file"]
+
+
 def test_calibrate_measures_nothing_where_it_cannot_keep_it(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("EDGECV_CACHE", str(tmp_path / "file"))
