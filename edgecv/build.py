@@ -21,6 +21,7 @@ from edgecv.data import Dataset, Images, cached, load
 from edgecv.journal import Step
 from edgecv.recipe import Quantizing, Recipe
 from edgecv.report import front, verified
+from edgecv.report.run import beside
 from edgecv.train import TrainConfig, fit
 from edgecv.train.quantized import train_quantized
 from edgecv_export import graph
@@ -29,7 +30,7 @@ from edgecv_export.explain import explain
 from edgecv_export.export import GOLDEN_IMAGES, export
 from edgecv_export.parity import BATCHES
 from edgecv_export.quantize import convert, quantize
-from edgecv_runtime import backends, bundle, files, machine, records
+from edgecv_runtime import backends, bundle, files, machine
 from edgecv_runtime.bench.latency import bench
 from edgecv_runtime.errors import BadInput, BundleError
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
@@ -267,7 +268,7 @@ class _Run:
         assert config is not None
         if not config.int8:
             convert(self.bundle)
-            (self.folder / "quantize.json").unlink(missing_ok=True)  # of a search that this recipe asked for before
+            beside(self.bundle, "quantize").unlink(missing_ok=True)  # of a search that this recipe asked for before
             self._say("quantize: converted to half precision, without a search")
             return {name: self._hash(name) for name in config.dialects}
         labelled = self.data.val.labels is not None
@@ -282,9 +283,9 @@ class _Run:
             _lines(self._say, "quantize", self._progress),
             check=None if check is None else np.asarray(self.frames(check)),
             labels=None if check is None else check.labels,
-            book=self.folder / "trials.json",
+            book=beside(self.bundle, "trials"),
         )
-        files.write(self.folder / "quantize.json", records.encode(front.record(done, self.recipe.budget)))
+        front.keep(done, self.recipe.budget, self.bundle)
         for line in explain(done, self.recipe.budget):
             self._say(f"quantize: {line}")
         for dialect in config.int8 if config.train is not None else ():

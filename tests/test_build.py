@@ -15,6 +15,7 @@ import pytest
 import edgecv_runtime as rt
 from edgecv import recipe
 from edgecv.build import build
+from edgecv_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edgecv_runtime.errors import BadInput
 
 RECIPE = """
@@ -86,10 +87,23 @@ def test_a_change_goes_as_far_down_as_it_matters(copied, recipe_file):
     assert "train" in again.skipped
 
 
+def test_another_version_of_a_backend_is_verified_and_timed_anew(copied, recipe_file, monkeypatch):
+    def probe():
+        return {"onnxruntime": "99.1"}
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "probe", staticmethod(probe))
+    again = build(recipe.read(recipe_file), copied, progress=False)
+    assert again.ran == ("verify", "bench", "report")
+    with rt.Bundle(again.bundle) as opened:
+        found = [entry for entry in opened.evidence().entries if entry.backend == "onnxruntime"]
+    assert found
+    assert all(entry.versions == probe() and entry.agreement and entry.latency for entry in found)
+
+
 def test_fp16_alone_is_converted_without_a_search(copied, recipe_file):
     again = build(recipe.read(recipe_file, ["quantize.dialects=[fp16]"]), copied, progress=False)
     assert again.ran == ("quantize", "verify", "bench", "report")
-    assert not (copied / "quantize.json").exists()  # the search before was of something else
+    assert not (copied / "bundle.quantize.json").exists()  # the search before was of something else
     with rt.Bundle(again.bundle) as opened:
         found = [entry for entry in opened.evidence().entries if entry.variant == "fp16"]
     assert {entry.backend for entry in found if entry.agreement and entry.latency} == {"onnxruntime", "openvino"}

@@ -11,6 +11,7 @@ import typer
 
 from edgecv.cli import results
 from edgecv.cli.output import say, show_json, stdout
+from edgecv_runtime import files
 from edgecv_runtime.errors import BadInput, Unavailable, nearest
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgecv_export.calibrate import Images
-    from edgecv_export.quantize import QuantizeConfig
+    from edgecv_export.quantize import QuantizeConfig, Quantized
     from edgecv_runtime.bundle import Bundle
     from edgecv_runtime.manifest import Budget, Entry, Manifest
     from edgecv_runtime.preprocess import Image, Preprocess
@@ -74,7 +75,7 @@ def quantize(
 
     try:
         from edgecv_export.calibrate import sample
-        from edgecv_export.explain import explain_entries
+        from edgecv_export.explain import explain, explain_entries
         from edgecv_export.quantize import QuantizeConfig, convert
     except ImportError as exc:
         raise Unavailable(f"quantizing needs {exc.name}: pip install 'edgecv[export]'") from exc
@@ -83,25 +84,26 @@ def quantize(
         check_images=check_images,
         goal=_goal(goal),  # type: ignore[arg-type]
         budget_s=budget_s,
-        dialects=tuple(dialect or QuantizeConfig().dialects),
+        dialects=tuple(dict.fromkeys(dialect or QuantizeConfig().dialects)),
     )
-    _check_asked(context, config, data)
-    if plot is not None and plot.suffix.lower() != ".svg":
-        raise BadInput(f"--plot {plot}: the picture is an SVG; name it {plot.stem}.svg")
+    _check_asked(context, config, data, plot)
     with Bundle(bundle) as opened:
         budget = opened.manifest.budget
         if max_drop is not None:
             budget = msgspec.structs.replace(budget, max_drop_points=max_drop)
         found = None if data is None else _frames(opened, data, images if config.int8 else 0, check_images)
-    facts: dict[str, object] = {}
-    lines: list[str] = []
+    done = None
     try:
         if found is not None and config.int8:
-            facts, lines = _searched(bundle, found, config, budget, plot)
+            done = _searched(bundle, found, config, budget)
         else:
             convert(bundle, budget)
     except OSError as exc:
         raise Unavailable(f"{exc.filename or bundle}: {exc.strerror}; the bundle is as it was") from exc
+    facts: dict[str, object] = {}
+    lines: list[str] = []
+    if done is not None:
+        facts, lines = _kept(bundle, done, budget, plot), explain(done, budget)
     calibration, check, labels = found or (None, None, None)
     frames = sample(calibration).some(check_images) if check is None and calibration is not None else check
     judged, entries = _judged(bundle, frames, labels)
@@ -115,40 +117,53 @@ def quantize(
         stdout.print(line, soft_wrap=True)
 
 
-def _check_asked(context: typer.Context, config: QuantizeConfig, data: Path | None) -> None:
-    """A search needs images; its options mean nothing without one."""
+def _check_asked(context: typer.Context, config: QuantizeConfig, data: Path | None, plot: Path | None) -> None:
+    """A search needs images, and a place for its picture; its options mean nothing without one."""
     if config.int8:
         if data is None:
             raise BadInput(
                 "int8 is calibrated on images: give --data, a folder of images or clips; fp16 alone needs none"
             )
+        if plot is not None:
+            if plot.suffix.lower() != ".svg":
+                raise BadInput(f"--plot {plot}: the picture is an SVG; name it {plot.stem}.svg")
+            files.check_place(plot)
         return
     for name in ("images", "goal", "budget_s", "plot"):
-        source = context.get_parameter_source(name)
-        if source is not None and source.name != "DEFAULT":
+        if _is_given(context, name):
             raise BadInput(
                 f"--{name.replace('_', '-')} is for the search of int8, and {', '.join(config.dialects)} alone is only "
                 "converted: leave it out, or add an int8 dialect"
             )
+    if data is None and _is_given(context, "check_images"):
+        raise BadInput("--check-images are taken from --data: give both, or neither for the bundle's golden inputs")
 
 
-def _searched(
-    bundle: Path, found: Found, config: QuantizeConfig, budget: Budget, plot: Path | None
-) -> tuple[dict[str, object], list[str]]:
-    """Search, and draw the plot; what is to be said of it, as facts and in lines."""
-    from edgecv_export.explain import explain
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _searched(bundle: Path, found: Found, config: QuantizeConfig, budget: Budget) -> Quantized:
+    from edgecv.report.run import beside
     from edgecv_export.quantize import quantize
 
     calibration, check, labels = found
-    book = bundle.absolute().with_name(f"{bundle.name}.trials.json")
-    done = quantize(bundle, calibration, config, say, check=check, labels=labels, budget=budget, book=book)
-    if plot is not None:
-        from edgecv.report import front
+    book = beside(bundle, "trials")
+    return quantize(bundle, calibration, config, say, check=check, labels=labels, budget=budget, book=book)
 
+
+def _kept(bundle: Path, done: Quantized, budget: Budget, plot: Path | None) -> dict[str, object]:
+    """Keep a search for the report, and draw it; the facts of it."""
+    from edgecv.report import front
+    from edgecv.report.run import beside
+
+    front.keep(done, budget, bundle)
+    if plot is not None:
         front.draw(done, budget, plot)
         say(f"plot: {plot.absolute()}")
     facts = {"kept": done.found.kept, "chosen": done.chosen, "float_ms": done.float_ms, "bf16_ms": done.bf16_ms}
-    return {**facts, "book": str(book)}, explain(done, budget)
+    return {**facts, "book": str(beside(bundle, "trials"))}
 
 
 def _goal(name: str) -> str:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgecv.pages import svg
-from edgecv.report import plots
-from edgecv.report.run import Candidate, Quantization
-from edgecv_runtime import files
+from edgecv.report.run import Candidate, Quantization, beside
+from edgecv_runtime import files, records
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def record(done: Quantized, budget: Budget) -> Quantization:
-    """What `quantize.json` holds."""
+    """What a search tried, for the report."""
     rows = tuple(
         Candidate(
             placement=each.placement,
@@ -34,9 +32,17 @@ def record(done: Quantized, budget: Budget) -> Quantization:
     return Quantization(done.float_ms, rows, done.bf16_ms, budget.max_drop_points)
 
 
+def keep(done: Quantized, budget: Budget, bundle: Path) -> None:
+    """Write the record beside the bundle, in the place of that of the search before: the report shows the newest."""
+    files.write(beside(bundle, "quantize"), records.encode(record(done, budget)))
+
+
 def draw(done: Quantized, budget: Budget, path: Path) -> None:
     """Write the front as an SVG file."""
     import io
+
+    from edgecv.pages import svg
+    from edgecv.report import plots
 
     with svg.style():
         figure = plots.front(record(done, budget))

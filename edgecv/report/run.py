@@ -34,7 +34,7 @@ class Candidate(Record, frozen=True):
 
 
 class Quantization(Record, frozen=True):
-    """What `quantize.json` holds: every candidate, and milliseconds of float32 and its bf16 by backend.
+    """What `BUNDLE.quantize.json` holds: every candidate, and milliseconds of float32 and its bf16 by backend.
 
     max_drop_points: of top-1 that might be lost.
     """
@@ -71,6 +71,12 @@ class Run:
     absent: list[str]
 
 
+def beside(bundle: Path, what: str) -> Path:
+    """Where something about a bundle is kept that does not travel with it: `BUNDLE.what.json`."""
+    path = bundle.absolute()
+    return path.with_name(f"{path.name}.{what}.json")
+
+
 def read(path: Path) -> Run:
     """Read a run folder; raises BundleError or BadInput when something in it is broken or does not match."""
     with Bundle(path / "bundle") as bundle:
@@ -91,9 +97,9 @@ def read(path: Path) -> Run:
     curves = _curves(path / "train" / "curves.csv")
     if curves is None:
         absent.append("Training curves: no train/curves.csv; a pretrained model is not trained.")
-    quantization = _decoded(path / "quantize.json", Quantization)
+    quantization = _decoded(beside(path / "bundle", "quantize"), Quantization)
     if quantization is None:
-        absent.append("Quantization candidates: no quantize.json; the model was not quantized in this run.")
+        absent.append("Quantization candidates: no bundle.quantize.json; the model was not quantized in this run.")
     state = _decoded(path / "state.json", _State)
     if state is None:
         absent.append("Durations: no state.json; 'edgecv build' writes it.")

@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgecv_runtime import Bundle
+from edgecv.report import run
+from edgecv_runtime import Bundle, records
 from edgecv_runtime.bundle import write
 
 
@@ -85,6 +86,12 @@ def test_bad_images_stop_or_are_counted(exported, folder, tmp_path):
         (["verify", "BUNDLE", "--data", "FOLDER"], 2, "no class folders"),
         (["quantize", "BUNDLE"], 2, "int8 is calibrated on images: give --data"),
         (["quantize", "BUNDLE", "--dialect", "fp16", "--goal", "p50"], 2, "--goal is for the search of int8, and fp16"),
+        (
+            ["quantize", "BUNDLE", "--dialect", "fp16", "--check-images", "20"],
+            2,
+            "--check-images are taken from --data",
+        ),
+        (["quantize", "BUNDLE", "--data", "FOLDER", "--plot", "/proc/a.svg"], 3, "/proc/a.svg: cannot be written"),
         (["quantize", "BUNDLE", "--dialect", "fp8"], 2, "dialects are of int8-u8s8, int8-s8s8, int8-s8s8-fp16, fp16"),
         (["build", "nowhere.yaml"], 2, "nowhere.yaml: cannot be read"),
         (["build", "a.yaml", "b.yaml"], 2, "name one recipe"),
@@ -166,10 +173,15 @@ def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):
         if (verdict := document["offered"][name]) != "offered":  # of one measurement, they tell the same figures
             assert f"({own_ms:.2f} against {min(others_ms):.2f} ms)" in verdict
     assert (bundle_copy / "model.int8-u8s8.onnx").is_file()
+    shown = run.read(tmp_path).quantization  # the bundle's folder as a run: what a report draws
+    assert [each.name for each in shown.candidates if each.chosen]
+    record = tmp_path / "bundle.quantize.json"
+    record.write_bytes(records.encode(msgspec.structs.replace(shown, candidates=())))  # as of a search before
     again = edgecv("quantize", bundle_copy, "--data", tmp_path / "images", "--images", 40, "--plot", tmp_path / "a.svg")
     assert again.returncode == 0, again.stderr
     assert "try " not in again.stderr  # every trial was in the book
     assert "agrees with float32 on" in again.stdout
+    assert len(run.read(tmp_path).quantization.candidates) == len(shown.candidates)
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
 
 

@@ -61,7 +61,7 @@ def make_run(path: Path) -> Path:
         )
         for each in tried.candidates
     )
-    (path / "quantize.json").write_bytes(records.encode(Quantization(tried.float_ms, candidates)))
+    (path / "bundle.quantize.json").write_bytes(records.encode(Quantization(tried.float_ms, candidates)))
 
     reference = graph.reference(graph.Deployed(network, normalization), checked)
     labels = reference.argmax(1)

@@ -33,7 +33,7 @@ SECTIONS = {
     "Results": "bundle",
     "Latency": "bundle",
     "Quality against speed": "bundle",
-    "Ways to quantize": "quantize.json",
+    "Ways to quantize": "bundle.quantize.json",
     "Training": "train/curves.csv",
     "Duration of the steps": "state.json",
     "File size": "bundle",
@@ -41,6 +41,7 @@ SECTIONS = {
     "Where int8 and float32 disagree": "verify.npz",
     "Which classes are mistaken for which": "verify.npz",
 }
+BESIDE = ("bundle.quantize.json", "train/curves.csv", "state.json", "verify.npz", "recipe.yaml")
 
 
 def page_of(*runs: Path, clip: Path | None = None) -> Page:
@@ -160,7 +161,7 @@ def test_confusion_matrix_counts_by_hand(made: Path) -> None:
     assert found.counts == wanted
 
 
-@pytest.mark.parametrize("name", ["quantize.json", "train/curves.csv", "state.json", "verify.npz", "recipe.yaml"])
+@pytest.mark.parametrize("name", BESIDE)
 def test_what_is_absent_is_left_out_and_said(run_folder: Path, name: str) -> None:
     (run_folder / name).unlink()
     page = page_of(run_folder)
@@ -183,7 +184,7 @@ def test_unlabelled_frames_give_agreement_in_the_place_of_accuracy(run_folder: P
 
 
 def test_a_bundle_alone_is_enough(run_folder: Path) -> None:
-    for name in ("quantize.json", "train/curves.csv", "state.json", "verify.npz", "recipe.yaml"):
+    for name in BESIDE:
         (run_folder / name).unlink()
     page = page_of(run_folder)
     assert {"Results", "Latency", "What it says of real frames"} <= set(page.headings)
@@ -213,7 +214,7 @@ def _label_beyond(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "spoil"),
     [
-        ("quantize.json", _json),
+        ("bundle.quantize.json", _json),
         ("verify.npz", _truncated),
         ("verify.npz", _fewer_classes),
         ("verify.npz", _label_beyond),
