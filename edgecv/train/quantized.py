@@ -95,11 +95,12 @@ def train_quantized(
         model = FakeQuantized(
             setting, DIALECTS[dialect], normed, round(quantized.live * steps), quantized.scale_lr / quantized.lr
         )
+        slower = f"scales may want a lower quantize.train.scale_lr (it is {quantized.scale_lr:g})"
         try:
             done = fit(model, dataset, manifest.preprocess, manifest.normalization, settings, folder, progress=progress)
         except ComputationError as exc:
             cure = re.sub(r"train\.(lr|warmup_epochs)", r"quantize.train.\1", str(exc))
-            raise ComputationError(f"quantize.train in {dialect}: {cure}") from exc
+            raise ComputationError(f"quantize.train in {dialect}: {cure}; {slower}") from exc
         laboratory = Laboratory(manifest, source, check, labels)
         known = opened.variant_file(dialect).read_bytes()
         try:
@@ -109,7 +110,7 @@ def train_quantized(
         except EdgecvError as exc:  # scales beyond what float32 or a backend's int8 kernels can hold
             raise ComputationError(
                 f"quantize.train in {dialect}: the trained file does not run; "
-                f"lower quantize.train.lr (it is {quantized.lr:g}): {exc}"
+                f"lower quantize.train.lr (it is {quantized.lr:g}); {slower}: {exc}"
             ) from exc
         assert before.accuracy is not None
         assert after.accuracy is not None

@@ -206,12 +206,12 @@ def attention():
         return Attention().eval()
 
 
-def made(network, frames, dialect="int8-u8s8", placement="all", live=0):
+def made(network, frames, dialect="int8-u8s8", placement="all", live=0, rate=1.0):
     """The fake-quantized network with the setting it was made of."""
     model = to_onnx(Deployed(network, NORMALIZATION), (32, 32), 3, "logits", {})
     setting = Workshop(model, sample(frames[:100])).setting(Plan(placement=placement, passes=()), DIALECTS[dialect])
     normed = norms.find(network, setting.wiring, EXAMPLE)
-    return FakeQuantized(setting, DIALECTS[dialect], normed, live), setting, model
+    return FakeQuantized(setting, DIALECTS[dialect], normed, live, rate), setting, model
 
 
 def trained(quantized, frames, labels, steps=12):
@@ -278,6 +278,24 @@ def test_a_channel_with_next_to_no_weights_trains_as_it_is_written(network, digi
         errors = np.abs(run(write(quantized, setting, DIALECTS["int8-u8s8"]), {"image": frames[:50]}) - wanted)
         assert np.median(errors.max(axis=1)) < 1e-5 * np.abs(wanted).max()
         trained(quantized, frames, labels, steps=3)
+
+
+@pytest.mark.parametrize(("kind", "lr"), [(torch.optim.SGD, 1.0), (torch.optim.AdamW, 1e-3)])
+def test_the_rate_of_the_scales_is_that_of_the_optimizer_times_theirs(kind, lr, network, digits):
+    """As if the scales were a group of parameters with a learning rate of their own, whatever the optimizer."""
+    frames, labels = digits
+    steps = []
+    for rate in (1.0, 20.0):
+        quantized, _, _ = made(network, frames, rate=rate)
+        before = torch.stack([torch.tensor(grid.scale) for grid in quantized.grids().values()]).log()
+        x = torch.from_numpy(frames[:32]).permute(0, 3, 1, 2) / 127.5 - 1
+        nn.functional.cross_entropy(quantized.train()(x), torch.from_numpy(labels[:32])).backward()
+        kind([quantized.moved], lr=lr).step()
+        after = torch.stack([torch.tensor(grid.scale) for grid in quantized.grids().values()]).log()
+        steps.append(after - before)
+    slow, fast = steps
+    assert (fast.abs() > 1e-4).any()
+    assert torch.allclose(fast, 20 * slow, rtol=0.02, atol=2e-5)
 
 
 # Batch norms

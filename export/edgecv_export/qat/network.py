@@ -51,10 +51,10 @@ class FakeQuantized(nn.Module):
     """A network on the grids of a dialect: (N, C, H, W) normalized floats -> what the int8 file gives, up to rounding.
 
     setting: the grids to start from; normed: the layers with batch norms, by node name, from `norms.find`; scale_rate:
-    how many times as fast as weights the scales of activations are learned, by an optimizer that divides gradients by
-    their size. They are learned as logarithms, so that its step is a share of the scale (Jain et al. 2020,
-    arXiv:1903.08066, section 4.2). Zero points stay: they are integers, and where an activation function
-    bounds a tensor, the bound stays on the grid. Weights lie on the grid that holds them all.
+    how many times the learning rate of the weights that of the activations' scales is. They are learned as logarithms,
+    so that a step is a share of the scale (Jain et al. 2020, arXiv:1903.08066, section 4.2). Zero points stay: they are
+    integers, and where an activation function bounds a tensor, the bound stays on the grid. Weights lie on the grid
+    that holds them all.
     Batch norms are live for the first `live` steps of training: weights are folded by the running statistics, quantized
     and unfolded again, and the statistics of the batch normalize (Krishnamoorthi 2018, arXiv:1806.08342, section
     3.2.2). From then on, and in evaluation, they are folded for good: what is computed is what the file computes. Of
@@ -130,7 +130,9 @@ class FakeQuantized(nn.Module):
         return node.operator([x, near] if bias is None else [x, near, bias], node.attributes)
 
     def _scales(self) -> Tensor:
-        return self._held(torch.exp(self.log_starts + self._scale_rate * self.moved))
+        # The rate times what was moved, with a gradient of 1: a step of SGD would take the rate a second time.
+        moved = self.moved + (self._scale_rate - 1) * self.moved.detach()
+        return self._held(torch.exp(self.log_starts + moved))
 
     def _held(self, scales: Tensor) -> Tensor:
         """Scales as the file holds them."""
