@@ -92,6 +92,7 @@ def quantize(
         warnings = likeness.warnings(opened, sampled)
         for warning in warnings:
             progress(f"warning: {warning}")
+        half = [_half(opened)] if FP16 in config.dialects else []  # what does not go is said before the search
         source = opened.variant_file("float32")
         workshop = Workshop(onnx.load(source), calibration, str(source))
         progress(f"calibrate on {len(calibration)} images")
@@ -101,8 +102,7 @@ def quantize(
         subject = [opened.sha256("float32"), digest(calibration, check, labels), config.int8[0]]
         found = Search(workshop, laboratory, Book(book, *subject), budget, config, progress).run()
         errors = workshop.errors(found.chosen.plan, DIALECTS[config.int8[0]])
-        made = _int8(workshop, laboratory, found.chosen, config.int8)
-        _put(opened, [*made, _half(opened)] if FP16 in config.dialects else made, budget)
+        _put(opened, [*_int8(workshop, laboratory, found.chosen, config.int8), *half], budget)
     left = workshop.floats(found.chosen.plan)
     return Quantized(found, laboratory.float_ms, laboratory.bf16_ms, left, errors, tuple(warnings))
 

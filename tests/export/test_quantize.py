@@ -104,7 +104,7 @@ def test_a_search_for_no_int8_is_refused(bundle_copy, digits):
         quantize.quantize(bundle_copy, digits[0][:150], config)
 
 
-@pytest.mark.parametrize("dialects", [("fp16",), ("int8-s8s8-fp16", "fp16")])
+@pytest.mark.parametrize("dialects", [("fp16",), ("int8-u8s8", "fp16"), ("int8-s8s8-fp16",)])
 def test_what_half_precision_cannot_hold_leaves_the_bundle_as_it_was(bundle_copy, digits, dialects):
     from edgecv_export.wiring import Wiring
     from edgecv_runtime import bundle as bundles
@@ -114,12 +114,14 @@ def test_what_half_precision_cannot_hold_leaves_the_bundle_as_it_was(bundle_copy
     wiring.set_bias(layer, wiring.bias(layer) + 1e5)
     with Bundle(bundle_copy) as opened:
         bundles.update(opened, content={"model.onnx": wiring.model.SerializeToString()})
-    before = (bundle_copy / "bundle.json").read_bytes()
+    before, said = (bundle_copy / "bundle.json").read_bytes(), []
     with pytest.raises(ComputationError, match=r"constant '.+' reaches .*, half precision ends at 65504"):
         if dialects == ("fp16",):
             quantize.convert(bundle_copy)
         else:
-            quantize.quantize(bundle_copy, digits[0][:150], msgspec.structs.replace(SMALL, dialects=dialects))
+            config = msgspec.structs.replace(SMALL, dialects=dialects)
+            quantize.quantize(bundle_copy, digits[0][:150], config, said.append)
+    assert not any(line.startswith("try ") for line in said) or "fp16" not in dialects  # before the search
     assert (bundle_copy / "bundle.json").read_bytes() == before
     assert not (bundle_copy / "model.fp16.onnx").exists()
 
