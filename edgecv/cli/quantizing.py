@@ -87,6 +87,8 @@ def quantize(
         dialects=tuple(dict.fromkeys(dialect or QuantizeConfig().dialects)),
     )
     _check_asked(context, config, data, plot)
+    bundle = bundle.absolute()  # who stands in the bundle's folder stands in none when it was exchanged
+    plot = plot and plot.absolute()
     with Bundle(bundle) as opened:
         budget = opened.manifest.budget
         if max_drop is not None:
@@ -161,7 +163,7 @@ def _kept(bundle: Path, done: Quantized, budget: Budget, plot: Path | None) -> d
     front.keep(done, budget, bundle)
     if plot is not None:
         front.draw(done, budget, plot)
-        say(f"plot: {plot.absolute()}")
+        say(f"plot: {plot}")
     facts = {"kept": done.found.kept, "chosen": done.chosen, "float_ms": done.float_ms, "bf16_ms": done.bf16_ms}
     return {**facts, "book": str(beside(bundle, "trials"))}
 

@@ -96,12 +96,13 @@ def check_place(path: Path) -> None:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Give an empty temporary folder beside `path`; it takes the name, whole, when the block ends without an error.
 
-    An existing folder is exchanged in one system call where the kernel can (Linux), and removed afterwards.
+    An existing folder is exchanged in one system call where the kernel can (Linux), and removed afterwards; of a link,
+    the folder that it leads to.
     Left-overs of writers that were killed are removed first.
     """
     import shutil
 
-    path = path.absolute()
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
     temporary = _temporary(path)

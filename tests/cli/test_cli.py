@@ -187,7 +187,7 @@ def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):
 
 def test_quantize_to_fp16_alone_converts_proves_and_times_it_without_a_search(bundle_copy):
     before = (bundle_copy / "model.onnx").read_bytes()
-    done = edgecv("quantize", bundle_copy, "--dialect", "fp16")
+    done = edgecv("quantize", ".", "--dialect", "fp16", cwd=bundle_copy)  # a folder that is exchanged twice
     assert done.returncode == 0, done.stderr
     assert "calibrate" not in done.stderr
     assert sorted(path.name for path in bundle_copy.parent.iterdir()) == ["bundle"]  # no book of trials

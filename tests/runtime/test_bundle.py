@@ -268,6 +268,18 @@ def test_a_bundle_exchanged_after_it_was_opened_is_not_run(bundle_copy, network)
         bundles.update(opened)
 
 
+def test_a_link_to_a_bundle_stays_one_when_the_bundle_changes(bundle_copy, tmp_path):
+    link = tmp_path / "newest"
+    link.symlink_to(bundle_copy)
+    for name in ("one", "other"):
+        with Bundle(link) as opened:
+            bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, name=name))
+        assert sorted(tmp_path.iterdir()) == [bundle_copy, link]
+        assert link.is_symlink()
+        with Bundle(bundle_copy) as opened:
+            assert opened.manifest.name == name
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
