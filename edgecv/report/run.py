@@ -85,9 +85,11 @@ def read(path: Path) -> Run:
         machines = {entry.machine.key: entry.machine for entry in bundle.evidence().entries}
         golden = bundle.golden() if GOLDEN in manifest.files else None
     absent = []
-    frames = read_frames(path / "verify.npz", len(manifest.labels))
+    frames = read_frames(path / "verify.npz", manifest)
     if frames is None:
         absent.append("Labels beside pictures, disagreements: no verify.npz; 'edgecv build' writes it.")
+    elif gone := {each.name for each in manifest.variants} - {variant for variant, *_ in frames.outputs}:
+        absent.append(f"What {', '.join(sorted(gone))} says of the frames: verify.npz is not of the bundle's file.")
     if frames is None and golden is not None:
         frames = Frames(golden.images, golden.logits, None, {})
     if frames is None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_runtime.errors import BadInput
+from edgecv_runtime.manifest import Manifest
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.verify import Verified
 
@@ -41,33 +42,39 @@ def pack(done: Sequence[Verified], frames: Image, reference: Logits, labels: NDA
         arrays["labels"] = labels
     for each in done:
         if each.outputs is not None:
-            arrays[f"outputs/{each.entry.variant}/{each.entry.backend}/{each.entry.hint}"] = each.outputs
+            entry = each.entry
+            arrays[f"outputs/{entry.variant}/{entry.backend}/{entry.hint}/{entry.sha256}"] = each.outputs
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
-def read_frames(path: Path, classes: int) -> Frames | None:
-    """What `verify.npz` holds, or None when there is none; raises BadInput when it is broken or does not fit."""
+def read_frames(path: Path, manifest: Manifest) -> Frames | None:
+    """What `verify.npz` holds of files that are still in the bundle, or None when there is no `verify.npz`.
+
+    Raises BadInput when it is broken or does not fit.
+    """
     if not path.is_file():
         return None
+    here = {(each.name, manifest.files[each.file].sha256) for each in manifest.variants}
     try:
         with np.load(path, allow_pickle=False) as arrays:
             frames = Frames(
                 images=arrays["images"],
                 reference=arrays["reference"],
                 labels=arrays.get("labels"),
-                outputs={_key(name): arrays[name] for name in arrays if name.startswith("outputs/")},
+                outputs={
+                    (variant, backend, hint): arrays[name]
+                    for name in arrays
+                    if name.startswith("outputs/")
+                    for _, variant, backend, hint, *digest in [name.split("/")]
+                    if (variant, *digest) in here
+                },
             )
     except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as exc:
         raise BadInput(f"{path}: not what 'edgecv build' writes: {exc}; run it again") from exc
-    _check(frames, classes, path)
+    _check(frames, len(manifest.labels), path)
     return frames
-
-
-def _key(name: str) -> tuple[str, str, str]:
-    _, variant, backend, hint = name.split("/")
-    return variant, backend, hint
 
 
 def _check(frames: Frames, classes: int, path: Path) -> None:

@@ -77,7 +77,7 @@ def make_run(path: Path) -> Path:
         entry, logits = each.entry, each.outputs
         if entry.executed == "int8":
             logits = np.concatenate([np.roll(logits[:3], 1, axis=1), logits[3:]])  # int8 is wrong on the first frames
-        outputs[f"outputs/{entry.variant}/{entry.backend}/{entry.hint}"] = logits
+        outputs[f"outputs/{entry.variant}/{entry.backend}/{entry.hint}/{entry.sha256}"] = logits
     np.savez(path / "verify.npz", images=checked[:PICTURED], reference=reference, labels=labels, **outputs)
     (path / "train").mkdir()
     (path / "train" / "curves.csv").write_text(

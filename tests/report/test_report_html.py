@@ -8,6 +8,7 @@ import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -19,6 +20,7 @@ from report_lab import FRAMES, LABELS, NAME, PICTURED
 from edgecv import report
 from edgecv.report import pictures, verdict
 from edgecv.report.run import read
+from edgecv_runtime import Bundle, bundle
 from edgecv_runtime.bench import table
 from edgecv_runtime.errors import BadInput, BundleError
 from tests.html_page import (
@@ -42,6 +44,12 @@ SECTIONS = {
     "Which classes are mistaken for which": "verify.npz",
 }
 BESIDE = ("bundle.quantize.json", "train/curves.csv", "state.json", "verify.npz", "recipe.yaml")
+
+
+def of(arrays: Any, *target: str) -> Any:
+    """What a target said: variant, backend, precision hint."""
+    (name,) = (name for name in arrays if name.startswith("/".join(("outputs", *target, ""))))
+    return arrays[name]
 
 
 def page_of(*runs: Path, clip: Path | None = None) -> Page:
@@ -117,8 +125,8 @@ def test_disagreements_are_those_of_the_arrays(made: Path, page: Page) -> None:
     assert shown is not None
     with np.load(made / "verify.npz") as arrays:
         variant, backend = shown.int8.split(" on ")
-        int8 = arrays[f"outputs/{variant}/{backend}/float32"].argmax(1)
-        float32 = arrays[f"outputs/float32/{backend}/float32"].argmax(1)
+        int8 = of(arrays, variant, backend, "float32").argmax(1)
+        float32 = of(arrays, "float32", backend, "float32").argmax(1)
     differ = np.flatnonzero(int8 != float32)
     assert shown.disagreeing == len(differ) >= 3
     assert shown.compared == FRAMES
@@ -153,7 +161,7 @@ def test_confusion_matrix_counts_by_hand(made: Path) -> None:
     assert found is not None
     assert best is not None
     with np.load(made / "verify.npz") as arrays:
-        said = arrays[f"outputs/{best.variant}/{best.backend}/{best.hint}"].argmax(1)
+        said = of(arrays, best.variant, best.backend, best.hint).argmax(1)
         truth = arrays["labels"]
     wanted = [[0] * len(LABELS) for _ in LABELS]
     for one, other in zip(truth, said, strict=True):
@@ -169,6 +177,17 @@ def test_what_is_absent_is_left_out_and_said(run_folder: Path, name: str) -> Non
     assert set(SECTIONS) - set(page.headings) == gone
     told = flat(page)
     assert f"no {name}" in told[told.index("Not in this part") :]
+
+
+def test_nothing_is_shown_of_a_file_that_was_replaced(run_folder: Path) -> None:
+    """`edgecv quantize` makes another file of the same name; what the one before said is not its."""
+    assert "Where int8 and float32 disagree" in page_of(run_folder).headings
+    with Bundle(run_folder / "bundle") as opened:
+        bundle.update(opened, content={"model.int8-u8s8.onnx": opened.file("model.onnx")})
+    page = page_of(run_folder)
+    assert "Where int8 and float32 disagree" not in page.headings
+    assert "What it says of real frames" in page.headings
+    assert "What int8-u8s8 says of the frames: verify.npz is not of the bundle's file." in flat(page)
 
 
 def test_unlabelled_frames_give_agreement_in_the_place_of_accuracy(run_folder: Path) -> None:
