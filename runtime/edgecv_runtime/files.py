@@ -17,9 +17,12 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def cache_folder(name: str) -> Path:
-    """The folder `name` below $EDGECV_CACHE, or below ~/.cache/edgecv; created when missing."""
+    """The folder `name` below $EDGECV_CACHE or ~/.cache/edgecv, created when missing; OSError where that cannot be."""
     root = os.environ.get("EDGECV_CACHE")
-    folder = (Path(root) if root else Path.home() / ".cache" / "edgecv") / name
+    try:
+        folder = (Path(root) if root else Path.home() / ".cache" / "edgecv") / name
+    except RuntimeError as exc:  # in a container, a user that nobody named
+        raise OSError("this user has no home folder") from exc
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
