@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgecv_runtime import Bundle
+from edgecv_runtime import Bundle, hashes
 from edgecv_runtime import bundle as bundles
 from edgecv_runtime.errors import BundleError
 
@@ -22,6 +22,17 @@ def test_a_bundle_holds_what_was_exported(exported):
         assert len(opened.golden().logits) == 8
         assert opened.evidence().entries == ()
         assert set(opened.manifest.files) == {"model.onnx", "golden.npz"}
+
+
+def test_only_files_that_stay_are_remembered(exported, tmp_path, monkeypatch):
+    """What an archive is unpacked to is new at every start; its hashes would push out those of folders."""
+    monkeypatch.setenv("EDGECV_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hashes, "FRESH_NS", 0)
+    with Bundle(exported) as opened:
+        bundles.write(tmp_path / "a.edgecv", opened.manifest, {n: opened.file(n) for n in opened.manifest.files})
+    for path, kept in ((tmp_path / "a.edgecv", False), (exported, True)):
+        with Bundle(path, remembered=True):
+            assert (tmp_path / "cache" / "hashes").exists() == kept
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "evidence.json", "model.int8-u8s8.onnx"])
