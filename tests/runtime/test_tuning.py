@@ -1,9 +1,9 @@
-import _thread
 import collections
 import copy
 import itertools
 import math
 import random
+import signal
 import threading
 import time
 from pathlib import Path
@@ -279,16 +279,18 @@ def test_interrupted_measurements_leave_no_thread_inside_a_call():
     """A runtime that is taken down while a thread computes in it ends the process with SIGABRT."""
     from edgecv_runtime.bench.timing import concurrent_times_ms
 
-    before, inside = set(threading.enumerate()), []
+    before, inside = set(threading.enumerate()), set()
 
     def call():
-        inside.append(True)
-        _thread.interrupt_main()
-        time.sleep(0.1)
+        inside.add(threading.get_ident())
+        time.sleep(0.05)
+        inside.remove(threading.get_ident())
 
+    ctrl_c = threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    ctrl_c.start()
     with pytest.raises(KeyboardInterrupt):
-        concurrent_times_ms(call, 0.05, 2)
-    assert inside
+        concurrent_times_ms(call, 0.5, 2)
+    assert not inside
     assert set(threading.enumerate()) <= before
 
 
