@@ -308,6 +308,45 @@ def test_a_command_that_is_ended_says_so_and_leaves_nothing(exported, tmp_path, 
     assert not [*scratch.glob("edgecv-*")]
 
 
+SLOW = """
+import atexit, sys, time, typer
+from edgecv.cli.output import guarded
+def say(text):
+    print(text, flush=True)
+    time.sleep(20)
+atexit.register(say, "ending")
+try:
+    guarded(say)("begun")
+except typer.Exit as exc:
+    sys.exit(exc.exit_code)
+"""
+
+
+def test_a_second_ctrl_c_ends_a_command_at_once():
+    """It must not be raised among what is just being released: that shows a traceback, or a runtime aborts."""
+    process = subprocess.Popen([sys.executable, "-c", SLOW], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in ("begun\n", "ending\n"):
+        assert process.stdout.readline() == line
+        process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10)[1] == "edgecv: interrupted\n"
+    assert process.returncode == -signal.SIGINT  # 130 in a shell
+
+
+def test_a_background_job_goes_on_after_ctrl_c():
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{SLOW}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "ending\n"
+    process.kill()
+    assert process.communicate(timeout=10)[1] == "edgecv: terminated\n"
+
+
 def test_annotated_copies_never_replace_the_photos(exported, folder, tmp_path):
     before = (folder / "photo0.png").read_bytes()
     (tmp_path / "a").mkdir()
