@@ -82,6 +82,7 @@ def test_bad_images_stop_or_are_counted(exported, folder, tmp_path):
         (["stream", "BUNDLE", "FOLDER", "--sink", "out.txt"], 2, "not a sink"),
         (["stream", "BUNDLE", "FOLDER", "--when-late", "panic"], 2, "--when-late is auto, "),
         (["bench", "BUNDLE", "--rounds", "0"], 2, "rounds and batch at least 1"),
+        (["bench", "BUNDLE", "--threads", "-1"], 2, "threads at least 0"),
         (["verify", "BUNDLE", "--data", "FOLDER"], 2, "no class folders"),
         (["quantize", "BUNDLE"], 2, "int8 is calibrated on images: give --data"),
         (["quantize", "BUNDLE", "--dialect", "fp16", "--goal", "p50"], 2, "--goal is for the search of int8, and fp16"),
