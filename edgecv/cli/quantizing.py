@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgecv_export.calibrate import Images
     from edgecv_export.quantize import QuantizeConfig
     from edgecv_runtime.bundle import Bundle
-    from edgecv_runtime.manifest import Budget, Entry, Manifest
+    from edgecv_runtime.manifest import Entry, Manifest
     from edgecv_runtime.preprocess import Image, Preprocess
 
     Found = tuple[Images, Image | None, NDArray[np.int64] | None]  # calibration images, check images, their labels
@@ -74,8 +74,9 @@ def quantize(
 
     try:
         from edgecv_export.calibrate import sample
-        from edgecv_export.explain import explain_entries
+        from edgecv_export.explain import explain, explain_entries
         from edgecv_export.quantize import QuantizeConfig, convert
+        from edgecv_export.quantize import quantize as search
     except ImportError as exc:
         raise Unavailable(f"quantizing needs {exc.name}: pip install 'edgecv[export]'") from exc
     config = QuantizeConfig(
@@ -93,27 +94,38 @@ def quantize(
         if max_drop is not None:
             budget = msgspec.structs.replace(budget, max_drop_points=max_drop)
         found = None if data is None else _frames(opened, data, images if config.int8 else 0, check_images)
-    facts: dict[str, object] = {}
-    lines: list[str] = []
+    calibration, check, labels = found or (None, None, None)
+    book = bundle.absolute().with_name(f"{bundle.name}.trials.json")
+    done = None
     try:
-        if found is not None and config.int8:
-            facts, lines = _searched(bundle, found, config, budget, plot)
+        if calibration is not None and config.int8:
+            done = search(bundle, calibration, config, say, check=check, labels=labels, budget=budget, book=book)
         else:
             convert(bundle, budget)
     except OSError as exc:
         raise Unavailable(f"{exc.filename or bundle}: {exc.strerror}; the bundle is as it was") from exc
-    calibration, check, labels = found or (None, None, None)
     frames = sample(calibration).some(check_images) if check is None and calibration is not None else check
     judged, entries = _judged(bundle, frames, labels)
+    facts: dict[str, object] = {}
+    lines: list[str] = []
+    if done is not None:
+        facts = {"kept": done.found.kept, "chosen": done.chosen, "float_ms": done.float_ms, "bf16_ms": done.bf16_ms}
+        facts["book"] = str(book)
+        lines = explain(done, budget)
     for name in config.dialects:
         if name != next(iter(config.int8), None):  # the search tells of that one
             lines += explain_entries(entries, judged, name)
     rows = _offered(judged)
     if json:
         show_json({**facts, "explanation": lines, "offered": rows})
-        return
-    for line in [*lines, *(f"{name}: {state}" for name, state in rows.items())]:
-        stdout.print(line, soft_wrap=True)
+    else:
+        for line in [*lines, *(f"{name}: {state}" for name, state in rows.items())]:
+            stdout.print(line, soft_wrap=True)
+    if plot is not None and done is not None:  # the last: a folder that cannot be written costs nothing else
+        from edgecv.report import front
+
+        front.draw(done, budget, plot)
+        say(f"plot: {plot.absolute()}")
 
 
 def _check_asked(context: typer.Context, config: QuantizeConfig, data: Path | None) -> None:
@@ -131,25 +143,6 @@ def _check_asked(context: typer.Context, config: QuantizeConfig, data: Path | No
                 f"--{name.replace('_', '-')} is for the search of int8, and {', '.join(config.dialects)} alone is only "
                 "converted: leave it out, or add an int8 dialect"
             )
-
-
-def _searched(
-    bundle: Path, found: Found, config: QuantizeConfig, budget: Budget, plot: Path | None
-) -> tuple[dict[str, object], list[str]]:
-    """Search, and draw the plot; what is to be said of it, as facts and in lines."""
-    from edgecv_export.explain import explain
-    from edgecv_export.quantize import quantize
-
-    calibration, check, labels = found
-    book = bundle.absolute().with_name(f"{bundle.name}.trials.json")
-    done = quantize(bundle, calibration, config, say, check=check, labels=labels, budget=budget, book=book)
-    if plot is not None:
-        from edgecv.report import front
-
-        front.draw(done, budget, plot)
-        say(f"plot: {plot.absolute()}")
-    facts = {"kept": done.found.kept, "chosen": done.chosen, "float_ms": done.float_ms, "bf16_ms": done.bf16_ms}
-    return {**facts, "book": str(book)}, explain(done, budget)
 
 
 def _goal(name: str) -> str:

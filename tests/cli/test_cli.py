@@ -169,6 +169,12 @@ def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):
     assert "try " not in again.stderr  # every trial was in the book
     assert "agrees with float32 on" in again.stdout
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+    nowhere = bundle_copy / "bundle.json" / "a.svg"
+    third = edgecv("--quiet", "quantize", bundle_copy, "--data", tmp_path / "images", "--images", 40, "--plot", nowhere)
+    assert third.returncode == 3
+    assert "bundle.json" in one_line(third)
+    assert "as it was" not in third.stderr
+    assert "int8-u8s8 on openvino: " in third.stdout
 
 
 def test_quantize_to_fp16_alone_converts_proves_and_times_it_without_a_search(bundle_copy):
