@@ -43,7 +43,7 @@ def calibrate(
     from edgecv.cost.calibrate import calibrate as run
     from edgecv.cost.console import describe
 
-    records.folder()  # minutes of measuring shall not end without a place for them
+    records.check_kept()  # minutes of measuring shall not end without a place for them
     found = []
     for name, each in _asked(backend, precision):
         done = run(name, each, seconds=seconds, progress=say)
