@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -57,18 +58,17 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
     temporary = _temporary(path)
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as exc:
-        with suppress(OSError):  # a read-only disk refuses this, too
-            temporary.unlink()
-        if isinstance(exc, OSError) and str(exc.filename) == str(temporary):
-            exc.filename = str(path)  # the name that was asked for
-        raise
+    with _named(path, temporary):
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):  # a read-only disk refuses this, too
+                temporary.unlink()
+            raise
     sync_folder(path.parent)
 
 
@@ -91,7 +91,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
     temporary = _temporary(path)
-    temporary.mkdir()
+    with _named(path, temporary):
+        temporary.mkdir()
     try:
         yield temporary
         for file in temporary.iterdir():
@@ -105,6 +106,28 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise the OSError of replacing a file or folder, before minutes go into what shall take its place."""
+    path = path.absolute()
+    if path.is_mount():
+        raise OSError(errno.EBUSY, "is a mount point: mount the folder that it lies in", str(path))
+    temporary = _temporary(path)
+    with _named(path, temporary):
+        temporary.mkdir()
+    temporary.rmdir()
+
+
+@contextmanager
+def _named(path: Path, temporary: Path) -> Iterator[None]:
+    """An error names what was asked for, not the temporary file beside it."""
+    try:
+        yield
+    except OSError as exc:
+        if str(exc.filename) == str(temporary):
+            exc.filename = str(path)
+        raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -166,5 +189,9 @@ def _exchange(new: Path, old: Path) -> None:
             return
     aside = new.with_name(new.name + ".old")
     old.rename(aside)
-    new.rename(old)
+    try:
+        new.rename(old)
+    except BaseException:  # Ctrl-C, too
+        aside.rename(old)
+        raise
     aside.rename(new)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -22,6 +23,29 @@ def test_a_bundle_holds_what_was_exported(exported):
         assert len(opened.golden().logits) == 8
         assert opened.evidence().entries == ()
         assert set(opened.manifest.files) == {"model.onnx", "golden.npz"}
+
+
+def test_an_exchange_by_two_renames_that_is_interrupted_leaves_the_old_bundle(bundle_copy, monkeypatch):
+    """Where a kernel cannot exchange folders in one call."""
+    plain = Path.rename
+
+    def interrupted(old, new):
+        if old.name.endswith(".tmp"):
+            raise KeyboardInterrupt
+        return plain(old, new)
+
+    monkeypatch.setattr(sys, "platform", "other")
+    with Bundle(bundle_copy) as opened:
+        monkeypatch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, name="other"))
+        monkeypatch.setattr(Path, "rename", plain)
+    assert [path.name for path in bundle_copy.parent.iterdir()] == [bundle_copy.name]
+    with Bundle(bundle_copy) as opened:
+        assert opened.manifest.name == "tiny"
+        bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, name="other"))
+    with Bundle(bundle_copy) as opened:
+        assert opened.manifest.name == "other"
 
 
 def test_only_files_that_stay_are_remembered(exported, tmp_path, monkeypatch):
