@@ -70,6 +70,7 @@ def quantize(
     """Find the fastest int8 file within a budget, prove and time it. A search that was stopped goes on."""
     import msgspec
 
+    from edgecv_runtime import files
     from edgecv_runtime.bundle import Bundle
 
     try:
@@ -98,6 +99,7 @@ def quantize(
     book = bundle.absolute().with_name(f"{bundle.name}.trials.json")
     done = None
     try:
+        files.check_replaceable(bundle)
         if calibration is not None and config.int8:
             done = search(bundle, calibration, config, say, check=check, labels=labels, budget=budget, book=book)
         else:

@@ -192,6 +192,23 @@ def test_quantize_to_fp16_alone_converts_proves_and_times_it_without_a_search(bu
         assert [each.name for each in opened.manifest.variants] == ["float32", "fp16"]
 
 
+def test_quantize_says_before_the_search_that_a_bundle_cannot_be_replaced(exported, digits, tmp_path):
+    for index in range(64):
+        cv2.imwrite(str(tmp_path / f"{index:03}.png"), digits[0][index])
+    script = """
+from pathlib import Path
+from edgecv_runtime import files
+beside = files._temporary
+files._temporary = lambda path: Path("/proc/nothing") if path.name == "bundle" else beside(path)
+from edgecv.cli import main
+main()
+"""
+    command = [sys.executable, "-c", script, "quantize", exported, "--data", tmp_path]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert one_line(done) == f"edgecv: {exported}: No such file or directory; the bundle is as it was"
+
+
 def test_quantize_refuses_a_picture_that_is_no_svg(exported, tmp_path):
     done = edgecv("quantize", exported, "--data", tmp_path, "--plot", tmp_path / "front.png")
     assert done.returncode == 2
