@@ -44,7 +44,7 @@ def calibrate(
     from edgecv.cost.console import describe
     from edgecv_runtime import files
 
-    records.folder()  # minutes of measuring shall not end without a place for them
+    records.check_kept()  # minutes of measuring shall not end without a place for them
     if out is not None:
         files.check_place(out)
     found = []

@@ -62,20 +62,29 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def _sigterm_raised() -> Iterator[None]:
-    """In the main thread, the only one that may, turn SIGTERM into an exception."""
+def _signals_raised() -> Iterator[None]:
+    """In the main thread, the only one that may, turn SIGTERM and Ctrl-C into exceptions, once.
 
-    def terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
-        raise Terminated
+    A second one ends the process where it is: raised among what is just being released, it would show a traceback, or
+    a runtime would abort.
+    """
+
+    def end(signum: int, _frame: FrameType | None) -> NoReturn:
+        signal.signal(signum, signal.SIG_DFL)
+        raise Terminated if signum == signal.SIGTERM else KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, terminate)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    # a shell's background job, say, ignores Ctrl-C
+    before = {number: signal.signal(number, end) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if signal.getsignal(number) == end:
+                signal.signal(number, handler)
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
@@ -84,7 +93,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with _sigterm_raised():
+            with _signals_raised():
                 return command(*args, **kwargs)
         except EdgecvError as exc:
             if Mode.debug:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgecv_export.calibrate import Images
-    from edgecv_export.quantize import QuantizeConfig, Quantized
+    from edgecv_export.quantize import QuantizeConfig
     from edgecv_runtime.bundle import Bundle
-    from edgecv_runtime.manifest import Budget, Entry, Manifest
+    from edgecv_runtime.manifest import Entry, Manifest
     from edgecv_runtime.preprocess import Image, Preprocess
 
     Found = tuple[Images, Image | None, NDArray[np.int64] | None]  # calibration images, check images, their labels
@@ -71,12 +71,15 @@ def quantize(
     """Find the fastest int8 file within a budget, prove and time it. A search that was stopped goes on."""
     import msgspec
 
+    from edgecv.report import front
+    from edgecv.report.run import beside
     from edgecv_runtime.bundle import Bundle
 
     try:
         from edgecv_export.calibrate import sample
         from edgecv_export.explain import explain, explain_entries
         from edgecv_export.quantize import QuantizeConfig, convert
+        from edgecv_export.quantize import quantize as search
     except ImportError as exc:
         raise Unavailable(f"quantizing needs {exc.name}: pip install 'edgecv[export]'") from exc
     config = QuantizeConfig(
@@ -94,29 +97,38 @@ def quantize(
         if max_drop is not None:
             budget = msgspec.structs.replace(budget, max_drop_points=max_drop)
         found = None if data is None else _frames(opened, data, images if config.int8 else 0, check_images)
+    calibration, check, labels = found or (None, None, None)
+    book = beside(bundle, "trials")
     done = None
     try:
-        if found is not None and config.int8:
-            done = _searched(bundle, found, config, budget)
+        files.check_replaceable(bundle)
+        if calibration is not None and config.int8:
+            done = search(bundle, calibration, config, say, check=check, labels=labels, budget=budget, book=book)
         else:
             convert(bundle, budget)
     except OSError as exc:
         raise Unavailable(f"{exc.filename or bundle}: {exc.strerror}; the bundle is as it was") from exc
+    if done is not None:
+        front.keep(done, budget, bundle)
+    frames = sample(calibration).some(check_images) if check is None and calibration is not None else check
+    judged, entries = _judged(bundle, frames, labels)
     facts: dict[str, object] = {}
     lines: list[str] = []
     if done is not None:
-        facts, lines = _kept(bundle, done, budget, plot), explain(done, budget)
-    calibration, check, labels = found or (None, None, None)
-    frames = sample(calibration).some(check_images) if check is None and calibration is not None else check
-    judged, entries = _judged(bundle, frames, labels)
+        facts = {"kept": done.found.kept, "chosen": done.chosen, "float_ms": done.float_ms, "bf16_ms": done.bf16_ms}
+        facts["book"] = str(book)
+        lines = explain(done, budget)
     for name in config.dialects:
         lines += explain_entries(entries, judged, name)
     rows = _offered(judged)
     if json:
         show_json({**facts, "explanation": lines, "offered": rows})
-        return
-    for line in [*lines, *(f"{name}: {state}" for name, state in rows.items())]:
-        stdout.print(line, soft_wrap=True)
+    else:
+        for line in [*lines, *(f"{name}: {state}" for name, state in rows.items())]:
+            stdout.print(line, soft_wrap=True)
+    if plot is not None and done is not None:  # the last: a folder that cannot be written costs nothing else
+        front.draw(done, budget, plot)
+        say(f"plot: {plot}")
 
 
 def _check_asked(context: typer.Context, config: QuantizeConfig, data: Path | None, plot: Path | None) -> None:
@@ -144,28 +156,6 @@ def _check_asked(context: typer.Context, config: QuantizeConfig, data: Path | No
 def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
-
-
-def _searched(bundle: Path, found: Found, config: QuantizeConfig, budget: Budget) -> Quantized:
-    from edgecv.report.run import beside
-    from edgecv_export.quantize import quantize
-
-    calibration, check, labels = found
-    book = beside(bundle, "trials")
-    return quantize(bundle, calibration, config, say, check=check, labels=labels, budget=budget, book=book)
-
-
-def _kept(bundle: Path, done: Quantized, budget: Budget, plot: Path | None) -> dict[str, object]:
-    """Keep a search for the report, and draw it; the facts of it."""
-    from edgecv.report import front
-    from edgecv.report.run import beside
-
-    front.keep(done, budget, bundle)
-    if plot is not None:
-        front.draw(done, budget, plot)
-        say(f"plot: {plot}")
-    facts = {"kept": done.found.kept, "chosen": done.chosen, "float_ms": done.float_ms, "bf16_ms": done.bf16_ms}
-    return {**facts, "book": str(beside(bundle, "trials"))}
 
 
 def _goal(name: str) -> str:

@@ -178,7 +178,7 @@ def keep(opened: Bundle, judged: Manifest, evidence: Evidence, write: bool) -> b
         bundle.update(opened, manifest=judged, evidence=evidence)
     except OSError as exc:
         why = f"{opened.path}: the evidence above cannot be kept: {exc.strerror}; the bundle is as it was"
-        stderr.print(f"edgecv: {why}; 'edgecv verify --no-write' does not try", soft_wrap=True)
+        stderr.print(f"edgecv: {why}; with --no-write 'verify' and 'bench' do not try", soft_wrap=True)
         return False
     return True
 

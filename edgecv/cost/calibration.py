@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -153,6 +154,12 @@ def folder() -> Path:
         raise Unavailable(
             f"no folder to keep calibrations in: {exc}; set EDGECV_CACHE to one that can be written"
         ) from exc
+
+
+def check_kept() -> None:
+    """Raise Unavailable, with the cure, where no calibration could be kept."""
+    if not os.access(folder(), os.W_OK):
+        raise Unavailable(f"{folder()}: cannot be written; set EDGECV_CACHE to a folder that can")
 
 
 def _place(backend: str, precision: str, versions: dict[str, str]) -> Path:

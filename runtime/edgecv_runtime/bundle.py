@@ -6,7 +6,7 @@ or the new one, never a mix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -34,7 +34,8 @@ class Bundle:
     def __init__(self, path: str | Path, *, remembered: bool = False) -> None:
         """Open a bundle folder or a .edgecv archive and check every file; raises BundleError in one line.
 
-        remembered: a file that was read since the machine started and not written since is not read again.
+        remembered: a file that was read since the machine started and not written since is not read again; those of an
+        archive are always new.
         """
         self.path = Path(path)
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
@@ -47,7 +48,7 @@ class Bundle:
                 self._unpacked = tempfile.TemporaryDirectory(prefix="edgecv-")
                 self.root = Path(self._unpacked.name)
                 _unpack(self.path, self.root)
-            hashes = Hashes.recall() if remembered else Hashes()
+            hashes = Hashes.recall() if remembered and self._unpacked is None else Hashes()
             self.manifest, self._seen = _read_whole(self.root, str(self.path), hashes)
             hashes.remember()
         except BaseException:
@@ -93,7 +94,7 @@ class Bundle:
         """
         if files.identity(self.file(name)) == self._seen[name]:
             return
-        problem = _problem(self.root, name, self.manifest.files[name], files.sha256)
+        problem = _problem(self.root, name, self.manifest.files[name], Hashes())
         if problem:
             raise BundleError(f"{self.path}/{name}: was exchanged while the bundle was open ({problem}); load it again")
 
@@ -195,7 +196,7 @@ def _read_whole(root: Path, where: str, hashes: Hashes) -> tuple[Manifest, dict[
     seen = {}
     for name, record in manifest.files.items():
         seen[name] = files.identity(root / name)
-        problem = _problem(root, name, record, hashes.sha256)
+        problem = _problem(root, name, record, hashes)
         if problem and path.is_file() and path.read_bytes() != raw:
             return _read_whole(root, where, hashes)
         if problem:
@@ -203,7 +204,7 @@ def _read_whole(root: Path, where: str, hashes: Hashes) -> tuple[Manifest, dict[
     return manifest, seen
 
 
-def _problem(root: Path, name: str, record: FileRecord, sha256: Callable[[Path], str]) -> str:
+def _problem(root: Path, name: str, record: FileRecord, hashes: Hashes) -> str:
     """What is wrong with one file of a bundle, or ""."""
     file = root / name
     if Path(name).name != name or name == MANIFEST:
@@ -215,7 +216,7 @@ def _problem(root: Path, name: str, record: FileRecord, sha256: Callable[[Path],
     size = file.stat().st_size
     if size != record.bytes:
         return f"has {size} bytes, the manifest says {record.bytes}: truncated or altered"
-    if sha256(file) != record.sha256:
+    if not hashes.holds(file, record.sha256):
         return "altered: its SHA-256 is not the manifest's"
     return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -17,9 +18,12 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def cache_folder(name: str) -> Path:
-    """The folder `name` below $EDGECV_CACHE, or below ~/.cache/edgecv; created when missing."""
+    """The folder `name` below $EDGECV_CACHE or ~/.cache/edgecv, created when missing; OSError where that cannot be."""
     root = os.environ.get("EDGECV_CACHE")
-    folder = (Path(root) if root else Path.home() / ".cache" / "edgecv") / name
+    try:
+        folder = (Path(root) if root else Path.home() / ".cache" / "edgecv") / name
+    except RuntimeError as exc:  # in a container, a user that nobody named
+        raise OSError("this user has no home folder") from exc
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -54,18 +58,17 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
     temporary = _temporary(path)
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as exc:
-        with suppress(OSError):  # a read-only disk refuses this, too
-            temporary.unlink()
-        if isinstance(exc, OSError) and str(exc.filename) == str(temporary):
-            exc.filename = str(path)  # the name that was asked for
-        raise
+    with _named(path, temporary):
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):  # a read-only disk refuses this, too
+                temporary.unlink()
+            raise
     sync_folder(path.parent)
 
 
@@ -80,14 +83,11 @@ def check_place(path: Path) -> None:
 
     Raises BadInput for a folder, Unavailable for what cannot be written.
     """
-    import tempfile
-
     if path.is_dir():
         raise BadInput(f"{path} is a folder; name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        check_replaceable(path)
     except OSError as exc:
         raise Unavailable(f"{path}: cannot be written: {exc.strerror}; name another place") from exc
 
@@ -106,7 +106,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
     temporary = _temporary(path)
-    temporary.mkdir()
+    with _named(path, temporary):
+        temporary.mkdir()
     try:
         yield temporary
         for file in temporary.iterdir():
@@ -120,6 +121,28 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise the OSError of replacing a file or folder, before minutes go into what shall take its place."""
+    path = path.resolve() if path.is_dir() else path.absolute()  # as they are replaced
+    if path.is_mount():
+        raise OSError(errno.EBUSY, "is a mount point: mount the folder that it lies in", str(path))
+    temporary = _temporary(path)
+    with _named(path, temporary):
+        temporary.mkdir()
+    temporary.rmdir()
+
+
+@contextmanager
+def _named(path: Path, temporary: Path) -> Iterator[None]:
+    """An error names what was asked for, not the temporary file beside it."""
+    try:
+        yield
+    except OSError as exc:
+        if str(exc.filename) == str(temporary):
+            exc.filename = str(path)
+        raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -181,5 +204,9 @@ def _exchange(new: Path, old: Path) -> None:
             return
     aside = new.with_name(new.name + ".old")
     old.rename(aside)
-    new.rename(old)
+    try:
+        new.rename(old)
+    except BaseException:  # Ctrl-C, too
+        aside.rename(old)
+        raise
     aside.rename(new)

@@ -45,7 +45,8 @@ class Goal(Record, frozen=True):
     text: str = "latency"
 
     def __post_init__(self) -> None:
-        if self.text not in ("latency", "throughput") and not _BOUND.fullmatch(self.text):
+        bound = _BOUND.fullmatch(self.text)
+        if self.text not in ("latency", "throughput") and (bound is None or not float(bound["limit"])):
             raise BadInput(f"a goal is 'latency', 'throughput' or a bound such as 'p99 <= 20 ms', got '{self.text}'")
 
     @property

@@ -4,6 +4,9 @@ A process that starts again, as a watchdog makes it, need not read a large model
 without SHA instructions that is the longest part of a start. A file counts as unchanged when nothing of device, inode,
 size and times is another; the change time cannot be set by hand. The memory ends with the start of the machine, for
 after a loss of power the times may be right and the content not.
+
+What is remembered confirms the hash that is asked for and never refuses it: images that are mounted one after the
+other (squashfs, FAT) number their files alike and have no change time of their own.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ KEPT = 256
 
 
 class Hashes:
-    """SHA-256 of files by what the file system says of them: `recall`, any number of `sha256`, `remember`."""
+    """SHA-256 of files by what the file system says of them: `recall`, any number of `holds`, `remember`."""
 
     def __init__(self, place: Path | None = None, known: dict[str, str] | None = None) -> None:
         """place: the file that they are kept in, None for none."""
@@ -41,17 +44,18 @@ class Hashes:
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return cls(place)
 
-    def sha256(self, file: Path) -> str:
-        """Hash of a file's content, read only when it is not known."""
+    def holds(self, file: Path, sha256: str) -> bool:
+        """Whether a file's content has this hash; it is read unless that is known."""
         found = file.stat()
         stamp = f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
-        if stamp in self._known:
-            return self._known[stamp]
+        if self._known.get(stamp) == sha256:
+            return True
         settled = time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > FRESH_NS
-        digest = files.sha256(file)
+        if files.sha256(file) != sha256:
+            return False
         if settled:
-            self._new[stamp] = digest
-        return digest
+            self._new[stamp] = sha256
+        return True
 
     def remember(self) -> None:
         """Keep what is new; a folder that is full or cannot be written costs the next start the reading, no more."""

@@ -69,10 +69,10 @@ def _explain(exc: msgspec.ValidationError, kind: Any) -> str:
 def _type_at(kind: Any, path: str) -> Any:
     """Follow `a.b[0].c` through the record types and return the type of the last name."""
     for part in [part for part in re.split(r"[.\[\]]+", path) if part]:
-        kind = _record_of(kind)
-        if part == "..." or part.isdigit() or kind is None:
+        if part == "..." or part.isdigit():
             continue
-        found = [field.type for field in msgspec.structs.fields(kind) if field.encode_name == part]
+        record = _record_of(kind)
+        found = [field.type for field in msgspec.structs.fields(record) if field.encode_name == part] if record else []
         kind = found[0] if found else None
     return kind
 

@@ -71,21 +71,29 @@ def remember(digest: str, memory: Memory) -> str:
 
 def start(target: Target, goal: Goal) -> Target:
     """The settings a search starts from: one call at a time for latency, else a stream for each core."""
-    streams = 1 if goal.is_latency else target.threads or machine.this().cores
+    streams = 1 if goal.is_latency else _busy_cores(target.threads)
     return msgspec.structs.replace(target, streams=streams, batch=1)
 
 
 def settings(target: Target) -> list[Target]:
     """Every way to set a target's threads (unless they were given), streams and batch: the grid of a search."""
-    cores = machine.this().cores
-    sizes = [2**power for power in range(cores.bit_length()) if 2**power < cores]
+    fewer = _up_to(machine.this().cores)[:-1]
     return [
         msgspec.structs.replace(target, threads=threads, streams=streams, batch=batch)
-        for threads in ([target.threads] if target.threads else [0, *reversed(sizes)])  # 0: all of them
-        for streams in [*sizes, cores]
-        if streams <= (threads or cores)
+        for threads in ([target.threads] if target.threads else [0, *reversed(fewer)])  # 0: all of them
+        for streams in _up_to(_busy_cores(threads))
         for batch in BATCHES
     ]
+
+
+def _busy_cores(threads: int) -> int:
+    cores = machine.this().cores
+    return min(threads or cores, cores)
+
+
+def _up_to(most: int) -> list[int]:
+    """The powers of two below a number, and the number."""
+    return [*(2**power for power in range(most.bit_length()) if 2**power < most), most]
 
 
 class Search:

@@ -83,6 +83,7 @@ def test_bad_images_stop_or_are_counted(exported, folder, tmp_path):
         (["stream", "BUNDLE", "FOLDER", "--sink", "out.txt"], 2, "not a sink"),
         (["stream", "BUNDLE", "FOLDER", "--when-late", "panic"], 2, "--when-late is auto, "),
         (["bench", "BUNDLE", "--rounds", "0"], 2, "rounds and batch at least 1"),
+        (["bench", "BUNDLE", "--threads", "-1"], 2, "threads at least 0"),
         (["verify", "BUNDLE", "--data", "FOLDER"], 2, "no class folders"),
         (["quantize", "BUNDLE"], 2, "int8 is calibrated on images: give --data"),
         (["quantize", "BUNDLE", "--dialect", "fp16", "--goal", "p50"], 2, "--goal is for the search of int8, and fp16"),
@@ -198,6 +199,23 @@ def test_quantize_to_fp16_alone_converts_proves_and_times_it_without_a_search(bu
     assert (bundle_copy / "model.onnx").read_bytes() == before
     with Bundle(bundle_copy) as opened:
         assert [each.name for each in opened.manifest.variants] == ["float32", "fp16"]
+
+
+def test_quantize_says_before_the_search_that_a_bundle_cannot_be_replaced(exported, digits, tmp_path):
+    for index in range(64):
+        cv2.imwrite(str(tmp_path / f"{index:03}.png"), digits[0][index])
+    script = """
+from pathlib import Path
+from edgecv_runtime import files
+beside = files._temporary
+files._temporary = lambda path: Path("/proc/nothing") if path.name == "bundle" else beside(path)
+from edgecv.cli import main
+main()
+"""
+    command = [sys.executable, "-c", script, "quantize", exported, "--data", tmp_path]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert one_line(done) == f"edgecv: {exported}: No such file or directory; the bundle is as it was"
 
 
 def test_quantize_refuses_a_picture_that_is_no_svg(exported, tmp_path):
@@ -321,6 +339,45 @@ def test_a_command_that_is_ended_says_so_and_leaves_nothing(exported, tmp_path, 
     assert rest.splitlines()[-1] == f"edgecv: {said}"
     assert "Traceback" not in rest
     assert not [*scratch.glob("edgecv-*")]
+
+
+SLOW = """
+import atexit, sys, time, typer
+from edgecv.cli.output import guarded
+def say(text):
+    print(text, flush=True)
+    time.sleep(20)
+atexit.register(say, "ending")
+try:
+    guarded(say)("begun")
+except typer.Exit as exc:
+    sys.exit(exc.exit_code)
+"""
+
+
+def test_a_second_ctrl_c_ends_a_command_at_once():
+    """It must not be raised among what is just being released: that shows a traceback, or a runtime aborts."""
+    process = subprocess.Popen([sys.executable, "-c", SLOW], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in ("begun\n", "ending\n"):
+        assert process.stdout.readline() == line
+        process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10)[1] == "edgecv: interrupted\n"
+    assert process.returncode == -signal.SIGINT  # 130 in a shell
+
+
+def test_a_background_job_goes_on_after_ctrl_c():
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{SLOW}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "ending\n"
+    process.kill()
+    assert process.communicate(timeout=10)[1] == "edgecv: terminated\n"
 
 
 def test_annotated_copies_never_replace_the_photos(exported, folder, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -267,6 +268,13 @@ def test_bad_input(model, tmp_path, arguments, code, words):
     assert done.exit_code == code
     assert words in " ".join(done.stderr.split())
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # whoever runs the tests may write everywhere
+    done = runner.invoke(app, ["calibrate", "--backend", "onnxruntime", "--seconds", "0"])
+    assert done.exit_code == 3
+    assert "cannot be written; set EDGECV_CACHE" in " ".join(done.stderr.split())
 
 
 def test_another_machine_is_predicted_by_file_and_never_measured(model, tmp_path):

@@ -4,12 +4,13 @@ import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from edgecv_runtime import Bundle
+from edgecv_runtime import Bundle, hashes
 from edgecv_runtime import bundle as bundles
 from edgecv_runtime.errors import BundleError
 
@@ -22,6 +23,40 @@ def test_a_bundle_holds_what_was_exported(exported):
         assert len(opened.golden().logits) == 8
         assert opened.evidence().entries == ()
         assert set(opened.manifest.files) == {"model.onnx", "golden.npz"}
+
+
+def test_an_exchange_by_two_renames_that_is_interrupted_leaves_the_old_bundle(bundle_copy, monkeypatch):
+    """Where a kernel cannot exchange folders in one call."""
+    plain = Path.rename
+
+    def interrupted(old, new):
+        if old.name.endswith(".tmp"):
+            raise KeyboardInterrupt
+        return plain(old, new)
+
+    monkeypatch.setattr(sys, "platform", "other")
+    with Bundle(bundle_copy) as opened:
+        monkeypatch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, name="other"))
+        monkeypatch.setattr(Path, "rename", plain)
+    assert [path.name for path in bundle_copy.parent.iterdir()] == [bundle_copy.name]
+    with Bundle(bundle_copy) as opened:
+        assert opened.manifest.name == "tiny"
+        bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, name="other"))
+    with Bundle(bundle_copy) as opened:
+        assert opened.manifest.name == "other"
+
+
+def test_only_files_that_stay_are_remembered(exported, tmp_path, monkeypatch):
+    """What an archive is unpacked to is new at every start; its hashes would push out those of folders."""
+    monkeypatch.setenv("EDGECV_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hashes, "FRESH_NS", 0)
+    with Bundle(exported) as opened:
+        bundles.write(tmp_path / "a.edgecv", opened.manifest, {n: opened.file(n) for n in opened.manifest.files})
+    for path, kept in ((tmp_path / "a.edgecv", False), (exported, True)):
+        with Bundle(path, remembered=True):
+            assert (tmp_path / "cache" / "hashes").exists() == kept
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "evidence.json", "model.int8-u8s8.onnx"])

@@ -2,7 +2,7 @@ import pytest
 
 from edgecv_runtime import Preprocess, records
 from edgecv_runtime.errors import BadInput
-from edgecv_runtime.manifest import Evidence, Manifest
+from edgecv_runtime.manifest import Evidence, Manifest, Variant
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,12 @@ def test_unknown_key_deep_inside_is_named_with_its_path():
     data = b'{"entries": [{"variant": "a", "agreement": {"top2": 1}}]}'
     with pytest.raises(BadInput, match=r"unknown key 'entries\[.*\]\.agreement\.top2'; did you mean 'top1'"):
         records.decode(data, Evidence, "evidence.json")
+
+
+def test_a_value_deep_inside_is_told_with_what_is_expected():
+    variant = b'"name": "a", "file": "a.onnx", "precision": "int8", "hints": {"openvino": ["fp13"]}'
+    with pytest.raises(BadInput, match=r"hints\[.*\]\[0\]: Invalid enum value 'fp13'; expected float32, fp16"):
+        records.decode(b"{%s}" % variant, Variant, "bundle.json")
 
 
 def test_not_json_is_said():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 import time
 
 import av
@@ -254,6 +256,32 @@ def test_a_disk_that_is_full_from_the_start():
     assert report.exit_code == 4
 
 
+@pytest.mark.parametrize("uri", ["rtsp://127.0.0.1:1/x", "missing.mp4"])
+def test_a_source_that_cannot_be_opened_leaves_all_as_it_was(tmp_path, uri):
+    """No empty file stays, and what was there is not lost; also behind a link to a file that is still to come."""
+    (tmp_path / "before.jsonl").write_text("kept\n")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "target.jsonl")
+    names = ["new.jsonl", "before.jsonl", "link.jsonl", "new.mp4"]
+    try:
+        report = run(brightness, uri, [open_sink(tmp_path / name) for name in names])
+        assert report.exit_code == 3
+    except BadInput as exc:
+        assert "missing.mp4: no such file" in str(exc)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["before.jsonl", "link.jsonl"]
+    assert (tmp_path / "before.jsonl").read_text() == "kept\n"
+    run(brightness, FakeCamera([Frames(2)]), [open_sink(tmp_path / name) for name in names])
+    assert all(len((tmp_path / name).read_text().splitlines()) == 2 for name in names[:3])
+
+
+def test_json_lines_into_a_named_pipe(tmp_path):
+    """It is opened once: a reader takes the end of the first writer for the end of all."""
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    reader = subprocess.Popen(["cat", tmp_path / "pipe.jsonl"], stdout=subprocess.PIPE)
+    report = run(brightness, FakeCamera([Frames(3)]), [JsonLinesSink(tmp_path / "pipe.jsonl")])
+    assert report.sinks[0].delivered == 3
+    assert len(reader.communicate(timeout=10)[0].splitlines()) == 3
+
+
 def test_a_result_that_is_no_json_is_counted(tmp_path):
     class Odd(Brightness):
         def as_dict(self):
@@ -273,6 +301,7 @@ def test_sinks_after_close(tmp_path):
 
 
 def test_the_table_of_sinks(tmp_path):
+    (tmp_path / "folder.jsonl").mkdir()
     assert isinstance(open_sink(tmp_path / "a.mp4"), VideoSink)
     assert isinstance(open_sink(str(tmp_path / "a.jsonl")), JsonLinesSink)
     assert open_sink("-").name == "stdout"
@@ -280,6 +309,7 @@ def test_the_table_of_sinks(tmp_path):
         "out.gif": "out.gif: not a sink; expected -, window, or a file .jsonl",
         "/no/such/folder/a.mp4": "there is no folder /no/such/folder",
         "/no/such/folder/a.jsonl": "cannot be written: No such file",
+        f"{tmp_path}/folder.jsonl": "folder.jsonl: cannot be written: Is a directory",
     }.items():
         with pytest.raises(BadInput, match=message):
             open_sink(name)

@@ -40,8 +40,11 @@ def bench(
     machine's speed falls on all alike. threads: 0 leaves the number to the backend.
     The entries hold latency only; the evidence of the same files keeps their agreement and accuracy.
     """
-    if seconds <= 0 or rounds < 1 or batch < 1:
-        raise BadInput(f"seconds must be positive, rounds and batch at least 1: got {seconds}, {rounds}, {batch}")
+    if seconds <= 0 or rounds < 1 or batch < 1 or threads < 0:
+        raise BadInput(
+            "seconds must be positive, rounds and batch at least 1, threads at least 0: "
+            f"got {seconds}, {rounds}, {batch}, {threads}"
+        )
     found = targets(bundle, threads=threads)
     with ExitStack() as stack:
         workers, failed = [], []

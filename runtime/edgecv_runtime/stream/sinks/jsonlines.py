@@ -14,32 +14,35 @@ import numpy as np
 from edgecv_runtime.errors import BadInput, Closed
 from edgecv_runtime.stream.sinks.base import Output, Sink
 
+_WRITE = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
+
 
 class JsonLinesSink(Sink):
     """One JSON document per frame and line, complete as soon as it is written.
 
-    Fields: source, index, pts_s, captured_ns (monotonic), age_ms, result, and path for a folder of images. When writing
-    fails half-way (a full disk), a regular file is cut back to its last whole line.
+    Fields: source, index, pts_s, captured_ns (monotonic), age_ms, result, and path for a folder of images.
+    A file comes, or is written anew, with the first result: what was there stays where none came. When writing fails
+    half-way (a full disk), a regular file is cut back to its last whole line.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """path: a file, which is written anew, or "-" for standard output; raises BadInput when it cannot be opened."""
+        """path: a file, or "-" for standard output; raises BadInput when it cannot be written."""
         self.name = "stdout" if str(path) == "-" else str(path)
+        self._path = None if str(path) == "-" else Path(path)
         self._encoder = msgspec.json.Encoder(enc_hook=_plain)
         self._end = 0
-        try:
-            self._fd: int | None = (
-                os.dup(sys.stdout.fileno())
-                if str(path) == "-"
-                else os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
-            )
-        except OSError as exc:
-            raise BadInput(f"{self.name}: cannot be written: {exc.strerror}") from exc
-        self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode) and str(path) != "-"
+        self._fd: int | None = None
+        self._regular = False
+        self._closed = False
+        if self._path is not None:
+            try:
+                _check_writable(self._path)
+            except OSError as exc:
+                raise BadInput(f"{self.name}: cannot be written: {exc.strerror}") from exc
 
     def write(self, output: Output) -> None:
         """Write one line; raises OSError when it cannot, TypeError when the result is no JSON."""
-        if self._fd is None:
+        if self._closed:
             raise Closed(f"{self.name}: is closed")
         frame = output.frame
         document = {
@@ -53,22 +56,41 @@ class JsonLinesSink(Sink):
         if frame.path is not None:
             document["path"] = frame.path
         line = memoryview(self._encoder.encode(document) + b"\n")
+        fd = self._open() if self._fd is None else self._fd
         try:
             written = 0
             while written < len(line):
-                written += os.write(self._fd, line[written:])
+                written += os.write(fd, line[written:])
         except OSError:
             if self._regular:
-                os.ftruncate(self._fd, self._end)
-                os.lseek(self._fd, self._end, os.SEEK_SET)
+                os.ftruncate(fd, self._end)
+                os.lseek(fd, self._end, os.SEEK_SET)
             raise
         self._end += len(line)
 
     def close(self) -> None:
         """Close the file; a full disk that the system noticed late raises OSError here."""
+        self._closed = True
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
+
+    def _open(self) -> int:
+        if self._path is None:
+            self._fd = os.dup(sys.stdout.fileno())
+        else:
+            self._fd = os.open(self._path, _WRITE | os.O_TRUNC, 0o666)
+            self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
+        return self._fd
+
+
+def _check_writable(path: Path) -> None:
+    """Raise the OSError of opening a file to write it, and leave all as it was."""
+    missing = not path.exists()
+    if missing or path.is_file() or path.is_dir():  # a pipe that is opened twice would end for its reader
+        os.close(os.open(path, _WRITE, 0o666))
+    if missing:
+        path.resolve().unlink()  # behind a link, too
 
 
 def _plain(value: Any) -> Any:
