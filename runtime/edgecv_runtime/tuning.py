@@ -27,8 +27,8 @@ _NEAR = 1.3
 # So many measurements of a knob in a row may bring nothing before a search gives it up: the way to a better batch can
 # lead over a worse one.
 _PATIENCE = 2
-# What comes so close to the best is measured again: at most so many, so many times, all in turn. The same target may
-# be slower by a third in one session than in the next.
+# What comes so close to the best is measured again: at most so many, so many times, all in turn. First measurements lie
+# seconds or minutes apart, and a shared machine may be much slower in one than in the other.
 _CLOSE, _FINALISTS, _RUN_OFF = 1.3, 4, 5
 # What then comes this close to the best is as fast.
 _EVEN = 1.03

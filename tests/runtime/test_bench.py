@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from edgecv_runtime import Bundle
@@ -20,6 +21,25 @@ def test_each_target_is_measured_in_every_round(exported):
         assert found.frame_p50_ms > found.p50_ms / 2  # a 1080p frame costs its resize on top
         assert found.load_ms > 0
         assert 20 < found.peak_rss_mb < 2000
+
+
+@pytest.mark.parametrize(("slow", "warned"), [(2.0, True), (1.1, False)])
+def test_a_machine_that_changes_its_speed_meanwhile_is_warned_of(exported, monkeypatch, slow, warned):
+    real = latency._Worker.measure
+
+    def measure(worker, seconds):
+        real(worker, seconds)
+        found = worker.rounds[-1]
+        times = [1.0 if len(worker.rounds) < 3 else slow] * len(found.run_ms)
+        worker.rounds[-1] = msgspec.structs.replace(found, run_ms=times)
+
+    monkeypatch.setattr(latency._Worker, "measure", measure)
+    said = []
+    with Bundle(exported) as opened:
+        latency.bench(opened, seconds=0.02, rounds=3, progress=said.append)
+    assert (
+        any(line.startswith("warning: the machine's speed changed") and "2.0 times" in line for line in said) == warned
+    )
 
 
 @pytest.mark.parametrize("given", [{"seconds": 0}, {"rounds": 0}, {"batch": 0}])

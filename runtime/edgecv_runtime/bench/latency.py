@@ -23,6 +23,7 @@ from edgecv_runtime.verify import failed_entry, new_entry
 
 T = TypeVar("T")
 FRAME_SIZE = (1080, 1920)
+STEADY = 1.25  # what a machine's slowest round may take of its fastest
 
 
 def bench(
@@ -62,6 +63,12 @@ def bench(
             progress(f"round {number + 1} of {rounds}")
             for worker in workers if number % 2 == 0 else reversed(workers):
                 worker.measure(seconds)
+    apart = _apart([worker.rounds for worker in workers])
+    if apart > STEADY:
+        progress(
+            f"warning: the machine's speed changed meanwhile: rounds of one file lie {apart:.1f} times apart; "
+            "a quiet machine may judge otherwise"
+        )
     return [_entry(worker, batch, rounds) for worker in workers] + failed
 
 
@@ -122,6 +129,12 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _apart(measured: list[list[Round]]) -> float:
+    """How many times as long as its fastest round the slowest takes: of each target, and of them the median."""
+    medians = [[float(np.median(each.run_ms)) for each in rounds] for rounds in measured]
+    return float(np.median([max(each) / min(each) for each in medians]))
 
 
 def _entry(worker: _Worker, batch: int, rounds: int) -> Entry:
