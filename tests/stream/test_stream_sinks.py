@@ -193,7 +193,9 @@ sys.exit(report.exit_code)
     assert not (tmp_path / "out.mp4").exists()
     written = (tmp_path / "out.jsonl").read_text()
     assert written.endswith("\n")
-    assert [json.loads(line)["index"] for line in written.splitlines()] == list(range(lines["delivered"]))
+    found = [json.loads(line)["index"] for line in written.splitlines()]
+    assert len(found) == lines["delivered"]
+    assert found == sorted(set(found))  # a shorter line may still fit after one that did not
 
 
 def test_json_lines_parse_and_count(tmp_path):
