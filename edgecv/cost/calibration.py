@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -158,8 +157,12 @@ def folder() -> Path:
 
 def check_kept() -> None:
     """Raise Unavailable, with the cure, where no calibration could be kept."""
-    if not os.access(folder(), os.W_OK):
-        raise Unavailable(f"{folder()}: cannot be written; set EDGECV_CACHE to a folder that can")
+    try:
+        files.check_replaceable(folder() / "any.json")
+    except OSError as exc:
+        raise Unavailable(
+            f"{folder()}: cannot be written: {exc.strerror}; set EDGECV_CACHE to a folder that can"
+        ) from exc
 
 
 def _place(backend: str, precision: str, versions: dict[str, str]) -> Path:

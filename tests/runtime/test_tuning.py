@@ -288,9 +288,10 @@ def test_interrupted_measurements_leave_no_thread_inside_a_call():
     """A runtime that is taken down while a thread computes in it ends the process with SIGABRT."""
     from edgecv_runtime.bench.timing import concurrent_times_ms
 
-    before, inside = set(threading.enumerate()), set()
+    before, begun, inside = set(threading.enumerate()), [], set()
 
     def call():
+        begun.append(True)
         inside.add(threading.get_ident())
         time.sleep(0.05)
         inside.remove(threading.get_ident())
@@ -299,6 +300,7 @@ def test_interrupted_measurements_leave_no_thread_inside_a_call():
     ctrl_c.start()
     with pytest.raises(KeyboardInterrupt):
         concurrent_times_ms(call, 0.5, 2)
+    assert begun
     assert not inside
     assert set(threading.enumerate()) <= before
 

@@ -6,7 +6,7 @@ Asked for a provider that it cannot load, ONNX Runtime warns and runs on the CPU
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ _LAYERS = {
     "ConvTranspose": "float32",
 }
 
-
+# Optimizers that break files with half precision between int8: a bias becomes int32 by a division in the type of the
+# scales next to it, which ends at 65504 steps; a larger one becomes infinite (onnxruntime 1.32).
+_HARMFUL_TO_HALF = ("WeightBiasQuantization",)
 _NUMBERS = ("0", "1", "2")
 
 
@@ -178,13 +180,19 @@ class OnnxRuntimeBackend:
         # Once a large block was freed, as every program's first frame will be, glibc takes such blocks from its heap,
         # not as fresh pages (mallopt(3), M_MMAP_THRESHOLD): the session opens a fifth faster. Nothing touches this one.
         bytes(1 << 24)
-        harmful = self._harmful()
         asked = (self._provider.name, self._provider.options(self._part, self._threads))
-        try:
+
+        def opened(without: Sequence[str]) -> Any:
             # its own fall-back prints to stdout
-            session = onnxruntime.InferenceSession(
-                str(self._model), settings, providers=[asked], enable_fallback=0, disabled_optimizers=harmful
+            return onnxruntime.InferenceSession(
+                str(self._model), settings, providers=[asked], enable_fallback=0, disabled_optimizers=without
             )
+
+        try:
+            session = opened(())
+            # the session knows what the file says of itself: to parse it again would cost every start
+            if session.get_modelmeta().custom_metadata_map.get(onnxfile.ISLANDS) == "fp16":
+                session = opened(_HARMFUL_TO_HALF)
         except Exception as exc:  # ONNX Runtime raises its own classes, one per status
             raise ModelFileError(f"{self._model}: onnxruntime cannot load it: {_line(exc)}") from exc
         if session.get_providers()[0] != self._provider.name:
@@ -194,14 +202,6 @@ class OnnxRuntimeBackend:
                 f"on {session.get_providers()[0]}; check the driver and {self._provider.needs}, or use device='cpu'"
             )
         return session
-
-    def _harmful(self) -> list[str]:
-        """Optimizers that break a file: a bias becomes int32 by a division in the type of the scales next to it.
-
-        In half precision it ends at 65504 steps, and a larger bias becomes infinite (onnxruntime 1.32).
-        """
-        half = onnxfile.read(self._model).metadata.get(onnxfile.ISLANDS) == "fp16"
-        return ["WeightBiasQuantization"] if half else []
 
 
 def _provider(device: str, asked: str) -> Provider:
