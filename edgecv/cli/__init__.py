@@ -12,6 +12,8 @@ def main() -> None:
     except ModuleNotFoundError as exc:
         if exc.name not in ("typer", "rich"):
             raise
-        print("edgecv: the command line needs: pip install 'edgecv[cpu]'", file=sys.stderr)  # noqa: T201
+        from edgecv_runtime.errors import Unavailable
+
+        print(f"edgecv: {Unavailable(f'the command line needs {exc.name}', extra='cpu')}", file=sys.stderr)  # noqa: T201
         sys.exit(3)
     app()

@@ -167,7 +167,7 @@ def _arguments(ask: Ask) -> str:
 
 def doctor(json: Json = False) -> None:
     """Tell what this machine has, which backends work, and why the others do not."""
-    from edgecv_runtime import backends, machine
+    from edgecv_runtime import backends, install, machine
 
     facts: dict[str, Any] = {"edgecv": rt.__version__, "machine": machine.this(), "backends": {}, "packages": {}}
     for name in backends.names():
@@ -177,8 +177,10 @@ def doctor(json: Json = False) -> None:
             facts["backends"][name] = {"works": True, "versions": versions, "precisions": precisions}
         except EdgecvError as exc:
             facts["backends"][name] = {"works": False, "why": str(exc)}
-    for name, purpose in _MODULES.items():
-        facts["packages"][name] = {"version": _version(name), "for": purpose}
+    for name, (purpose, extra) in _MODULES.items():
+        version = _version(name)
+        cure = {} if version != NOT_INSTALLED else {"install": install.command(extra)}
+        facts["packages"][name] = {"version": version, "for": purpose, **cure}
     if json:
         show_json(facts)
         return
@@ -193,15 +195,17 @@ def doctor(json: Json = False) -> None:
         else:
             stdout.print(f"backend {name}: {found['why']}", soft_wrap=True)
     for name, package in facts["packages"].items():
-        stdout.print(f"{name}: {package['version']} ({package['for']})", soft_wrap=True)
+        hint = f": {package['install']}" if "install" in package else ""
+        stdout.print(f"{name}: {package['version']} ({package['for']}){hint}", soft_wrap=True)
 
 
-# Module -> what it is for.
+NOT_INSTALLED = "not installed"
+# Module -> what it is for, and the extra that brings it.
 _MODULES = {
-    "cv2": "OpenCV: images and cameras",
-    "av": "PyAV: video files and network streams",
-    "torch": "training and export: pip install 'edgecv[export]'",
-    "onnx": "export and quantization: pip install 'edgecv[export]'",
+    "cv2": ("OpenCV: images and cameras", "cpu"),
+    "av": ("PyAV: video files and network streams", "cpu"),
+    "torch": ("training and export", "export"),
+    "onnx": ("export and quantization", "export"),
 }
 
 
@@ -210,7 +214,7 @@ def _version(module: str) -> str:
     try:
         return str(importlib.import_module(module).__version__)
     except ModuleNotFoundError:
-        return "not installed"
+        return NOT_INSTALLED
     except Exception as exc:  # a broken library may fail in any way, and that is what doctor is for
         return f"broken: {exc}"
 

@@ -65,7 +65,7 @@ def inspect(
         shapes = dict(_named_shape(text) for text in input_shape or [])
         graph = xray.read(model, size=_numbers(size, "--size"), input_shapes=shapes, variant=variant)
     except ImportError as exc:
-        raise Unavailable(f"this command needs {exc.name}: pip install 'edgecv[export]'") from exc
+        raise Unavailable(f"this command needs {exc.name}", extra="export") from exc
     if html is not None:
         _page(model, graph, html, variant=variant, image=image, weights=weights)
     table = xray.table(xray.fold(graph) if fold else graph)
@@ -87,7 +87,7 @@ def _page(model: str, graph: Graph, html: Path, *, variant: str, image: Path | N
     try:
         from edgecv.xray import page, subjects
     except ImportError as exc:
-        raise Unavailable(f"the page needs {exc.name}: pip install 'edgecv[export]'") from exc
+        raise Unavailable(f"the page needs {exc.name}", extra="export") from exc
     with subjects.opened(model, graph, variant=variant, weights=weights, image=image) as subject:
         page.write(subject, html, say=say)
     say(f"page: {html.absolute()}")

@@ -81,7 +81,7 @@ def quantize(
         from edgecv_export.quantize import QuantizeConfig, convert
         from edgecv_export.quantize import quantize as search
     except ImportError as exc:
-        raise Unavailable(f"quantizing needs {exc.name}: pip install 'edgecv[export]'") from exc
+        raise Unavailable(f"quantizing needs {exc.name}", extra="export") from exc
     config = QuantizeConfig(
         images=images,
         check_images=check_images,

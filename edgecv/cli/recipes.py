@@ -113,4 +113,4 @@ def _need_torch() -> None:
         import onnx  # noqa: F401
         import torch  # noqa: F401
     except ImportError as exc:
-        raise Unavailable(f"this command needs {exc.name}: pip install 'edgecv[export]'") from exc
+        raise Unavailable(f"this command needs {exc.name}", extra="export") from exc

@@ -91,7 +91,7 @@ def decoder_version() -> str:
     try:
         import cv2
     except ImportError as exc:
-        raise Unavailable("reading images needs OpenCV: pip install 'edgecv[cpu]'") from exc
+        raise Unavailable("reading images needs OpenCV", extra="cpu") from exc
     return f"OpenCV {cv2.__version__}"
 
 

@@ -15,7 +15,7 @@ def load(config: DataConfig) -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as exc:
-        raise Unavailable("the digits come with scikit-learn: pip install 'edgecv[pretrained]'") from exc
+        raise Unavailable("the digits come with scikit-learn", extra="pretrained") from exc
 
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8)

@@ -18,5 +18,5 @@ def write(runs: Sequence[Path], path: Path, *, clip: Path | None = None) -> Path
     try:
         from edgecv.report import page
     except ImportError as exc:
-        raise Unavailable("the HTML report needs: pip install 'edgecv[export]'") from exc
+        raise Unavailable(f"the HTML report needs {exc.name}", extra="export") from exc
     return page.write(runs, path, clip)

@@ -106,7 +106,7 @@ def clip_frames(path: Path) -> list[str]:
     try:
         import av
     except ImportError as exc:
-        raise SourceUnavailable(f"{path}: reading clips needs PyAV: pip install 'edgecv[cpu]'") from exc
+        raise SourceUnavailable(f"{path}: reading clips needs PyAV", extra="cpu") from exc
     try:
         with av.open(str(path)) as container:
             seconds = (container.duration or 0) / av.time_base

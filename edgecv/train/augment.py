@@ -21,7 +21,7 @@ def augmentation(config: Augment, size: tuple[int, int]) -> nn.Module:
         from kornia import augmentation as kornia
         from kornia.augmentation.auto import RandAugment
     except ImportError as exc:
-        raise Unavailable("training needs kornia: pip install 'edgecv[train]'") from exc
+        raise Unavailable("training needs kornia", extra="train") from exc
 
     steps: list[nn.Module] = []
     if config.pad:

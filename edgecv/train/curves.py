@@ -45,7 +45,7 @@ def write_svg(path: Path, history: Sequence[Epoch]) -> None:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError as exc:
-        raise Unavailable("curves need matplotlib: pip install 'edgecv[train]'") from exc
+        raise Unavailable("curves need matplotlib", extra="train") from exc
 
     epochs = [row.epoch for row in history]
     figure = Figure(figsize=(9, 3.6), layout="constrained")

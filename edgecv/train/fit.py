@@ -141,7 +141,7 @@ def _save_weights(path: Path, tensors: Mapping[str, Tensor], origin: Mapping[str
     try:
         from safetensors.torch import save
     except ImportError as exc:
-        raise Unavailable("writing weights needs safetensors: pip install 'edgecv[train]'") from exc
+        raise Unavailable("writing weights needs safetensors", extra="train") from exc
     plain = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }

@@ -30,7 +30,7 @@ def gate(path: Path, deployed: Deployed, frames: Image) -> dict[str, float]:
     """
     check_frames(frames, max(BATCHES), "the parity gate")
     if not backends.available():
-        raise BackendUnavailable("parity needs a backend to compare with: pip install 'edgecv[onnxruntime]'")
+        raise BackendUnavailable("parity needs a backend to compare with", extra="onnxruntime")
     largest: dict[str, float] = {}
     for name in backends.available():
         backend = backends.get(name)(path, Options())

@@ -140,7 +140,7 @@ class Laboratory:
                     for index in sorted(each for each in calls if name in samples[each])[:: 1 if turn % 2 == 0 else -1]:
                         samples[index][name] += times_ms(calls[index], SECONDS / ROUNDS)
         if not all(samples):
-            raise BackendUnavailable("no backend here runs the quantized file: pip install 'edgecv[onnxruntime]'")
+            raise BackendUnavailable("no backend here runs the quantized file", extra="onnxruntime")
         return [
             (
                 {name: statistics.median(each) for name, each in found.items()},

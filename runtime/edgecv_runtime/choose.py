@@ -172,7 +172,7 @@ def _names(backend: str) -> list[str]:
         return [backend]
     found = backends.available()
     if not found:
-        raise BackendUnavailable("no backend is installed: pip install 'edgecv[onnxruntime]' or 'edgecv[openvino]'")
+        raise BackendUnavailable("no backend is installed, onnxruntime or openvino will do", extra="onnxruntime")
     return list(found)
 
 

@@ -41,9 +41,25 @@ class DatasetError(BadInput):
 
 
 class Unavailable(EdgecvError):
-    """Something outside edgecv is not there: a source, a package, a device."""
+    """Something outside edgecv is not there: a source, a package, a device.
+
+    extra: the extra of edgecv that brings it; the message then ends in the command that installs it. The command is
+    made when the message is read: a backend that is left out for another costs a start nothing.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str = "", *, extra: str = "") -> None:
+        super().__init__(message)
+        self.extra = extra
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        if not self.extra:
+            return message
+        from edgecv_runtime import install
+
+        return f"{message}: {install.command(self.extra)}"
 
 
 class BackendUnavailable(Unavailable):

@@ -176,7 +176,7 @@ def import_cv2() -> ModuleType:
     try:
         import cv2
     except ImportError as exc:
-        raise Unavailable(f"images and cameras need OpenCV ({exc}): pip install 'edgecv[cpu]'") from exc
+        raise Unavailable(f"images and cameras need OpenCV ({exc})", extra="cpu") from exc
     return cv2
 
 

@@ -123,7 +123,7 @@ def test_what_cannot_run_is_said_with_what_can(exported, given, said):
 
 def test_without_any_backend_the_cure_is_named(exported, monkeypatch):
     monkeypatch.setattr(choose.backends, "available", dict)
-    with pytest.raises(BackendUnavailable, match=r"pip install 'edgecv\[onnxruntime\]'"):
+    with pytest.raises(BackendUnavailable, match=r"pip install .*\[onnxruntime\]"):
         rt.load(exported)
 
 
@@ -138,7 +138,7 @@ def test_a_backend_that_is_not_installed_names_its_cure(exported, monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(BackendUnavailable, match=r"'openvino' is not installed: pip install 'edgecv\[openvino\]'"):
+    with pytest.raises(BackendUnavailable, match=r"'openvino' is not installed: .*pip install .*\[openvino\]"):
         rt.load(exported, backend="openvino")
 
 

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from edgecv_runtime import install
+
 BLOCK = """
 import sys
 
@@ -86,4 +88,4 @@ try:
 except rt.errors.Unavailable as exc:
     print(exc)
 """
-    assert "pip install 'edgecv[cpu]'" in run(script, exported)
+    assert f"OpenCV (cv2 is blocked: this is a device): {install.command('cpu')}" in run(script, exported)

@@ -326,7 +326,7 @@ def test_the_table_of_sinks(tmp_path):
 
 def test_a_window_without_gui_or_display_names_the_cure(monkeypatch):
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:                           NONE\n")
-    with pytest.raises(Unavailable, match=r"headless build.*edgecv\[gui\]"):
+    with pytest.raises(Unavailable, match=r"headless build.*pip install .*\[gui\]"):
         open_sink("window")
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:                           QT5\n")
     monkeypatch.delenv("DISPLAY", raising=False)

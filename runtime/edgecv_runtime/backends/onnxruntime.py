@@ -155,9 +155,7 @@ class OnnxRuntimeBackend:
         try:
             import onnxruntime
         except ModuleNotFoundError as exc:
-            raise BackendUnavailable(
-                "backend 'onnxruntime' is not installed: pip install 'edgecv[onnxruntime]'"
-            ) from exc
+            raise BackendUnavailable("backend 'onnxruntime' is not installed", extra="onnxruntime") from exc
         except Exception as exc:  # a library that is there and broken may fail in any way
             raise BackendUnavailable(f"backend 'onnxruntime' is installed but does not import: {exc}") from exc
         return {"onnxruntime": onnxruntime.__version__}

@@ -94,7 +94,7 @@ class OpenVinoBackend:
         try:
             import openvino
         except ModuleNotFoundError as exc:
-            raise BackendUnavailable("backend 'openvino' is not installed: pip install 'edgecv[openvino]'") from exc
+            raise BackendUnavailable("backend 'openvino' is not installed", extra="openvino") from exc
         except Exception as exc:  # a library that is there and broken may fail in any way
             raise BackendUnavailable(f"backend 'openvino' is installed but does not import: {exc}") from exc
         return {"openvino": str(openvino.__version__).split("-")[0]}

@@ -297,7 +297,7 @@ class _Network:
     def __init__(self, bundle: Bundle) -> None:
         names = sorted(backends.available(), key=lambda name: name != "onnxruntime")
         if not names:
-            raise BackendUnavailable("no backend is installed: pip install 'edgecv[onnxruntime]'")
+            raise BackendUnavailable("no backend is installed", extra="onnxruntime")
         self._input = bundle.manifest.input.name
         self._folder = tempfile.TemporaryDirectory(prefix="edgecv-")
         file = Path(self._folder.name) / "float-input.onnx"

@@ -31,7 +31,7 @@ def tensors(model: bytes, feeds: Tensors) -> Inside:
     try:
         import onnxruntime
     except ImportError as exc:
-        raise BackendUnavailable("the reference executor is not installed: pip install 'edgecv[onnxruntime]'") from exc
+        raise BackendUnavailable("the reference executor is not installed", extra="onnxruntime") from exc
     settings = onnxruntime.SessionOptions()
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.log_severity_level = 3

@@ -249,8 +249,9 @@ def library() -> Library:
     if broken is not None:
         raise BackendUnavailable(f"backend 'tensorrt' is installed, but does not load: {line(str(broken))}") from broken
     raise BackendUnavailable(
-        "backend 'tensorrt' is not installed: pip install 'edgecv[tensorrt]'; on a Jetson it is part of JetPack, and a "
-        "virtual environment sees it with --system-site-packages"
+        "backend 'tensorrt' is not installed (on a Jetson it is part of JetPack, and a virtual environment sees it "
+        "with --system-site-packages)",
+        extra="tensorrt",
     ) from reasons[0]
 
 

@@ -204,5 +204,5 @@ def _import_av() -> Any:
     try:
         import av
     except ImportError as exc:
-        raise Unavailable("writing videos needs PyAV: pip install 'edgecv[cpu]'") from exc
+        raise Unavailable("writing videos needs PyAV", extra="cpu") from exc
     return av

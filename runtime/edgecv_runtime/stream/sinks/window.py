@@ -25,13 +25,13 @@ class WindowSink(Sink):
         try:
             import cv2
         except ImportError as exc:
-            raise Unavailable("a window needs OpenCV with its GUI: pip install 'edgecv[cpu,gui]'") from exc
+            raise Unavailable("a window needs OpenCV with its GUI", extra="cpu,gui") from exc
         self._cv2: Any = cv2
         lines = [line.split() for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GUI:")]
         if any("NONE" in words for words in lines):
             raise Unavailable(
-                "this OpenCV has no windows (it is the headless build): "
-                "pip uninstall opencv-python-headless && pip install 'edgecv[gui]'"
+                "this OpenCV has no windows (it is the headless build): pip uninstall opencv-python-headless, then",
+                extra="gui",
             )
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise Unavailable("a window needs a display (DISPLAY is not set); write a video with VideoSink instead")

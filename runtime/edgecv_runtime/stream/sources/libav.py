@@ -21,7 +21,7 @@ def import_av() -> ModuleType:
     try:
         import av
     except ImportError as exc:
-        raise Unavailable("video files and network streams need PyAV: pip install 'edgecv[cpu]'") from exc
+        raise Unavailable("video files and network streams need PyAV", extra="cpu") from exc
     return av
 
 
