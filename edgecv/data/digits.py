@@ -22,5 +22,5 @@ def load(config: DataConfig) -> Dataset:
     classes = tuple(str(name) for name in digits.target_names)
     names = [f"digits/{index:04d}" for index in range(len(grey))]
     images = from_arrays(names, np.repeat(grey[..., np.newaxis], 3, axis=-1), digits.target.astype(np.int64))
-    train, val = hold_out(images, classes, config.val, config.seed)
+    train, val = hold_out(images, classes, config.share, config.seed)
     return Dataset(classes, train, val)

@@ -1,66 +1,80 @@
-"""A folder (or a .zip of it) with one folder a class; divided here, or with its own train and val folders."""
+"""A folder (or a .zip of it) with one folder a class; divided here, or as it is divided already."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edgecv.data.checked import allow, check
+from edgecv.data.checked import Checked, allow, check
 from edgecv.data.config import DataConfig
 from edgecv.data.dataset import Dataset, Images
+from edgecv.data.layout import ALL, TEST, TRAIN, VAL, Layout, read_layout
+from edgecv.data.listing import list_tree
 from edgecv.data.split import hold_out, listed
-from edgecv.data.tree import File, Tree, list_tree, suffix
+from edgecv.data.tree import File, Tree
 from edgecv_runtime import images
 from edgecv_runtime.errors import DatasetError
-
-VALIDATION = ("val", "valid", "validation", "test")  # folders that stand beside "train", the first that exists
+from edgecv_runtime.listing import kinds, suffix
 
 
 def load(config: DataConfig) -> Dataset:
     """Load labelled images; classes are the folders' names, sorted.
 
     Raises DatasetError that names the culprits: fewer than two classes, empty classes, names that are equal after case
-    and Unicode folding, train and val with different classes, links that leave the folder, more unreadable files than
-    `skip_bad`. Left-out files, copies in both train and val, and copies under two classes are counted in the notes.
+    and Unicode folding, parts with different classes, a level of folders that may be classes or a division, links that
+    leave the folder, more unreadable files than `skip_bad`. Left-out files, copies in two parts, and copies under two
+    classes are counted in the notes.
     """
     where = str(config.path)
-    tree = list_tree(where)
-    own = own_split(tree)
-    parts = [tree.inside(name) for name in own] if own else [tree]
-    classes = _classes(parts[0], where)
-    for part, name in zip(parts[1:], own[1:], strict=True):
-        _same_classes(classes, tuple(sorted(part.below)), f"{where}/{name}")
-
-    prefixes = [f"{name}/" for name in own] or [""]
-    named = [
-        (File(prefix + file.name, file.version, file.read), label)
-        for prefix, part in zip(prefixes, parts, strict=True)
-        for label, class_name in enumerate(classes)
-        for file in part.below[class_name]
-        if is_image(file.name)
-    ]
-    _refuse_empty([prefix + name for prefix in prefixes for name in classes], [file for file, _ in named], where)
-    checked = check([file for file, _ in named], tree.root)
-    notes = (*tree.notes, *_strays(tree), *allow(checked.bad, config.skip_bad, where))
-    _refuse_empty([prefix + name for prefix in prefixes for name in classes], checked.good, where)
-
-    label_of = {file.name: label for file, label in named}
-    everything = checked.images(np.array([label_of[file.name] for file in checked.good], np.int64))
-    notes += _two_labels(everything)
-    if not own:
-        return Dataset(classes, *hold_out(everything, classes, config.val, config.seed), notes)
-    in_train = np.array([name.startswith(prefixes[0]) for name in everything.names])
-    train, val = everything.pick(np.flatnonzero(in_train)), everything.pick(np.flatnonzero(~in_train))
-    return Dataset(classes, train, val, (*notes, *_leaks(train, val)))
+    tree = list_tree(where, config.exclude, config.encoding)
+    layout = read_layout(tree, where, _given(config))
+    first = ALL if ALL in layout.parts else TRAIN
+    classes = _classes(layout.parts[first], tree, where)
+    for part, found in layout.parts.items():
+        _same_classes(classes, tuple(sorted(found)), f"{where}/{layout.names.get(part, '')}")
+    files, strays = layout.files(file for file in tree.files if is_image(file.name))
+    others = [file.name for file in (*strays, *(file for file in tree.files if not is_image(file.name)))]
+    others = [name for name in others if name.partition("/")[0] not in layout.others]
+    _refuse_empty(layout, files, where)
+    checked = check(
+        [file for each in files.values() for held in each.values() for file in held], tree.root, config.max_pixels
+    )
+    notes = (*tree.notes, *layout.notes, *_left_out(layout, others), *allow(checked.bad, config.skip_bad, where))
+    readable = layout.files(checked.good)[0]
+    _refuse_empty(layout, readable, where)
+    parts = {part: _part(checked, held, classes) for part, held in readable.items()}
+    notes += _two_labels(list(parts.values()))
+    if VAL not in parts and (TEST not in parts or config.train is not None):
+        parts[TRAIN], parts[VAL] = hold_out(parts[first], classes, config.share, config.seed)
+    elif VAL not in parts:
+        parts[VAL] = parts.pop(TEST)
+        notes += (_test_validates(layout),)
+    notes += _leaks(parts)
+    return Dataset(classes, parts[TRAIN], parts[VAL], notes, parts.get(TEST))
 
 
-def own_split(tree: Tree) -> tuple[str, ...]:
-    """The names of a tree's own train and validation folders, or () when it has none."""
-    val = next((name for name in VALIDATION if name in tree.below), None)
-    return ("train", val) if "train" in tree.below and val else ()
+def _test_validates(layout: Layout) -> str:
+    """A note on a set whose only other part is a test."""
+    train, test = layout.names[TRAIN], layout.names[TEST]
+    apart = f"; to keep it apart: data.train={train} data.test={test}" if layout.say_again else ""
+    return f"no validation folder: '{test}' is validated on and so chooses the best epoch, too{apart}"
+
+
+def _given(config: DataConfig) -> dict[str, str]:
+    """The folders that the recipe names, by part."""
+    named = {TRAIN: config.train, VAL: config.val if isinstance(config.val, str) else None, TEST: config.test}
+    return {part: folder for part, folder in named.items() if folder is not None}
+
+
+def _part(checked: Checked, files: Mapping[str, list[File]], classes: Sequence[str]) -> Images:
+    """The readable images of one part, with their labels, in the order of their names."""
+    label_of = {file.name: label for label, name in enumerate(classes) for file in files.get(name, ())}
+    chosen = [index for index, file in enumerate(checked.good) if file.name in label_of]
+    labels = np.array([label_of[checked.good[index].name] for index in chosen], np.int64)
+    return checked.images().pick(chosen).labelled(labels)
 
 
 def is_image(name: str) -> bool:
@@ -73,11 +87,13 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
-def _classes(tree: Tree, where: str) -> tuple[str, ...]:
-    classes = tuple(sorted(tree.below))
+def _classes(found: Mapping[str, str], tree: Tree, where: str) -> tuple[str, ...]:
+    classes = tuple(sorted(found))
     if len(classes) < 2:
-        found = f"only '{classes[0]}'" if classes else "none"
-        raise DatasetError(f"{where}: wants one folder a class and at least 2 classes, found {found}")
+        told = f"only '{classes[0]}'" if classes else "none"
+        inside = [name for name in tree.folders if classes and name.startswith(f"{found[classes[0]]}/")]
+        deeper = f"; is it {where}/{found[classes[0]]} that you mean?" if len(inside) > 1 else ""
+        raise DatasetError(f"{where}: wants one folder a class and at least 2 classes, found {told}{deeper}")
     alike = defaultdict(list)
     for name in classes:
         alike[fold(name)].append(name)
@@ -97,10 +113,8 @@ def _same_classes(train: Sequence[str], val: Sequence[str], where: str) -> None:
         raise DatasetError(f"{where}: wants the same classes as train: {'; '.join(told)}")
 
 
-def _refuse_empty(folders: Sequence[str], found: Sequence[File], where: str) -> None:
-    depth = folders[0].count("/") + 1
-    filled = {"/".join(file.name.split("/")[:depth]) for file in found}
-    empty = [folder for folder in folders if folder not in filled]
+def _refuse_empty(layout: Layout, files: Mapping[str, Mapping[str, Sequence[File]]], where: str) -> None:
+    empty = [layout.parts[part][name] for part, classes in files.items() for name, held in classes.items() if not held]
     if empty:
         raise DatasetError(
             f"{where}: {len(empty)} classes without a readable image: {listed(empty)}; "
@@ -108,36 +122,45 @@ def _refuse_empty(folders: Sequence[str], found: Sequence[File], where: str) -> 
         )
 
 
-def _strays(tree: Tree) -> tuple[str, ...]:
-    """A note on files that belong to no class or are no images."""
-    own = own_split(tree)
-    depth = 2 if own else 1
-    kinds = Counter(
-        suffix(file.name) or "no suffix"
-        for file in tree.files
-        if not is_image(file.name) or file.name.count("/") < depth
-    )
-    others = [name for name in tree.below if own and name not in own]
-    told = [f"{kinds.total()} files that are no images of a class were left out: "] if kinds else []
-    notes = tuple(text + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) for text in told)
+def _left_out(layout: Layout, others: Sequence[str]) -> tuple[str, ...]:
+    """Notes on files that belong to no class or are no images, and on folders that are no part."""
+    notes: tuple[str, ...] = ()
     if others:
-        notes += (f"{len(others)} folders beside {' and '.join(own)} were left out: {listed(others)}",)
+        notes += (f"{len(others)} files that are no images of a class were left out: {kinds(others)}",)
+    if layout.others:
+        beside = " and ".join(layout.names.values())
+        notes += (f"{len(layout.others)} folders beside {beside} were left out: {listed(layout.others)}",)
     return notes
 
 
-def _two_labels(everything: Images) -> tuple[str, ...]:
+def _two_labels(parts: Sequence[Images]) -> tuple[str, ...]:
     """A note on images that lie under two classes."""
-    assert everything.labels is not None
+    found = [
+        (name, stamp, int(label))
+        for part in parts
+        if part.labels is not None
+        for name, stamp, label in zip(part.names, part.stamps, part.labels, strict=True)
+    ]
     labels = defaultdict(set)
-    for stamp, label in zip(everything.stamps, everything.labels, strict=True):
-        labels[stamp].add(int(label))
-    names = [name for name, stamp in zip(everything.names, everything.stamps, strict=True) if len(labels[stamp]) > 1]
+    for _, stamp, label in found:
+        labels[stamp].add(label)
+    names = [name for name, stamp, _ in found if len(labels[stamp]) > 1]
     return (f"{len(names)} files have a copy under another class: {listed(names)}",) if names else ()
 
 
-def _leaks(train: Images, val: Images) -> tuple[str, ...]:
-    """A note on images that are both in train and in val."""
-    seen = dict(zip(train.stamps, train.names, strict=True))
-    pairs = [f"{name} = {seen[stamp]}" for name, stamp in zip(val.names, val.stamps, strict=True) if stamp in seen]
-    told = "of the validation images are also in train, so that its accuracy is too high"
-    return (f"{len(pairs)} {told}: {listed(pairs)}",) if pairs else ()
+def _leaks(parts: Mapping[str, Images]) -> tuple[str, ...]:
+    """Notes on images that are in two parts: what is judged on must not have been trained on."""
+    notes: tuple[str, ...] = ()
+    for judged, told in ((VAL, "validation"), (TEST, "test")):
+        for seen in (TRAIN, VAL) if judged == TEST else (TRAIN,):
+            if judged not in parts or seen not in parts:
+                continue
+            known = dict(zip(parts[seen].stamps, parts[seen].names, strict=True))
+            held = zip(parts[judged].names, parts[judged].stamps, strict=True)
+            pairs = [f"{name} = {known[stamp]}" for name, stamp in held if stamp in known]
+            if pairs:
+                notes += (
+                    f"{len(pairs)} of the {told} images are also in {seen}, so that its accuracy is too high: "
+                    f"{listed(pairs)}",
+                )
+    return notes

@@ -19,27 +19,29 @@ MAX_PIXELS = 50_000_000
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def read(path: str | Path) -> Image:
+def read(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image:
     """Decode an image file -> (H, W, 3) uint8 BGR.
 
-    Raises ImageError when the file is empty, no image, truncated, or larger than 50 megapixels by its header.
+    max_pixels: what a picture may have by its header; decoding takes 3 bytes for each.
+    Raises ImageError when the file is empty, no image, truncated, or larger than `max_pixels`.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as exc:
         raise ImageError(f"{path}: cannot be read: {exc.strerror}") from exc
-    return decode(data, str(path))
+    return decode(data, str(path), max_pixels)
 
 
-def decode(data: bytes, where: str = "image") -> Image:
+def decode(data: bytes, where: str = "image", max_pixels: int = MAX_PIXELS) -> Image:
     """Decode the bytes of an image file -> (H, W, 3) uint8 BGR; raises as `read` does."""
     cv2 = import_cv2()
     if not data:
         raise ImageError(f"{where}: the file is empty")
     size = header_size(data)
-    if size is not None and size[0] * size[1] > MAX_PIXELS:
+    if size is not None and size[0] * size[1] > max_pixels:
         raise ImageError(
-            f"{where}: {size[1]}x{size[0]} is more than {MAX_PIXELS // 10**6} megapixels; scale it down first"
+            f"{where}: {size[1]}x{size[0]} is more than {max_pixels / 1e6:g} megapixels; scale it down first, or allow "
+            "more (max_pixels, --max-megapixels, data.max_megapixels)"
         )
     if not _complete(data):
         raise ImageError(f"{where}: the file is truncated: its end marker is missing; copy it again")

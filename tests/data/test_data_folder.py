@@ -224,10 +224,12 @@ def test_files_that_are_no_images_of_a_class_are_counted(photos):
     (root / "readme.txt").write_text("x")
     (root / "train" / "dog" / ".hidden.png").write_bytes(b"x")
     notes = folder(root).notes
-    assert len(notes) == 2
-    assert notes[0].startswith("3 files that are no images of a class were left out: ")
-    assert all(kind in notes[0] for kind in ("1 .heic", "1 .txt", "1 .png"))
-    assert notes[1] == "1 folders beside train and test were left out: spare"
+    assert notes[0] == "1 hidden or system files and folders were left out: train/dog/.hidden.png"
+    assert notes[1].startswith("3 files that are no images of a class were left out: ")
+    assert all(kind in notes[1] for kind in ("1 .heic", "1 .txt", "1 .png"))
+    assert notes[2] == "1 folders beside train and test were left out: spare"
+    assert notes[3].startswith("no validation folder: 'test' is validated on")
+    assert len(notes) == 4
 
 
 # What is read
@@ -288,7 +290,9 @@ def test_a_name_that_is_no_utf8_is_read(photos):
 def test_files_are_checked_once_and_again_when_they_change(photos, monkeypatch):
     decoded = []
     decode = images.decode
-    monkeypatch.setattr(checked.images, "decode", lambda data, where: decoded.append(where) or decode(data, where))
+    monkeypatch.setattr(
+        checked.images, "decode", lambda data, where, most: decoded.append(where) or decode(data, where, most)
+    )
     root = photos({"cat": 4, "dog": 4})
     folder(root)
     assert len(decoded) == 8
