@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import edgecv_runtime as rt
+from edgecv.cli import photos
 from edgecv.cli.output import EXIT_TERMINATED, Mode, say, show_json, stderr, stdout
+from edgecv_runtime import files
 from edgecv_runtime.errors import BadInput, EdgecvError, ImageError
 
 if TYPE_CHECKING:
@@ -37,27 +39,29 @@ def predict(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Count unreadable images and go on (exit code 4).")
     ] = False,
+    max_megapixels: Annotated[float, typer.Option(help="A larger picture is refused unread.")] = 50.0,
     json: Json = False,
 ) -> None:
-    """Label images and folders of images."""
-    found = [(file, _place(save, path, file)) for path in paths for file in rt.images.find(path)]
-    if not found:
-        raise BadInput(f"no images in {', '.join(map(str, paths))}; known: {', '.join(rt.images.SUFFIXES)}")
+    """Label images and folders of images; where folders are named as labels, tell how many are right."""
+    found = [(root, file, _place(save, root, file)) for root, file in photos.gather(bundle, paths)]
     if top < 1:
         raise BadInput(f"--top must be at least 1, got {top}")
-    _refuse_overwriting([file for file, _ in found], [place for _, place in found if place is not None], "--save")
+    places = [place for _, _, place in found if place is not None]
+    _refuse_overwriting([file for _, file, _ in found], places, "--save")
     results: list[dict[str, Any]] = []
     bad: list[str] = []
     with rt.load(bundle, backend=backend, precision=precision) as model:
-        for file, place in found:
+        scores = photos.Scores.of(model.labels)
+        for root, file, place in found:
             try:
-                frame = rt.images.read(file)
+                frame = rt.images.read(file, round(max_megapixels * 1e6))
             except ImageError as exc:
                 if not skip_bad:
                     raise
                 bad.append(str(exc))
                 continue
             result = model(frame)
+            scores.add(root, file, result.label)
             if place is not None:
                 _save(place, result.draw(frame))
             if json:
@@ -67,7 +71,12 @@ def predict(
                 stdout.print(f"{_readable(file)}: {guesses}", soft_wrap=True)
         info = model.info
     if json:
-        show_json({"model": info, "results": results, "unreadable": bad})
+        show_json({"model": info, "results": results, "unreadable": bad, "scores": scores.rows()})
+    else:
+        for row in scores.rows():
+            stdout.print(
+                f"{row['folder']}: {row['right']} of {row['count']} as their folders are named", soft_wrap=True
+            )
     for line in bad:
         stderr.print(f"edgecv: {line}", soft_wrap=True)
     if bad:
@@ -229,7 +238,7 @@ def _place(save: Path | None, root: Path, file: Path) -> Path | None:
     if save is None:
         return None
     inside = Path(file.name) if root.is_file() else Path(root.name) / file.relative_to(root)
-    return save / inside.with_name(f"{inside.name}.jpg")
+    return save / inside.with_name(files.short_name(inside.name, 251) + ".jpg")
 
 
 def _refuse_overwriting(inputs: list[Path], outputs: list[Path], option: str) -> None:

@@ -53,6 +53,7 @@ def quantize(
         Path | None,
         typer.Option("--data", help="Images or clips; one folder a label gives accuracy. fp16 alone can do without."),
     ] = None,
+    max_megapixels: results.MaxMegapixels = 50.0,
     images: Annotated[int, typer.Option(help="How many images calibrate.")] = 200,
     check_images: Annotated[int, typer.Option(help="How many more choose between the ways to quantize.")] = 500,
     max_drop: Annotated[float | None, typer.Option(help="Points of accuracy that may be lost.")] = None,
@@ -96,7 +97,9 @@ def quantize(
         budget = opened.manifest.budget
         if max_drop is not None:
             budget = msgspec.structs.replace(budget, max_drop_points=max_drop)
-        found = None if data is None else _frames(opened, data, images if config.int8 else 0, check_images)
+        found = (
+            None if data is None else _frames(opened, data, images if config.int8 else 0, check_images, max_megapixels)
+        )
     calibration, check, labels = found or (None, None, None)
     book = beside(bundle, "trials")
     done = None
@@ -164,27 +167,25 @@ def _goal(name: str) -> str:
     return name
 
 
-def _frames(opened: Bundle, data: Path, calibrating: int, checking: int) -> Found:
+def _frames(opened: Bundle, data: Path, calibrating: int, checking: int, max_megapixels: float) -> Found:
     """Calibration images; and check images with their labels, where the folder's folders are named as labels."""
-    import numpy as np
-
     from edgecv.data import DataConfig, clips
-    from edgecv_runtime import images
+    from edgecv.data.judging import divided
 
-    names = {folder.name for folder in data.iterdir() if folder.is_dir()} if data.is_dir() else set()
-    if not names or not names <= set(opened.manifest.labels):
+    labelled = divided(data, tuple(opened.manifest.labels), max_megapixels)
+    if labelled is None:
         count = calibrating + checking
-        source = DataConfig(source="clips", path=str(data), every_s=EVERY_S)
+        source = DataConfig(source="clips", path=str(data), every_s=EVERY_S, max_megapixels=max_megapixels)
         found, notes = clips.spread(source, count, opened.manifest.preprocess)
         for note in notes:
             say(f"warning: {note}")
         return found.take(count), None, None
-    paths, labels = results.labelled_paths(opened, data)
-    order = np.random.default_rng(0).permutation(len(paths))
-    count = min(calibrating, len(order) // 3)
-    rest = order[count : count + checking]
-    read = Preprocessed(opened.manifest.preprocess, lambda index: images.read(paths[order[index]]), count)
-    return read, results.preprocessed(opened, (images.read(paths[index]) for index in rest)), labels[rest]
+    for line in labelled.told:
+        say(f"{data}: {line}")
+    calibration = labelled.calibration.take(calibrating)
+    check = labelled.judged.take(checking)
+    read = Preprocessed(opened.manifest.preprocess, calibration.__getitem__, len(calibration))
+    return read, results.preprocessed(opened, check), check.labels
 
 
 def _judged(path: Path, frames: Image | None, labels: NDArray[np.int64] | None) -> tuple[Manifest, tuple[Entry, ...]]:

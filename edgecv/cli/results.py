@@ -27,13 +27,19 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 Markdown = Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")]
 Write = Annotated[bool, typer.Option("--write/--no-write", help="Keep the evidence in the bundle.")]
 Data = Annotated[
-    Path | None, typer.Option("--data", help="Folder with one folder of images a class, named as the labels are.")
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Folder with one folder of images a class, named as the labels; of train/ and val/ the latter.",
+    ),
 ]
+MaxMegapixels = Annotated[float, typer.Option("--max-megapixels", help="A larger picture is refused unread.")]
 
 
 def verify(
     bundle: BundlePath,
     data: Data = None,
+    max_megapixels: MaxMegapixels = 50.0,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -61,7 +67,11 @@ def verify(
             _say_found(verification.against_file(opened, against), json)
             return
         found = verification.check(opened)
-        entries = _scored(opened, data) if data is not None else [each.entry for each in verification.verify(opened)]
+        entries = (
+            _scored(opened, data, max_megapixels)
+            if data is not None
+            else [each.entry for each in verification.verify(opened)]
+        )
         judged, evidence = merged(opened, entries)
         _show(opened, judged, evidence, json, markdown)
         kept = keep(opened, judged, evidence, write)
@@ -94,6 +104,7 @@ def bench(
     batch: Annotated[int, typer.Option(help="Frames a call.")] = 1,
     threads: Annotated[int, typer.Option(help="0 leaves them to the backend.")] = 0,
     data: Data = None,
+    max_megapixels: MaxMegapixels = 50.0,
     write: Write = True,
     json: Json = False,
     markdown: Markdown = False,
@@ -114,7 +125,7 @@ def bench(
             show_json(found) if json else _print(found, markdown)
             return
         if data is not None:
-            entries = list(Evidence(entries=tuple(entries)).merged(_scored(opened, data)).entries)
+            entries = list(Evidence(entries=tuple(entries)).merged(_scored(opened, data, max_megapixels)).entries)
         judged, evidence = merged(opened, entries)
         _show(opened, judged, evidence, json, markdown)
         if not keep(opened, judged, evidence, write):
@@ -147,13 +158,13 @@ def report(
     say(f"report: {path.absolute()}")
 
 
-def _scored(opened: Bundle, data: Path) -> list[Entry]:
+def _scored(opened: Bundle, data: Path, max_megapixels: float) -> list[Entry]:
     """Accuracy of every target on labelled images; float32 here is no proof of itself, so agreement is left out."""
     import msgspec
 
     from edgecv_runtime import verify as verification
 
-    frames, labels = labelled(opened, data)
+    frames, labels = labelled(opened, data, max_megapixels)
     expected = verification.float_outputs(opened, frames)
     done = verification.verify(opened, frames, expected, reference_name="float32 here", labels=labels)
     return [msgspec.structs.replace(each.entry, agreement=None) for each in done]
@@ -231,29 +242,12 @@ def _print(found: list[Row], markdown: bool) -> None:
         print_table(found, stdout)
 
 
-def labelled(opened: Bundle, data: Path) -> tuple[Image, NDArray[np.int64]]:
+def labelled(opened: Bundle, data: Path, max_megapixels: float) -> tuple[Image, NDArray[np.int64]]:
     """Images of a folder whose class folders are named as the bundle's labels: frames and label indices."""
-    from edgecv_runtime import images
+    from edgecv.data.judging import everything
 
-    paths, labels = labelled_paths(opened, data)
-    return preprocessed(opened, map(images.read, paths)), labels
-
-
-def labelled_paths(opened: Bundle, data: Path) -> tuple[list[Path], NDArray[np.int64]]:
-    """Files in a folder whose class folders are named as the bundle's labels, and their label indices."""
-    import numpy as np
-
-    from edgecv_runtime import images
-
-    labels = opened.manifest.labels
-    folders = sorted(folder for folder in data.iterdir() if folder.is_dir()) if data.is_dir() else []
-    unknown = [folder.name for folder in folders if folder.name not in labels]
-    if not folders or unknown:
-        what = f"folders that are no labels: {', '.join(unknown[:5])}" if unknown else "no class folders"
-        raise BadInput(
-            f"{data}: {what}; expected one folder a class, named as the labels: {', '.join(labels[:5])}, ..."
-        )
-    found = [(path, labels.index(folder.name)) for folder in folders for path in images.find(folder)]
-    if not found:
-        raise BadInput(f"{data}: holds no images")
-    return [path for path, _ in found], np.array([label for _, label in found], np.int64)
+    images, told = everything(data, tuple(opened.manifest.labels), max_megapixels)
+    for line in told:
+        say(f"{data}: {line}")
+    assert images.labels is not None
+    return preprocessed(opened, images), images.labels

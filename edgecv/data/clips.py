@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edgecv.data.checked import allow, check
@@ -15,7 +16,7 @@ from edgecv.data.listing import list_tree
 from edgecv.data.progress import track
 from edgecv.data.split import divide, listed
 from edgecv.data.tree import File
-from edgecv_runtime import files, images
+from edgecv_runtime import files, formats, images
 from edgecv_runtime.errors import BadInput, DatasetError, ImageError, SourceUnavailable
 from edgecv_runtime.listing import suffix
 from edgecv_runtime.preprocess import Image
@@ -96,10 +97,10 @@ def _media(
     """The clips' frames, `count` or a little more in all when it is given, the images, and counted warnings."""
     where = str(config.path)
     found, root, notes = _files(config)
-    pictures = check([file for file, _ in found if is_image(file.name)], root, config.max_pixels)
+    pictures = check([file for file, _ in found if is_image(file)], root, config.max_pixels)
     clips: list[_Clip] = []
     bad = list(pictures.bad)
-    paths = [(file.name, path) for file, path in found if not is_image(file.name) and path is not None]
+    paths = [(file.name, path) for file, path in found if not is_image(file) and path is not None]
     most = None if count is None else 2 * math.ceil(count / max(1, len(paths)))
     room = MAX_BYTES
     for name, path in track(paths, len(paths), "reading clips"):
@@ -120,27 +121,27 @@ def _files(config: DataConfig) -> tuple[list[tuple[File, Path | None]], Path, tu
     path = Path(where).expanduser()
     if where.startswith(_PACKAGE):
         return [(_file(place), place) for place in _of_package(where.removeprefix(_PACKAGE))], Path(where), ()
-    if path.is_file() and _is_media(path.name):
+    if path.is_file() and _is_media(_file(path)):
         return [(_file(path), path)], path, ()
     tree = list_tree(path, config.exclude, config.encoding)
     on_disk = tree.root.is_dir()
-    media = [(file, tree.root / file.name if on_disk else None) for file in tree.files if _is_media(file.name)]
-    packed = sum(not is_image(file.name) for file, place in media if place is None)
+    media = [(file, tree.root / file.name if on_disk else None) for file in tree.files if _is_media(file)]
+    packed = sum(not is_image(file) for file, place in media if place is None)
     notes = (*tree.notes, *([f"{packed} clips inside the .zip were left out: unpack it"] if packed else []))
     if not media:
-        raise DatasetError(f"{where}: no clips or images in it ({' '.join(SUFFIXES + images.SUFFIXES)})")
+        raise DatasetError(f"{where}: no clips or images in it ({' '.join(SUFFIXES + formats.suffixes())})")
     return media, tree.root, notes
 
 
 def _of_package(name: str) -> list[Path]:
-    paths = [path for path in files.shipped(name) if _is_media(path.name)]
+    paths = [path for path in files.shipped(name) if _is_media(_file(path))]
     if not paths:
         raise DatasetError(f"data.path '{_PACKAGE}{name}': it ships no clips or images")
     return paths
 
 
-def _is_media(name: str) -> bool:
-    return is_image(name) or suffix(name) in SUFFIXES
+def _is_media(file: File) -> bool:
+    return suffix(file.name) in SUFFIXES or is_image(file)
 
 
 def _file(path: Path) -> File:
@@ -148,7 +149,7 @@ def _file(path: Path) -> File:
         status = path.stat()
     except OSError as exc:
         raise DatasetError(f"{path}: cannot be read: {exc.strerror}") from exc
-    return File(path.name, f"{status.st_size}:{status.st_mtime_ns}", path.read_bytes)
+    return File(path.name, f"{status.st_size}:{status.st_mtime_ns}", path.read_bytes, partial(images.head, path))
 
 
 def _read(name: str, path: Path, sampling: _Sampling) -> _Clip:

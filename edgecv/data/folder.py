@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,9 +16,18 @@ from edgecv.data.layout import ALL, TEST, TRAIN, VAL, Layout, read_layout
 from edgecv.data.listing import list_tree
 from edgecv.data.split import hold_out, listed
 from edgecv.data.tree import File, Tree
-from edgecv_runtime import images
+from edgecv_runtime import formats
 from edgecv_runtime.errors import DatasetError
-from edgecv_runtime.listing import kinds, suffix
+from edgecv_runtime.listing import kinds
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The readable images of a folder by part (TRAIN, VAL, TEST, or ALL), their classes, and counted warnings."""
+
+    images: dict[str, Images]
+    layout: Layout
+    notes: tuple[str, ...]
 
 
 def load(config: DataConfig) -> Dataset:
@@ -35,18 +45,8 @@ def load(config: DataConfig) -> Dataset:
     classes = _classes(layout.parts[first], tree, where)
     for part, found in layout.parts.items():
         _same_classes(classes, tuple(sorted(found)), f"{where}/{layout.names.get(part, '')}")
-    files, strays = layout.files(file for file in tree.files if is_image(file.name))
-    others = [file.name for file in (*strays, *(file for file in tree.files if not is_image(file.name)))]
-    others = [name for name in others if name.partition("/")[0] not in layout.others]
-    _refuse_empty(layout, files, where)
-    checked = check(
-        [file for each in files.values() for held in each.values() for file in held], tree.root, config.max_pixels
-    )
-    notes = (*tree.notes, *layout.notes, *_left_out(layout, others), *allow(checked.bad, config.skip_bad, where))
-    readable = layout.files(checked.good)[0]
-    _refuse_empty(layout, readable, where)
-    parts = {part: _part(checked, held, classes) for part, held in readable.items()}
-    notes += _two_labels(list(parts.values()))
+    read = _read(config, tree, layout, classes)
+    parts, notes = read.images, read.notes
     if VAL not in parts and (TEST not in parts or config.train is not None):
         parts[TRAIN], parts[VAL] = hold_out(parts[first], classes, config.share, config.seed)
     elif VAL not in parts:
@@ -54,6 +54,55 @@ def load(config: DataConfig) -> Dataset:
         notes += (_test_validates(layout),)
     notes += _leaks(parts)
     return Dataset(classes, parts[TRAIN], parts[VAL], notes, parts.get(TEST))
+
+
+def labelled(config: DataConfig, labels: Sequence[str]) -> Parts | None:
+    """The images of a folder whose class folders are named as a bundle's labels, by part; their labels are positions.
+
+    Every verb on a finished bundle reads folders so: as `load` does, but a set may lack classes. None when no folder is
+    named as a label: its images have none. Raises DatasetError when some are and others are not, or when it holds no
+    images, and what `load` raises for a layout that is not clear and for unreadable files.
+    """
+    where = str(config.path)
+    tree = list_tree(where, config.exclude, config.encoding)
+    known = set(labels)
+    if not any(name.rpartition("/")[2] in known for name in tree.folders):
+        return None
+    layout = read_layout(tree, where, _given(config))
+    found = sorted({name for classes in layout.parts.values() for name in classes})
+    unknown = [name for name in found if name not in known]
+    if unknown:
+        raise DatasetError(
+            f"{where}: folders that are no labels: {listed(unknown, 5)}; expected one folder a class, named as the "
+            f"labels: {listed(list(labels), 5)}"
+        )
+    read = _read(config, tree, layout, labels, may_be_empty=True)
+    images = {part: held for part, held in read.images.items() if len(held)}
+    if not images:
+        raise DatasetError(f"{where}: holds no images")
+    return Parts(images, layout, (*read.notes, *_leaks(images)))
+
+
+def _read(
+    config: DataConfig, tree: Tree, layout: Layout, classes: Sequence[str], *, may_be_empty: bool = False
+) -> Parts:
+    """Check a tree's images and tell them apart as its layout says; a label is a position in `classes`."""
+    where = str(config.path)
+    pictures = [file for file in tree.files if is_image(file)]
+    known = {file.name for file in pictures}
+    files, strays = layout.files(pictures)
+    others = [file.name for file in (*strays, *(file for file in tree.files if file.name not in known))]
+    others = [name for name in others if name.partition("/")[0] not in layout.others]
+    if not may_be_empty:
+        _refuse_empty(layout, files, where)
+    every = [file for each in files.values() for held in each.values() for file in held]
+    checked = check(every, tree.root, config.max_pixels)
+    notes = (*tree.notes, *layout.notes, *_left_out(layout, others), *allow(checked.bad, config.skip_bad, where))
+    readable = layout.files(checked.good)[0]
+    if not may_be_empty:
+        _refuse_empty(layout, readable, where)
+    parts = {part: _part(checked, held, classes) for part, held in readable.items()}
+    return Parts(parts, layout, notes + _two_labels(list(parts.values())))
 
 
 def _test_validates(layout: Layout) -> str:
@@ -77,9 +126,9 @@ def _part(checked: Checked, files: Mapping[str, list[File]], classes: Sequence[s
     return checked.images().pick(chosen).labelled(labels)
 
 
-def is_image(name: str) -> bool:
-    """Whether a file's suffix is one that edgecv decodes."""
-    return suffix(name) in images.SUFFIXES
+def is_image(file: File) -> bool:
+    """Whether a file is an image that this machine decodes, by its suffix or else by its first bytes."""
+    return formats.is_image(file.name, file.head)
 
 
 def fold(name: str) -> str:
@@ -118,7 +167,7 @@ def _refuse_empty(layout: Layout, files: Mapping[str, Mapping[str, Sequence[File
     if empty:
         raise DatasetError(
             f"{where}: {len(empty)} classes without a readable image: {listed(empty)}; "
-            f"add images ({' '.join(images.SUFFIXES)}) or remove the folder"
+            f"add images ({' '.join(formats.suffixes())}) or remove the folder"
         )
 
 

@@ -15,6 +15,7 @@ from edgecv.data.split import listed
 from edgecv.data.tree import File, Tree, by_name, readable, skipped_note
 from edgecv.data.zips import list_zip
 from edgecv_runtime.errors import DatasetError, ImageError
+from edgecv_runtime.images import head
 from edgecv_runtime.listing import walk
 
 
@@ -56,7 +57,9 @@ def _list_folder(path: Path) -> Tree:
             elif (version := _version(entry)) is None:
                 special.append(name)
             else:
-                files.append(File(name, version, partial(_read, Path(entry.path), name)))
+                files.append(
+                    File(name, version, partial(_read, Path(entry.path), name), partial(head, Path(entry.path)))
+                )
     except OSError as exc:
         raise DatasetError(f"{readable(exc.filename or path)}: cannot be listed: {exc.strerror}") from exc
     if outside:

@@ -48,6 +48,21 @@ def divide(images: Images, share: float, seed: int) -> tuple[Images, Images]:
     return images.pick(np.flatnonzero(~side)), images.pick(np.flatnonzero(side))
 
 
+def calibrated(images: Images, share: float, seed: int) -> tuple[Images, Images]:
+    """Divide labelled images, of whatever classes there are, into those to calibrate with and those to judge on.
+
+    As `hold_out` divides them where every class has two images, so that a bundle is judged on none that `build` trained
+    on when it divided the same folder in the same share; else without regard to classes.
+    """
+    assert images.labels is not None
+    present, labels = np.unique(images.labels, return_inverse=True)
+    contents = [{images.stamps[index] for index in np.flatnonzero(labels == label)} for label in range(len(present))]
+    if any(len(each) < 2 for each in contents):
+        return divide(images, share, seed)
+    train, val = hold_out(images.labelled(labels.astype(np.int64)), [str(label) for label in present], share, seed)
+    return train.labelled(present[train.labels]), val.labelled(present[val.labels])
+
+
 def listed(items: Sequence[str], most: int = 10) -> str:
     """Join items for a message; after `most` of them only their number is given."""
     rest = len(items) - most

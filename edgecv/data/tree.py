@@ -16,6 +16,7 @@ class File:
     name: str
     version: str  # size and modification time, or size and CRC-32
     read: Callable[[], bytes]
+    head: Callable[[], bytes]  # the first bytes, which tell its format
 
 
 @dataclass(frozen=True)

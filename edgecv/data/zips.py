@@ -16,8 +16,10 @@ from pathlib import Path
 from edgecv.data.split import listed
 from edgecv.data.tree import File, Tree, by_name, skipped_note
 from edgecv_runtime.errors import DatasetError, ImageError
+from edgecv_runtime.formats import HEAD
 from edgecv_runtime.listing import is_left_out
 
+_DAMAGED = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)  # or encrypted, or an odd method
 MAX_BYTES = 500_000_000  # of one file, unpacked: what a zip bomb claims to be
 _UTF8_FLAG = 0x800
 _UNICODE_PATH = 0x7075  # Info-ZIP's extra field with the name in UTF-8 (APPNOTE 4.6.9)
@@ -50,7 +52,12 @@ def list_zip(path: Path, encoding: str | None = None) -> Tree:
         if is_guess:
             guessed.append(name)
         if parts and not is_folder:
-            files[name] = File(name, f"{info.file_size}:{info.CRC:08x}", partial(_unzip, archive, info, name))
+            files[name] = File(
+                name,
+                f"{info.file_size}:{info.CRC:08x}",
+                partial(_unzip, archive, info, name),
+                partial(_head, archive, info),
+            )
     notes = skipped_note(list(skipped))
     if guessed:
         notes += (
@@ -96,11 +103,22 @@ def _unwrapped(tree: Tree) -> Tree:
     while len(tree.tops) == 1 and any("/" in name for name in tree.folders):
         start = tree.tops[0] + "/"
         inner = [
-            File(file.name[len(start) :], file.version, file.read) for file in tree.files if file.name.startswith(start)
+            File(file.name[len(start) :], file.version, file.read, file.head)
+            for file in tree.files
+            if file.name.startswith(start)
         ]
         names = tuple(name[len(start) :] for name in tree.folders if name.startswith(start))
         tree = Tree(tree.root / tree.tops[0], tuple(inner), names, tree.notes)
     return tree
+
+
+def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The first bytes of an entry; none where it cannot be unpacked, which reading it says."""
+    try:
+        with archive.open(info) as file:
+            return file.read(HEAD)
+    except _DAMAGED:
+        return b""
 
 
 def _unzip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bytes:
@@ -108,5 +126,5 @@ def _unzip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bytes:
         raise ImageError(f"{name}: {info.file_size} bytes is more than {MAX_BYTES}")
     try:
         return archive.read(info)
-    except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as exc:  # damaged, encrypted, odd method
+    except _DAMAGED as exc:
         raise ImageError(f"{name}: cannot be unpacked: {exc}") from exc

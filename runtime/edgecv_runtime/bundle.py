@@ -181,7 +181,8 @@ def _read_whole(root: Path, where: str, hashes: Hashes) -> tuple[Manifest, dict[
     if not root.is_dir():
         raise BundleError(f"{where}: no such bundle")
     if not path.is_file():
-        raise BundleError(f"{where}: not a bundle: it has no {MANIFEST}")
+        meant = f"; a run keeps its bundle inside: {where}/bundle" if (root / "bundle" / MANIFEST).is_file() else ""
+        raise BundleError(f"{where}: not a bundle: it has no {MANIFEST}{meant}")
     raw = path.read_bytes()
     manifest = records.decode(raw, Manifest, f"{where}/{MANIFEST}", BundleError)
     unlisted = [variant.file for variant in manifest.variants if variant.file not in manifest.files]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import IO
 from edgecv_runtime.errors import BadInput, Unavailable
 
 Identity = tuple[int, ...]
+_MOST_BYTES = 160  # of a name that a thread, a process, ".tmp" and ".old" are added to: of 255 at most
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -56,7 +58,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     A reader sees the old file or the new one, also after a crash; a full disk leaves the old one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent, path.name)
+    sweep(path.parent, glob.escape(short_name(path.name, _MOST_BYTES)))
     temporary = _temporary(path)
     with _named(path, temporary):
         try:
@@ -104,7 +106,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent, path.name)
+    sweep(path.parent, glob.escape(short_name(path.name, _MOST_BYTES)))
     temporary = _temporary(path)
     with _named(path, temporary):
         temporary.mkdir()
@@ -156,14 +158,24 @@ def sync_folder(folder: Path) -> None:
 
 def _temporary(path: Path) -> Path:
     """A name beside `path` that tells which thread of which process writes there."""
-    return path.with_name(f".{path.name}.{threading.get_ident()}.{os.getpid()}.tmp")
+    return path.with_name(f".{short_name(path.name, _MOST_BYTES)}.{threading.get_ident()}.{os.getpid()}.tmp")
 
 
-def sweep(folder: Path, name: str = "*") -> None:
-    """Remove what writers of `name` in a folder left behind when they were killed."""
+def short_name(name: str, most: int) -> str:
+    """A file's name, or one that stands for it where it has more than `most` bytes; file systems take 255."""
+    whole = os.fsencode(name)
+    if len(whole) <= most:
+        return name
+    import hashlib
+
+    return f"{whole[: most - 17].decode('utf-8', 'ignore')}-{hashlib.sha256(whole).hexdigest()[:16]}"
+
+
+def sweep(folder: Path, pattern: str = "*") -> None:
+    """Remove what writers left behind in a folder when they were killed; pattern: of the names of what they wrote."""
     import shutil
 
-    for old in folder.glob(f".{name}.*.tmp"):
+    for old in folder.glob(f".{pattern}.*.tmp"):
         pid = old.name.split(".")[-2]
         if not pid.isdigit() or _runs(int(pid)):
             continue

@@ -550,3 +550,58 @@ def test_verify_names_a_fault_of_a_device_s_own_code(exported, tmp_path):
     done = edgecv("--quiet", "verify", exported, "--against", tmp_path / "wrong.npy", "--pictures", tmp_path)
     assert done.returncode == 2
     assert "give one of them" in one_line(done)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory, photos):
+    """Folders named as the exported bundle's labels, in two parts, with other things beside the images."""
+    root = tmp_path_factory.mktemp("labelled")
+    for number, name in enumerate(
+        ["train/digit 0/a.PNG", "train/digit 1/b", "val/digit 0/c.jpe", "val/digit 1/d.jfif"]
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        suffix = ".png" if number < 2 else ".jpg"
+        (root / name).write_bytes(cv2.imencode(suffix, photos[number % 2])[1].tobytes())
+    (root / "val/notes.txt").write_text("x")
+    (root / "val/@eaDir").mkdir()
+    return root
+
+
+def test_predict_on_labelled_folders_counts_what_is_right(exported, labelled):
+    with Bundle(exported) as opened:
+        names = opened.manifest.labels[:2]
+    for half in ("train", "val"):
+        for number, name in enumerate(names):
+            if (labelled / half / f"digit {number}").is_dir():
+                (labelled / half / f"digit {number}").rename(labelled / half / name)
+    done = edgecv("predict", exported, labelled, "--json")
+    document = json.loads(done.stdout)
+    assert "left out: 1 files that are no images (1 .txt), 1 hidden or system files and folders" in done.stderr
+    got = {each["path"]: each["label"] for each in document["results"]}
+    assert len(got) == 4
+    for half, row in zip(("train", "val"), document["scores"], strict=True):
+        right = sum(label in path.split("/") for path, label in got.items() if f"/{half}/" in path)
+        assert row == {"folder": str(labelled / half), "right": right, "count": 2}
+    printed = edgecv("predict", exported, labelled / "val").stdout.splitlines()
+    assert len(printed) == 3
+    assert printed[-1].startswith(f"{labelled}/val: {document['scores'][1]['right']} of 2 ")
+
+
+def test_predict_points_to_what_was_meant(exported, labelled, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "clip.MP4").write_bytes(b"x")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "bundle").symlink_to(exported)
+    photo = labelled / "train/a.png"
+    for arguments, said in (
+        ([exported, tmp_path / "clip.MP4"], "a clip, not an image: edgecv stream"),
+        ([exported, tmp_path / "empty"], "no images in it; known: .jpg, "),
+        ([exported, tmp_path], "no images in it; left out: .*; clips: edgecv stream"),
+        ([exported, exported], "a bundle; images come behind it"),
+        ([exported, tmp_path / "run"], "its bundle comes first: edgecv predict"),
+        ([tmp_path / "run", photo.parent], "a run keeps its bundle inside: .*/run/bundle"),
+        ([exported, "rtsp://10.0.0.1/live"], "a camera or network stream: edgecv stream"),
+    ):
+        done = edgecv("predict", *arguments)
+        assert done.returncode == 2
+        assert re.search(said, one_line(done)), done.stderr

@@ -13,7 +13,7 @@ from edgecv_runtime.errors import BadInput, DatasetError
 
 def tree(*folders, empty=()):
     """A tree with one image in each of some folders."""
-    files = tuple(File(f"{folder}/0.png", "", bytes) for folder in folders)
+    files = tuple(File(f"{folder}/0.png", "", bytes, bytes) for folder in folders)
     parents = {str(parent) for folder in (*folders, *empty) for parent in (Path(folder), *Path(folder).parents)} - {"."}
     return Tree(Path("photos"), files, tuple(sorted(parents)))
 

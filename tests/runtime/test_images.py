@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgecv_runtime import images
+from edgecv_runtime import formats, images
 from edgecv_runtime.errors import ImageError
 
 
@@ -84,7 +84,7 @@ def test_four_hundred_megapixels_are_refused_by_the_header():
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".jpg", ".gif"])
 def test_header_size_is_the_decoded_size(suffix, picture):
     data = encoded(suffix, picture)
-    assert images.header_size(data) == (48, 64)
+    assert formats.header_size(data) == (48, 64)
 
 
 def test_find_sorts_and_leaves_out_hidden_and_other_files(tmp_path, picture):
@@ -116,11 +116,11 @@ def test_the_end_marker_of_a_thumbnail_is_not_the_image_s(picture):
 
 @pytest.mark.parametrize("parameters", [(), (cv2.IMWRITE_WEBP_QUALITY, 101)])
 def test_webp_sizes_are_read_lossy_and_lossless(picture, parameters):
-    assert images.header_size(encoded(".webp", picture, *parameters)) == (48, 64)
+    assert formats.header_size(encoded(".webp", picture, *parameters)) == (48, 64)
 
 
 def test_tiff_sizes_are_read(picture):
-    assert images.header_size(encoded(".tiff", picture)) == (48, 64)
+    assert formats.header_size(encoded(".tiff", picture)) == (48, 64)
 
 
 def test_images_in_hidden_folders_are_left_out(tmp_path):

@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from edgecv_runtime import files, images
+from edgecv_runtime import files
 from edgecv_runtime.errors import BadInput, nearest
+from edgecv_runtime.formats import is_image
+from edgecv_runtime.images import head
 from edgecv_runtime.stream.redact import redact
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Source
 from edgecv_runtime.stream.sources.camera import CameraSource
@@ -92,6 +94,6 @@ def _open_shipped(uri: str, text: str, timeout_s: float) -> Source:
 
 def _open_path(text: str, timeout_s: float) -> Source:
     path = Path(text)
-    if path.is_dir() or (path.suffix.lower() in images.SUFFIXES and path.exists()):
-        return FolderSource(path)
+    if path.is_dir() or (path.is_file() and path.suffix.lower() != ".gif" and is_image(path.name, lambda: head(path))):
+        return FolderSource(path)  # a GIF is a clip: most of them move
     return FileSource(path, timeout_s=timeout_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgecv_runtime import images
+from edgecv_runtime import formats, images
 from edgecv_runtime.errors import BadInput, ImageError
 from edgecv_runtime.stream.sources.base import Shot, Source
 
@@ -21,7 +21,7 @@ class FolderSource(Source):
         super().__init__(str(path), live=False)
         self._paths = images.find(path)
         if not self._paths:
-            raise BadInput(f"{path}: no images in this folder; known suffixes: {', '.join(images.SUFFIXES)}")
+            raise BadInput(f"{path}: no images in this folder; known suffixes: {', '.join(formats.suffixes())}")
 
     def _open(self) -> None:
         self.declared_frames = len(self._paths)
