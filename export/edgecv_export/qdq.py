@@ -14,6 +14,10 @@ from edgecv_export.wiring import Wiring
 from edgecv_runtime import onnxfile
 from edgecv_runtime.errors import ComputationError
 
+# Operators whose float weights ONNX Runtime's optimizer WeightBiasQuantization makes int8, one step for all channels,
+# when they stand between a DequantizeLinear and a QuantizeLinear: what was left in float would not run in float.
+_REQUANTIZED = ("Conv", "ConvTranspose", "Gemm")
+
 
 def write(wiring: Wiring, nodes: list[Any], grids: Mapping[str, Grid], dialect: Dialect) -> bytes:
     """Write Q/DQ pairs on activations and int8 constants with DQ for weights.
@@ -44,8 +48,12 @@ class _Writer:
                 if source in self._wiring.constants and source in self._grids:
                     node.input[place] = self._constant(source)
         pairs = {name: self._pair(name) for name in self._wiring.makers if name in self._grids}
+        inside = set(names)
         for node in graph.node:
+            apart = node.op_type in _REQUANTIZED and node.name not in inside and node.input[0] in pairs
             node.input[:] = [pairs.get(name, name) for name in node.input]
+            if apart and self._dialect.islands == "float32":
+                node.input[0] = self._node("Sum", [node.input[0]], f"{node.name}:apart")
         graph.node.extend(self._added)
         _sort(graph)
         self._drop_unread()
