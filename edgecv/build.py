@@ -194,8 +194,8 @@ class _Run:
         weights = self.recipe.model.weights
         if weights is None or self.source is not None:
             return self.source.sha256 if self.source else ""
-        path = Path(weights)
-        return files.sha256(path) if path.is_file() else weights
+        path, copy = models.named(weights)
+        return f"{files.sha256(path)}{copy or ''}" if path.is_file() else weights
 
     def _train(self) -> dict[str, str]:
         assert self.recipe.train is not None

@@ -35,7 +35,7 @@ from edgecv.models import (
     wavenet,
 )
 from edgecv.models.blocks import Network, Supervised
-from edgecv.models.checkpoint import SUFFIXES, LoadReport, load_weights
+from edgecv.models.checkpoint import SUFFIXES, LoadReport, load_weights, named
 from edgecv.models.spec import Model, ModelSpec, Registry, WeightSource
 from edgecv_runtime.errors import BadInput, nearest
 
@@ -49,6 +49,7 @@ __all__ = [
     "create",
     "labels",
     "load_weights",
+    "named",
     "names",
     "spec",
 ]
@@ -102,8 +103,8 @@ def create(
     in training mode, one with auxiliary heads gives `Supervised`.
     classes, in_channels: None for the usual numbers, `spec(name).classes` and `spec(name).channels`.
     weights: None for fresh ones; the name of a row of `spec(name).weights`, such as "imagenet"; or the path of a
-    .safetensors, .pth or .pt file with plain tensors. `load_weights` does the same for an existing network and
-    returns a report.
+    file with plain tensors, PyTorch's or safetensors. `load_weights` does the same for an existing network and returns
+    a report.
     Another number of classes than in the weights gives new, untrained heads, and the log says so. For another number
     of channels, weights for RGB are adapted: one channel gets the sum of the three kernels, so that a grey picture
     gives what it gave as RGB; more channels repeat R, G, B in turn, scaled by 3 / in_channels.
@@ -146,11 +147,11 @@ def _source(model: ModelSpec, weights: WeightSource | str | os.PathLike[str]) ->
     known = {source.name: source for source in model.weights}
     if isinstance(weights, str) and weights in known:
         return known[weights]
-    if Path(weights).suffix or os.sep in os.fspath(weights):
+    if Path(weights).suffix or os.sep in os.fspath(weights) or Path(weights).is_file():
         return Path(weights)
     raise BadInput(
         f"no weights '{weights}' for {model.name}{nearest(os.fspath(weights), known)}; "
-        f"a path ends in {', '.join(SUFFIXES)}"
+        f"a path ends in {', '.join(SUFFIXES)}, or its file is there"
     )
 
 

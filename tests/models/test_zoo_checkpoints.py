@@ -1,7 +1,13 @@
 """A checkpoint file loads as it is, whatever wraps it, or is refused in one line that says why."""
 
+import argparse
+import pathlib
 import pickle
+import tarfile
+import zipfile
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 import zoo_reference
@@ -50,10 +56,44 @@ WRAPPERS = {
     "model": lambda s: {"model": s, "args": None},
     "data parallel": lambda s: prefixed("module.", s),
     "compiled, in Lightning": lambda s: {"state_dict": prefixed("model._orig_mod.", s)},
-    "averaged before raw": lambda s: {"model": shifted(s), "ema": s},
-    "torch's AveragedModel": lambda s: {
-        "model": shifted(s),
-        "model_ema": {"n_averaged": torch.tensor(9), **prefixed("module.", s)},
+    "compiled and parallel within": lambda s: {
+        key.replace("features.", "features._orig_mod.").replace("classifier.", "classifier.module."): value
+        for key, value in s.items()
+    },
+    "torch's AveragedModel": lambda s: {"ema": {"n_averaged": torch.tensor(9), **prefixed("module.", s)}},
+    "any name": lambda s: prefixed("my.very_own.Net.", s),
+    "dictionaries of modules": lambda s: {
+        part: {key.partition(".")[2]: value for key, value in s.items() if key.startswith(f"{part}.")}
+        for part in ("features", "classifier")
+    },
+    "the same twice": lambda s: {"model": s, "ema": dict(s)},
+    "beside a loss, metrics and an optimizer": lambda s: {
+        "state_dict": {
+            **prefixed("net.", s),
+            "criterion.weight": torch.ones(5),
+            "val_acc.confmat": torch.zeros(5, 5),
+        },
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}, "exp_avg": torch.ones(3)},
+        "best": torch.tensor(0.5),
+    },
+    "beside a loss, metrics and an optimizer, without a prefix": lambda s: {
+        **s,
+        "criterion.weight": torch.ones(5),
+        "train_metrics.MulticlassAccuracy.tp": torch.zeros(5, dtype=torch.long),
+        "n_averaged": torch.tensor(9),
+        "epoch": 3,
+        "optimizer": {"exp_avg": torch.ones(3)},
+    },
+    "beside a larger teacher": lambda s: {
+        **prefixed("student.", s),
+        **prefixed("teacher.", models.create(NAME.replace("small", "large"), classes=5).state_dict()),
+    },
+    "objects that nobody knows": lambda s: {
+        "model": s,
+        "args": argparse.Namespace(lr=0.1),
+        "best": np.float64(0.5),
+        "path": pathlib.PurePosixPath("a"),
+        "metric": Fraction(1, 3),
     },
     "without counters": lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")},
 }
@@ -64,6 +104,61 @@ def test_loads_whatever_wraps_it(wrap, state, tmp_path):
     path = saved(wrap(state), tmp_path / "w.pth")
     network = models.create(NAME, classes=5, weights=path)
     assert all(torch.equal(tensor, state[key]) for key, tensor in network.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("second", "place"), [("ema", "ema"), ("module", "module"), ("state_dict_ema", "state_dict_ema.module")]
+)
+def test_two_copies_are_a_choice(second, place, state, tmp_path):
+    average = prefixed("module.", shifted(state)) if place.endswith(".module") else shifted(state)
+    path = saved({"model": state, second: average}, tmp_path / "last.ckpt")
+    message = refusal(path)
+    assert "2 different copies" in message
+    assert f"'{path}#model', '{path}#{place}'" in message
+    raw, averaged = (models.create(NAME, classes=5, weights=f"{path}#{name}") for name in ("model", second))
+    assert all(torch.equal(tensor, state[key]) for key, tensor in raw.named_parameters())
+    assert all(torch.equal(tensor, state[key] + 1) for key, tensor in averaged.named_parameters())
+    with pytest.raises(BadInput, match=r"no weights of mobilenet_v3_small under 'teacher'; there are: .*#model"):
+        models.create(NAME, classes=5, weights=f"{path}#teacher")
+
+
+def test_a_copy_without_a_prefix_can_be_named(state, tmp_path):
+    path = saved({**state, **prefixed("ema.", shifted(state))}, tmp_path / "last.ckpt")
+    assert f"'{path}#', '{path}#ema'" in refusal(path)
+    for place, moved in (("", 0), ("ema", 1)):
+        network = models.create(NAME, classes=5, weights=f"{path}#{place}")
+        assert all(torch.equal(tensor, state[key] + moved) for key, tensor in network.named_parameters())
+
+
+def test_what_lies_beside_is_told(state, tmp_path):
+    beside = {"loss.weight": torch.ones(2)}
+    path = saved({"state_dict": {**prefixed("model.", state), **beside}}, tmp_path / "w.ckpt")
+    report = models.load_weights(models.create(NAME, classes=5), path)
+    assert (report.entry, report.left_out) == ("state_dict.model", ("state_dict.loss.weight",))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", ["w.ckpt", "w.pth.tar", "pytorch_model.bin", "w.safetensors", "w.weights", "w"])
+def test_the_content_says_what_a_file_is(legacy, name, state, tmp_path):
+    path = tmp_path / name
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    other = tmp_path / f"other.{name}"
+    save_file(state, other)
+    for each in (path, other):
+        network = models.create(NAME, classes=5, weights=str(each))
+        assert all(torch.equal(tensor, state[key]) for key, tensor in network.named_parameters())
+
+
+def test_names_that_differ_by_a_prefix_are_never_another_model(state, tmp_path):
+    backbone = {key: value for key, value in state.items() if key.startswith("features.")}
+    message = refusal(saved(prefixed("model.backbone.", backbone), tmp_path / "w.pth"))
+    assert "(model.backbone) does not fit" in message
+    assert "4 missing" in message
+    assert "only the head differs: classifier" in message
+    inner = {key.removeprefix("features."): value for key, value in backbone.items()}
+    message = refusal(saved(inner, tmp_path / "inner.pth"))
+    assert "names of its 'features' alone" in message
+    assert "no name in common" not in message
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
@@ -312,6 +407,9 @@ BYTES = {
     "web page": (b"<!DOCTYPE html><html>404</html>", "a web page"),
     "empty": (b"", "the file is empty"),
     "text": (b"hello", "not a"),
+    "Keras": (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes"),
+    "gzip": (b"\x1f\x8b\x08", "a gzip archive; unpack it first"),
+    "index": (b'{"weight_map": {}}', "a JSON file, such as the index of a checkpoint in parts"),
     "other pickle": (pickle.dumps({"a": 1}, protocol=2), "not a"),
 }
 
@@ -341,8 +439,8 @@ def test_a_truncated_file_is_refused(suffix, share, state, tmp_path):
     ("weights", "expected"),
     [
         ("no/such/file.pth", "no/such/file.pth: no such file"),
-        ("w.onnx", "w.onnx: weights end in .safetensors, .pth, .pt"),
-        ("w.safetensor", "did you mean '.safetensors'"),
+        ("w.onnx", "w.onnx: no such file"),
+        ("READM.md", "READM.md: no such file; did you mean 'README.md'?"),
         ("imagnet", "no weights 'imagnet' for mobilenet_v3_small; did you mean 'imagenet'"),
         (3, "weights of mobilenet_v3_small are a name or a path, got 3"),
     ],
@@ -351,6 +449,45 @@ def test_unknown_weights_are_named(weights, expected):
     with pytest.raises(BadInput) as caught:
         models.create(NAME, weights=weights)
     assert expected in str(caught.value)
+
+
+def program(path):
+    torch.jit.trace(nn.Linear(2, 2).eval(), torch.ones(1, 2)).save(path)
+
+
+def exported(path):
+    torch.export.save(torch.export.export(nn.Linear(2, 2).eval(), (torch.ones(1, 2),)), path)
+
+
+def zipped(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("weights.pth", b"")
+
+
+def tarred(path):
+    with tarfile.open(path, "w") as archive:
+        archive.add(__file__, "weights.pth")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (program, "a TorchScript archive, .*torch.jit.load"),
+        (exported, "an archive of torch.export, .*torch.export.load"),
+        (zipped, "a zip archive, but no PyTorch checkpoint"),
+        (tarred, "a tar archive; unpack it"),
+        (lambda path: torch.save(nn.Linear(2, 2), path), "torch.nn.modules.linear.Linear.*model.state_dict"),
+        (
+            lambda path: torch.save({"model": nn.Linear(2, 2)}, path),
+            "torch.nn.modules.linear.Linear.*model.state_dict",
+        ),
+    ],
+)
+def test_programs_and_archives_are_named_with_the_cure(make, said, tmp_path):
+    path = tmp_path / ("w.pt2" if make is exported else "w.pt")
+    make(path)
+    with pytest.raises(ModelFileError, match=said):
+        models.create(NAME, weights=path)
 
 
 def test_a_folder_is_no_file(tmp_path):
