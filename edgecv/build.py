@@ -251,6 +251,8 @@ class _Run:
             budget=self.recipe.budget,
             provenance=provenance,
         )
+        if done.merged:
+            self._say(f"export: {done.merged} convolutions took the place of parallel branches and norms")
         worst = ", ".join(f"{name} {difference:.1e}" for name, difference in done.parity.items())
         self._say(
             f"export: equals PyTorch at batch {', '.join(map(str, BATCHES))} (largest relative difference: {worst})"

@@ -122,9 +122,9 @@ def _read_torch(path: Path) -> Any:
     known: dict[str, type[StandIn]] = {}
     while True:
         try:
-            with torch.serialization.safe_globals([(kind, name) for name, kind in known.items()]):
-                with path.open("rb") as file:  # given a path, it would go by the suffix
-                    return torch.load(file, map_location="cpu", weights_only=True)
+            allowed = torch.serialization.safe_globals([(kind, name) for name, kind in known.items()])
+            with allowed, path.open("rb") as file:  # given a path, torch would go by the suffix
+                return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as exc:
             found = re.search(r"GLOBAL (\S+) was not an allowed global", str(exc))
             name = "" if found is None else found[1] if "." in found[1] else f"builtins.{found[1]}"

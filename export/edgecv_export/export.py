@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import edgecv_runtime
-from edgecv_export import graph, parity
+from edgecv_export import graph, merge, parity
 from edgecv_export.graph import Deployed
 from edgecv_runtime import bundle, onnxfile, tasks
 from edgecv_runtime.errors import BadInput
@@ -27,10 +27,14 @@ FLOAT32 = Variant(name="float32", file="model.onnx", precision="float32")
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export proved: the largest difference from PyTorch per backend, relative to the largest logit."""
+    """What an export proved: the largest difference from PyTorch per backend, relative to the largest logit.
+
+    merged: convolutions that took the place of several parallel branches and norms.
+    """
 
     path: Path
     parity: dict[str, float]
+    merged: int = 0
 
 
 def export(
@@ -50,7 +54,8 @@ def export(
 
     network: takes (N, C, H, W) normalized float tensors and gives (N, classes) logits; it is put into eval mode.
     images: at least 8 real images, (N, H, W, C) uint8, preprocessed: the gate runs on them, and the first 8 travel as
-    golden inputs. Nothing is written when the gate refuses.
+    golden inputs. Nothing is written when the gate refuses. Parallel linear branches become one convolution (see
+    `merge`); the gate compares the result with the network as given.
     Raises ParityError, ComputationError, or BadInput when labels or channels do not match.
     """
     if len(normalization.mean) != preprocess.channels:
@@ -60,6 +65,9 @@ def export(
     facts = {"edgecv": edgecv_runtime.__version__, "torch": str(torch.__version__), **(provenance or {})}
     metadata = {"edgecv.name": name, "edgecv.task": task, "edgecv.labels": "\n".join(labels)}
     model = graph.to_onnx(deployed, preprocess.size, preprocess.channels, "logits", metadata)
+    model, merged = merge.merge_branches(model)
+    graph.check(model)
+    facts |= {"merged": f"{merged} convolutions from parallel branches"} if merged else {}
     with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
         file = Path(folder) / FLOAT32.file
         file.write_bytes(model.SerializeToString())
@@ -85,7 +93,7 @@ def export(
             provenance=facts,
         )
         bundle.write(path, manifest, {FLOAT32.file: file, bundle.GOLDEN: golden.to_bytes()})
-    return Exported(Path(path), differences)
+    return Exported(Path(path), differences, merged)
 
 
 def _pictures(deployed: Deployed, preprocess: Preprocess) -> tuple[Picture, ...]:
