@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecv.data import Dataset, cached
-from edgecv.train import checkpoint, curves
+from edgecv.train import checkpoint, curves, memory
 from edgecv.train.augment import training_view
 from edgecv.train.config import TrainConfig
 from edgecv.train.curves import Epoch
@@ -99,7 +99,7 @@ def fit(
     _check_output(model, arrays, normalization, len(dataset.classes))
 
     device = next(model.parameters()).device
-    with torch.random.fork_rng(), stop_signals() as stop:
+    with torch.random.fork_rng(), memory.kept(), stop_signals() as stop:
         loop = Loop(model, arrays, normalization, config, folder, run, stop, checkpoint_s)
         if state is not None:
             loop.restore(state)
