@@ -1,16 +1,21 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Two commands do everything on a fresh machine: `make demo` and `make test`. The others are what CI runs, step by step:
+# lint, coverage, docs, wheel-test; CONTRIBUTING.md says what each does and how long it takes.
 #
 # PYTHON       the interpreter the virtual environment is made with, 3.10 or later
 # VENV         where it is made
 # TORCH_INDEX  package index for torch; on Linux without a GPU, https://download.pytorch.org/whl/cpu saves gigabytes
+# ENVIRONMENTS what `make wheel-test` installs the wheel into: base edge cpu train
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
+ENVIRONMENTS ?= base edge cpu
+# Of all lines of the three packages; what runs in other processes (streams' children, builders) is not counted.
+COVERAGE_FLOOR ?= 85
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format clean
+.PHONY: demo dev test coverage lint format docs figures dist wheel-test try-wheel clean
 
 demo: $(VENV)/demo
 	$(BIN)/edgecv build recipes/digits.yaml
@@ -19,9 +24,16 @@ demo: $(VENV)/demo
 		--sink runs/imagenet-lite0/bikes.mp4 --sink runs/imagenet-lite0/bikes.jsonl
 	$(BIN)/edgecv report runs/digits runs/imagenet-lite0 --out runs/report.html --clip runs/imagenet-lite0/bikes.mp4
 
+dev: $(VENV)/dev
+
 test: $(VENV)/dev
 	tests/install-debian.sh
 	$(BIN)/python -m pytest
+
+coverage: $(VENV)/dev
+	tests/install-debian.sh
+	$(BIN)/python -m pytest --cov=edgecv --cov=edgecv_export --cov=edgecv_runtime --cov-report=html \
+		--cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -33,13 +45,33 @@ format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+figures: $(VENV)/dev
+	$(BIN)/python docs/images/architecture.py
+	$(BIN)/python docs/images/verbs.py
+
+docs: $(VENV)/docs figures
+	$(BIN)/zensical build --strict --clean
+
+# The wheel is built once; what is tried is that file, in environments that have never seen the clone.
+dist:
+	rm -rf dist $(VENV)-build
+	$(PYTHON) -m venv $(VENV)-build
+	$(VENV)-build/bin/python -m pip install --quiet --disable-pip-version-check build
+	$(VENV)-build/bin/python -m build --outdir dist
+
+wheel-test: dist try-wheel
+
+try-wheel:
+	$(PYTHON) tests/try_wheel.py dist/*.whl $(ENVIRONMENTS) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VENV)-build runs dist site htmlcov
 
 # One stamp file per set of extras: made again when what it depends on changes.
 $(VENV)/demo: EXTRAS = export,openvino,pretrained
 $(VENV)/dev: EXTRAS = dev
-$(VENV)/demo $(VENV)/dev: pyproject.toml constraints.txt
+$(VENV)/docs: EXTRAS = dev,docs
+$(VENV)/demo $(VENV)/dev $(VENV)/docs: pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { \
 		echo "edgecv: no virtual environment could be made: apt-get install python3-venv" >&2; exit 3; }
 	$(PIP) --upgrade pip

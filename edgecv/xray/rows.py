@@ -76,6 +76,20 @@ class Table(Record, frozen=True):
     rows: tuple[Row, ...]
     total: Total
 
+    def _repr_html_(self) -> str:
+        from edgecv_runtime import notebook
+
+        def shape(sizes: Shape) -> str:
+            return "x".join(map(str, sizes))
+
+        layers = [
+            (row.name, row.kind, shape(row.output_shape), row.parameters, row.macs, f"{row.macs_share:.1%}")
+            for row in self.rows
+        ]
+        sums = ("", "", "", self.total.parameters, self.total.macs, "")
+        heads = ("layer", "kind", "output", "parameters", "MACs", "share")
+        return notebook.table(heads, [*layers, sums], f"{self.name}, {shape(self.input_shape)}")
+
 
 def moved_bytes(rows: Iterable[Row]) -> int:
     """Bytes that layers read and write: weights, inputs and outputs; a reshape moves none."""

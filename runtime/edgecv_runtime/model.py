@@ -33,6 +33,7 @@ from edgecv_runtime.records import Record
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from edgecv_runtime.notebook import Explanation
     from edgecv_runtime.workers import Workers
 
 
@@ -54,6 +55,14 @@ class Info(Record, frozen=True):
     batch: int
     keeps_goal: bool
     versions: dict[str, str]
+
+    def _repr_html_(self) -> str:
+        from edgecv_runtime import notebook
+
+        known = {name: getattr(self, name) for name in self.__struct_fields__}
+        for name in ("layers", "versions"):
+            known[name] = ", ".join(f"{key} {value}" for key, value in known[name].items())
+        return notebook.facts(known)
 
 
 def load(
@@ -282,9 +291,11 @@ class Model:
             raise BadInput(f"model '{self.name}' is a plain ONNX file: it carries no golden inputs")
         verify.self_test(self.bundle, self._target, self._alive())
 
-    def explain(self) -> str:
-        """Why this backend and variant run: what was asked, tried, measured and left out."""
-        return "\n".join(self._target.reasons)
+    def explain(self) -> Explanation:
+        """Why this backend and variant run: what was asked, tried, measured and left out; text, one reason a line."""
+        from edgecv_runtime.notebook import Explanation
+
+        return Explanation("\n".join(self._target.reasons))
 
     def close(self) -> None:
         """Finish what was submitted, then release the model; closing twice is fine.

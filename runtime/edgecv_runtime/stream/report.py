@@ -108,6 +108,20 @@ class StreamReport(Record, frozen=True):
                 lines.append(f"{sink.name}: {sink.failed} frames not delivered: {sink.error}")
         return tuple(lines)
 
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        from edgecv_runtime import notebook
+
+        rows = [
+            (each.name, each.read, each.inferred, sum(each.dropped.values()), each.failed, each.ended)
+            for each in self.sources
+        ]
+        heads = ("source", "read", "inferred", "dropped", "failed", "ended")
+        return notebook.table(heads, rows, f"{self.wall_s:.1f} s") + "".join(
+            f"<p>{escape(line)}</p>" for line in self.failures
+        )
+
     def check(self) -> None:
         """Raise what `exit_code` says: BadInput, SourceUnavailable, ComputationError, or EdgecvError for losses."""
         if self.gave_up:

@@ -55,6 +55,11 @@ class Classification(Record, frozen=True):
         best = [{"label": guess.label, "score": round(guess.score, 6)} for guess in self.top(top)]
         return {"label": self.label, "score": round(self.score, 6), "index": self.index, "top": best}
 
+    def _repr_html_(self) -> str:
+        from edgecv_runtime import notebook
+
+        return notebook.shares((guess.label, guess.score) for guess in self.top(5))
+
     def draw(self, frame: Image) -> Image:
         """A copy of the (H, W, 3) BGR frame with the three best labels and their bars in the corner."""
         import cv2

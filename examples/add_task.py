@@ -1,0 +1,54 @@
+"""Another meaning for a network's outputs: a classifier that says "unsure" where no class reaches 90 %.
+
+    python examples/add_task.py BUNDLE
+
+A task decodes tensors into results and knows nothing of backends; a bundle names its task. Inside edgecv the same is a
+file in `edgecv_runtime/tasks/` and a row in the table `TASKS`.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+import edgecv_runtime as rt
+from edgecv_runtime import bundle, stream, tasks
+from edgecv_runtime.backends import Tensors
+from edgecv_runtime.tasks.classification import ClassificationTask
+
+SURE = 0.9
+
+
+# --- the task
+class OrUnsure(ClassificationTask):
+    """As a classification, with one class more: "unsure"."""
+
+    def decode(self, outputs: Tensors) -> list[rt.Classification]:
+        """One result per frame of the batch."""
+        return [self._judged(result) for result in super().decode(outputs)]
+
+    def _judged(self, result: rt.Classification) -> rt.Classification:
+        if result.score >= SURE:
+            return result
+        scores = np.append(result.scores * 0, np.float32(1))
+        return rt.Classification(scores, (*result.labels, "unsure"))
+
+
+tasks.TASKS["classification-or-unsure"] = OrUnsure
+# --- that is all
+
+
+def main(path: str) -> None:
+    with tempfile.TemporaryDirectory() as name, rt.Bundle(path) as opened:
+        copy = Path(name) / "bundle"
+        manifest = msgspec.structs.replace(opened.manifest, task="classification-or-unsure")
+        bundle.write(copy, manifest, {each: opened.file(each) for each in opened.manifest.files})
+        with rt.load(copy) as model, stream.open_source("fake:size=320x240,20") as camera:
+            labels = [model(frame.image).label for frame in camera]
+        print(f"{labels.count('unsure')} of {len(labels)} frames of a test picture are nothing that the network knows")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,215 @@
+"""Every snippet of the documentation runs, in a folder with what its reader would have: a bundle, photos, a clip."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from docs_snippets import read
+
+import edgecv_runtime as rt
+from edgecv_export.export import export
+from edgecv_runtime import Normalization, Preprocess
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "examples" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+SNIPPETS = [snippet for page in PAGES for snippet in read(page)]
+# Why a snippet is not run in CI, and how many such there may be at most.
+REASONS = {
+    "install": ("it clones or installs packages: `make wheel-test` installs and tries the wheel", 6),
+    "download": ("it downloads published weights", 2),
+    "camera": ("it wants a USB camera or opens a window", 3),
+    "device": ("it wants a GPU or a Jetson", 7),
+    "minutes": ("it trains or measures for minutes", 3),
+}
+# What stands in for what CI lacks or would take minutes for, in shell and Python snippets alike.
+STAND_INS = (
+    (r"rtsp://[^\s\"']+", "clip.mp4"),
+    (r" \| jq \S+", " | grep -c label"),
+    (
+        r"(edgecv build recipes/photos.yaml [^#\n]*)",
+        r"\1 train.epochs=1 train.warmup_epochs=0 quantize.budget_s=5 "
+        "quantize.images=16 quantize.check_images=16 bench.seconds=0.02 bench.rounds=2 ",
+    ),
+    (r"(edgecv bench \S+)", r"\1 --seconds 0.05 --rounds 2"),
+    (r"(edgecv quantize \S+ [^#\n]*)", r"\1 --images 16 --check-images 16 --budget-s 5"),
+    (r"edgecv calibrate", "edgecv calibrate --backend onnxruntime --precision float32 --seconds 3"),
+    (r"(edgecv tune \S+)", r"\1 --backend onnxruntime --precision float32"),
+)
+RUN = [snippet for snippet in SNIPPETS if snippet.language and not snippet.not_run]
+
+
+def as_run(snippet):
+    text = snippet.text
+    for written, run in STAND_INS:
+        text = re.sub(written, run, text)
+    return text
+
+
+@pytest.fixture(scope="session")
+def shelf(finished, exported, photos, tmp_path_factory):
+    """A folder with what the pages speak of; each test works in a copy of it."""
+    folder = tmp_path_factory.mktemp("reader")
+    for name in ("bundle", "BUNDLE", "runs/digits/bundle", "runs/imagenet-lite0/bundle"):
+        shutil.copytree(finished, folder / name)
+    corners = [(top, left) for top in (0, 60, 120, 180) for left in (0, 60, 120, 180, 240)]
+    cats, dogs = ([photo[top : top + 200, left : left + 300] for top, left in corners] for photo in photos)
+    for kind, pictures in {"cat": cats, "dog": dogs}.items():
+        for place in ("my_photos", "PHOTOS", "FOLDER"):
+            (folder / place / kind).mkdir(parents=True)
+            for index, picture in enumerate(pictures):
+                cv2.imwrite(str(folder / place / kind / f"{index}.png"), picture)
+    for name in ("new_photo.jpg", "photo.jpg"):
+        cv2.imwrite(str(folder / name), photos[0])
+    clip = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 25, (320, 240))
+    for shift in range(10):
+        clip.write(np.ascontiguousarray(photos[0][shift : shift + 240, :320]))
+    clip.release()
+    _two_labels(photos, folder)
+    np.save(folder / "device.npy", _scores_of_cards(folder / "bundle"))
+    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "activate").touch()
+    return folder
+
+
+def _two_labels(photos, folder):
+    """mine.onnx: cats and dogs, float32 NCHW as others export it, at 224 pixels; and a bundle of the photos' recipe."""
+    import torch
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, 4),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 2),
+    )
+    torch.onnx.export(
+        network.eval(),
+        (torch.zeros(1, 3, 224, 224),),
+        folder / "mine.onnx",
+        input_names=["image"],
+        output_names=["logits"],
+        dynamo=False,
+        dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+    )
+    shutil.copy(folder / "mine.onnx", folder / "any.onnx")
+    preprocess = Preprocess(size=(64, 64), mode="crop")
+    frames = preprocess.batch([photo[top : top + 200] for photo in photos for top in (0, 50, 100, 150)])
+    export(
+        network,
+        folder / "runs/photos/bundle",
+        name="photos",
+        preprocess=preprocess,
+        normalization=Normalization(),
+        labels=("cat", "dog"),
+        images=frames,
+    )
+
+
+def _scores_of_cards(bundle):
+    """What a device would write for `verify --against`: scores of the three test cards."""
+    from edgecv_runtime import images
+
+    with rt.Bundle(bundle) as opened, rt.load(bundle, backend="onnxruntime", precision="float32") as model:
+        cards = opened.golden().pictures
+        return np.stack([model(images.decode(card.data)).scores for card in cards])
+
+
+@pytest.fixture
+def desk(shelf, tmp_path, monkeypatch):
+    """A copy of the shelf to work on, with `edgecv` and `python` of this very environment first on the path."""
+    place = Path(shutil.copytree(shelf, tmp_path / "desk", symlinks=True))
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    return place
+
+
+@pytest.mark.parametrize("snippet", [each for each in RUN if each.language == "python"], ids=str)
+def test_a_python_snippet_runs(snippet, desk, photos):
+    frames = [photos[0][top : top + 240, :320] for top in range(0, 100, 10)]
+    given = {
+        "__name__": "snippet",
+        "frame": frames[0],
+        "frames": frames,
+        "batch": np.zeros((2, 32, 32, 3), np.uint8),
+        "my_preprocessing": _preprocessing_of(desk / "bundle"),
+    }
+    exec(compile(as_run(snippet), str(snippet.page), "exec"), given)
+
+
+def _preprocessing_of(bundle):
+    from edgecv_runtime import images
+
+    with rt.Bundle(bundle) as opened:
+        preprocess = opened.manifest.preprocess
+    return lambda path: preprocess(images.read(path))
+
+
+@pytest.mark.parametrize("snippet", [each for each in RUN if each.language == "shell"], ids=str)
+def test_a_shell_snippet_runs(snippet, desk):
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", as_run(snippet)],
+        cwd=desk,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, f"{as_run(snippet)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+
+
+def test_what_does_not_run_is_marked_with_a_reason_and_little():
+    marks = [(str(snippet), snippet.not_run) for snippet in SNIPPETS if snippet.not_run]
+    assert [mark for mark in marks if mark[1] not in REASONS] == []
+    for reason, (_, most) in REASONS.items():
+        assert len([where for where, mark in marks if mark == reason]) <= most, reason
+
+
+def test_every_command_of_a_block_exists():
+    """Also in blocks that are not run, and in those without a language: no page names a verb that is not there."""
+    import typer.main
+
+    from edgecv.cli.app import app
+
+    verbs = set(typer.main.get_command(app).commands)
+    named = {
+        (str(snippet), verb)
+        for snippet in SNIPPETS
+        for verb in re.findall(r"^\s*edgecv (?:--\w+ )*([a-z]+)", snippet.text, re.MULTILINE)
+    }
+    assert len(named) > 20
+    assert [pair for pair in named if pair[1] not in verbs] == []
+
+
+def test_blocks_are_fenced_and_say_their_language():
+    """A block without a language is not run, and would be a hole here: text is called text."""
+    unknown = [
+        str(each) for each in SNIPPETS if not each.language and _language(each) not in ("text", "toml", "yaml", "json")
+    ]
+    assert unknown == []
+    indented = [
+        f"{page.name}:{number}"
+        for page in PAGES
+        for number, line in enumerate(page.read_text().splitlines(), 1)
+        if re.match(r" {4}(edgecv|python|pip|make) ", line)
+    ]
+    assert indented == []
+
+
+def _language(snippet):
+    return snippet.page.read_text().splitlines()[snippet.line - 2].strip().strip("`")

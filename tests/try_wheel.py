@@ -1,0 +1,133 @@
+"""Install a wheel into fresh environments and try there what each is for.
+
+    python tests/try_wheel.py WHEEL base edge cpu
+
+base  nothing but numpy and msgspec: it imports, and the hints of what is missing install it
+edge  ONNX Runtime and OpenCV: a bundle is tested and labels a frame
+cpu   the command line: doctor, verify, predict and stream
+train torch: a data set of one's own is trained on
+
+The environments know the wheel only, not the clone: they work in an empty folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLE = ROOT / "tests" / "assets" / "digits.edgecv"
+EXTRAS = {"base": "", "edge": "[edge]", "cpu": "[cpu]", "train": "[train]"}
+
+IMPORTS = """
+import edgecv_runtime as rt
+import importlib.util
+assert rt.__version__ == "{version}", rt.__version__
+assert "site-packages" in rt.__file__, rt.__file__
+assert importlib.util.find_spec("torch") is None
+"""
+LABELS = """
+import numpy as np
+import edgecv_runtime as rt
+with rt.load({bundle!r}, self_test=True) as model:
+    result = model(np.zeros((480, 640, 3), np.uint8))
+    print(model.info.backend, result.label)
+    assert len(model.bundle.manifest.labels) == 10 and result.label in model.bundle.manifest.labels
+"""
+
+
+class Environment:
+    """A fresh virtual environment in a folder of its own."""
+
+    def __init__(self, name: str, folder: Path, torch_index: str | None) -> None:
+        self.name = name
+        self.folder = folder / name
+        self.torch_index = torch_index
+        venv.create(self.folder / "venv", with_pip=True)
+        self.bin = self.folder / "venv" / "bin"
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """Run a command there and give what it prints; another exit code than `code` ends everything."""
+        known = {"PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}", "EDGECV_CACHE": str(self.folder / "cache")}
+        surroundings = {
+            key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))
+        }
+        done = subprocess.run(
+            words, cwd=self.folder, env=surroundings | known, capture_output=True, text=True, timeout=900, check=False
+        )
+        if done.returncode != code:
+            sys.exit(f"{self.name}: {' '.join(words)}: exit code {done.returncode}, expected {code}\n"
+                     f"{done.stdout}\n{done.stderr}")  # fmt: skip
+        return done.stdout + done.stderr
+
+    def install(self, what: str) -> None:
+        """By pip, with the versions that are known to work together."""
+        if "[train]" in what and self.torch_index:
+            self.pip("--index-url", self.torch_index, "torch")
+        self.pip(what)
+        self.run("python", "-m", "pip", "check")
+
+    def pip(self, *words: str) -> None:
+        constraints = ("--constraint", str(ROOT / "constraints.txt"))
+        self.run("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *constraints, *words)
+
+
+def try_base(there: Environment, wheel: Path) -> None:
+    version = wheel.name.split("-")[1]
+    there.run("python", "-c", IMPORTS.format(version=version))
+    hint = there.run("edgecv", "doctor", code=3).strip()
+    assert hint.startswith("edgecv: the command line needs typer: pip install "), hint
+    command = hint.partition("needs typer: ")[2]
+    assert str(wheel) in command, hint
+    there.run("bash", "-c", command)  # what the reader would type
+    assert f"edgecv {version}" in there.run("edgecv", "doctor")
+
+
+def try_edge(there: Environment, wheel: Path) -> None:
+    del wheel
+    print("  ", there.run("python", "-c", LABELS.format(bundle=str(BUNDLE))).strip())
+
+
+def try_cpu(there: Environment, wheel: Path) -> None:
+    del wheel
+    assert "backend onnxruntime: works" in there.run("edgecv", "doctor")
+    there.run("edgecv", "verify", str(BUNDLE), "--no-write")
+    there.run(
+        "edgecv", "stream", str(BUNDLE), "fake:fps=50,size=320x240,10", "--sink", "out.mp4", "--sink", "out.jsonl"
+    )
+    lines = (there.folder / "out.jsonl").read_text().splitlines()
+    assert len(lines) == 10, lines
+    there.run("python", "-c", "import cv2, numpy; cv2.imwrite('photo.png', numpy.zeros((99, 99, 3), numpy.uint8))")
+    assert "photo.png: " in there.run("edgecv", "predict", str(BUNDLE), "photo.png")
+
+
+def try_train(there: Environment, wheel: Path) -> None:
+    del wheel
+    said = there.run("python", str(ROOT / "examples" / "add_data_source.py"))
+    assert "of the held-out right" in said, said
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("wheel", type=Path)
+    parser.add_argument("environments", nargs="+", choices=EXTRAS)
+    parser.add_argument("--torch-index")
+    asked = parser.parse_args()
+    wheel = asked.wheel.resolve()
+    for name in asked.environments:
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix=f"edgecv-{name}-") as folder:
+            there = Environment(name, Path(folder), asked.torch_index)
+            there.install(f"{wheel}{EXTRAS[name]}")
+            {"base": try_base, "edge": try_edge, "cpu": try_cpu, "train": try_train}[name](there, wheel)
+        print(f"Python {sys.version.split()[0]}, {name}: works ({time.monotonic() - start:.0f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    main()
