@@ -13,6 +13,7 @@ from edgecv_export.deadline import Tick, unbounded
 from edgecv_export.graph import INPUT
 from edgecv_export.ranges import Statistics
 from edgecv_export.wiring import Wiring
+from edgecv_runtime import telemetry
 from edgecv_runtime.errors import BadInput, ComputationError
 from edgecv_runtime.preprocess import Image
 
@@ -97,7 +98,6 @@ def _channel_axis(wiring: Wiring, name: str) -> int:
 def _observed(model: Any) -> tuple[Any, dict[str, str]]:
     """A session whose outputs are all float tensors of the graph, and the node behind each, in graph order."""
     import onnx
-    import onnxruntime
 
     observed = onnx.shape_inference.infer_shapes(model)
     floats = {
@@ -110,6 +110,7 @@ def _observed(model: Any) -> tuple[Any, dict[str, str]]:
     names = {name: makers[name].name for name in makers if name in floats and name not in constants}
     present = {output.name for output in observed.graph.output}
     observed.graph.output.extend(floats[name] for name in names if name not in present)
+    onnxruntime = telemetry.onnxruntime()
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     return onnxruntime.InferenceSession(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgecv_export.dialects import Grid
 from edgecv_export.graph import INPUT
 from edgecv_export.wiring import Layer, Wiring
+from edgecv_runtime import telemetry
 from edgecv_runtime.preprocess import Image
 
 Values = NDArray[Any]
@@ -108,7 +109,6 @@ class Lockstep:
     def _session(self, node: Any, feeds: list[Values]) -> Any:
         """A model of one node, whose constants are inputs too."""
         import onnx
-        import onnxruntime
 
         model = self._original.model
         inputs = [
@@ -123,6 +123,7 @@ class Lockstep:
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output]
         graph = onnx.helper.make_graph([alone], "node", inputs, outputs)
         single = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+        onnxruntime = telemetry.onnxruntime()
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")  # hundreds of sessions wait at once

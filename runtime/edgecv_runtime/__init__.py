@@ -8,7 +8,7 @@ with rt.load("bundle/") as model:
 
 from __future__ import annotations
 
-from edgecv_runtime import errors, images
+from edgecv_runtime import errors, images, telemetry
 from edgecv_runtime.backends import Options
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.model import Info, Model, load
@@ -30,6 +30,8 @@ __all__ = [
     "images",
     "load",
 ]
+
+telemetry.silence()
 
 
 def __getattr__(name: str) -> str:

@@ -6,6 +6,8 @@ or the new one, never a mix.
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,13 +16,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgecv_runtime import files, records
-from edgecv_runtime.errors import BundleError
+from edgecv_runtime.errors import BundleError, Unavailable
 from edgecv_runtime.hashes import Hashes
 from edgecv_runtime.manifest import Evidence, FileRecord, Manifest
 
 if TYPE_CHECKING:
-    import tempfile
-
     from edgecv_runtime.golden import Golden
 
 MANIFEST, EVIDENCE, GOLDEN = "bundle.json", "evidence.json", "golden.npz"
@@ -38,15 +38,13 @@ class Bundle:
         archive are always new.
         """
         self.path = Path(path)
-        self._unpacked: tempfile.TemporaryDirectory[str] | None = None
+        self._unpacked: weakref.finalize[..., Bundle] | None = None
         self._golden: Golden | None = None
         self.root = self.path
         try:
             if self.path.is_file():
-                import tempfile  # here and below: a bundle folder, the usual case, does without
-
-                self._unpacked = tempfile.TemporaryDirectory(prefix="edgecv-")
-                self.root = Path(self._unpacked.name)
+                self.root = _place_for(self.path)
+                self._unpacked = weakref.finalize(self, _remove, self.root, os.getpid())
                 _unpack(self.path, self.root)
             hashes = Hashes.recall() if remembered and self._unpacked is None else Hashes()
             self.manifest, self._seen = _read_whole(self.root, str(self.path), hashes)
@@ -101,8 +99,7 @@ class Bundle:
     def close(self) -> None:
         """Remove the files that an archive was unpacked to."""
         if self._unpacked is not None:
-            self._unpacked.cleanup()
-            self._unpacked = None
+            self._unpacked()
 
     def __enter__(self) -> Bundle:
         return self
@@ -229,6 +226,27 @@ def _pack(folder: Path, path: Path) -> None:
     with files.replacing(path) as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(folder.iterdir()):
             archive.writestr(zipfile.ZipInfo(file.name), file.read_bytes(), zipfile.ZIP_DEFLATED)
+
+
+def _place_for(archive: Path) -> Path:
+    """A new folder among the temporary ones."""
+    import tempfile  # a bundle folder, the usual case, does without
+
+    try:
+        return Path(tempfile.mkdtemp(prefix="edgecv-"))
+    except OSError as exc:
+        raise Unavailable(
+            f"{archive}: there is no folder to unpack it to ({exc.strerror}); unpack it where the device can read it, "
+            "or set TMPDIR to a folder that can be written"
+        ) from exc
+
+
+def _remove(folder: Path, owner: int) -> None:
+    """Remove what an archive was unpacked to; a forked process leaves that to the one that made it."""
+    if owner == os.getpid():
+        import shutil
+
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unpack(path: Path, folder: Path) -> None:

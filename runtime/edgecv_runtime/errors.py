@@ -5,13 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class EdgecvError(Exception):
     """Base of all errors raised on purpose."""
 
     exit_code = 5
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process whole: with all attributes, whatever arguments the class takes."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[EdgecvError], args: tuple[object, ...], attributes: Mapping[str, object]) -> EdgecvError:
+    error = Exception.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class BadInput(EdgecvError, ValueError):

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import backends, choose, machine, onnxfile, tasks
+from edgecv_runtime import backends, choose, forks, machine, onnxfile, tasks
 from edgecv_runtime.backends import DEFAULT_DEVICE, Backend, Executed, Tensors
 from edgecv_runtime.bundle import ARCHIVE_SUFFIX, MANIFEST, Bundle
 from edgecv_runtime.choose import Ask, Target
 from edgecv_runtime.errors import (
+    BackendUnavailable,
     BadInput,
     BundleError,
     Closed,
@@ -167,12 +169,14 @@ class Model:
         self._target = target
         self._executed: Executed | None = None
         self._workers: Workers | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._sizes = list(entry.spec.shape[1:])
         self._rows = entry.spec.shape[0] if isinstance(entry.spec.shape[0], int) else None
         self._dtype = np.dtype(entry.spec.dtype)
         self._backend: Backend | None = target.compile()  # the file was checked by who called this
         self.streams = self._backend.streams
+        self._forked = False
+        _LOADED.add(self)
 
     @overload
     def __call__(self, frames: Image) -> Any: ...
@@ -306,16 +310,49 @@ class Model:
             workers, self._workers = self._workers, None
         if workers is not None:
             workers.close()
-        backend, self._backend = self._backend, None
+        with self._lock:
+            backend, self._backend, self._forked = self._backend, None, False
         if backend is not None:
             backend.close()
         if self.bundle is not None:
             self.bundle.close()
 
     def _alive(self) -> Backend:
-        if self._backend is None:
-            raise Closed(f"model '{self.name}' is closed; load it again")
-        return self._backend
+        return self._backend or self._reopened()
+
+    def _reopened(self) -> Backend:
+        """In a forked process, open the model again when it is first wanted; raises Closed after `close`."""
+        with self._lock:
+            if self._forked:
+                try:
+                    self._backend = self._target.open()
+                except EdgecvError as exc:
+                    raise BackendUnavailable(
+                        f"model '{self.name}' was loaded before this process forked, and {self._target.backend} cannot "
+                        f"open it again here: {exc}; load it in each process, or start them by 'spawn'"
+                    ) from exc
+                self._forked = False
+            if self._backend is None:
+                raise Closed(f"model '{self.name}' is closed; load it again")
+            return self._backend
+
+    def _after_fork(self) -> None:
+        """Let go of what does not live on in the child: the threads, those of the runtime, and locks they may hold."""
+        self._lock = threading.RLock()
+        workers, self._workers = self._workers, None
+        if workers is not None:
+            workers.abandon()
+        if self._backend is not None:
+            forks.keep_for_ever(self._backend)
+            self._backend, self._forked = None, True
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled: raises BadInput that says what to do instead."""
+        where = self.bundle.path if self.bundle is not None else self._target.file
+        raise BadInput(
+            f"model '{self.name}' cannot be pickled or copied, for it holds a session of {self._target.backend}: send "
+            f"the path, and call edgecv_runtime.load({str(where)!r}, ...) in the other process"
+        )
 
     def __enter__(self) -> Model:
         return self
@@ -324,6 +361,17 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+_LOADED: weakref.WeakSet[Model] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for model in list(_LOADED):
+        model._after_fork()
+
+
+forks.in_child(_after_fork)
 
 
 def _batches(frames: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -6,12 +6,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from edgecv_runtime.errors import Closed
 
 T = TypeVar("T")
 R = TypeVar("R")
+_ELSEWHERE = "this was begun in another process, before it forked; begin it again in this one"
 
 
 class Workers:
@@ -20,19 +21,27 @@ class Workers:
     def __init__(self, count: int) -> None:
         self.count = count
         self.most = 3 * count
-        self._room = threading.BoundedSemaphore(self.most)
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="edgecv")
+        self._room = threading.Semaphore(self.most)
+        self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(count, thread_name_prefix="edgecv")
+        self._running: set[Future[Any]] = set()
 
     def submit(self, call: Callable[[T], R], item: T) -> Future[R]:
-        """Queue a call, and wait for room first; raises Closed after `close`."""
+        """Queue a call, and wait for room first; raises Closed after `close`, and in a process forked meanwhile."""
         self._room.acquire()
+        if self._pool is None:
+            raise Closed(_ELSEWHERE)
         try:
             future = self._pool.submit(call, item)
         except RuntimeError as exc:  # shut down while this waited
             self._room.release()
             raise Closed("the model was closed; load it again") from exc
-        future.add_done_callback(lambda _: self._room.release())
+        self._running.add(future)
+        future.add_done_callback(self._done)
         return future
+
+    def _done(self, future: Future[Any]) -> None:
+        self._running.discard(future)
+        self._room.release()
 
     def map(self, call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Results in the order of the items, which are taken only as far ahead as there is room.
@@ -56,4 +65,12 @@ class Workers:
 
     def close(self) -> None:
         """Finish what was queued, and end the threads."""
-        self._pool.shutdown(wait=True)
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+
+    def abandon(self) -> None:
+        """In a forked process, which has none of these threads: what waits for them ends with Closed."""
+        self._pool, self._room = None, threading.Semaphore(self.most)  # a thread that is gone may hold the old one
+        for future in list(self._running):
+            if not future.done():
+                future.set_exception(Closed(_ELSEWHERE))

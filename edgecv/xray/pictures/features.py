@@ -13,6 +13,7 @@ from edgecv.pages import svg
 from edgecv.xray.pictures import field, places
 from edgecv.xray.pictures.places import Stop
 from edgecv.xray.pictures.subject import Absent, Drawing, Picture, Subject
+from edgecv_runtime import telemetry
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,12 +37,12 @@ def of_network(subject: Subject, stops: Sequence[Stop]) -> list[tuple[Stop, Maps
 def of_file(subject: Subject, stops: Sequence[Stop]) -> list[tuple[Stop, Maps]]:
     """The same of an ONNX file, run by ONNX Runtime with the stops as further outputs."""
     import onnx
-    import onnxruntime
 
     assert subject.photo is not None
     model = onnx.load(str(subject.file))
     known = {each.name for each in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=stop.tensor) for stop in stops if stop.tensor not in known)
+    onnxruntime = telemetry.onnxruntime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3

@@ -5,14 +5,16 @@ Asked for a provider that it cannot load, ONNX Runtime warns and runs on the CPU
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from edgecv_runtime import files, machine, onnxfile
+from edgecv_runtime import files, machine, onnxfile, telemetry
 from edgecv_runtime.backends import DEFAULT_DEVICE, UNKNOWN, Executed, Options, Tensors, summarize
 from edgecv_runtime.errors import BackendUnavailable, BadInput, Closed, ComputationError, ModelFileError, Unavailable
 from edgecv_runtime.manifest import Precision
@@ -127,18 +129,15 @@ class OnnxRuntimeBackend:
 
     def executed(self) -> Executed:
         """Count the layers of the graph as ONNX Runtime rewrote it; UNKNOWN where a provider compiled it."""
-        import tempfile
-
-        with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
-            written = Path(folder) / "optimized.onnx"
-            try:
+        try:
+            with _scratch() as written:
                 self._open(written)
                 content = written.read_bytes()
-            except (ModelFileError, OSError) as exc:
-                if "compiled nodes" in str(exc):
-                    return Executed(precision=UNKNOWN, layers={})
-                raise Unavailable(f"{folder}: onnxruntime cannot write its optimized graph there: {exc}") from exc
-            operators = onnxfile.parse(content, self._model.name).operators
+        except (ModelFileError, OSError) as exc:
+            if "compiled nodes" in str(exc):
+                return Executed(precision=UNKNOWN, layers={})
+            raise Unavailable(f"onnxruntime cannot write its optimized graph: {exc}") from exc
+        operators = onnxfile.parse(content, self._model.name).operators
         layers: Counter[str] = Counter()
         for kind, count in operators.items():
             if kind in _LAYERS:
@@ -153,12 +152,12 @@ class OnnxRuntimeBackend:
     def probe() -> dict[str, str]:
         """Version of onnxruntime."""
         try:
-            import onnxruntime
+            onnxruntime = telemetry.onnxruntime()
         except ModuleNotFoundError as exc:
             raise BackendUnavailable("backend 'onnxruntime' is not installed", extra="onnxruntime") from exc
         except Exception as exc:  # a library that is there and broken may fail in any way
             raise BackendUnavailable(f"backend 'onnxruntime' is installed but does not import: {exc}") from exc
-        return {"onnxruntime": onnxruntime.__version__}
+        return {"onnxruntime": str(onnxruntime.__version__)}
 
     @staticmethod
     def precisions(device: str = DEFAULT_DEVICE) -> tuple[Precision, ...]:
@@ -167,8 +166,7 @@ class OnnxRuntimeBackend:
         return ("float32",)
 
     def _open(self, optimized: Path | None = None) -> Any:
-        import onnxruntime
-
+        onnxruntime = telemetry.onnxruntime()
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 4  # what it would print is raised here
         # XNNPACK brings its own pool; ONNX Runtime's beside it would only fight for the cores
@@ -204,8 +202,7 @@ class OnnxRuntimeBackend:
 
 def _provider(device: str, asked: str) -> Provider:
     """The provider of a device; raises BadInput for an unknown one, BackendUnavailable with what there is instead."""
-    import onnxruntime
-
+    onnxruntime = telemetry.onnxruntime()
     if device not in PROVIDERS:
         raise BadInput(f"onnxruntime has no device '{asked}'; known: {', '.join(PROVIDERS)}")
     found = PROVIDERS[device]
@@ -220,6 +217,22 @@ def _provider(device: str, asked: str) -> Provider:
             f"onnxruntime {onnxruntime.__version__} here has no device '{device}', only: {here}; it needs {found.needs}"
         )
     return found
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A file that ONNX Runtime may write: in memory where the system has such files (Linux has)."""
+    if hasattr(os, "memfd_create"):
+        handle = os.memfd_create("edgecv")
+        try:
+            yield Path(f"/proc/self/fd/{handle}")
+        finally:
+            os.close(handle)
+        return
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
+        yield Path(folder) / "optimized.onnx"
 
 
 def _line(exc: Exception) -> str:

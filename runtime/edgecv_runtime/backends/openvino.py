@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import files, machine
+from edgecv_runtime import files, forks, machine, telemetry
 from edgecv_runtime.backends import DEFAULT_DEVICE, Executed, Options, Tensors, summarize
 from edgecv_runtime.errors import BackendUnavailable, BadInput, Closed, ComputationError, ModelFileError, NoMemory
 from edgecv_runtime.manifest import Precision
@@ -92,7 +92,7 @@ class OpenVinoBackend:
     def probe() -> dict[str, str]:
         """Version of openvino."""
         try:
-            import openvino
+            openvino = telemetry.openvino()
         except ModuleNotFoundError as exc:
             raise BackendUnavailable("backend 'openvino' is not installed", extra="openvino") from exc
         except Exception as exc:  # a library that is there and broken may fail in any way
@@ -187,9 +187,9 @@ def core() -> Any:
     OpenVINO 2026.4's CPU plugin gives the thread a signal stack of its own. When two cores are dropped in the order in
     which they were made, a stack that is no longer mapped stays behind, and the next Ctrl-C ends the process.
     """
-    import openvino
-
-    return openvino.Core()
+    found = telemetry.openvino().Core()
+    forks.in_child(lambda: forks.keep_for_ever(found))
+    return found
 
 
 def _device(asked: str) -> str:
@@ -210,8 +210,7 @@ def _device(asked: str) -> str:
 
 def _read_cached(path: Path, device: str, config: dict[str, Any]) -> _Graph | None:
     """A compiled model from its file; None when there is none, or it is damaged, or OpenVINO does not take it."""
-    import openvino
-
+    openvino = telemetry.openvino()
     try:
         content = np.fromfile(path, np.uint8)
     except OSError:

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgecv_runtime import backends, onnxgraph
+from edgecv_runtime import backends, onnxgraph, telemetry
 from edgecv_runtime.backends import Options, Tensors
 from edgecv_runtime.choose import Target
 from edgecv_runtime.errors import BackendUnavailable
@@ -29,7 +29,7 @@ def tensors(model: bytes, feeds: Tensors) -> Inside:
     Raises BackendUnavailable when ONNX Runtime is not installed.
     """
     try:
-        import onnxruntime
+        onnxruntime = telemetry.onnxruntime()
     except ImportError as exc:
         raise BackendUnavailable("the reference executor is not installed", extra="onnxruntime") from exc
     settings = onnxruntime.SessionOptions()
