@@ -8,6 +8,7 @@ import sys
 def main() -> None:
     """Entry point of the `edgecv` command."""
     try:
+        from edgecv.cli import output
         from edgecv.cli.app import app
     except ModuleNotFoundError as exc:
         if exc.name not in ("typer", "rich"):
@@ -16,4 +17,6 @@ def main() -> None:
 
         print(f"edgecv: {Unavailable(f'the command line needs {exc.name}', extra='cpu')}", file=sys.stderr)  # noqa: T201
         sys.exit(3)
-    app()
+    output.prepare()
+    with output.ending():
+        app(prog_name="edgecv")

@@ -2,18 +2,74 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 import edgecv
 from edgecv.cli import cost, device, inspect, output, quantizing, recipes, results
 
+
+class Verb(NamedTuple):
+    """A function that is a command, and how it is called."""
+
+    command: Callable[..., None]
+    example: str
+    kind: type[TyperCommand] = TyperCommand
+
+
+# In the order in which they are used.
+VERBS = {
+    "From photographs to a proven bundle": (
+        Verb(recipes.build, "edgecv build recipes/photos.yaml data.path=photos"),
+        Verb(results.verify, "edgecv verify runs/photos/bundle"),
+        Verb(results.bench, "edgecv bench runs/photos/bundle --seconds 1 --rounds 10"),
+    ),
+    "On the device": (
+        Verb(device.tune, "edgecv tune runs/photos/bundle --goal 'p99 <= 20 ms'"),
+        Verb(device.predict, "edgecv predict runs/photos/bundle photos --top 3"),
+        Verb(device.stream, "edgecv stream runs/photos/bundle clip.mp4 --sink out.mp4"),
+    ),
+    "Single steps of a build": (
+        Verb(recipes.train, "edgecv train recipes/photos.yaml data.path=photos train.epochs=5"),
+        Verb(recipes.export, "edgecv export recipes/photos.yaml data.path=photos"),
+        Verb(quantizing.quantize, "edgecv quantize runs/photos/bundle --data photos"),
+        Verb(results.report, "edgecv report runs/photos runs/other --out report.html"),
+    ),
+    "Before and beside": (
+        Verb(recipes.models, "edgecv models"),
+        Verb(inspect.inspect, "edgecv inspect mobilenet_v3_small --top 10", cost.DeviceCommand),
+        Verb(cost.calibrate, "edgecv calibrate --seconds 30 --out device.json"),
+        Verb(device.doctor, "edgecv doctor"),
+    ),
+}
+
+
+class Verbs(TyperGroup):
+    """The list of verbs in groups, each with its whole first sentence: Click alone sorts none and cuts them."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the groups."""
+        del ctx
+        for title, verbs in VERBS.items():
+            with formatter.section(title):
+                formatter.write_dl([(verb.command.__name__, _summary(verb)) for verb in verbs])
+
+
+def _summary(verb: Verb) -> str:
+    """The first paragraph of a verb's help, as one line."""
+    return " ".join((verb.command.__doc__ or "").partition("\n\n")[0].split())
+
+
 app = typer.Typer(
     name="edgecv",
+    cls=Verbs,
     help="Train, export, quantize, prove and run vision models on the edge.",
+    epilog="'edgecv VERB -h' shows the options of a verb, and an example.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -29,7 +85,9 @@ def _version(asked: bool) -> None:
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Take the options that all commands share."""
     del version
@@ -37,20 +95,6 @@ def options(
     output.start_logging()
 
 
-for command in (
-    recipes.build,
-    recipes.train,
-    recipes.export,
-    quantizing.quantize,
-    results.verify,
-    results.bench,
-    results.report,
-    device.predict,
-    device.stream,
-    device.tune,
-    recipes.models,
-    cost.calibrate,
-    device.doctor,
-):
-    app.command()(output.guarded(command))
-app.command(cls=cost.DeviceCommand)(output.guarded(inspect.inspect))
+for _verb in (verb for verbs in VERBS.values() for verb in verbs):
+    # \b: as it stands, not wrapped
+    app.command(cls=_verb.kind, epilog=f"\b\nExample:\n  {_verb.example}")(output.guarded(_verb.command))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import platform
+import shlex
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,29 +14,26 @@ import typer
 
 import edgecv_runtime as rt
 from edgecv.cli import photos
+from edgecv.cli.loading import Loading, loads
 from edgecv.cli.output import EXIT_TERMINATED, Mode, say, show_json, stderr, stdout
 from edgecv_runtime import files
 from edgecv_runtime.errors import BadInput, EdgecvError, ImageError
 
 if TYPE_CHECKING:
-    from edgecv_runtime.choose import Ask
     from edgecv_runtime.preprocess import Image
     from edgecv_runtime.stream import StreamReport
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder or .edgecv file.")]
-Backend = Annotated[str, typer.Option("--backend", help="auto, onnxruntime, openvino, ...")]
-Goal = Annotated[str, typer.Option("--goal", help="latency, throughput, or a bound such as 'p99 <= 20 ms'.")]
-Precision = Annotated[str, typer.Option("--precision", help="auto, float32, bf16, int8, or a variant's name.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 EXIT_LOSSES = 4
 
 
+@loads
 def predict(
     bundle: BundlePath,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders of them.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Images, or folders of them.")],
+    loading: Loading,
     top: Annotated[int, typer.Option(help="How many labels to show.")] = 1,
-    backend: Backend = "auto",
-    precision: Precision = "auto",
     save: Annotated[Path | None, typer.Option("--save", help="Folder for annotated copies.")] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Count unreadable images and go on (exit code 4).")
@@ -50,7 +49,7 @@ def predict(
     _refuse_overwriting([file for _, file, _ in found], places, "--save")
     results: list[dict[str, Any]] = []
     bad: list[str] = []
-    with rt.load(bundle, backend=backend, precision=precision) as model:
+    with loading.model(bundle) as model:
         scores = photos.Scores.of(model.labels)
         for root, file, place in found:
             try:
@@ -65,14 +64,14 @@ def predict(
             if place is not None:
                 _save(place, result.draw(frame))
             if json:
-                results.append({"path": _readable(file), **result.as_dict(max(top, 5))})
+                results.append({"path": str(file), **result.as_dict(max(top, 5))})
             else:
                 guesses = "   ".join(f"{guess.score:6.1%} {guess.label}" for guess in result.top(top))
                 stdout.print(f"{_readable(file)}: {guesses}", soft_wrap=True)
-        info = model.info
-    if json:
-        show_json({"model": info, "results": results, "unreadable": bad, "scores": scores.rows()})
-    else:
+        if json:
+            facts = {"model": model.info, "results": results, "unreadable": bad, "scores": scores.rows()}
+            show_json(facts)
+    if not json:
         for row in scores.rows():
             stdout.print(
                 f"{row['folder']}: {row['right']} of {row['count']} as their folders are named", soft_wrap=True
@@ -83,16 +82,16 @@ def predict(
         raise typer.Exit(EXIT_LOSSES)
 
 
+@loads
 def stream(
     bundle: BundlePath,
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="File, folder, rtsp://..., camera index, gst:PIPELINE.")
+        list[str], typer.Argument(metavar="SOURCE", help="File, folder, rtsp://..., camera index, gst:PIPELINE.")
     ],
+    loading: Loading,
     sink: Annotated[
         list[str] | None, typer.Option("--sink", help="out.mp4, out.jsonl, - (JSON lines on stdout) or window.")
     ] = None,
-    backend: Backend = "auto",
-    precision: Precision = "auto",
     frames: Annotated[int | None, typer.Option(help="Stop after so many frames of each source.")] = None,
     when_late: Annotated[str, typer.Option(help="auto, wait, drop-oldest or drop-newest.")] = "auto",
     json: Json = False,
@@ -107,7 +106,7 @@ def stream(
     _refuse_overwriting(inputs, [Path(name) for name in names if name != "-"], "--sink")
     if json and "-" in names:
         raise BadInput("--json and --sink - both write to stdout: choose one")
-    with rt.load(bundle, backend=backend, precision=precision) as model:
+    with loading.model(bundle) as model:
         info = model.info
         say(f"{info.name}: {info.variant} on {info.backend}, runs in {info.precision}")
         with streams.stop_on_signals() as stop:
@@ -134,12 +133,10 @@ def stream(
         raise typer.Exit(code)
 
 
+@loads
 def tune(
     bundle: BundlePath,
-    goal: Goal = "latency",
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    threads: Annotated[int, typer.Option(help="0 searches the number too.")] = 0,
+    loading: Loading,
     json: Json = False,
 ) -> None:
     """Find the fastest way to run a bundle here: backend, variant, threads, streams, batch; `load` remembers it.
@@ -148,30 +145,32 @@ def tune(
     when nothing keeps to the bound that was asked for.
     """
     from edgecv_runtime.choose import Ask
-    from edgecv_runtime.goals import Goal as Wanted
+    from edgecv_runtime.goals import Goal
     from edgecv_runtime.model import load_bundle
 
-    ask = Ask(backend=backend, precision=precision, threads=threads, goal=Wanted(goal), tune=True)
-    with load_bundle(bundle, ask) as model:
+    goal = Goal(loading.goal)
+    ask = Ask(loading.backend, loading.precision, loading.device, loading.threads, goal, tune=True)
+    with load_bundle(bundle, ask, self_test=loading.self_test) as model:
         info, reasons = model.info, model.explain().splitlines()
     if json:
-        show_json({"model": info, "goal": goal, "reasons": reasons})
+        show_json({"model": info, "goal": goal.text, "reasons": reasons})
     else:
         for line in reasons:
             stdout.print(line, soft_wrap=True, highlight=False)
         if not reasons[-1].startswith("not remembered"):
-            say(f"remembered for this machine: load({_arguments(ask)}) takes it")
+            asked, options = _asked(loading)
+            say(f"remembered for this machine: load({asked}) takes it, and predict and stream with: {options}")
     if not info.keeps_goal:
-        stderr.print(f"edgecv: nothing here keeps {goal}: loosen the goal or take a smaller model", soft_wrap=True)
+        stderr.print(f"edgecv: nothing here keeps {goal.text}: loosen the goal or take a smaller model", soft_wrap=True)
         raise typer.Exit(EXIT_LOSSES)
 
 
-def _arguments(ask: Ask) -> str:
-    """What `load` has to be asked for to take what was found."""
-    given = {name: getattr(ask, name) for name in ("backend", "precision", "threads")}
-    usual = {"backend": "auto", "precision": "auto", "threads": 0}
-    named = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
-    return ", ".join(["...", *named, f"goal={ask.goal.text!r}"])
+def _asked(loading: Loading) -> tuple[str, str]:
+    """How `load`, and a verb, have to be asked to take what was found."""
+    given = {name: getattr(loading, name) for name in ("backend", "precision", "device", "threads")}
+    given = {name: value for name, value in given.items() if value != getattr(Loading, name)} | {"goal": loading.goal}
+    named = ", ".join(["...", *(f"{name}={value!r}" for name, value in given.items())])
+    return named, " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in given.items())
 
 
 def doctor(json: Json = False) -> None:
@@ -229,8 +228,8 @@ def _version(module: str) -> str:
 
 
 def _readable(path: Path) -> str:
-    """A path as text, also when its name is no valid UTF-8."""
-    return str(path).encode(errors="backslashreplace").decode()
+    r"""A path as text, also when its name is no valid UTF-8: its bytes are then written as \xe9."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _place(save: Path | None, root: Path, file: Path) -> Path | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
+import os
 import signal
 import sys
 import threading
@@ -13,19 +15,89 @@ from traceback import clear_frames
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-import msgspec
 import typer
 from rich.console import Console
 
+from edgecv_runtime import jsontext
 from edgecv_runtime.errors import EdgecvError, Unavailable
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_TERMINATED = 130, 141, 143
+PIPE_COLUMNS = 1000  # a file or another program has room for every column
 
-stdout = Console(highlight=False, markup=False, emoji=False)
-stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+class Output(Console):
+    """A reader that goes away (`| head`) ends the command; so does a full disk behind stdout, in one line."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print; what cannot be said on stderr can be said nowhere."""
+        with _writing(self.stderr):
+            super().print(*objects, **how)
+
+    def on_broken_pipe(self) -> NoReturn:
+        """End as other programs do, which SIGPIPE ends; called by Rich."""
+        _leave_stdout()
+        raise typer.Exit(EXIT_NO_READER)
+
+
+stdout = Output(highlight=False, markup=False, emoji=False)
+stderr = Output(stderr=True, highlight=False, markup=False, emoji=False)
+if not stdout.is_terminal:
+    stdout.width = PIPE_COLUMNS
+
+
+def prepare() -> None:
+    """Before the first line: names that are no UTF-8 can be printed, and a stream that is closed takes what is said.
+
+    With descriptor 1 free, the next file that is opened would be standard output to every library.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Around everything: what Typer itself prints, help say, ends as what commands print."""
+    try:
+        yield
+    except SystemExit as exc:
+        if isinstance(exc.__context__, BrokenPipeError):  # Typer's answer is 1
+            raise SystemExit(EXIT_NO_READER) from exc
+        raise
+    except OSError as exc:
+        _leave_stdout()
+        stderr.print(f"edgecv: standard output cannot be written: {exc.strerror}", soft_wrap=True)
+        raise SystemExit(Unavailable.exit_code) from exc
+
+
+@contextmanager
+def _writing(stderr: bool = False) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        stdout.on_broken_pipe()
+    except OSError as exc:
+        if stderr:
+            return
+        _leave_stdout()
+        raise Unavailable(f"standard output cannot be written: {exc.strerror}") from exc
+
+
+def _leave_stdout() -> None:
+    """What is still to be written goes nowhere: Python would try it once more at its end, and complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 class Mode:
@@ -43,9 +115,10 @@ def say(text: str) -> None:
 
 def show_json(value: Any) -> None:
     """The one JSON document that `--json` promises, on stdout."""
-    document = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
-    sys.stdout.buffer.write(document)
-    sys.stdout.buffer.flush()
+    document = jsontext.encode(value, indent=2) + b"\n"
+    with _writing():
+        sys.stdout.buffer.write(document)
+        sys.stdout.buffer.flush()
 
 
 def start_logging() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecv.cli.output import Mode, say, show_json, stdout
+from edgecv_runtime import machine
 from edgecv_runtime.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
@@ -61,7 +62,6 @@ def models(json: Json = False) -> None:
     _need_torch()
     from msgspec import to_builtins
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from edgecv import models as zoo
@@ -84,7 +84,7 @@ def models(json: Json = False) -> None:
         size = "x".join(map(str, spec.size))
         cells = f"{spec.parameters:,}", count_text(cost.macs), size, field_text(cost.field), weights or "–"
         table.add_row(spec.name, spec.task, *cells)
-    Console(width=max(stdout.width, ZOO_COLUMNS)).print(table)  # a file or pipe would count as 80 columns
+    stdout.print(table, width=max(stdout.width, ZOO_COLUMNS), crop=False)
     say("weights: published top-1 on ImageNet-1k, or mIoU on COCO val2017 (segmentation); --json has their sources")
 
 
@@ -111,6 +111,9 @@ def _facts(built: Built) -> dict[str, object]:
 def _need_torch() -> None:
     try:
         import onnx  # noqa: F401
-        import torch  # noqa: F401
+        import torch
     except ImportError as exc:
         raise Unavailable(f"this command needs {exc.name}", extra="export") from exc
+    cores = machine.this().cores
+    if cores < torch.get_num_threads():  # a container's quota of CPU time, which torch does not look at
+        torch.set_num_threads(cores)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from edgecv_runtime import machine
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,7 +35,7 @@ def threaded(function: Callable[[T], R], items: Sequence[T], what: str) -> Itera
 
 
 def _ahead(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    workers = os.cpu_count() or 1
+    workers = machine.this().cores
     waiting: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:

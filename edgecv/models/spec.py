@@ -83,5 +83,5 @@ class Registry(dict[str, Model]):
 
     def find(self, name: str) -> Model:
         if name not in self:
-            raise BadInput(f"no model '{name}' in the zoo{nearest(str(name), self)}")
+            raise BadInput(f"no model '{name}' in the zoo{nearest(str(name), self, most=5)}")
         return self[name]

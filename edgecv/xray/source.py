@@ -46,7 +46,7 @@ def zoo(name: str, *, size: Shape | None = None) -> Graph:
     from edgecv.xray import from_torch
 
     if name not in models.names():
-        raise BadInput(f"'{name}' is no model of the zoo, bundle or file{nearest(name, models.names())}")
+        raise BadInput(f"'{name}' is no model of the zoo, bundle or file{nearest(name, models.names(), most=5)}")
     spec = models.spec(name)
     with torch.device("meta"):
         network = models.create(name)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+_LISTED = 24  # names that are read in one line
+
 
 class EdgecvError(Exception):
     """Base of all errors raised on purpose."""
@@ -101,8 +103,8 @@ class Closed(EdgecvError, RuntimeError):
     """A model or stream was used after it was closed."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Say which known names are near `word`: "; did you mean 'x'?" or the whole list.
+def nearest(word: str, known: Iterable[str], most: int = 3) -> str:
+    """Say which known names are near `word`, at most so many: "; did you mean 'x'?" or what there is.
 
     >>> nearest("epohcs", ["epochs", "batch"])
     "; did you mean 'epochs'?"
@@ -110,7 +112,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     import difflib
 
     known = list(known)
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(word, known, n=most, cutoff=0.6)
     if near:
         return f"; did you mean {' or '.join(repr(name) for name in near)}?"
+    if len(known) > _LISTED:
+        near = difflib.get_close_matches(word, known, n=most, cutoff=0.0)
+        return f"; the nearest of {len(known)} names: {', '.join(near)}"
     return f"; known: {', '.join(known)}" if known else ""

@@ -7,6 +7,7 @@ import os
 import platform
 from pathlib import Path
 
+from edgecv_runtime import cores
 from edgecv_runtime.manifest import Machine
 
 # Instruction sets that decide which kernels run, as /proc/cpuinfo names them.
@@ -36,7 +37,7 @@ def this() -> Machine:
         name = jetson.read_bytes().rstrip(b"\0").decode(errors="replace")
     return Machine(
         cpu=name,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores.usable(),
         isa=tuple(flag for flag in _ISA if flag in flags),
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import files, forks, machine, telemetry
+from edgecv_runtime import cores, files, forks, machine, telemetry
 from edgecv_runtime.backends import DEFAULT_DEVICE, Executed, Options, Tensors, summarize
 from edgecv_runtime.errors import BackendUnavailable, BadInput, Closed, ComputationError, ModelFileError, NoMemory
 from edgecv_runtime.manifest import Precision
@@ -53,6 +53,8 @@ class OpenVinoBackend:
             self._config["NUM_STREAMS"] = options.streams
         if options.threads:
             self._config["INFERENCE_NUM_THREADS"] = options.threads
+        elif self._device == "CPU" and machine.this().cores < cores.seen():
+            self._config["INFERENCE_NUM_THREADS"] = machine.this().cores  # a container's quota of CPU time
         self._model = model
         self._digest = options.digest
         self._seen = files.identity(model)

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
+from edgecv_runtime import jsontext
 from edgecv_runtime.errors import BadInput, Closed
 from edgecv_runtime.stream.sinks.base import Output, Sink
 
@@ -29,7 +29,6 @@ class JsonLinesSink(Sink):
         """path: a file, or "-" for standard output; raises BadInput when it cannot be written."""
         self.name = "stdout" if str(path) == "-" else str(path)
         self._path = None if str(path) == "-" else Path(path)
-        self._encoder = msgspec.json.Encoder(enc_hook=_plain)
         self._end = 0
         self._fd: int | None = None
         self._regular = False
@@ -55,7 +54,7 @@ class JsonLinesSink(Sink):
         }
         if frame.path is not None:
             document["path"] = frame.path
-        line = memoryview(self._encoder.encode(document) + b"\n")
+        line = memoryview(jsontext.encode(document, _plain) + b"\n")
         fd = self._open() if self._fd is None else self._fd
         try:
             written = 0
