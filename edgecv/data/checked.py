@@ -18,6 +18,7 @@ import msgspec
 
 from edgecv.data.dataset import Images, Labels
 from edgecv.data.progress import threaded
+from edgecv.data.similar import perceptual_hash
 from edgecv.data.split import listed
 from edgecv.data.tree import File
 from edgecv_runtime import files, images
@@ -28,10 +29,11 @@ log = logging.getLogger("edgecv.data")
 
 @dataclass(frozen=True)
 class Checked:
-    """The files that can be decoded, the SHA-256 of each one's bytes by name, and why the others cannot."""
+    """The files that can be decoded, each one's SHA-256 and perceptual hash by name, and why the others cannot."""
 
     good: tuple[File, ...]
     stamps: dict[str, str]
+    hashes: dict[str, bytes]
     bad: tuple[str, ...]  # one "name: reason" each
     max_pixels: int = images.MAX_PIXELS
 
@@ -67,11 +69,20 @@ def allow(bad: Sequence[str], skip_bad: int, where: str) -> tuple[str, ...]:
     return (f"{len(bad)} unreadable files were left out: {names}",)
 
 
+class _Known(msgspec.Struct, array_like=True):
+    """What is known of a file. reason: why it cannot be decoded, or ""; then the others are empty."""
+
+    version: str = ""
+    stamp: str = ""
+    reason: str = ""
+    hash: bytes = b""
+
+
 class _Memory(msgspec.Struct):
-    """What is remembered of a data set: name -> (version, SHA-256, why it cannot be decoded or "")."""
+    """What is remembered of a data set, by the files' names."""
 
     decoder: str
-    files: dict[str, tuple[str, str, str]] = {}
+    pictures: dict[str, _Known] = {}
 
 
 def check(found: Sequence[File], root: Path, max_pixels: int = images.MAX_PIXELS) -> Checked:
@@ -81,16 +92,16 @@ def check(found: Sequence[File], root: Path, max_pixels: int = images.MAX_PIXELS
     """
     place = _memory_file(root)
     known = _remembered(place, f"{decoder_version()}, {max_pixels} pixels")
-    todo = [file for file in found if known.files.get(file.name, ("",))[0] != file.version]
-    for file, (stamp, reason) in zip(
-        todo, threaded(partial(_decode, max_pixels), todo, "checking images"), strict=True
-    ):
-        known.files[file.name] = (file.version, stamp, reason)
+    todo = [file for file in found if known.pictures.get(file.name, _Known()).version != file.version]
+    for file, result in zip(todo, threaded(partial(_decode, max_pixels), todo, "checking images"), strict=True):
+        known.pictures[file.name] = result
     if todo:
         _remember(place, known)
-    good = tuple(file for file in found if not known.files[file.name][2])
-    bad = tuple(f"{file.name}: {reason}" for file in found if (reason := known.files[file.name][2]))
-    return Checked(good, {file.name: known.files[file.name][1] for file in good}, bad, max_pixels)
+    of = {file.name: known.pictures[file.name] for file in found}
+    good = tuple(file for file in found if not of[file.name].reason)
+    bad = tuple(f"{file.name}: {of[file.name].reason}" for file in found if of[file.name].reason)
+    stamps = {file.name: of[file.name].stamp for file in good}
+    return Checked(good, stamps, {file.name: of[file.name].hash for file in good}, bad, max_pixels)
 
 
 def decoder_version() -> str:
@@ -102,13 +113,13 @@ def decoder_version() -> str:
     return f"OpenCV {cv2.__version__}"
 
 
-def _decode(max_pixels: int, file: File) -> tuple[str, str]:
+def _decode(max_pixels: int, file: File) -> _Known:
     try:
         data = file.read()
-        images.decode(data, file.name, max_pixels)
+        image = images.decode(data, file.name, max_pixels)
     except ImageError as exc:
-        return "", str(exc).removeprefix(f"{file.name}: ")
-    return hashlib.sha256(data).hexdigest(), ""
+        return _Known(file.version, reason=str(exc).removeprefix(f"{file.name}: "))
+    return _Known(file.version, hashlib.sha256(data).hexdigest(), hash=perceptual_hash(image))
 
 
 def _memory_file(root: Path) -> Path | None:

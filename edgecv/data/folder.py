@@ -14,6 +14,7 @@ from edgecv.data.config import DataConfig
 from edgecv.data.dataset import Dataset, Images
 from edgecv.data.layout import ALL, TEST, TRAIN, VAL, Layout, read_layout
 from edgecv.data.listing import list_tree
+from edgecv.data.similar import near_copies
 from edgecv.data.split import hold_out, listed
 from edgecv.data.tree import File, Tree
 from edgecv_runtime import formats
@@ -23,9 +24,10 @@ from edgecv_runtime.listing import kinds
 
 @dataclass(frozen=True)
 class Parts:
-    """The readable images of a folder by part (TRAIN, VAL, TEST, or ALL), their classes, and counted warnings."""
+    """The readable images of a folder by part (TRAIN, VAL, TEST, or ALL), hashes by name, and counted warnings."""
 
     images: dict[str, Images]
+    hashes: dict[str, bytes]
     layout: Layout
     notes: tuple[str, ...]
 
@@ -52,7 +54,7 @@ def load(config: DataConfig) -> Dataset:
     elif VAL not in parts:
         parts[VAL] = parts.pop(TEST)
         notes += (_test_validates(layout),)
-    notes += _leaks(parts)
+    notes += _leaks(parts, read.hashes)
     return Dataset(classes, parts[TRAIN], parts[VAL], notes, parts.get(TEST))
 
 
@@ -80,7 +82,7 @@ def labelled(config: DataConfig, labels: Sequence[str]) -> Parts | None:
     images = {part: held for part, held in read.images.items() if len(held)}
     if not images:
         raise DatasetError(f"{where}: holds no images")
-    return Parts(images, layout, (*read.notes, *_leaks(images)))
+    return Parts(images, read.hashes, layout, (*read.notes, *_leaks(images, read.hashes)))
 
 
 def _read(
@@ -102,7 +104,7 @@ def _read(
     if not may_be_empty:
         _refuse_empty(layout, readable, where)
     parts = {part: _part(checked, held, classes) for part, held in readable.items()}
-    return Parts(parts, layout, notes + _two_labels(list(parts.values())))
+    return Parts(parts, checked.hashes, layout, notes + _two_labels(list(parts.values())))
 
 
 def _test_validates(layout: Layout) -> str:
@@ -197,19 +199,26 @@ def _two_labels(parts: Sequence[Images]) -> tuple[str, ...]:
     return (f"{len(names)} files have a copy under another class: {listed(names)}",) if names else ()
 
 
-def _leaks(parts: Mapping[str, Images]) -> tuple[str, ...]:
-    """Notes on images that are in two parts: what is judged on must not have been trained on."""
+def _leaks(parts: Mapping[str, Images], hashes: Mapping[str, bytes]) -> tuple[str, ...]:
+    """Notes on images that are in two parts, as they are or as a copy: what is judged on must not be trained on."""
     notes: tuple[str, ...] = ()
     for judged, told in ((VAL, "validation"), (TEST, "test")):
         for seen in (TRAIN, VAL) if judged == TEST else (TRAIN,):
-            if judged not in parts or seen not in parts:
-                continue
-            known = dict(zip(parts[seen].stamps, parts[seen].names, strict=True))
-            held = zip(parts[judged].names, parts[judged].stamps, strict=True)
-            pairs = [f"{name} = {known[stamp]}" for name, stamp in held if stamp in known]
-            if pairs:
-                notes += (
-                    f"{len(pairs)} of the {told} images are also in {seen}, so that its accuracy is too high: "
-                    f"{listed(pairs)}",
-                )
+            if judged in parts and seen in parts:
+                notes += _shared(parts[judged], parts[seen], hashes, f"of the {told} images", seen)
     return notes
+
+
+def _shared(judged: Images, seen: Images, hashes: Mapping[str, bytes], told: str, where: str) -> tuple[str, ...]:
+    known = dict(zip(seen.stamps, seen.names, strict=True))
+    equal = [(name, known[s]) for name, s in zip(judged.names, judged.stamps, strict=True) if s in known]
+    found = (
+        (equal, "=", f"are also in {where}"),
+        (near_copies(judged, seen, hashes), "~", f"are resized or re-encoded copies of images in {where}"),
+    )
+    return tuple(
+        f"{len(pairs)} {told} {what}, so that its accuracy is too high: "
+        + listed([f"{name} {sign} {other}" for name, other in pairs])
+        for pairs, sign, what in found
+        if pairs
+    )
