@@ -42,7 +42,8 @@ def predict(
     json: Json = False,
 ) -> None:
     """Label images and folders of images; where folders are named as labels, tell how many are right."""
-    found = [(root, file, _place(save, root, file)) for root, file in photos.gather(bundle, paths)]
+    gathered, left_out = photos.gather(bundle, paths)
+    found = [(root, file, _place(save, root, file)) for root, file in gathered]
     if top < 1:
         raise BadInput(f"--top must be at least 1, got {top}")
     places = [place for _, _, place in found if place is not None]
@@ -69,8 +70,8 @@ def predict(
                 guesses = "   ".join(f"{guess.score:6.1%} {guess.label}" for guess in result.top(top))
                 stdout.print(f"{_readable(file)}: {guesses}", soft_wrap=True)
         if json:
-            facts = {"model": model.info, "results": results, "unreadable": bad, "scores": scores.rows()}
-            show_json(facts)
+            facts = {"model": model.info, "results": results, "unreadable": bad, "left_out": left_out}
+            show_json({**facts, "scores": scores.rows()})
     if not json:
         for row in scores.rows():
             stdout.print(

@@ -15,12 +15,13 @@ from edgecv_runtime.listing import suffix
 _CLIPS = frozenset((".mp4", ".avi", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpeg", ".wmv", ".ts", ".mjpeg", ".3gp"))
 
 
-def gather(bundle: Path, paths: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Every image with the path that it was found by; what lies in a folder and is none is counted.
+def gather(bundle: Path, paths: Sequence[Path]) -> tuple[list[tuple[Path, Path]], dict[str, str]]:
+    """Every image behind the path that it was found by; and what lies in a folder and is none, counted, by the folder.
 
     Raises BadInput, with what to type, for what is no image: a clip, a camera, a bundle, a run, an empty folder.
     """
     found: list[tuple[Path, Path]] = []
+    left: dict[str, str] = {}
     for path in paths:
         _refuse_others(bundle, path)
         inside = images.look(path)
@@ -31,8 +32,9 @@ def gather(bundle: Path, paths: Sequence[Path]) -> list[tuple[Path, Path]]:
             raise BadInput(f"{path}: no images in it{_left(inside)}{meant}; known: {known}")
         if inside.left_out():
             say(f"{path}: {len(inside.images)} images{_left(inside)}")
+            left[str(path)] = inside.left_out()
         found += [(path, file) for file in inside.images]
-    return found
+    return found, left
 
 
 @dataclass

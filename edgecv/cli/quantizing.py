@@ -167,7 +167,7 @@ def _goal(name: str) -> str:
     return name
 
 
-def _frames(opened: Bundle, data: Path, calibrating: int, checking: int, max_megapixels: float) -> Found:
+def _frames(opened: Bundle, data: Path, calibrating: int, checking: int, max_megapixels: float = 50.0) -> Found:
     """Calibration images; and check images with their labels, where the folder's folders are named as labels."""
     from edgecv.data import DataConfig, clips
     from edgecv.data.judging import divided

@@ -52,7 +52,7 @@ def read(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image:
     """
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
             raise ImageError(
                 f"{path}: {'a folder' if path.is_dir() else 'a pipe, socket or device'}, not an image file"
             )
@@ -98,10 +98,13 @@ def find(root: str | Path) -> list[Path]:
 def look(root: str | Path) -> Found:
     """All files below a folder, told apart; a file is itself. Raises ImageError when there is neither."""
     root = Path(root)
-    if not root.is_dir():
-        if not root.exists():
-            raise ImageError(f"{root}: no such file or folder")
-        return Found((root,))
+    try:
+        if not root.is_dir():
+            root.stat()
+            return Found((root,))
+    except OSError as exc:  # also a name that no file system takes
+        missing = isinstance(exc, FileNotFoundError | NotADirectoryError)
+        raise ImageError(f"{root}: {'no such file or folder' if missing else exc.strerror}") from exc
     images: list[Path] = []
     others: list[Path] = []
     special: list[Path] = []

@@ -577,6 +577,9 @@ def test_predict_on_labelled_folders_counts_what_is_right(exported, labelled):
     done = edgecv("predict", exported, labelled, "--json")
     document = json.loads(done.stdout)
     assert "left out: 1 files that are no images (1 .txt), 1 hidden or system files and folders" in done.stderr
+    assert document["left_out"] == {
+        str(labelled): "1 files that are no images (1 .txt), 1 hidden or system files and folders"
+    }
     got = {each["path"]: each["label"] for each in document["results"]}
     assert len(got) == 4
     for half, row in zip(("train", "val"), document["scores"], strict=True):
@@ -605,3 +608,23 @@ def test_predict_points_to_what_was_meant(exported, labelled, tmp_path):
         done = edgecv("predict", *arguments)
         assert done.returncode == 2
         assert re.search(said, one_line(done)), done.stderr
+
+
+def test_quantize_calibrates_on_train_and_judges_on_val_with_labels(exported, digits, tmp_path):
+    """The folder that `build` was given, in any spelling: never mixed, and never without its labels."""
+    from edgecv.cli import quantizing
+
+    frames, truth = digits
+    with Bundle(exported) as opened:
+        labels, preprocess = opened.manifest.labels, opened.manifest.preprocess
+        for index in range(80):
+            path = tmp_path / ("Training" if index < 50 else "Validation") / labels[truth[index]] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), frames[index])
+        calibration, check, found = quantizing._frames(opened, tmp_path, 30, 25, 50.0)
+    parts = [{preprocess(frame).tobytes(): label for frame, label in zip(frames[a:b], truth[a:b], strict=True)}
+             for a, b in ((0, 50), (50, 80))]  # fmt: skip
+    assert len(calibration) == 30
+    assert all(calibration[index].tobytes() in parts[0] for index in range(30))
+    assert len(check) == 25
+    assert [parts[1][frame.tobytes()] for frame in check] == list(found)

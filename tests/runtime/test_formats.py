@@ -145,6 +145,8 @@ def test_a_pipe_that_is_named_does_not_hang(tmp_path):
         images.read(tmp_path / "pipe.png")
     with pytest.raises(ImageError, match="a folder, not an image file"):
         images.read(tmp_path)
+    with pytest.raises(ImageError, match="File name too long"):
+        images.look(tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize(
