@@ -1,12 +1,13 @@
 """`edgecv build`: the steps of a recipe, what each depends on and what it makes.
 
 The steps are chained by content: what a step depends on is named by hashes of the outputs before it, so that a change
-goes as far down as it matters. The bundle is changed only atomically, so a build can be stopped at any moment.
+goes as far down as it matters. The bundle is changed only atomically, so a build can be stopped at any moment, and what
+is made anew replaces what is there only when it is whole (`edgecv.staging`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +17,16 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from edgecv import journal, models, report
-from edgecv.data import Dataset, Images, cached, load
+from edgecv import journal, models, preflight, report, trainings
+from edgecv.data import Dataset, Images, bytes_to_write, cached, load
 from edgecv.journal import Step
 from edgecv.recipe import Quantizing, Recipe
 from edgecv.report import front, verified
 from edgecv.report.run import beside
+from edgecv.staging import RECIPE, Workplace
 from edgecv.train import TrainConfig, fit
+from edgecv.train.augment import training_view
+from edgecv.train.fit import check_labels, statistics_images
 from edgecv.train.quantized import train_quantized
 from edgecv_export import graph
 from edgecv_export.calibrate import sample
@@ -32,9 +36,11 @@ from edgecv_export.parity import BATCHES
 from edgecv_export.quantize import convert, quantize
 from edgecv_runtime import backends, bundle, files, machine
 from edgecv_runtime.bench.latency import bench
-from edgecv_runtime.errors import BadInput, BundleError
+from edgecv_runtime.errors import BackendUnavailable, BadInput, BundleError
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 from edgecv_runtime.verify import judge, verify
+
+PARITY_IMAGES = max(GOLDEN_IMAGES, *BATCHES)
 
 
 @dataclass(frozen=True)
@@ -71,18 +77,36 @@ def build(
     Raises what the steps raise; what was done before stays done. BadInput when another build uses the folder.
     """
     _check_task(recipe)
-    run = _Run(recipe, Path(folder), say, progress)
+    place = Workplace(Path(folder), _as_yaml(recipe))
+    run = _Run(recipe, place, say, progress)
     names = [step.name for step in run.steps()]
     if until not in names:
         raise BadInput(f"no step '{until}' in this recipe; it has: {', '.join(names)}")
-    ran: list[str] = []
-    skipped: list[str] = []
-    record = journal.Journal(run.folder, say)
-    with record.locked():
-        files.write(run.folder / "recipe.yaml", _as_yaml(recipe))
-        for step in run.steps()[: names.index(until) + 1]:
-            (ran if record.do(step) else skipped).append(step.name)
-    return Built(run.folder, tuple(ran), tuple(skipped), record.seconds())
+    with journal.locked(place.run):
+        place.begin()
+        record = journal.Journal(place.folder, say)
+        ran: list[str] = []
+        skipped: list[str] = []
+        asked = run.steps()[: names.index(until) + 1]
+        for number, step in enumerate(asked):
+            if record.unchanged(step):
+                record.skip(step)
+                skipped.append(step.name)
+                continue
+            if not ran:
+                for each in asked[number:]:
+                    for note in each.check():
+                        say(f"{each.name}: {note}")
+            if step.name == "report":
+                place.publish()  # it is of what the run holds
+            elif record.knows(names[names.index(step.name) :]) or place.holds(step.name):
+                place.protect()
+            record.folder = place.folder
+            record.do(step)
+            ran.append(step.name)
+        place.publish()
+        record.folder = place.run
+    return Built(place.run, tuple(ran), tuple(skipped), record.seconds())
 
 
 def _check_task(recipe: Recipe) -> None:
@@ -98,11 +122,9 @@ def _check_task(recipe: Recipe) -> None:
 class _Run:
     """One recipe in one folder; heavy things (data, network) are made when a step first needs them."""
 
-    def __init__(self, recipe: Recipe, folder: Path, say: Callable[[str], None], progress: bool) -> None:
+    def __init__(self, recipe: Recipe, place: Workplace, say: Callable[[str], None], progress: bool) -> None:
         self.recipe = recipe
-        self.folder = folder
-        self.bundle = folder / "bundle"
-        self.weights = folder / "train" / "weights.safetensors"
+        self._place = place
         self._say = say
         self._progress = progress
 
@@ -110,17 +132,30 @@ class _Run:
         """The recipe's steps in order."""
         recipe = self.recipe
         steps = [
-            Step("train", self._train_inputs, self._train, self._has_weights),
-            Step("export", self._export_inputs, self._export, lambda out: self._hash("float32") == out["float32"]),
-            Step("quantize", self._quantize_inputs, self._quantize, self._has_variants),
-            Step("verify", self._verify_inputs, self._verify, lambda _: self._measured("agreement")),
-            Step("bench", self._bench_inputs, self._bench, lambda _: self._measured("latency")),
-            Step("report", self._report_inputs, self._report, lambda _: (self.folder / "report.html").is_file()),
+            Step("train", self._train_inputs, self._train, self._has_weights, self._check_train),
+            Step("export", self._export_inputs, self._export, self._has_float32, self._check_export),
+            Step("quantize", self._quantize_inputs, self._quantize, self._has_variants, self._check_quantize),
+            Step("verify", self._verify_inputs, self._verify, self._is_verified, self._check_backends),
+            Step("bench", self._bench_inputs, self._bench, self._is_timed, self._check_backends),
+            Step("report", self._report_inputs, self._report, self._has_report, self._check_report),
         ]
         left_out = {"train": recipe.train, "quantize": recipe.quantize}
         return [step for step in steps if left_out.get(step.name, True) is not None]
 
     # What the steps share
+
+    @property
+    def folder(self) -> Path:
+        """Where the steps work: the run folder, or `next/` in it."""
+        return self._place.folder
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "bundle"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "train" / "weights.safetensors"
 
     @cached_property
     def data(self) -> Dataset:
@@ -177,11 +212,55 @@ class _Run:
 
     def frames(self, images: Images) -> NDArray[np.uint8]:
         """Images preprocessed, from a cache on disk."""
-        return cached(images, self.preprocess, self.folder / "cache")
+        return cached(images, self.preprocess, self._place.cache)
 
     @property
     def val(self) -> Images:
         return self.data.val.take(self.recipe.verify.frames)
+
+    # What is known of each step before any runs
+
+    def _check_train(self) -> Iterator[str]:
+        config, data = self.recipe.train, self.data
+        assert config is not None
+        preflight.packages("train", ("kornia", "lightning_fabric", "matplotlib", "safetensors"), "train")
+        check_labels(data)
+        yield from preflight.images(data, config)
+        yield from preflight.published(self.source, self.preprocess)
+        network = self.network(self.recipe.model.weights)
+        views = [
+            (data.train, training_view(self.preprocess, config.augment)),
+            (data.val, self.preprocess),
+            (statistics_images(data.train, config), self.preprocess),
+        ]
+        decoded = sum(bytes_to_write(images, view, self._place.cache) for images, view in views)
+        preflight.room(self._place.run, decoded, network)
+        preflight.network(network, self.recipe.model.name, self.preprocess, len(data.classes), len(data.train), config)
+
+    def _check_export(self) -> Iterator[str]:
+        preflight.packages("export", ("onnx", "onnxruntime"), "export")
+        preflight.parity(self.data, PARITY_IMAGES)
+        files.check_replaceable(self._place.run / "bundle")
+        if self.recipe.train is None:
+            yield from preflight.published(self.source, self.preprocess)
+
+    def _check_quantize(self) -> Iterator[str]:
+        config = self.recipe.quantize
+        assert config is not None
+        if config.train is not None and self.data.train.labels is None:
+            raise BadInput(f"quantize.train needs labels, and data source '{self.recipe.data.source}' has none")
+        if config.int8:
+            yield from preflight.calibration(self.data, config)
+
+    def _check_backends(self) -> Iterator[str]:
+        if not backends.available():
+            raise BackendUnavailable("no backend works here to verify with, onnxruntime will do", extra="onnxruntime")
+        yield from ()
+
+    def _check_report(self) -> Iterator[str]:
+        preflight.packages("report", ("jinja2", "matplotlib"), "export")
+        files.check_place(self._place.run / "report.html")
+        yield from ()
 
     # The steps: what each depends on, and what it does
 
@@ -199,14 +278,16 @@ class _Run:
 
     def _train(self) -> dict[str, str]:
         assert self.recipe.train is not None
-        journal.start_over_if_changed(self.folder / "train", self._train_inputs())
+        network = self.network(self.recipe.model.weights)
+        self._take_up("train", self._train_inputs())
         result = fit(
-            self.network(self.recipe.model.weights),
+            network,
             self.data,
             self.preprocess,
             self.normalization,
             self.recipe.train,
             self.folder / "train",
+            decoded=self._place.cache,
             progress=self._progress,
         )
         self._say(
@@ -214,6 +295,15 @@ class _Run:
             f"{result.last_top1:.2%} at the last; {result.seconds:.0f} s"
         )
         return {"weights": files.sha256(self.weights)}
+
+    def _take_up(self, name: str, inputs: object) -> Path:
+        """The folder of a training: of these inputs, with the recipe beside them; others are set aside."""
+        folder, home = self.folder / name, self._place.run / name
+        found = trainings.take_up(folder, home, inputs)
+        files.write(folder / RECIPE, _as_yaml(self.recipe))
+        if found is not None:
+            self._say(f"train: {found.name} was trained with these settings, and is taken up again")
+        return folder
 
     def _has_weights(self, outputs: dict[str, str]) -> bool:
         return self.weights.is_file() and files.sha256(self.weights) == outputs["weights"]
@@ -232,11 +322,11 @@ class _Run:
         ]
 
     def _export(self) -> dict[str, str]:
-        count = max(GOLDEN_IMAGES, *BATCHES)
-        if len(self.data.val) < count:
-            raise BadInput(
-                f"export checks parity on {count} validation images, there are {len(self.data.val)}: add some"
-            )
+        images = self.data.val.take(PARITY_IMAGES)
+        frames = np.asarray(self.frames(images))
+        if len(images) < PARITY_IMAGES:  # of a small set, training images too: parity asks for pictures, not for labels
+            more = self.data.train.take(PARITY_IMAGES - len(images))
+            frames = np.concatenate([frames, np.asarray(self.frames(more))])
         provenance = {"architecture": self.recipe.model.name, "data": self.recipe.data.source}
         if self.source and not self.recipe.train:
             provenance["weights"] = f"{self.source.name}, {self.source.origin}"
@@ -247,7 +337,7 @@ class _Run:
             preprocess=self.preprocess,
             normalization=self.normalization,
             labels=self.labels,
-            images=np.asarray(self.frames(self.data.val.take(count))),
+            images=frames,
             budget=self.recipe.budget,
             provenance=provenance,
         )
@@ -258,6 +348,9 @@ class _Run:
             f"export: equals PyTorch at batch {', '.join(map(str, BATCHES))} (largest relative difference: {worst})"
         )
         return {"float32": self._hash("float32")}
+
+    def _has_float32(self, outputs: dict[str, str]) -> bool:
+        return self._hash("float32") == outputs["float32"]
 
     def _quantize_inputs(self) -> object:
         inputs = [self._hash("float32"), self.recipe.quantize, self.recipe.budget, self.data.train.fingerprint()]
@@ -273,8 +366,6 @@ class _Run:
             self._say("quantize: converted to half precision, without a search")
             return {name: self._hash(name) for name in config.dialects}
         labelled = self.data.val.labels is not None
-        if config.train is not None and not labelled:
-            raise BadInput(f"quantize.train needs labels, and data source '{self.recipe.data.source}' has none")
         images = self.frames(self.data.train.take(config.images + (0 if labelled else config.check_images)))
         check = self.data.val.take(config.check_images) if labelled else None
         done = quantize(
@@ -296,10 +387,9 @@ class _Run:
 
     def _train_quantized(self, config: Quantizing, dialect: str, images: Image) -> None:
         assert config.train is not None
-        folder = self.folder / "train-quantized" / dialect
         with bundle.Bundle(self.bundle) as opened:
             variant = opened.manifest.variant(dialect)
-        journal.start_over_if_changed(folder, [self._quantize_inputs(), variant and variant.calibration])
+        folder = self._take_up(f"train-quantized/{dialect}", [self._quantize_inputs(), variant and variant.calibration])
         check = self.data.val.take(config.check_images)
         assert check.labels is not None
         done = train_quantized(
@@ -313,6 +403,7 @@ class _Run:
             config.train,
             folder,
             dialect=dialect,
+            decoded=self._place.cache,
             progress=self._progress,
         )
         self._say(f"quantize: {done}")
@@ -367,6 +458,9 @@ class _Run:
         report.write([self.folder], self.folder / "report.html")
         return {}
 
+    def _has_report(self, _: dict[str, str]) -> bool:
+        return (self._place.run / "report.html").is_file()
+
     # What is in the bundle now
 
     def _hashes(self) -> dict[str, str]:
@@ -378,6 +472,12 @@ class _Run:
 
     def _hash(self, variant: str) -> str:
         return self._hashes().get(variant, "")
+
+    def _is_verified(self, _: dict[str, str]) -> bool:
+        return self._measured("agreement")
+
+    def _is_timed(self, _: dict[str, str]) -> bool:
+        return self._measured("latency")
 
     def _measured(self, what: str) -> bool:
         """Whether every variant has that piece of evidence from this machine, on every backend."""

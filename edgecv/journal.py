@@ -5,9 +5,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,50 +36,59 @@ class State(Record, frozen=True):
 
 @dataclass(frozen=True)
 class Step:
-    """One step: what it depends on, how it runs (giving its outputs), and whether recorded outputs are still there."""
+    """One step: what it depends on, how it runs (giving its outputs), and whether recorded outputs are still there.
+
+    check: looks for all that can be known to go wrong before any step runs: raises, or gives notes, a line each.
+    """
 
     name: str
     inputs: Callable[[], object]
     run: Callable[[], dict[str, str]]
     whole: Callable[[dict[str, str]], bool]
+    check: Callable[[], Iterable[str]]
 
 
 class Journal:
-    """What has been done in a run folder; `say` takes one line per step that is skipped."""
+    """What has been done in a run folder; `say` takes one line per step that is skipped.
+
+    folder: where the steps work, and their record lies; it may be set to another place for the steps that follow.
+    """
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self._folder = folder
-        self._file = folder / "state.json"
+        self.folder = folder
         self._say = say
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder, so that two builds do not write into each other; raises BadInput when one runs there."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as exc:
-                raise BadInput(f"{self._folder}: another build is running there; wait, or name another folder") from exc
-            yield
+    def unchanged(self, step: Step) -> bool:
+        """Whether a step need not run: what it depends on is as it was, and what it made is still there."""
+        known = self._steps().get(step.name)
+        return known is not None and known.inputs == self._inputs(step) and step.whole(known.outputs)
 
-    def do(self, step: Step) -> bool:
-        """Run a step, or find that it need not run; tells which."""
-        inputs = digest([__version__, step.name, step.inputs()])
-        steps = self._steps()
-        known = steps.get(step.name)
-        if known is not None and known.inputs == inputs and step.whole(known.outputs):
-            self._say(f"{step.name}: unchanged, skipped")
-            return False
+    def skip(self, step: Step) -> None:
+        """Say that a step need not run."""
+        self._say(f"{step.name}: unchanged, skipped")
+
+    def do(self, step: Step) -> None:
+        """Run a step and record it."""
+        inputs = self._inputs(step)
         start = time.perf_counter()
         outputs = step.run()
         done = Done(inputs=inputs, outputs=outputs, seconds=time.perf_counter() - start)
-        files.write(self._file, records.encode(State(steps={**steps, step.name: done})))
-        return True
+        files.write(self._file, records.encode(State(steps={**self._steps(), step.name: done})))
+
+    def knows(self, names: Iterable[str]) -> bool:
+        """Whether any of these steps has run here before."""
+        return not self._steps().keys().isdisjoint(names)
 
     def seconds(self) -> dict[str, float]:
         """How long each step took that is done."""
         return {name: done.seconds for name, done in self._steps().items()}
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "state.json"
+
+    def _inputs(self, step: Step) -> str:
+        return digest([__version__, step.name, step.inputs()])
 
     def _steps(self) -> dict[str, Done]:
         """What earlier builds recorded; nothing when there is no record or it cannot be read."""
@@ -93,14 +101,18 @@ class Journal:
             return {}
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder, so that two builds do not write into each other; raises BadInput when one runs there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise BadInput(f"{folder}: another build is running there; wait, or name another folder") from exc
+        yield
+
+
 def digest(value: object) -> str:
     """SHA-256 of a value's JSON, as 64 hexadecimal digits."""
     return hashlib.sha256(msgspec.json.encode(value)).hexdigest()
-
-
-def start_over_if_changed(folder: Path, inputs: object) -> None:
-    """Keep the folder of a step that goes on from a checkpoint when its inputs are the same, else empty it."""
-    marker, wanted = folder / "inputs", digest(inputs)
-    if folder.is_dir() and (not marker.is_file() or marker.read_text() != wanted):
-        shutil.rmtree(folder)
-    files.write(marker, wanted.encode())

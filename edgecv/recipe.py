@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from edgecv import recipe_text
 from edgecv.data import DataConfig
 from edgecv.train import QuantizedTraining, TrainConfig
 from edgecv_export.dialects import DIALECTS
@@ -86,14 +87,19 @@ class Recipe(Record, frozen=True):
             raise BadInput("a model without weights must be trained: add a train section, or model.weights")
 
 
+# Every key of a recipe by its dotted path, with its type.
+KEYS = tuple((path, field.type) for path, field in recipe_text.keys(Recipe))
+
+
 def read(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe and apply `key=value` overrides, where a key may be dotted (`train.epochs=5`) and a value is YAML.
+    """Read a recipe and apply `key=value` overrides, where a key may be dotted (`train.epochs=5`) and a value is YAML
+    with Python's numbers.
 
     Raises BadInput in one line for an unknown key (with the nearest one), a wrong type or an impossible value.
     """
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text())
+        data = recipe_text.parse(path.read_text())
     except OSError as exc:
         raise BadInput(f"{path}: cannot be read: {exc.strerror}") from exc
     except (yaml.YAMLError, UnicodeDecodeError) as exc:
@@ -102,6 +108,7 @@ def read(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise BadInput(f"{path}: a recipe is a mapping with the keys name, data, model, ...; got {type(data).__name__}")
     for override in overrides or []:
         _apply(data, override)
+    recipe_text.check_keys(data, Recipe, str(path))
     return records.convert(data, Recipe, str(path))
 
 
@@ -119,6 +126,6 @@ def _apply(data: dict[str, Any], override: str) -> None:
             raise BadInput(f"'{override}': '{section}' is a value, not a section")
         data = inner
     try:
-        data[last] = yaml.safe_load(value)
+        data[last] = recipe_text.value(value, dict(KEYS).get(key))
     except yaml.YAMLError as exc:
         raise BadInput(f"'{override}': the value is not valid YAML: {' '.join(str(exc).split())}") from exc

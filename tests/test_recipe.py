@@ -23,7 +23,7 @@ def good(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_recipes_that_ship_can_be_read(path):
-    overrides = ["data.path=photos"] if path.name == "photos.yaml" else []
+    overrides = ["data.path=photos"] if path.name.startswith("photos") else []
     assert recipe.read(path, overrides).name
 
 
@@ -36,8 +36,13 @@ def test_overrides_set_values_and_make_sections(good):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("train.epohcs=5", "unknown key 'train.epohcs'; did you mean 'epochs'"),
-        ("tarin.epochs=5", "unknown key 'tarin'; did you mean 'train'"),
+        ("train.epohcs=5", "unknown key 'train.epohcs'; did you mean 'train.epochs'?"),
+        ("tarin.epochs=5", "unknown key 'tarin'; did you mean 'train'?"),
+        ("epochs=5", "unknown key 'epochs'; did you mean 'train.epochs'?"),
+        ("seed=5", "unknown key 'seed'; did you mean 'data.seed' or 'train.seed'?"),
+        ("max_drop=5", "unknown key 'max_drop'; did you mean 'budget.max_drop_points'?"),
+        ("zzz=5", "unknown key 'zzz'; known: name, data, model,"),
+        ("train.lr=1:30", "train.lr: Expected 'float', got 'str'"),
         ("train.epochs=many", "train.epochs: Expected 'int', got 'str'"),
         ("train.epochs=0", "epochs must be at least 1, got 0"),
         ("train.epochs.deep=1", "'epochs' is a value, not a section"),
@@ -45,7 +50,7 @@ def test_overrides_set_values_and_make_sections(good):
         ("name=../evil", "name becomes a folder's name"),
         ("train=null", "a model without weights must be trained"),
         ("quantize.images=1", "at least 16"),
-        ("quantize.train.epohcs=2", "unknown key 'quantize.train.epohcs'; did you mean 'epochs'"),
+        ("quantize.train.epohcs=2", "unknown key 'quantize.train.epohcs'; did you mean 'quantize.train.epochs'?"),
         ("quantize={train: {}, dialects: [fp16]}", "dialects are fp16: nothing to train; add int8-u8s8 or int8-s8s8"),
         ("data.source=clouds", "data.source: Invalid enum value 'clouds'"),
         ("model.name={a: [}", "not valid YAML"),
@@ -72,3 +77,40 @@ def test_a_file_that_is_no_recipe_is_said(tmp_path, text, said):
 def test_a_missing_recipe_is_named(tmp_path):
     with pytest.raises(BadInput, match=r"none\.yaml: cannot be read: No such file"):
         recipe.read(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", ".001", "1.e-3", "+1e-3", "0.00_1", "2", "1_0", "1.5e+1"])
+def test_numbers_are_read_as_python_reads_them(text, good):
+    assert recipe.read(good, [f"train.lr={text}"]).train.lr == float(text)
+    good.write_text(GOOD.replace("epochs: 3", f"lr: {text}"))
+    assert recipe.read(good).train.lr == float(text)
+
+
+@pytest.mark.parametrize(("text", "number"), [("010", 10), ("0x1F", 31), ("0o17", 15), ("1_000", 1000), ("-0", 0)])
+def test_integers_are_read_as_yaml_1_2_reads_them(text, number, good):
+    assert recipe.read(good, [f"train.seed={text}"]).train.seed == number
+
+
+@pytest.mark.parametrize("text", ["2024", "007", "1e3", "2024-01-01", "1:30", "true", ".5"])
+def test_what_is_a_text_stays_one(text, good):
+    assert recipe.read(good, ["data.source=folder", f"data.path={text}"]).data.path == text
+    assert recipe.read(good, [f"model.weights={text}"]).model.weights == text
+
+
+def test_a_short_run_needs_no_other_warm_up(good):
+    """One epoch of 10 steps: the rate rises over 5 of them and falls over the others."""
+    from edgecv.train.optimizer import learning_rate
+
+    config = recipe.read(good, ["train.epochs=1"]).train
+    rates = [learning_rate(config, step, 10) for step in range(10)]
+    assert max(rates) == config.lr == rates[5] == rates[4]
+    assert rates == sorted(rates[:5]) + sorted(rates[5:], reverse=True)
+    assert rates[-1] < 0.1 * config.lr
+
+
+def test_the_page_of_all_keys_is_in_step_with_the_records():
+    from edgecv import recipe_table
+
+    page = recipe_table.page()
+    assert (ROOT / "docs" / "recipe-keys.md").read_text() == page, "python -m edgecv.recipe_table > docs/recipe-keys.md"
+    assert all(f"| `{key}` |" in page for key, _ in recipe.KEYS)

@@ -39,6 +39,7 @@ VERBS = {
         Verb(results.report, "edgecv report runs/photos runs/other --out report.html"),
     ),
     "Before and beside": (
+        Verb(recipes.runs, "edgecv runs --prune"),
         Verb(recipes.models, "edgecv models"),
         Verb(inspect.inspect, "edgecv inspect mobilenet_v3_small --top 10", cost.DeviceCommand),
         Verb(cost.calibrate, "edgecv calibrate --seconds 30 --out device.json"),

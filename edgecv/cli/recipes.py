@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from edgecv_runtime.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
     from edgecv.build import Built
+    from edgecv.runs import Training
 
 ZOO_COLUMNS = 120  # what the table of models needs without breaking a line
 
@@ -55,6 +57,50 @@ def export(arguments: Arguments, runs: Runs = Path("runs"), json: Json = False) 
         show_json(_facts(built))
         return
     stdout.print(str(built.bundle), soft_wrap=True)
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A run folder, or the folder of all.")] = Path(
+        "runs"
+    ),
+    prune: Annotated[bool, typer.Option("--prune", help="Remove the trainings that were set aside.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before removing.")] = False,
+    json: Json = False,
+) -> None:
+    """List runs with their trainings, also those set aside when a recipe changed; --prune removes the latter."""
+    from edgecv import runs as kept
+
+    found = kept.find(folder)
+    rows = [row for run in found for row in kept.of(run)]
+    if not prune:
+        show_json(rows) if json else _print_runs(rows)
+        return
+    spare = [row for row in rows if not row.in_use]
+    if spare and not yes:
+        if not sys.stdin.isatty():
+            raise BadInput(f"--prune removes {len(spare)} trainings for ever: say --yes where nobody can be asked")
+        _print_runs(spare)
+        typer.confirm(f"Remove these {len(spare)} trainings?", abort=True, err=True)
+    freed = sum(kept.prune(run) for run in found)
+    if json:
+        show_json({"removed": spare, "bytes": freed})
+    else:
+        stdout.print(f"{len(spare)} trainings removed, {freed / 1e6:.1f} MB freed", soft_wrap=True)
+
+
+def _print_runs(rows: list[Training]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    headings = "run", "training", "model", "top-1", "epochs", "date", "MB"
+    table = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False)
+    for number in (3, 4, 6):
+        table.columns[number].justify = "right"
+    for row in rows:
+        top1 = "–" if row.top1 is None else f"{100 * row.top1:.2f} %"
+        epochs = f"{row.epochs}" + ("" if row.finished else ", unfinished")
+        table.add_row(row.run, row.name, row.model, top1, epochs, row.date[:16], f"{row.bytes / 1e6:.1f}")
+    stdout.print(table)
 
 
 def models(json: Json = False) -> None:

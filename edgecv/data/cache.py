@@ -29,8 +29,7 @@ def cached(images: Images, preprocess: Preprocess, folder: str | Path) -> NDArra
     """
     if not len(images):
         raise BadInput("no images: a cache wants at least one")
-    key = f"{images.fingerprint()} {decoder_version()} ".encode() + records.encode(preprocess)
-    path = Path(folder) / f"images-{hashlib.sha256(key).hexdigest()[:16]}.npy"
+    path = _place(images, preprocess, Path(folder))
     shape = (len(images), *preprocess.size, preprocess.channels)
     found = _open(path, shape)
     if found is not None:
@@ -42,6 +41,17 @@ def cached(images: Images, preprocess: Preprocess, folder: str | Path) -> NDArra
         need_mb = int(np.prod(shape)) / 1e6
         raise Unavailable(f"{path}: cannot be written: {exc.strerror} ({need_mb:.0f} MB are needed)") from exc
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def bytes_to_write(images: Images, preprocess: Preprocess, folder: str | Path) -> int:
+    """How large the file will be that `cached` writes; 0 when it is there."""
+    there = _place(images, preprocess, Path(folder)).exists()
+    return 0 if there else len(images) * preprocess.size[0] * preprocess.size[1] * preprocess.channels
+
+
+def _place(images: Images, preprocess: Preprocess, folder: Path) -> Path:
+    key = f"{images.fingerprint()} {decoder_version()} ".encode() + records.encode(preprocess)
+    return folder / f"images-{hashlib.sha256(key).hexdigest()[:16]}.npy"
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:

@@ -96,7 +96,7 @@ def read(path: Path) -> Run:
         absent.append("Pictures: the bundle has no golden inputs.")
     elif frames.labels is None:
         absent.append("Accuracy and confusion matrix: the frames have no labels, so agreement stands in their place.")
-    curves = _curves(path / "train" / "curves.csv")
+    curves = read_curves(path / "train" / "curves.csv")
     if curves is None:
         absent.append("Training curves: no train/curves.csv; a pretrained model is not trained.")
     quantization = _decoded(beside(path / "bundle", "quantize"), Quantization)
@@ -119,7 +119,7 @@ def _decoded(path: Path, kind: type[records.T]) -> records.T | None:
     return records.decode(path.read_bytes(), kind, str(path)) if path.is_file() else None
 
 
-def _curves(path: Path) -> dict[str, list[float]] | None:
+def read_curves(path: Path) -> dict[str, list[float]] | None:
     """Columns of figures by their names; empty and non-numeric cells become NaN."""
     if not path.is_file():
         return None

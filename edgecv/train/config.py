@@ -52,7 +52,8 @@ class TrainConfig(Record, frozen=True):
     """How a classifier is trained; unknown keys are refused.
 
     epochs: passes over the training images; batch: images a step. optimizer, lr, weight_decay (not on norms and
-    biases), momentum (SGD's): the peak learning rate is reached after `warmup_epochs` and falls to 0 along a cosine.
+    biases), momentum (SGD's): the peak learning rate is reached after `warmup_epochs` (of a run that is not longer than
+    they are: after half of it) and falls to 0 along a cosine.
     label_smoothing: share of the target that is spread over all classes. mixup: alpha of its Beta distribution
     (Zhang et al. 2018), 0 for none. ema: decay of the weights' moving average, which is what is validated and kept;
     it warms up, so short runs need no other value; 0 keeps the weights themselves.
@@ -93,11 +94,13 @@ class TrainConfig(Record, frozen=True):
                 raise ValueError(f"{name} must lie in 0..1, 1 exclusive, got {getattr(self, name)}")
         if not 0 < self.lr < float("inf"):
             raise ValueError(f"lr must be positive, got {self.lr}")
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError(
-                f"warmup_epochs must be less than epochs ({self.epochs}) and not negative, got {self.warmup_epochs}; "
-                "set it, too"
-            )
+        if not 0 <= self.warmup_epochs < float("inf"):
+            raise ValueError(f"warmup_epochs must not be negative, got {self.warmup_epochs}")
+
+    @property
+    def warmup(self) -> float:
+        """Epochs of warm-up: half of all epochs where `warmup_epochs` would leave none for the fall of the rate."""
+        return self.warmup_epochs if self.warmup_epochs < self.epochs else self.epochs / 2
 
 
 class QuantizedTraining(Record, frozen=True):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgecv.data import Dataset, cached
+from edgecv.data import Dataset, Images, cached
 from edgecv.train import checkpoint, curves, memory
 from edgecv.train.augment import training_view
 from edgecv.train.config import TrainConfig
@@ -58,6 +58,7 @@ def fit(
     config: TrainConfig,
     folder: str | Path,
     *,
+    decoded: str | Path | None = None,
     resume: bool = True,
     progress: bool = True,
     checkpoint_s: float = 60.0,
@@ -67,7 +68,8 @@ def fit(
     model: takes (N, C, H, W) normalized float32, gives (N, classes) logits; seed its making for repeatable runs. In
     training mode it may give `edgecv.models.Supervised`: the auxiliary losses are added with their weight, and the
     curves show the loss of the main head.
-    folder: where the checkpoint, the decoded images, weights.safetensors, curves.csv and curves.svg are put.
+    folder: where the checkpoint, weights.safetensors, curves.csv and curves.svg are put. decoded: where the decoded
+    images are kept, for other trainings, too; by default in the folder.
     resume: go on from the folder's checkpoint, which gives the same losses as an unbroken run (bit for bit on the same
     machine's CPU; on a GPU as far as its kernels repeat themselves); False starts over and replaces it.
     progress: a bar on stderr when that is a terminal. checkpoint_s: seconds between checkpoints within the run.
@@ -76,7 +78,7 @@ def fit(
     SIGTERM or SIGINT, once the state is saved.
     """
     folder = Path(folder)
-    _check_labels(dataset)
+    check_labels(dataset)
     with checkpoint.storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     files.sweep(folder)
@@ -84,17 +86,17 @@ def fit(
     saved = folder / CHECKPOINT
     state = checkpoint.load(saved, run) if resume and saved.exists() else None
 
-    decoded = folder / "decoded"
+    decoded = folder / "decoded" if decoded is None else Path(decoded)
     train, val = dataset.train, dataset.val
     assert train.labels is not None
     assert val.labels is not None
-    chosen = np.random.default_rng(config.seed).permutation(len(train))[: config.bn_images]
+    statistics = statistics_images(train, config)
     arrays = Arrays(
         train=cached(train, training_view(preprocess, config.augment), decoded),
         train_labels=train.labels,
         val=cached(val, preprocess, decoded),
         val_labels=val.labels,
-        statistics=cached(train.pick(np.sort(chosen)), preprocess, decoded) if len(chosen) else None,
+        statistics=cached(statistics, preprocess, decoded) if len(statistics) else None,
     )
     _check_output(model, arrays, normalization, len(dataset.classes))
 
@@ -165,7 +167,14 @@ def _identity(
     }
 
 
-def _check_labels(dataset: Dataset) -> None:
+def statistics_images(train: Images, config: TrainConfig) -> Images:
+    """The training images from which batch-norm statistics are estimated; none when `bn_images` is 0."""
+    chosen = np.random.default_rng(config.seed).permutation(len(train))[: config.bn_images]
+    return train.pick(np.sort(chosen))
+
+
+def check_labels(dataset: Dataset) -> None:
+    """Raise DatasetError for images that cannot be trained on."""
     for name, images in (("training", dataset.train), ("validation", dataset.val)):
         if images.labels is None:
             raise DatasetError(f"the {name} images have no labels; clips can be calibrated with, not trained on")

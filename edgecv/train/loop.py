@@ -28,7 +28,7 @@ from edgecv.train.config import TrainConfig
 from edgecv.train.curves import Epoch
 from edgecv.train.display import Display
 from edgecv.train.evaluate import evaluate, standardize
-from edgecv.train.optimizer import learning_rate, make_optimizer
+from edgecv.train.optimizer import learning_rate, make_optimizer, steps_per_epoch
 from edgecv.train.signals import Interrupted, Stop
 from edgecv_runtime.errors import ComputationError
 from edgecv_runtime.preprocess import Normalization
@@ -72,8 +72,7 @@ class Loop:
         checkpoint_s: float,
     ) -> None:
         self.config = config
-        self.batch = min(config.batch, len(arrays.train))
-        self.steps = len(arrays.train) // self.batch  # an epoch; the odd rest differs from epoch to epoch
+        self.steps = steps_per_epoch(len(arrays.train), config.batch)
         self.epoch = self.step = 0
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
@@ -123,10 +122,11 @@ class Loop:
 
     def _train_epoch(self, display: Display) -> None:
         order = np.random.default_rng([self.config.seed, self.epoch]).permutation(len(self._arrays.train))
+        batches = np.array_split(order, self.steps)
         self._model.train()
         while self.step < self.steps:
             started = time.monotonic()
-            self._train_step(order[self.step * self.batch : (self.step + 1) * self.batch])
+            self._train_step(batches[self.step])
             self.step += 1
             sums = self._sums
             sums.seconds += time.monotonic() - started

@@ -26,8 +26,18 @@ def make_optimizer(model: nn.Module, config: TrainConfig, device: torch.device) 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
     """The learning rate of a step, counted from 0 over the whole run: linear warm-up, then half a cosine to 0."""
-    warm = round(config.warmup_epochs * steps_per_epoch)
+    warm = round(config.warmup * steps_per_epoch)
     if step < warm:
         return config.lr * (step + 1) / warm
     rest = config.epochs * steps_per_epoch - warm
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / rest))
+
+
+def steps_per_epoch(images: int, batch: int) -> int:
+    """How many steps deal out all images evenly, at most `batch` to each.
+
+    There is no odd rest: with batch 64, 130 images are 44 + 43 + 43. Where a step would be left with one image, which
+    batch norms cannot use, one step fewer is taken.
+    """
+    steps = -(-images // batch)
+    return steps - 1 if batch > 1 and steps > 1 and images // steps == 1 else steps

@@ -16,6 +16,7 @@ from torch import nn
 from edgecv.data import Dataset
 from edgecv.train.config import QuantizedTraining, TrainConfig
 from edgecv.train.fit import TrainResult, fit
+from edgecv.train.optimizer import steps_per_epoch
 from edgecv_export.calibrate import Sample
 from edgecv_export.dialects import DIALECTS
 from edgecv_export.plan import Plan, Workshop
@@ -59,12 +60,14 @@ def train_quantized(
     folder: str | Path,
     *,
     dialect: str = "int8-u8s8",
+    decoded: str | Path | None = None,
     progress: bool = True,
 ) -> QuantizedResult:
     """Train a bundle's int8 variant on its grid, and put it into the bundle when it keeps the budget or got better.
 
     network: what was exported, with its batch norms. calibration: images that the ranges start from; check, labels:
-    preprocessed images (N, H, W, C) uint8 that decide. folder: as in `fit`, which goes on there after an interruption.
+    preprocessed images (N, H, W, C) uint8 that decide. folder, decoded: as in `fit`, which goes on there after an
+    interruption.
     Placement and range estimator are the variant's own; training takes the place of its passes and islands. The trained
     file is kept when it lies within the bundle's budget or gets more images right than the one before. The float32
     variant, which everything is compared with, stays as it was trained.
@@ -90,14 +93,23 @@ def train_quantized(
         height, width = manifest.preprocess.size
         example = torch.zeros(2, manifest.preprocess.channels, height, width)
         settings = quantized.applied_to(config)
-        steps = settings.epochs * (len(dataset.train) // min(settings.batch, max(1, len(dataset.train))))
+        steps = settings.epochs * steps_per_epoch(max(1, len(dataset.train)), settings.batch)
         normed = norms.find(network.cpu(), setting.wiring, example)
         model = FakeQuantized(
             setting, DIALECTS[dialect], normed, round(quantized.live * steps), quantized.scale_lr / quantized.lr
         )
         slower = f"scales may want a lower quantize.train.scale_lr (it is {quantized.scale_lr:g})"
         try:
-            done = fit(model, dataset, manifest.preprocess, manifest.normalization, settings, folder, progress=progress)
+            done = fit(
+                model,
+                dataset,
+                manifest.preprocess,
+                manifest.normalization,
+                settings,
+                folder,
+                decoded=decoded,
+                progress=progress,
+            )
         except ComputationError as exc:
             cure = re.sub(r"train\.(lr|warmup_epochs)", r"quantize.train.\1", str(exc))
             raise ComputationError(f"quantize.train in {dialect}: {cure}; {slower}") from exc

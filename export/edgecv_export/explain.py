@@ -68,6 +68,9 @@ def _layers(done: Quantized) -> list[str]:
     costs = costs or {name: f"its output is off by {100 * error:.3g} %" for name, error in done.errors.items()}
     rest = sorted(costs.keys() - set(done.chosen.plan.islands), key=lambda name: -(known or done.errors)[name])
     lines += [f"int8 {name}: {costs[name]}" for name in rest[:MENTIONED]]
+    if done.errors and not known:
+        what = "later layers even most of it out; the budget is judged by the file's answers, in the first line"
+        lines.insert(len(done.chosen.plan.islands), f"how far each int8 layer is from float32 by itself ({what}):")
     return [*lines, f"int8 {len(rest) - MENTIONED} more layers, which cost less"] if len(rest) > MENTIONED else lines
 
 

@@ -161,7 +161,10 @@ class Accuracy(Record, frozen=True):
 
 
 class Latency(Record, frozen=True):
-    """Times of single calls at one batch size: `run` on a ready tensor, and frame to result."""
+    """Times of single calls at one batch size: `run` on a ready tensor, and frame to result.
+
+    apart: how many times as long as its fastest round the slowest took, by their medians; 0 where that is not known.
+    """
 
     batch: int
     p50_ms: float
@@ -176,6 +179,7 @@ class Latency(Record, frozen=True):
     load_ms: float
     peak_rss_mb: float
     threads: int
+    apart: float = 0.0
 
 
 class Machine(Record, frozen=True):

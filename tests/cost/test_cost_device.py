@@ -310,3 +310,23 @@ def test_a_backend_that_is_not_installed(monkeypatch):
     done = runner.invoke(app, ["calibrate", "--backend", "openvino"])
     assert done.exit_code == 3
     assert f"is not installed: {install.command('openvino')}" in done.stderr
+
+
+@pytest.mark.parametrize(("errors", "runs"), [((5.43, 0.2), 2), ((0.2,), 1), ((5.43, 5.43), 2)])
+def test_a_calibration_that_contradicts_itself_is_repeated_and_then_refused(errors, runs, quick, monkeypatch):
+    import edgecv.cost.calibrate as module
+    from edgecv_runtime.errors import ComputationError
+
+    asked: list[float] = []
+
+    def measured(*_arguments):
+        asked.append(errors[len(asked)])
+        return msgspec.structs.replace(quick, error=asked[-1], timed=quick.timed[:1] * module.ENOUGH)
+
+    monkeypatch.setattr(module, "_measured", measured)
+    if errors[-1] > 1:
+        with pytest.raises(ComputationError, match="left-out error is 543%, also when measured again"):
+            module.calibrate("onnxruntime")
+    else:
+        assert module.calibrate("onnxruntime").error == errors[-1]
+    assert len(asked) == runs

@@ -35,7 +35,7 @@ from edgecv_runtime.preprocess import Normalization, Preprocess
         ({"momentum": 1.0}, "momentum must lie in 0..1"),
         ({"ema": 1.0}, "ema must lie in 0..1"),
         ({"label_smoothing": 1.5}, "label_smoothing must lie in 0..1"),
-        ({"epochs": 2, "warmup_epochs": 2.0}, "warmup_epochs must be less than epochs"),
+        ({"warmup_epochs": -1.0}, "warmup_epochs must not be negative"),
         ({"mixup": -1.0}, "mixup must be at least 0"),
         ({"patience": -1}, "patience must be at least 0"),
         ({"seed": -1}, "seed must be at least 0"),

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgecv_runtime import machine
 from edgecv_runtime.backends import Executed
+from edgecv_runtime.bench.timing import STEADY
 from edgecv_runtime.bench.worker import Job, Ready, Round
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.choose import Target, targets
@@ -23,7 +24,6 @@ from edgecv_runtime.verify import failed_entry, new_entry
 
 T = TypeVar("T")
 FRAME_SIZE = (1080, 1920)
-STEADY = 1.25  # what a machine's slowest round may take of its fastest
 
 
 def bench(
@@ -63,7 +63,7 @@ def bench(
             progress(f"round {number + 1} of {rounds}")
             for worker in workers if number % 2 == 0 else reversed(workers):
                 worker.measure(seconds)
-    apart = _apart([worker.rounds for worker in workers])
+    apart = float(np.median([_apart(worker.rounds) for worker in workers]))
     if apart > STEADY:
         progress(
             f"warning: the machine's speed changed meanwhile: rounds of one file lie {apart:.1f} times apart; "
@@ -131,10 +131,10 @@ class _Worker:
             self._process.wait()
 
 
-def _apart(measured: list[list[Round]]) -> float:
-    """How many times as long as its fastest round the slowest takes: of each target, and of them the median."""
-    medians = [[float(np.median(each.run_ms)) for each in rounds] for rounds in measured]
-    return float(np.median([max(each) / min(each) for each in medians]))
+def _apart(rounds: list[Round]) -> float:
+    """How many times as long as a target's fastest round its slowest takes, by their medians."""
+    medians = [float(np.median(each.run_ms)) for each in rounds]
+    return max(medians) / min(medians)
 
 
 def _entry(worker: _Worker, batch: int, rounds: int) -> Entry:
@@ -158,5 +158,6 @@ def _entry(worker: _Worker, batch: int, rounds: int) -> Entry:
             load_ms=worker.ready.load_ms,
             peak_rss_mb=worker.rounds[-1].peak_rss_mb,
             threads=target.threads or machine.this().cores,
+            apart=_apart(worker.rounds),
         ),
     )

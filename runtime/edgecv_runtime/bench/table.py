@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from edgecv_runtime.bench.timing import STEADY
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.manifest import Accuracy, Agreement, Entry, Finding, Interval, Latency, Manifest, Variant
 from edgecv_runtime.records import Record
@@ -119,7 +120,7 @@ COLUMNS: dict[str, Callable[[Row], Cell]] = {
     "accuracy": lambda row: share(row.accuracy.top1) if row.accuracy else (MISSING, ""),
     "drop, points": lambda row: _drop(row.accuracy) if row.accuracy else (MISSING, ""),
     "agreement": lambda row: share(row.agreement.top1) if row.agreement else (MISSING, ""),
-    "p50 ms": lambda row: _latency(row, "p50_ms"),
+    "p50 ms": lambda row: (_latency(row, "p50_ms")[0], _unsteady(row)),
     "p90 ms": lambda row: _latency(row, "p90_ms"),
     "p99 ms": lambda row: _latency(row, "p99_ms"),
     "per s": lambda row: _latency(row, "throughput_per_s"),
@@ -187,6 +188,12 @@ def notes(rows: Sequence[Row]) -> list[str]:
         )
         sizes = " or ".join(_distinct(f"{width}x{height}" for height, width in (each.frame_size for each in timed)))
         lines.append(f"Frame: from a {sizes} frame to its result, preprocessing included, median.")
+    apart = [each.apart for each in timed if each.apart > STEADY]
+    if apart:
+        lines.append(
+            f"Warning: the machine's speed changed while it was timed: rounds of {len(apart)} of {len(timed)} rows lie "
+            f"more than {STEADY} times apart, up to {max(apart):.1f}; a quiet machine may judge otherwise."
+        )
     return lines
 
 
@@ -214,6 +221,12 @@ def _drop(accuracy: Accuracy) -> Cell:
 
 def _latency(row: Row, field: str) -> Cell:
     return (number(getattr(row.latency, field)), "") if row.latency else (MISSING, "")
+
+
+def _unsteady(row: Row) -> str:
+    """A warning beside a time whose rounds lie too far apart."""
+    apart = row.latency.apart if row.latency else 0.0
+    return f"unsteady: rounds {apart:.1f}x apart" if apart > STEADY else ""
 
 
 def _layers(row: Row) -> str:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 WARM_UP_CALLS, MIN_CALLS = 5, 10
+STEADY = 1.25  # what a machine's slowest round may take of its fastest
 
 
 def times_ms(call: Callable[[], Any], seconds: float) -> list[float]:
