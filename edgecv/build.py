@@ -215,8 +215,14 @@ class _Run:
         return cached(images, self.preprocess, self._place.cache)
 
     @property
-    def val(self) -> Images:
-        return self.data.val.take(self.recipe.verify.frames)
+    def scored(self) -> Images:
+        """What a finished bundle is scored on: images that chose nothing, where the data set keeps some apart."""
+        images = self.data.val if self.data.test is None else self.data.test
+        return images.take(self.recipe.verify.frames)
+
+    @property
+    def division(self) -> verified.Division:
+        return "validation" if self.data.test is None else "test"
 
     # What is known of each step before any runs
 
@@ -412,17 +418,20 @@ class _Run:
         return all(self._hash(name) == digest for name, digest in outputs.items())
 
     def _verify_inputs(self) -> object:
-        return [self._hashes(), self.val.fingerprint(), machine.this().key, backends.available()]
+        return [self._hashes(), self.scored.fingerprint(), self.division, machine.this().key, backends.available()]
 
     def _verify(self) -> dict[str, str]:
-        images = self.val
+        images = self.scored
         frames = np.asarray(self.frames(images))
         expected = graph.reference(self.deployed, frames)
         with bundle.Bundle(self.bundle) as opened:
             done = verify(opened, frames, expected, reference_name="PyTorch float32", labels=images.labels)
             evidence = opened.evidence().merged([each.entry for each in done])
             bundle.update(opened, manifest=judge(opened.manifest, evidence), evidence=evidence)
-        files.write(self.folder / "verify.npz", verified.pack(done, frames, expected, images.labels))
+        files.write(self.folder / "verify.npz", verified.pack(done, frames, expected, images, self.division))
+        if images.labels is not None:
+            chose = "chose nothing before" if self.division == "test" else "also chose the epoch and the int8 file"
+            self._say(f"verify: scored on {len(images)} {self.division} images, which {chose}")
         for each in done:
             entry = each.entry
             if entry.agreement is None:

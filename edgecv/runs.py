@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgecv import journal, trainings
 from edgecv.report.run import read_curves
-from edgecv.staging import NEXT, RECIPE
+from edgecv.staging import NEXT, RECIPE, STATE
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.records import Record
 
@@ -74,7 +74,7 @@ def _homes(run: Path) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    return folder.is_dir() and (folder / RECIPE).is_file()
+    return any((folder / name).exists() for name in (RECIPE, STATE, "train"))
 
 
 def _is_copy(run: Path, waiting: Path) -> bool:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from edgecv.pages import figures, html
-from edgecv.report import pictures, plots, verdict
+from edgecv.report import mistakes, pictures, plots, verdict
 from edgecv.report.run import Run, read
 from edgecv_runtime import files
 from edgecv_runtime.bench import table
 from edgecv_runtime.errors import BadInput, SourceUnavailable
+
+FIRST = ("variant", "backend", "p50 ms", "offered")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Section:
     columns: tuple[list[figures.Plot], list[figures.Plot]]
     gallery: pictures.Gallery | None
     confusion: pictures.Confusion | None
+    mistakes: mistakes.Mistakes | None
+    batches: list[str]
 
 
 def write(runs: Sequence[Path], path: Path, clip: Path | None) -> Path:
@@ -48,6 +52,8 @@ def _section(run: Run, anchor: str) -> Section:
         columns=figures.columns(plots.draw(run, anchor)),
         gallery=pictures.gallery(run),
         confusion=pictures.confusion(run),
+        mistakes=mistakes.of(run),
+        batches=pictures.batches(run),
     )
 
 
@@ -57,7 +63,7 @@ def _html(sections: list[Section], clip: Path | None) -> str:
         Path(__file__).with_name("template.html.j2"),
         title=" and ".join(section.run.manifest.name for section in sections),
         sections=sections,
-        columns=[name for name in table.columns(rows) if name != "bundle"],
+        columns=_columns(rows),
         cells=table.COLUMNS,
         words=table.WORDS,
         fastest=table.fastest,
@@ -65,6 +71,12 @@ def _html(sections: list[Section], clip: Path | None) -> str:
         notes=table.notes(rows),
         clip=_clip(clip),
     )
+
+
+def _columns(rows: list[table.Row]) -> list[str]:
+    """The table's columns; what a phone shows without scrolling comes first: which file, how fast, whether offered."""
+    names = [name for name in table.columns(rows) if name != "bundle"]
+    return sorted(names, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
 
 
 def _what(run: Run) -> str:

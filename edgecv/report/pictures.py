@@ -33,11 +33,12 @@ class Saying:
 
 @dataclass(frozen=True)
 class Picture:
-    """A frame as data URI, with what was said of it; small ones are shown pixel by pixel."""
+    """A frame as data URI, with the file's name and what was said of it; small ones are shown pixel by pixel."""
 
     uri: str
     small: bool
     sayings: list[Saying]
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def gallery(run: Run) -> Gallery | None:
     seen = _spaced(differ[differ < len(frames.images)])
     against = [(base_name.partition(" ")[0], base), *sources[1:]]
     return Gallery(
-        sample=[_picture(run, frames, index, sources) for index in _spread(frames)],
-        disagreements=[_picture(run, frames, index, against) for index in seen],
+        sample=[picture(run, frames, index, sources) for index in _spread(frames)],
+        disagreements=[picture(run, frames, index, against) for index in seen],
         int8=_target(chosen),
         float32=base_name,
         disagreeing=len(differ),
@@ -93,12 +94,25 @@ def confusion(run: Run) -> Confusion | None:
     frames, labels = run.frames, run.manifest.labels
     if frames is None or frames.labels is None or len(labels) > MAX_CONFUSION:
         return None
-    best = table.fastest(run.rows)
-    key = (best.variant, best.backend or "", best.hint or "") if best else ("", "", "")
-    logits = frames.outputs.get(key, frames.reference)
+    target, logits = speaking(run)
     counts = np.zeros((len(labels), len(labels)), int)
     np.add.at(counts, (frames.labels, logits.argmax(1)), 1)
-    return Confusion(_target(key) if key in frames.outputs else "PyTorch", labels, counts.tolist())
+    return Confusion(target, labels, counts.tolist())
+
+
+def speaking(run: Run) -> tuple[str, Logits]:
+    """Whose answers stand for the run: the fastest offered target's, or PyTorch's; the run has frames."""
+    assert run.frames is not None
+    best = table.fastest(run.rows)
+    key = (best.variant, best.backend or "", best.hint or "") if best else ("", "", "")
+    outputs = run.frames.outputs
+    return (_target(key), outputs[key]) if key in outputs else ("PyTorch", run.frames.reference)
+
+
+def batches(run: Run) -> list[str]:
+    """Mosaics of the first training batches, as data URIs."""
+    found = sorted((run.path / "train").glob("batch-*.png"))
+    return [f"data:image/png;base64,{base64.b64encode(each.read_bytes()).decode()}" for each in found]
 
 
 def clip_frames(path: Path) -> list[str]:
@@ -178,7 +192,8 @@ def _spaced(indices: NDArray[np.intp]) -> list[int]:
     return [int(index) for index in indices[places]]
 
 
-def _picture(run: Run, frames: Frames, index: int, sources: list[tuple[str, Logits]]) -> Picture:
+def picture(run: Run, frames: Frames, index: int, sources: list[tuple[str, Logits]]) -> Picture:
+    """One frame and what each source says of it."""
     names, sayings = run.manifest.labels, []
     truth = int(frames.labels[index]) if frames.labels is not None else None
     wanted = truth if truth is not None else int(sources[0][1][index].argmax())
@@ -189,7 +204,7 @@ def _picture(run: Run, frames: Frames, index: int, sources: list[tuple[str, Logi
         top = int(scores.argmax())
         sayings.append(Saying(source, names[top], float(scores[top]), top != wanted))
     image = _bgr(frames.images[index], run.manifest.preprocess.color)
-    return Picture(_uri(image), max(image.shape[:2]) < _SMALL, sayings)
+    return Picture(_uri(image), max(image.shape[:2]) < _SMALL, sayings, frames.names[index] if frames.names else "")
 
 
 def _bgr(image: Image, color: str) -> Image:

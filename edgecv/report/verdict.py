@@ -27,7 +27,7 @@ def of(run: Run) -> Verdict:
     if best is not None:
         run = replace(run, rows=[row for row in run.rows if row.machine in (None, best.machine)])
     offered = [row for row in run.rows if row.offered]
-    facts = [*_speed(best, run.rows), *_size(run.rows), *_quality(run), *_on_request(run.rows)]
+    facts = [*_speed(best, run.rows), *_size(run.rows), *_quality(run), *_scored_on(run), *_on_request(run.rows)]
     where = f" on {best.machine}" if best is not None and len(run.machines) > 1 else ""
     return Verdict(
         headline=_headline(best, offered, where),
@@ -75,6 +75,20 @@ def _quality(run: Run) -> Iterable[str]:
         worst = min((row for row in rows if row.agreement), key=_right, default=None)
         if worst is not None:
             yield _accuracy(worst, run.manifest.budget) or _agreement(worst, run.manifest.budget)
+
+
+def _scored_on(run: Run) -> Iterable[str]:
+    """Which images the accuracy is of, and what else those have decided."""
+    frames = run.frames
+    if frames is None or frames.labels is None or not frames.division:
+        return
+    if frames.division == "test":
+        yield f"Scored on {len(frames.reference)} test images, which chose nothing before."
+    elif run.curves is not None:
+        yield (
+            f"Scored on {len(frames.reference)} validation images, which also chose the epoch and the int8 file: fresh "
+            "photos may score lower. A folder test/ beside train/ and val/ is scored in their place."
+        )
 
 
 def _right(row: Row) -> float:

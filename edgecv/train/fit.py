@@ -68,7 +68,8 @@ def fit(
     model: takes (N, C, H, W) normalized float32, gives (N, classes) logits; seed its making for repeatable runs. In
     training mode it may give `edgecv.models.Supervised`: the auxiliary losses are added with their weight, and the
     curves show the loss of the main head.
-    folder: where the checkpoint, weights.safetensors, curves.csv and curves.svg are put. decoded: where the decoded
+    folder: where the checkpoint, weights.safetensors, curves.csv, curves.svg and batch-1.png, batch-2.png (the first
+    batches as the network saw them) are put. decoded: where the decoded
     images are kept, for other trainings, too; by default in the folder.
     resume: go on from the folder's checkpoint, which gives the same losses as an unbroken run (bit for bit on the same
     machine's CPU; on a GPU as far as its kernels repeat themselves); False starts over and replaces it.
@@ -102,7 +103,7 @@ def fit(
 
     device = next(model.parameters()).device
     with torch.random.fork_rng(), memory.kept(), stop_signals() as stop:
-        loop = Loop(model, arrays, normalization, config, folder, run, stop, checkpoint_s)
+        loop = Loop(model, arrays, normalization, preprocess.color, config, folder, run, stop, checkpoint_s)
         if state is not None:
             loop.restore(state)
             log.info("going on from %s: epoch %d, step %d", saved, loop.epoch + 1, loop.step)

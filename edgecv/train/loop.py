@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgecv.models import Supervised
-from edgecv.train import checkpoint, curves
+from edgecv.train import checkpoint, curves, mosaic
 from edgecv.train.augment import augmentation, mixed
 from edgecv.train.averaging import estimate_statistics, follow
 from edgecv.train.config import TrainConfig
@@ -65,6 +65,7 @@ class Loop:
         model: nn.Module,
         arrays: Arrays,
         normalization: Normalization,
+        color: str,
         config: TrainConfig,
         folder: Path,
         run: Mapping[str, str],
@@ -78,7 +79,7 @@ class Loop:
         self.best: dict[str, Tensor] = {}
         self.best_epoch = 0
         self._sums = Sums()
-        self._arrays, self._normalization = arrays, normalization
+        self._arrays, self._normalization, self._color = arrays, normalization, color
         self._folder, self._run, self._stop = folder, dict(run), stop
         self._checkpoint_s, self._saved_at = checkpoint_s, -math.inf
 
@@ -150,6 +151,8 @@ class Loop:
         if config.mixup:
             pixels, targets = mixed(pixels, F.one_hot(labels, self._classes).float(), config.mixup)
 
+        if done < mosaic.BATCHES:
+            mosaic.keep(self._folder, done, pixels, self._normalization, self._color)
         outputs = self._forward(pixels)
         heads = outputs if isinstance(outputs, Supervised) else Supervised(outputs, (), 0.0)
         loss, total = self._losses(heads, targets)

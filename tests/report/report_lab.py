@@ -78,8 +78,10 @@ def make_run(path: Path) -> Path:
         if entry.executed == "int8":
             logits = np.concatenate([np.roll(logits[:3], 1, axis=1), logits[3:]])  # int8 is wrong on the first frames
         outputs[f"outputs/{entry.variant}/{entry.backend}/{entry.hint}/{entry.sha256}"] = logits
-    np.savez(path / "verify.npz", images=checked[:PICTURED], reference=reference, labels=labels, **outputs)
+    names = np.array([f"<i>{index}</i>.jpg" for index in range(FRAMES)])
+    np.savez(path / "verify.npz", images=checked[:PICTURED], reference=reference, labels=labels, names=names, **outputs)
     (path / "train").mkdir()
+    cv2.imwrite(str(path / "train" / "batch-1.png"), checked[0])
     (path / "train" / "curves.csv").write_text(
         "epoch,lr,train_loss,train_top1,val_loss,val_top1,images_per_s,seconds\n"
         "1,0.1,2.0,0.2,nan,0.25,100.0,1.0\n2,0.05,1.0,0.7,1.1,0.65,100.0,1.0\n"

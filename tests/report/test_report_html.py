@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import io
 import itertools
 import re
 from collections.abc import Callable
@@ -18,7 +19,8 @@ import pytest
 from report_lab import FRAMES, LABELS, NAME, PICTURED
 
 from edgecv import report
-from edgecv.report import pictures, verdict
+from edgecv.data import Images
+from edgecv.report import mistakes, pictures, verdict, verified
 from edgecv.report.run import read
 from edgecv_runtime import Bundle, bundle
 from edgecv_runtime.bench import table
@@ -41,9 +43,12 @@ SECTIONS = {
     "File size": "bundle",
     "What it says of real frames": "bundle",
     "Where int8 and float32 disagree": "verify.npz",
+    "How often each class is right": "verify.npz",
+    "The errors that it is most sure of": "verify.npz",
+    "Training batches as the network saw them": "train/batch-1.png",
     "Which classes are mistaken for which": "verify.npz",
 }
-BESIDE = ("bundle.quantize.json", "train/curves.csv", "state.json", "verify.npz", "recipe.yaml")
+BESIDE = ("train/batch-1.png", "bundle.quantize.json", "train/curves.csv", "state.json", "verify.npz", "recipe.yaml")
 
 
 def of(arrays: Any, *target: str) -> Any:
@@ -167,6 +172,72 @@ def test_confusion_matrix_counts_by_hand(made: Path) -> None:
     for one, other in zip(truth, said, strict=True):
         wanted[one][other] += 1
     assert found.counts == wanted
+
+
+def test_classes_and_surest_errors_are_those_of_the_arrays(made: Path) -> None:
+    run = read(made)
+    found = mistakes.of(run)
+    best = table.fastest(run.rows)
+    assert found is not None
+    assert best is not None
+    with np.load(made / "verify.npz") as arrays:
+        logits, truth = of(arrays, best.variant, best.backend, best.hint).astype(float), arrays["labels"]
+        names = [str(each) for each in arrays["names"]]
+    said = logits.argmax(1)
+    for row in found.classes:
+        label = LABELS.index(row.label)
+        theirs = [int(one) for one, other in zip(said, truth, strict=True) if other == label]
+        assert (row.share.value, row.share.count) == (theirs.count(label) / len(theirs), len(theirs))
+        wrong = [LABELS[each] for each in theirs if each != label]
+        assert (row.taken_for in wrong) if wrong else not row.taken_for
+    assert [row.share.value for row in found.classes] == sorted(row.share.value for row in found.classes)
+    assert found.error_count == int((said != truth).sum()) >= 10
+    score = np.exp(logits).max(1) / np.exp(logits).sum(1)
+    surest = sorted(np.flatnonzero((said != truth)[:PICTURED]), key=lambda index: -score[index])
+    assert [one.name for one in found.errors] == [names[index] for index in surest[: pictures.SHOWN]]
+
+
+def test_whether_the_score_is_of_images_that_chose_the_epoch_is_said(made: Path) -> None:
+    run = read(made)
+    assert run.frames is not None
+    for division, said in (("test", "test images, which chose nothing"), ("validation", "which also chose the epoch")):
+        asked = dataclasses.replace(run, frames=dataclasses.replace(run.frames, division=division))
+        assert any(f"Scored on {FRAMES} {said}" in fact or said in fact for fact in verdict.of(asked).facts)
+    assert not any("Scored on" in fact for fact in verdict.of(run).facts)  # an older file does not say
+
+
+def test_speed_and_offer_are_the_first_columns_after_the_file(page: Page, made: Path) -> None:
+    headings = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', (made.parent / "report.html").read_text())
+    assert headings[:4] == ["variant", "backend", "p50 ms", "offered"]
+
+
+def test_times_of_unsteady_rounds_are_marked_beside_them_and_below(run_folder: Path) -> None:
+    with Bundle(run_folder / "bundle") as opened:
+        evidence = opened.evidence()
+        first, *rest = evidence.entries
+        assert first.latency is not None
+        shaken = msgspec.structs.replace(first, latency=msgspec.structs.replace(first.latency, apart=1.62))
+        bundle.update(opened, evidence=msgspec.structs.replace(evidence, entries=(shaken, *rest)))
+    text = flat(page_of(run_folder))
+    assert "unsteady (1.6x)" in text
+    assert "the machine's speed changed while it was timed" in text
+
+
+def test_pictures_of_the_surest_errors_are_kept_however_many_frames_there_are() -> None:
+    """1,000 frames of two classes, the last of them wrong with growing certainty: those are among the 300 pictures."""
+    count, wrong = 1000, 40
+    labels = np.zeros(count, np.int64)
+    logits = np.tile(np.array([[2.0, 0.0]], np.float32), (count, 1))
+    logits[-wrong:] = [[0.0, 1 + index / 10] for index in range(wrong)]
+    frames = np.arange(count, dtype=np.uint16).view(np.uint8).reshape(count, 1, 2, 1)
+    names = tuple(f"{index}.jpg" for index in range(count))
+    images = Images(names, names, frames.__getitem__, labels)
+    with np.load(io.BytesIO(verified.pack([], frames, logits, images, "test"))) as arrays:
+        kept = [int(each.tobytes()[0]) + 256 * int(each.tobytes()[1]) for each in arrays["images"]]
+        assert [f"{index}.jpg" for index in kept] == list(arrays["names"][: verified.PICTURES])
+        assert sorted(arrays["names"]) == sorted(names)
+    assert kept[: verified.PICTURES - verified.ERRORS] == list(range(verified.PICTURES - verified.ERRORS))
+    assert kept[-verified.ERRORS :] == list(range(count - 1, count - 1 - verified.ERRORS, -1))
 
 
 @pytest.mark.parametrize("name", BESIDE)

@@ -261,3 +261,25 @@ def test_mixup_blends_images_and_targets_alike(count, classes, alpha, seed):
         new_pixels, new_targets = mixed(pixels, targets, alpha)
     assert torch.allclose(new_targets.sum(1), torch.ones(count), atol=1e-6)
     assert torch.allclose(new_pixels[:, :, 1, 2], new_targets, atol=1e-6)
+
+
+@pytest.mark.parametrize("color", ["RGB", "BGR", "GRAY"])
+def test_a_mosaic_shows_what_the_network_saw(color, tmp_path):
+    """Five images of one colour each, read back by OpenCV: their colour, in rows of three, with gaps between."""
+    import cv2
+
+    from edgecv.train import mosaic
+    from edgecv.train.evaluate import normalize
+
+    channels = 1 if color == "GRAY" else 3
+    colours = np.random.default_rng(0).integers(0, 256, (5, 1, 1, channels), np.uint8)
+    images = np.broadcast_to(colours, (5, 6, 4, channels)).copy()  # in the channel order of the network
+    normalization = Normalization(mean=(0.4, 0.5, 0.6)[:channels], std=(0.2, 0.3, 0.4)[:channels])
+    mosaic.keep(tmp_path, 1, normalize(torch.from_numpy(images), normalization), normalization, color)
+    sheet = cv2.imread(str(tmp_path / "batch-2.png"))
+    assert sheet.shape == (6 + 2 + 6, 4 + 2 + 4 + 2 + 4, 3)
+    for index, colour in enumerate(colours[:, 0, 0]):
+        top, left = index // 3 * 8, index % 3 * 6
+        wanted = colour[::-1] if color == "RGB" else np.resize(colour, 3)  # OpenCV reads BGR
+        assert (sheet[top : top + 6, left : left + 4] == wanted).all()
+    assert (sheet[6:8] == 255).all()

@@ -226,7 +226,7 @@ def _latency(row: Row, field: str) -> Cell:
 def _unsteady(row: Row) -> str:
     """A warning beside a time whose rounds lie too far apart."""
     apart = row.latency.apart if row.latency else 0.0
-    return f"unsteady: rounds {apart:.1f}x apart" if apart > STEADY else ""
+    return f"unsteady ({apart:.1f}x)" if apart > STEADY else ""
 
 
 def _layers(row: Row) -> str:
