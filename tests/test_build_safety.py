@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import edgecv_runtime as rt
 from edgecv import build as building
 from edgecv import recipe, runs, staging
 from edgecv.build import build
+from edgecv.cli.app import app
 from edgecv_runtime.errors import BadInput, EdgecvError
 
 RECIPE = """
@@ -172,10 +175,17 @@ def test_runs_are_listed_and_pruned(run, recipe_file):
     ]
     curve = (run / "train.1" / "curves.csv").read_text().splitlines()[1].split(",")
     assert rows[1].top1 == float(curve[5])
+    printed = CliRunner().invoke(app, ["runs", str(run.parent)])
+    assert printed.exit_code == 0
+    assert [line.split()[1] for line in printed.stdout.splitlines() if line.startswith("small")] == ["train", "train.1"]
+    unasked = CliRunner().invoke(app, ["runs", str(run), "--prune"])
+    assert unasked.exit_code == 2
+    assert "say --yes where nobody can be asked" in unasked.stderr
     before = contents(run)
     with building.journal.locked(run), pytest.raises(BadInput, match="another build is running"):
         runs.prune(run)
     assert contents(run) == before
-    runs.prune(run)
+    pruned = CliRunner().invoke(app, ["runs", str(run), "--prune", "--yes", "--json"])
+    assert json.loads(pruned.stdout)["bytes"] == rows[1].bytes
     assert [each.name for each in runs.of(run)] == ["train"]
     assert contents(run) == {name: digest for name, digest in before.items() if not name.startswith("train.1")}

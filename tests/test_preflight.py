@@ -126,3 +126,14 @@ def test_an_epoch_sees_every_image(tmp_path, monkeypatch):
     size = Preprocess(size=(32, 32), mode="stretch", color="GRAY")
     fit(model, Dataset(("a", "b"), images, images), size, Normalization((0.5,), (0.5,)), TrainConfig(1, 2), tmp_path)
     assert sorted(seen) == [0, 1, 2, 3, 4]
+
+
+def test_a_recipe_of_another_size_than_its_weights_is_warned_of():
+    from edgecv import models, preflight
+    from edgecv_runtime.preprocess import Preprocess
+
+    (source,) = models.spec("efficientnet_lite0").weights
+    (note,) = preflight.published(source, Preprocess((128, 128)))
+    assert "the weights 'imagenet' were trained at 224x224, this recipe's preprocess.size is 128x128" in note
+    assert not list(preflight.published(source, source.preprocess))
+    assert not list(preflight.published(None, Preprocess((128, 128))))

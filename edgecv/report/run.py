@@ -99,6 +99,8 @@ def read(path: Path) -> Run:
     curves = read_curves(path / "train" / "curves.csv")
     if curves is None:
         absent.append("Training curves: no train/curves.csv; a pretrained model is not trained.")
+    elif not (path / "train" / "batch-1.png").is_file():
+        absent.append("Training batches: no train/batch-1.png; 'edgecv build' writes it when it trains.")
     quantization = _decoded(beside(path / "bundle", "quantize"), Quantization)
     if quantization is None:
         absent.append("Quantization candidates: no bundle.quantize.json; the model was not quantized in this run.")
