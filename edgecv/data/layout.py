@@ -199,7 +199,13 @@ class _Folders:
             top: {each: role_of(each, self.children.get(top, ())) for each in self.children.get(top, ())}
             for top in tops
         }
+        halved = [top for top, roles in below.items() if TRAIN in roles.values() and {VAL, TEST} & set(roles.values())]
         if len(tops) < 2 or not all(TRAIN in roles.values() for roles in below.values()):
+            if halved:  # beside other folders; as classes, a whole set would be one of them
+                raise DatasetError(
+                    f"{self.where}: '{halved[0]}' holds a division ({listed(list(below[halved[0]]), 4)}): is it "
+                    f"{self.where}/{halved[0]} that you mean? {self._say(list(tops))}"
+                )
             return None
         divided = {role for roles in below.values() for role in roles.values()}
         if (

@@ -102,6 +102,18 @@ def test_what_could_be_both_is_refused_with_what_to_say(folders):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("beside", [("test",), ("docs", "labels"), ()])
+def test_a_division_beside_other_folders_is_no_class(beside):
+    """As archives are uploaded: the set in a folder of its own, something else beside it."""
+    inside = [f"Plants(Augmented)/{half}/{name}" for half in ("train", "valid") for name in ("cat", "dog")]
+    if beside:
+        with pytest.raises(DatasetError, match=r"holds a division .*is it photos/Plants\(Augmented\) that you mean"):
+            parts(*inside, *beside)
+    else:  # alone it is one folder, which cannot be all classes: `load` names it
+        with pytest.raises(DatasetError, match=r"photos/Plants\(Augmented\) that you mean"):
+            parts(*inside)
+
+
 def test_two_folders_for_one_part_are_named():
     with pytest.raises(DatasetError, match="val and validation are named as the same part"):
         parts("train/cat", "train/dog", "val/cat", "val/dog", "validation/cat", "validation/dog")
