@@ -11,26 +11,7 @@ import sys
 
 import pytest
 
-OFFLINE = """
-import ctypes, platform, struct
-
-def offline():
-    number = {"x86_64": 41, "aarch64": 198}[platform.machine()]  # of socket(2)
-    load, equal, give = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K; linux/filter.h
-    program = [
-        (load, 0, 0, 0), (equal, 0, 4, number),  # another call is allowed
-        (load, 0, 0, 16), (equal, 1, 0, 2), (equal, 0, 1, 10),  # the first argument: AF_INET or AF_INET6
-        (give, 0, 0, 0x80000000), (give, 0, 0, 0x7FFF0000),  # kill the process, allow
-    ]
-    code = b"".join(struct.pack("HBBI", *each) for each in program)
-    kept = ctypes.create_string_buffer(code, len(code))
-    head = struct.pack("HxxxxxxQ", len(program), ctypes.addressof(kept))
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
-    assert libc.prctl(22, 2, head, 0, 0) == 0, ctypes.get_errno()  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
-
-offline()
-"""
+from tests.sandbox import OFFLINE
 
 EVERYTHING = """
 import sys
