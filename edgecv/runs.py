@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgecv import journal, trainings
 from edgecv.report.run import read_curves
-from edgecv.staging import NEXT, RECIPE, STATE
+from edgecv.staging import NEXT, RECIPE, STATE, Workplace
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.records import Record
 
@@ -57,6 +57,7 @@ def prune(run: Path) -> int:
     Raises BadInput when a build runs there.
     """
     with journal.locked(run):
+        Workplace(run, b"").begin()  # what was killed while it took its place is no left-over
         places = [each for home in _homes(run) for each in trainings.aside(home)]
         places += [run / NEXT] if (run / NEXT).is_dir() else []
         freed = sum(map(_bytes, places))

@@ -147,7 +147,8 @@ def test_a_build_that_was_stopped_goes_on_and_another_recipe_does_not_lose_it(ru
     assert len(log.read_text().splitlines()) == 3
 
 
-def test_killed_while_the_new_takes_the_place_of_the_old_it_ends_the_next_time(run, recipe_file, monkeypatch):
+@pytest.mark.parametrize("pruned", [False, True])
+def test_killed_while_the_new_takes_the_place_of_the_old_it_ends_the_next_time(pruned, run, recipe_file, monkeypatch):
     changed = recipe.read(recipe_file, ["train.seed=1"])
     replace = staging._replace_training
 
@@ -160,6 +161,8 @@ def test_killed_while_the_new_takes_the_place_of_the_old_it_ends_the_next_time(r
         with pytest.raises(EdgecvError, match="this step fails"):
             build(changed, run, until="train", progress=False)
     weights = (run / "train" / "weights.safetensors").read_bytes()
+    if pruned:
+        runs.prune(run)
     done = build(changed, run, until="train", progress=False)
     assert done.skipped == ("train",)
     assert (run / "train" / "weights.safetensors").read_bytes() == weights
