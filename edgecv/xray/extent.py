@@ -36,6 +36,11 @@ class Extent:
     axis: int | None = None
     whole: bool = False
 
+    def fits(self, shape: Shape) -> bool:
+        """Whether a tensor of this shape can have it: every axis as long as the tensor's, or 1."""
+        axes = zip(self.low.shape, self.high.shape, shape, strict=False)
+        return self.low.ndim == len(shape) and all({low, high} <= {1, size} for low, high, size in axes)
+
     @property
     def size(self) -> float:
         """Pixels that a place sees: the largest over the places."""
@@ -60,6 +65,12 @@ def everything(extent: Extent, rank: int) -> Extent:
     return Extent(np.zeros(ones), np.full(ones, extent.length - 1.0), extent.length, 0.0, None, True)
 
 
+def nothing(like: Extent, rank: int) -> Extent:
+    """No place sees anything: the extent of what does not depend on the input."""
+    empty = np.full((1,) * rank, np.inf)
+    return Extent(empty, -empty, like.length, 0.0)
+
+
 def union(extents: Sequence[Extent]) -> Extent:
     """What places see that depend on the same place of several tensors.
 
@@ -77,10 +88,10 @@ def union(extents: Sequence[Extent]) -> Extent:
 
 
 def of_rank(extent: Extent, rank: int) -> Extent:
-    """The same with axes of length 1 before the first, as broadcasting aligns them, or without them."""
+    """The same with axes of length 1 before the first, as broadcasting aligns them, or with the first ones mixed."""
     more = rank - extent.low.ndim
     if more < 0:
-        return squeezed(extent, tuple(range(-more)))
+        return squeezed(mixed(extent, tuple(range(-more))), tuple(range(-more)))
     if more == 0:
         return extent
     shape = (1,) * more + extent.low.shape

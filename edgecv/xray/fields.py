@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgecv.xray import moves
-from edgecv.xray.extent import Extent, Shape, everything, of_input
+from edgecv.xray.extent import Extent, Shape, everything, nothing, of_input
 from edgecv.xray.graph import Graph
 from edgecv_runtime.records import Record
 
@@ -45,13 +45,18 @@ def extents(graph: Graph, axis: int) -> dict[str, Extent]:
     source = graph.inputs[0]
     known: dict[str, Extent] = {source: of_input(graph.tensors[source].shape, axis)}
     for layer in graph.layers:
-        inputs = [name for name in layer.inputs if name in known]
-        if not inputs:
+        if not any(name in known for name in layer.inputs):
             continue
-        shapes = [graph.tensors[name].shape for name in inputs]
+        shapes = [graph.tensors[name].shape for name in layer.inputs]
+        seen = [
+            known[name] if name in known else nothing(known[source], len(shape))
+            for name, shape in zip(layer.inputs, shapes, strict=True)
+        ]
         for output in layer.outputs:
-            given = moves.Given([known[name] for name in inputs], shapes, graph.tensors[output].shape)
+            given = moves.Given(seen, shapes, graph.tensors[output].shape)
             found = layer.move.apply(given)
+            if not found.fits(given.output):  # an operator that does more than its kind: nothing is known of its places
+                found = everything(found, len(given.output))
             only_whole = found.whole and not np.isfinite(found.low).any()  # a class token: it has no place of its own
             known[output] = everything(found, found.low.ndim) if only_whole else found
     return known

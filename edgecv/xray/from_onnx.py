@@ -111,6 +111,10 @@ class _Reader:
 
     def _tensor(self, name: str, maker: str) -> None:
         shape = self.file.shapes.get(name)
+        if shape is None and name in self.file.others:
+            raise ShapeError(
+                f"{self.where}: '{name}', which {maker} gives, is {self.file.others[name]}: only tensors have rows here"
+            )
         if shape is None:
             raise ShapeError(
                 f"{self.where}: the shape of '{name}', which {maker} gives, stays open: ONNX's inference cannot "
@@ -134,13 +138,20 @@ class _Reader:
             size += sum(math.prod(each.shape) * each.item_bytes for each in stored)
             is_setting = index >= _SETTINGS.get(node.op, len(node.inputs)) or index in _STATISTICS.get(node.op, ())
             if learned and not is_setting and fresh:
-                parameters += self._learned(constant, stored)
+                parameters += self._learned(node, name, constant, stored)
         return parameters, round(size)
 
-    def _learned(self, constant: Constant, stored: Sequence[Constant]) -> int:
-        """Numbers of the largest stored tensor behind a constant: beside quantized weights lie their scales."""
-        largest = max(math.prod(each.shape) for each in stored)
-        return largest if largest > 1 or constant.dtype != "float32" else 0
+    def _learned(self, node: Node, name: str, constant: Constant, stored: Sequence[Constant]) -> int:
+        """Numbers of the largest stored tensor behind a constant: beside quantized weights lie their scales.
+
+        Shapes, axes and indices are none: whole numbers of 64 bits, or of 32 that are not dequantized as a bias is.
+        """
+        largest = max(stored, key=lambda each: math.prod(each.shape))
+        plain = name in constant.stored and not node.op.startswith("QLinear")
+        if largest.dtype in ("int64", "uint64", "bool", "string") or (largest.dtype in ("int32", "uint32") and plain):
+            return 0
+        count = math.prod(largest.shape)
+        return count if count > 1 or constant.dtype != "float32" else 0
 
     def _free(self, name: str) -> str:
         self._taken[name] = count = self._taken.get(name, 0) + 1

@@ -9,13 +9,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgecv.xray.extent import Extent, Places, Shape, everything, gather, mixed, of_rank, recovered, squeezed, union
+from edgecv.xray.extent import (
+    Extent,
+    Places,
+    Shape,
+    everything,
+    gather,
+    mixed,
+    nothing,
+    of_rank,
+    recovered,
+    squeezed,
+    union,
+)
 
 
 class Given(NamedTuple):
-    """What is known when a layer moves: extents and shapes of its inputs that depend on the network's input, and the
-    shape of its output.
-    """
+    """What is known when a layer moves: extents and shapes of its inputs but constants, and its output's shape."""
 
     extents: Sequence[Extent]
     shapes: Sequence[Shape]
@@ -258,16 +268,15 @@ class Concat(Move):
     sizes: Shape  # of all parts along the axis
 
     def apply(self, given: Given) -> Extent:
-        joined = union(given.extents)
-        if joined.low.shape[self.axis] == 1 and joined.axis != self.axis:
-            return joined
-        parts, rest = [], list(given.extents)
-        empty = np.full((1,) * joined.low.ndim, np.inf)
-        nothing = replace(joined, low=empty, high=-empty)
-        for constant in self.constant:
-            parts.append(nothing if constant else rest.pop(0))
+        if all(each.low.shape[self.axis] == 1 and each.axis != self.axis for each in given.extents):
+            return union(given.extents)
+        local = [each for each in given.extents if each.jump > 0] or given.extents
+        first = max(local, key=lambda each: (each.axis is not None, each.jump))
+        rest, empty = list(given.extents), nothing(first, first.low.ndim)
+        parts = [empty if constant else rest.pop(0) for constant in self.constant]
         low, high = self._joined([part.low for part in parts]), self._joined([part.high for part in parts])
-        return recovered(replace(joined, low=low, high=high, axis=None))
+        whole = any(each.whole for each in given.extents)
+        return recovered(replace(first, low=low, high=high, axis=None, whole=whole))
 
     def _joined(self, arrays: Sequence[Places]) -> Places:
         """Concatenate after broadcasting: every array to its own length along the axis."""

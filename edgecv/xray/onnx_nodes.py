@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 from numpy.typing import NDArray
 
 from edgecv.xray.extent import Shape
@@ -18,6 +19,7 @@ from edgecv.xray.onnx_shapes import infer, whole_shapes
 from edgecv_runtime import onnxfile
 from edgecv_runtime.errors import BadInput, ModelFileError
 
+KNOWN_DOMAINS = ("", "ai.onnx", "com.microsoft")
 _SMALL = 4096  # numbers up to which a constant's values are kept: shapes, axes, scales
 
 
@@ -48,7 +50,7 @@ class Constant:
 
 @dataclass
 class File:
-    """What the reader works on; the fusions change `nodes`."""
+    """What the reader works on; the fusions change `nodes`. others: what is no tensor, by name, and what it is."""
 
     nodes: list[Node]
     shapes: dict[str, Shape]
@@ -56,6 +58,7 @@ class File:
     constants: dict[str, Constant]
     inputs: list[str]
     outputs: list[str]
+    others: dict[str, str] = field(default_factory=dict)
 
     def readers(self) -> dict[str, list[Node]]:
         """Tensor -> nodes that read it."""
@@ -90,6 +93,8 @@ def load(
         raise ModelFileError(f"{path}: cannot be read: {exc.strerror}") from exc
     onnxfile.parse(data, str(path))
     model = onnx.load_model_from_string(data)
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
     _sort(model, str(path))
     _drop_weights(model)
     _open_sizes(model)
@@ -159,6 +164,10 @@ def _bind_inputs(model: Any, where: str, given: Mapping[str, Sequence[int]], siz
             number = wanted[axis] if wanted else fixed or _sizes(dims, size).get(axis) or bindings.get(dim.dim_param, 0)
             if number == 0 and axis == 0 and len(dims) > 1:
                 number = 1  # the batch
+            if number < 1 and dim.HasField("dim_value") and dim.dim_value == 0:
+                raise BadInput(
+                    f"{where}: input '{value.name}' {_shown(dims)} holds no numbers: there is nothing to show"
+                )
             if number < 1:
                 symbol = dim.dim_param or "?"
                 raise BadInput(
@@ -188,7 +197,8 @@ def _takes(dims: Any, size: Shape) -> bool:
 
 
 def _shown(dims: Any) -> str:
-    return f"[{', '.join(each.dim_param or str(each.dim_value or '?') for each in dims)}]"
+    sizes = (str(each.dim_value) if each.HasField("dim_value") else "?" for each in dims)
+    return f"[{', '.join(each.dim_param or size for each, size in zip(dims, sizes, strict=True))}]"
 
 
 def _bind_symbols(model: Any, bindings: Mapping[str, int]) -> None:
@@ -218,15 +228,34 @@ def _file(model: Any, where: str) -> File:
     for index, proto in enumerate(graph.node):
         attributes = {each.name: _attribute(each) for each in proto.attribute}
         node = Node(
-            proto.name or f"{proto.op_type}_{index}", proto.op_type, list(proto.input), list(proto.output), attributes
+            proto.name or f"{proto.op_type}_{index}",
+            _operator(proto),
+            list(proto.input),
+            list(proto.output),
+            attributes,
         )
+        if node.op == "CastLike":
+            node.inputs = node.inputs[:1]  # of the other, only the type matters
         if not _fold(node, shapes, dtypes, constants):
             nodes.append(node)
     inputs = [value.name for value in graph.input if value.name not in constants]
-    file = File(nodes, shapes, dtypes, constants, inputs, [value.name for value in graph.output])
+    others = {value.name: _no_tensor(value) for value in (*graph.input, *graph.value_info, *graph.output)}
+    others = {name: what for name, what in others.items() if what}
+    file = File(nodes, shapes, dtypes, constants, inputs, [value.name for value in graph.output], others)
     if not inputs:
         raise BadInput(f"{where}: the graph has no input")
     return file
+
+
+def _no_tensor(value: Any) -> str:
+    """What a value is, if it is no tensor."""
+    kind = value.type.WhichOneof("value") or "tensor_type"
+    return "" if kind == "tensor_type" else f"a {kind.removesuffix('_type').replace('_', ' ')}"
+
+
+def _operator(proto: Any) -> str:
+    """An operator's name, with its domain where that is nobody's whose operators are known: "Conv" may be another."""
+    return proto.op_type if proto.domain in KNOWN_DOMAINS else f"{proto.domain}.{proto.op_type}"
 
 
 def _fold(node: Node, shapes: dict[str, Shape], dtypes: dict[str, str], constants: dict[str, Constant]) -> bool:
@@ -251,7 +280,8 @@ def _fold(node: Node, shapes: dict[str, Shape], dtypes: dict[str, str], constant
         or any(isinstance(each, Subgraph) for each in node.attributes.values())
     ):
         return False
-    stored = frozenset[str]().union(*(constants[name].stored for name in used))
+    # What is filled in by a number is stored as that number: the shape is no part of it.
+    stored = frozenset[str]() if node.op == "ConstantOfShape" else _stored(used, constants)
     for name in node.outputs:
         first = constants[used[0]]
         dtype = first.dtype if node.op == "DequantizeLinear" else dtypes.get(name, first.dtype)
@@ -259,6 +289,10 @@ def _fold(node: Node, shapes: dict[str, Shape], dtypes: dict[str, str], constant
             shapes.get(name, first.shape), dtype, first.item_bytes, stored, _computed(node, constants)
         )
     return True
+
+
+def _stored(names: Sequence[str], constants: Mapping[str, Constant]) -> frozenset[str]:
+    return frozenset[str]().union(*(constants[name].stored for name in names))
 
 
 def _computed(node: Node, constants: Mapping[str, Constant]) -> NDArray[Any] | None:

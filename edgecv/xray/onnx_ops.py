@@ -153,7 +153,7 @@ def _product(call: Call, first: int, second: int) -> moves.Move:
 
 
 def _batch_norm(call: Call) -> Facts:
-    return {"kind": "norm", "channels": (call.shape()[1],) * 2}
+    return {"kind": "norm", "channels": (call.shape(1)[0],) * 2}
 
 
 def _layer_norm(call: Call) -> Facts:
@@ -167,6 +167,16 @@ def _layer_norm(call: Call) -> Facts:
 
 def _instance_norm(call: Call) -> Facts:
     return {"kind": "norm", "channels": (call.shape()[1],) * 2, "move": moves.Mix(tuple(range(1, len(call.shape()))))}
+
+
+def _across(default: int) -> Callable[[Call], Facts]:
+    """A norm over one axis: LRN's window of channels (Krizhevsky et al. 2012, section 3.3), LpNormalization's own."""
+    return lambda call: {"kind": "norm", "move": moves.Mix((call.axis(default),))}
+
+
+def _standardization(call: Call) -> Facts:
+    axes = call.numbers("axes") or [0, 2, 3]
+    return {"kind": "norm", "move": moves.Mix(tuple(axis % len(call.shape()) for axis in axes))}
 
 
 def _softmax(call: Call) -> Facts:
@@ -273,7 +283,10 @@ _TABLE: dict[str, Callable[[Call], Facts]] = {
     **dict.fromkeys(("MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul"), _matmul),
     "BatchNormalization": _batch_norm,
     **dict.fromkeys(("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"), _layer_norm),
-    **dict.fromkeys(("InstanceNormalization", "GroupNormalization", "LRN", "LpNormalization"), _instance_norm),
+    **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), _instance_norm),
+    "LRN": _across(1),
+    "LpNormalization": _across(-1),
+    "MeanVarianceNormalization": _standardization,
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), _softmax),
     **dict.fromkeys(_REDUCE, _reduce),
     "Transpose": _transpose,

@@ -18,9 +18,11 @@ from onnx.reference import ReferenceEvaluator
 from edgecv_runtime.errors import ShapeError
 
 _SMALL = 64  # numbers in a shape, or in what is computed of it
-# What exporters do with shapes.
-_ARITHMETIC = {"Add", "Cast", "Ceil", "Concat", "Div", "Floor", "Gather", "Identity", "Max", "Min", "Mul", "Reshape",
-               "Slice", "Squeeze", "Sub", "Unsqueeze"}  # fmt: skip
+# What gives other numbers each time, or is not to be computed here; any other operator may stand in shape arithmetic.
+_NOT_COMPUTED = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial",
+                 "Dropout", "Constant", "DequantizeLinear", "QuantizeLinear"}  # fmt: skip
+# Operators whose output's shape follows from the value of a float input.
+_BY_FLOATS = {"Resize", "Upsample", "Range"}
 
 Values = dict[str, NDArray[Any]]
 
@@ -39,8 +41,8 @@ def infer(model: Any, where: str) -> Any:
         computed = _computed(inferred, shapes, values)
         if not computed:
             return inferred
-        values |= computed
-        _store(model, computed)
+        values |= {name: array for name, array in computed.items() if array.size <= _SMALL}
+        _store(model, computed, shapes)
 
 
 def whole_shapes(model: Any) -> dict[str, tuple[int, ...]]:
@@ -74,22 +76,37 @@ def _small_constants(model: Any) -> Values:
 
 
 def _computed(model: Any, shapes: Mapping[str, tuple[int, ...]], known: Values) -> Values:
-    """Values that follow from known shapes and values, and were not known before."""
+    """Values that follow from known shapes and small values, and were not known before."""
     found: Values = {}
     for node in model.graph.node:
-        inputs = [name for name in node.input if name]
-        if node.domain or node.output[0] in known:
+        inputs = list(dict.fromkeys([name for name in node.input if name] + _captured(node)))
+        if node.domain or not node.output[0] or node.output[0] in known or node.op_type in _NOT_COMPUTED:
             continue
         if node.op_type == "Shape" and inputs[0] in shapes:
             feeds = {inputs[0]: np.empty(shapes[inputs[0]], np.bool_)}
-        elif node.op_type in _ARITHMETIC and inputs and all(name in known or name in found for name in inputs):
+        elif inputs and all(name in known or name in found for name in inputs):
             feeds = {name: found[name] if name in found else known[name] for name in inputs}
         else:
             continue
+        if any(array.size > _SMALL for array in feeds.values()) and node.op_type != "Shape":
+            continue
         array = _run(model, node, feeds)
-        if array is not None and array.size <= _SMALL:
+        if array is not None and (array.size <= _SMALL or node.output[0] not in shapes):
             found[node.output[0]] = array
     return found
+
+
+def _captured(node: Any) -> list[str]:
+    """What the bodies of a branch or loop read from around them."""
+    names: list[str] = []
+    for attribute in node.attribute:
+        body = attribute.g
+        made = {each.name for each in (*body.input, *body.initializer)}
+        for inner in body.node:
+            names += [name for name in [*inner.input, *_captured(inner)] if name and name not in made]
+            made.update(inner.output)
+        names += [each.name for each in body.output if each.name not in made]
+    return names
 
 
 def _run(model: Any, node: Any, feeds: Values) -> NDArray[Any] | None:
@@ -107,11 +124,20 @@ def _run(model: Any, node: Any, feeds: Values) -> NDArray[Any] | None:
         return None
 
 
-def _store(model: Any, computed: Values) -> None:
-    """Replace nodes that give whole numbers by these: floats would look like weights."""
+def _store(model: Any, computed: Values, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Put what was computed into the model: whole numbers in the place of the nodes that give them, shapes of the rest.
+
+    Floats would look like weights; they are put where a shape follows from them.
+    """
+    reads_floats = {name for node in model.graph.node if node.op_type in _BY_FLOATS for name in node.input}
     for node in model.graph.node:
         array = computed.get(node.output[0])
-        if array is not None and array.dtype.kind in "iu":
-            name = node.output[0]
+        if array is None:
+            continue
+        name = node.output[0]
+        if array.size <= _SMALL and (array.dtype.kind in "iub" or name in reads_floats):
             value = onnx.numpy_helper.from_array(array, name)
             node.CopyFrom(onnx.helper.make_node("Constant", [], [name], name=node.name, value=value))
+        elif name not in shapes:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+            model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))

@@ -223,9 +223,9 @@ def test_unknown_operators_are_named(tmp_path):
     opsets = (("", 17), ("my.own", 1))
     known = [("b", (1, 8, 6, 6))]
     table = xray.table(xray.read(write(tmp_path / "own.onnx", nodes, (1, 3, 8, 8), known=known, opsets=opsets)))
-    assert table.total.uncounted == {"Whiten": 1}
+    assert table.total.uncounted == {"my.own.Whiten": 1}
     assert [row.field.whole for row in table.rows] == [False, True, True]
-    with pytest.raises(ShapeError, match="'b', which Whiten gives, stays open"):
+    with pytest.raises(ShapeError, match="'b', which my.own.Whiten gives, stays open"):
         xray.read(write(tmp_path / "open.onnx", nodes, (1, 3, 8, 8), opsets=opsets))
 
 
