@@ -35,7 +35,7 @@ session = onnxruntime.InferenceSession(bundle + "/model.onnx", providers=["CPUEx
 crop = frame[67:67 + 944, 487:487 + 944]
 small = cv2.resize(cv2.resize(crop, (472, 472), interpolation=cv2.INTER_AREA), (236, 236), interpolation=cv2.INTER_AREA)
 x = cv2.cvtColor(cv2.resize(small, (224, 224), interpolation=cv2.INTER_LINEAR), cv2.COLOR_BGR2RGB)[None]
-labels = json.load(open(bundle + "/bundle.json"))["labels"]
+labels = json.load(open(bundle + "/bundle.json"))["head"]["labels"]
 print(labels[int(session.run(None, {"image": x})[0][0].argmax())])
 """
 EDGECV = """

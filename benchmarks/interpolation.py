@@ -26,7 +26,7 @@ from PIL import Image as Pillow
 from torch import nn
 
 from edgecv_runtime.preprocess import Image, Interpolation, Preprocess
-from edgecv_runtime.verify import accuracy, agreement
+from edgecv_runtime.verify import agreement, score
 
 KINDS = get_args(Interpolation)
 TRAINED = ("area", "pyramid")
@@ -83,8 +83,10 @@ def published() -> list[str]:
         batch = np.stack([way(frame) for frame in frames])
         found = agreement(expected, reference(network, batch), "Pillow bicubic")
         apart = float(np.abs(batch.astype(np.int16) - wanted).mean())
-        top1 = found.top1
-        lines.append(f"| {name} | {top1.value:.1%} ({top1.low:.1%}–{top1.high:.1%}) | {found.kl:.4f} | {apart:.2f} |")
+        top1 = found.share
+        lines.append(
+            f"| {name} | {top1.value:.1%} ({top1.low:.1%}–{top1.high:.1%}) | {found.divergence:.4f} | {apart:.2f} |"
+        )
     return [*lines, ""]
 
 
@@ -158,9 +160,9 @@ def labelled(path: Path) -> list[str]:
     for tested in KINDS:
         cells = []
         for kind in TRAINED:
-            found = accuracy(outputs[kind, kind], outputs[kind, tested], many)
-            loss = f" ({found.drop_points:.2f}: {found.drop_low:.2f}–{found.drop_high:.2f})" if tested != kind else ""
-            cells.append(f"{found.top1.value:.2%}{loss}")
+            found = score(outputs[kind, kind], outputs[kind, tested], many)
+            loss = f" ({found.drop:.2f}: {found.drop_low:.2f}–{found.drop_high:.2f})" if tested != kind else ""
+            cells.append(f"{found.value:.2%}{loss}")
         lines.append(f"| {tested} | {' | '.join(cells)} |")
     return [*lines, ""]
 

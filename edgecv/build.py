@@ -37,8 +37,9 @@ from edgecv_export.quantize import convert, quantize
 from edgecv_runtime import backends, bundle, files, machine
 from edgecv_runtime.bench.latency import bench
 from edgecv_runtime.errors import BackendUnavailable, BadInput, BundleError
+from edgecv_runtime.offers import offered
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
-from edgecv_runtime.verify import judge, verify
+from edgecv_runtime.verify import verify
 
 PARITY_IMAGES = max(GOLDEN_IMAGES, *BATCHES)
 
@@ -425,9 +426,16 @@ class _Run:
         frames = np.asarray(self.frames(images))
         expected = graph.reference(self.deployed, frames)
         with bundle.Bundle(self.bundle) as opened:
-            done = verify(opened, frames, expected, reference_name="PyTorch float32", labels=images.labels)
+            done = verify(
+                opened,
+                frames,
+                expected,
+                reference_name="PyTorch float32",
+                labels=images.labels,
+                frames_name=f"{self.division} images",
+            )
             evidence = opened.evidence().merged([each.entry for each in done])
-            bundle.update(opened, manifest=judge(opened.manifest, evidence), evidence=evidence)
+            bundle.update(opened, evidence=evidence)
         files.write(self.folder / "verify.npz", verified.pack(done, frames, expected, images, self.division))
         if images.labels is not None:
             chose = "chose nothing before" if self.division == "test" else "also chose the epoch and the int8 file"
@@ -437,10 +445,10 @@ class _Run:
             if entry.agreement is None:
                 self._say(f"verify: {entry.variant} on {entry.backend} {entry.failed}")
                 continue
-            scored = f"top-1 {entry.accuracy.top1.value:.2%}, " if entry.accuracy else ""
+            scored = f"top-1 {entry.score.value:.2%}, " if entry.score else ""
             self._say(
                 f"verify: {entry.variant} on {entry.backend} ran in {entry.executed}: {scored}"
-                f"agrees with PyTorch on {entry.agreement.top1.value:.2%} of {entry.agreement.top1.count}"
+                f"agrees with PyTorch on {entry.agreement.share.value:.2%} of {entry.agreement.share.count}"
             )
         return {}
 
@@ -453,10 +461,10 @@ class _Run:
         with bundle.Bundle(self.bundle) as opened:
             done = bench(opened, seconds=config.seconds, rounds=config.rounds, threads=config.threads, progress=say)
             evidence = opened.evidence().merged(done)
-            judged = judge(opened.manifest, evidence)
-            bundle.update(opened, manifest=judged, evidence=evidence)
-        for variant in judged.variants:
-            for name, reason in variant.withheld.items():
+            bundle.update(opened, evidence=evidence)
+            offers = offered(opened.manifest, evidence, machine.this())
+        for variant in opened.manifest.variants:
+            for name, reason in offers.withheld(variant.name).items():
                 self._say(f"bench: {variant.name} is not offered on {name}: {reason}")
         return {}
 

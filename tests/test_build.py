@@ -15,8 +15,10 @@ import pytest
 import edgecv_runtime as rt
 from edgecv import recipe
 from edgecv.build import build
+from edgecv_runtime import machine
 from edgecv_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from edgecv_runtime.errors import BadInput
+from edgecv_runtime.offers import offered
 
 RECIPE = """
 name: tiny-digits
@@ -57,10 +59,11 @@ def test_every_step_ran_and_left_what_it_promises(built):
     assert set(built.seconds) == set(STEPS)
     with rt.Bundle(built.bundle) as opened:
         assert [variant.name for variant in opened.manifest.variants] == ["float32", "int8-u8s8"]
-        assert opened.manifest.variant("float32").backends == ("onnxruntime", "openvino")
+        offers = offered(opened.manifest, opened.evidence(), machine.this())
+        assert offers.backends("float32") == ("onnxruntime", "openvino")
         for entry in opened.evidence().entries:
             assert entry.agreement.reference == "PyTorch float32"
-            assert entry.accuracy.top1.count == 64
+            assert entry.score.count == 64
             assert entry.latency.runs > 0
 
 

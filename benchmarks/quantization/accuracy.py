@@ -22,7 +22,8 @@ from edgecv_export.export import export
 from edgecv_export.quantize import QuantizeConfig, quantize
 from edgecv_runtime import Bundle
 from edgecv_runtime.errors import ModelFileError
-from edgecv_runtime.manifest import Accuracy, Budget
+from edgecv_runtime.evidence import Score
+from edgecv_runtime.manifest import Budget
 from edgecv_runtime.preprocess import Image
 
 # Points of top-1 that int8 may lose.
@@ -44,9 +45,9 @@ class Row(msgspec.Struct, frozen=True):
     network: str
     size: int
     file: str
-    accuracy: Accuracy
+    score: Score
     divergence: float
-    over_peer: Accuracy | None = None
+    over_peer: Score | None = None
 
 
 def main() -> None:
@@ -68,7 +69,7 @@ def main() -> None:
 
 def table(found: list[list[Row]]) -> list[str]:
     """The lines of the page."""
-    count = found[0][0].accuracy.top1.count
+    count = found[0][0].score.count
     return [
         f"{count:,} test images, scored on OpenVINO, or on ONNX Runtime what OpenVINO refuses; intervals (95 %) from a",
         "paired bootstrap. The last column is the",
@@ -89,8 +90,8 @@ def line(row: Row) -> str:
         row.network,
         str(row.size),
         row.file,
-        f"{row.accuracy.top1.value:.2%}",
-        drop(row.accuracy) if row.file != "float32" else "",
+        f"{row.score.value:.2%}",
+        drop(row.score) if row.file != "float32" else "",
         f"{may}" if may else "",
         f"{row.divergence:.2g}" if row.file != "float32" else "",
         drop(row.over_peer) if row.over_peer else "",
@@ -98,9 +99,9 @@ def line(row: Row) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def drop(scored: Accuracy) -> str:
+def drop(scored: Score) -> str:
     """Points with their interval."""
-    return f"{scored.drop_points:.2f} ({scored.drop_low:.2f} to {scored.drop_high:.2f})"
+    return f"{scored.drop:.2f} ({scored.drop_low:.2f} to {scored.drop_high:.2f})"
 
 
 def study(subject: common.Subject, images: common.Cifar, site: Path, budget_s: float) -> list[Row]:
@@ -119,14 +120,14 @@ def study(subject: common.Subject, images: common.Cifar, site: Path, budget_s: f
     logits = {each: subject.classes(output) for each, output in outputs.items()}
     scores = {each: common.score(logits["float32"], logits[each], images.test_labels) for each in logits}
     _, own, *peers = logits
-    better = min(peers, key=lambda each: scores[each].drop_points)
+    better = min(peers, key=lambda each: scores[each].drop)
     rows = [
         Row(
             network=f"{subject.name} imagenet" if subject.published else subject.name,
             size=subject.size,
             file=each,
-            accuracy=scores[each],
-            divergence=common.verify.agreement(outputs["float32"], outputs[each], "float32").kl,
+            score=scores[each],
+            divergence=common.verify.agreement(outputs["float32"], outputs[each], "float32").divergence,
             over_peer=common.score(logits[better], logits[own], images.test_labels) if each == own else None,
         )
         for each in logits

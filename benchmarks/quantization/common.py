@@ -21,7 +21,7 @@ from edgecv import data, models
 from edgecv_export.graph import Deployed, to_onnx
 from edgecv_runtime import backends, machine, verify
 from edgecv_runtime.backends import Options
-from edgecv_runtime.manifest import Accuracy
+from edgecv_runtime.evidence import Score
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -136,9 +136,9 @@ def outputs(content: bytes, frames: Image, backend: str = "openvino") -> NDArray
     return np.concatenate(parts)
 
 
-def score(reference: NDArray[np.float32], got: NDArray[np.float32], labels: Labels) -> Accuracy:
+def score(reference: NDArray[np.float32], got: NDArray[np.float32], labels: Labels) -> Score:
     """Top-1 with the drop from the float32 file and its paired bootstrap interval."""
-    return verify.accuracy(reference, got, labels)
+    return verify.score(reference, got, labels)
 
 
 def onnxruntime_default(path: Path, calibration: Image) -> bytes:

@@ -58,13 +58,13 @@ def study(subject: Subject, ranges: Ranges, given: Any) -> list[str]:
     contents = {"int8": workshop.make(plain, dialect), "int8, bias corrected": workshop.make(corrected, dialect)}
     contents["int8, trained"], seconds = trained(subject, workshop, plain, images, given)
     reference = outputs(model.SerializeToString(), images.test)
-    known = score(reference, reference, images.test_labels).top1.value
+    known = score(reference, reference, images.test_labels).value
     rows = [f"| {subject.name} | | float32 | {100 * known:.2f} | | |"]
     for name, content in contents.items():
         got = score(reference, outputs(content, images.test), images.test_labels)
-        drop = f"{got.drop_points:.2f} ({got.drop_low:.2f} to {got.drop_high:.2f})"
+        drop = f"{got.drop:.2f} ({got.drop_low:.2f} to {got.drop_high:.2f})"
         took = f"{seconds:.0f}" if name == "int8, trained" else ""
-        rows.append(f"| {subject.name} | {ranges} | {name} | {100 * got.top1.value:.2f} | {drop} | {took} |")
+        rows.append(f"| {subject.name} | {ranges} | {name} | {100 * got.value:.2f} | {drop} | {took} |")
     print("\n".join(rows), flush=True)
     return rows
 

@@ -73,9 +73,9 @@ def study(subject: common.Subject, images: common.Cifar) -> list[str]:
         seconds = time.perf_counter() - start
         logits = common.outputs(made, images.test)
         scored = common.score(reference, logits, images.test_labels)
-        kl = common.verify.agreement(reference, logits, "float32").kl
-        drop = f"{scored.drop_points:.2f} ({scored.drop_low:.2f} to {scored.drop_high:.2f})"
-        rows.append(f"| {subject.name} | {plan.name} | {scored.top1.value:.2%} | {drop} | {kl:.2g} | {seconds:.0f} |")
+        kl = common.verify.agreement(reference, logits, "float32").divergence
+        drop = f"{scored.drop:.2f} ({scored.drop_low:.2f} to {scored.drop_high:.2f})"
+        rows.append(f"| {subject.name} | {plan.name} | {scored.value:.2%} | {drop} | {kl:.2g} | {seconds:.0f} |")
         print(rows[-1], flush=True)
     return rows
 
@@ -94,7 +94,9 @@ def sensitive(workshop: Workshop, content: bytes, images: common.Cifar) -> tuple
     costs = {}
     for name in names:
         alone = Plan("layers", passes=(), islands=tuple(each for each in names if each != name))
-        costs[name] = common.verify.agreement(reference, common.outputs(workshop.make(alone), frames), "float32").kl
+        costs[name] = common.verify.agreement(
+            reference, common.outputs(workshop.make(alone), frames), "float32"
+        ).divergence
     return tuple(sorted(costs, key=lambda name: -costs[name])[:ISLANDS])
 
 

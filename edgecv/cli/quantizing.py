@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from edgecv_export.calibrate import Images
     from edgecv_export.quantize import QuantizeConfig
     from edgecv_runtime.bundle import Bundle
-    from edgecv_runtime.manifest import Entry, Manifest
+    from edgecv_runtime.evidence import Evidence
+    from edgecv_runtime.manifest import Manifest
     from edgecv_runtime.preprocess import Image, Preprocess
 
     Found = tuple[Images, Image | None, NDArray[np.int64] | None]  # calibration images, check images, their labels
@@ -78,7 +79,7 @@ def quantize(
 
     try:
         from edgecv_export.calibrate import sample
-        from edgecv_export.explain import explain, explain_entries
+        from edgecv_export.explain import explain, explain_evidence
         from edgecv_export.quantize import QuantizeConfig, convert
         from edgecv_export.quantize import quantize as search
     except ImportError as exc:
@@ -114,7 +115,7 @@ def quantize(
     if done is not None:
         front.keep(done, budget, bundle)
     frames = sample(calibration).some(check_images) if check is None and calibration is not None else check
-    judged, entries = _judged(bundle, frames, labels)
+    manifest, evidence = _measured(bundle, frames, labels)
     facts: dict[str, object] = {}
     lines: list[str] = []
     if done is not None:
@@ -122,8 +123,8 @@ def quantize(
         facts["book"] = str(book)
         lines = explain(done, budget)
     for name in config.dialects:
-        lines += explain_entries(entries, judged, name)
-    rows = _offered(judged)
+        lines += explain_evidence(evidence, manifest, name)
+    rows = _offered(manifest, evidence)
     if json:
         show_json({**facts, "explanation": lines, "offered": rows})
     else:
@@ -188,12 +189,12 @@ def _frames(opened: Bundle, data: Path, calibrating: int, checking: int, max_meg
     return read, results.preprocessed(opened, check), check.labels
 
 
-def _judged(path: Path, frames: Image | None, labels: NDArray[np.int64] | None) -> tuple[Manifest, tuple[Entry, ...]]:
-    """Verify, on frames or on the golden inputs, and time what is now in the bundle: its manifest and the evidence."""
+def _measured(path: Path, frames: Image | None, labels: NDArray[np.int64] | None) -> tuple[Manifest, Evidence]:
+    """Verify, on frames or on the golden inputs, and time what is now in the bundle: its manifest and evidence."""
     from edgecv_runtime import verify
     from edgecv_runtime.bench.latency import bench
     from edgecv_runtime.bundle import Bundle
-    from edgecv_runtime.manifest import Evidence
+    from edgecv_runtime.evidence import Evidence
 
     with Bundle(path) as opened:
         # float32 is no proof of itself: against the golden outputs
@@ -209,19 +210,22 @@ def _judged(path: Path, frames: Image | None, labels: NDArray[np.int64] | None) 
             )
         timed = bench(opened, seconds=0.3, rounds=3, progress=say)
         entries = list(Evidence(entries=tuple(each.entry for each in done)).merged(timed).entries)
-        judged, evidence = results.merged(opened, entries)
-        if not results.keep(opened, judged, evidence, write=True):
+        evidence = opened.evidence().merged(entries)
+        if not results.keep(opened, evidence, write=True):
             raise typer.Exit(Unavailable.exit_code)
-    return judged, evidence.entries
+    return opened.manifest, evidence
 
 
-def _offered(judged: Manifest) -> dict[str, str]:
-    """Per variant and backend, whether it is offered and why not."""
+def _offered(manifest: Manifest, evidence: Evidence) -> dict[str, str]:
+    """Per variant and backend, whether it is offered here and why not."""
+    from edgecv_runtime import machine
+    from edgecv_runtime.offers import offered
+
+    offers = offered(manifest, evidence, machine.this())
     rows: dict[str, str] = {}
-    for variant in judged.variants:
-        rows |= {f"{variant.name} on {name}": "offered" for name in variant.backends}
-        rows |= {
-            f"{variant.name} on {name} ({each})": "offered" for name in variant.hints for each in variant.hints[name]
-        }
-        rows |= {f"{variant.name} on {name}": f"withheld, {why}" for name, why in variant.withheld.items()}
+    for variant in manifest.variants:
+        rows |= {f"{variant.name} on {name}": "offered" for name in offers.backends(variant.name)}
+        hints = offers.hints(variant.name)
+        rows |= {f"{variant.name} on {name} ({each})": "offered" for name in hints for each in hints[name]}
+        rows |= {f"{variant.name} on {name}": f"withheld, {why}" for name, why in offers.withheld(variant.name).items()}
     return rows

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from edgecv_runtime.bench.table import Row
     from edgecv_runtime.bundle import Bundle
-    from edgecv_runtime.manifest import Entry, Evidence, Finding, Manifest
+    from edgecv_runtime.evidence import Entry, Evidence, Finding
+    from edgecv_runtime.offers import Offers
     from edgecv_runtime.preprocess import Image
 
 EXIT_LOSSES = 4  # finished, with losses that were reported
@@ -54,8 +55,10 @@ def verify(
     markdown: Markdown = False,
 ) -> None:
     """Prove every variant on every backend, by golden inputs or your labelled images, and name what is wrong."""
+    from edgecv_runtime import machine
     from edgecv_runtime import verify as verification
     from edgecv_runtime.bundle import Bundle
+    from edgecv_runtime.offers import is_faithful, offered
 
     if sum(each is not None for each in (data, against, pictures)) > 1:
         raise BadInput("--data, --against and --pictures are three things: give one of them")
@@ -72,17 +75,16 @@ def verify(
             if data is not None
             else [each.entry for each in verification.verify(opened)]
         )
-        judged, evidence = merged(opened, entries)
-        _show(opened, judged, evidence, json, markdown)
-        kept = keep(opened, judged, evidence, write)
+        evidence = opened.evidence().merged(entries)
+        _show(opened, evidence, json, markdown)
+        offers = offered(opened.manifest, evidence, machine.this())
+        kept = keep(opened, evidence, write)
     measured = {entry.key for entry in entries}
-    failed = [
-        entry for entry in evidence.entries if entry.key in measured and not verification.is_faithful(entry, judged)
-    ]
+    failed = [entry for entry in evidence.entries if entry.key in measured and not is_faithful(entry, opened.manifest)]
     for finding in found:
         stderr.print(f"edgecv: {finding}", soft_wrap=True)
     for each in failed:
-        why = each.finding or each.failed or _beyond(each, judged)
+        why = each.finding or each.failed or _beyond(each, offers)
         stderr.print(f"edgecv: {each.variant} on {each.backend}: {why}", soft_wrap=True)
     if failed or found:
         raise typer.Exit(EXIT_LOSSES)
@@ -90,11 +92,9 @@ def verify(
         raise typer.Exit(Unavailable.exit_code)
 
 
-def _beyond(entry: Entry, judged: Manifest) -> str:
+def _beyond(entry: Entry, offers: Offers) -> str:
     """What an entry that ran loses beyond the budget."""
-    variant = judged.variant(entry.variant)
-    told = variant.withheld.get(entry.backend, "") if variant is not None and entry.hint == "float32" else ""
-    return told or f"it does not keep within the budget when it runs in {entry.hint}"
+    return offers.why_not.get(entry.target, "") or f"it does not keep within the budget when it runs in {entry.hint}"
 
 
 def bench(
@@ -113,7 +113,7 @@ def bench(
     from edgecv_runtime.bench import table
     from edgecv_runtime.bench.latency import bench as run_bench
     from edgecv_runtime.bundle import Bundle
-    from edgecv_runtime.manifest import Evidence
+    from edgecv_runtime.evidence import Evidence
 
     if data is not None and (batch, threads) != (1, 0):
         raise BadInput("--data scores the bundle, --batch and --threads only look: give one or the other")
@@ -121,14 +121,14 @@ def bench(
         entries = run_bench(opened, seconds=seconds, rounds=rounds, batch=batch, threads=threads, progress=say)
         if (batch, threads) != (1, 0):
             say("not kept in the bundle: it is judged at batch 1, with the threads that a backend takes by itself")
-            found = table.of_entries(opened, entries)
+            found = table.of_evidence(opened, Evidence(tuple(entries)))
             show_json(found) if json else _print(found, markdown)
             return
         if data is not None:
             entries = list(Evidence(entries=tuple(entries)).merged(_scored(opened, data, max_megapixels)).entries)
-        judged, evidence = merged(opened, entries)
-        _show(opened, judged, evidence, json, markdown)
-        if not keep(opened, judged, evidence, write):
+        evidence = opened.evidence().merged(entries)
+        _show(opened, evidence, json, markdown)
+        if not keep(opened, evidence, write):
             raise typer.Exit(Unavailable.exit_code)
 
 
@@ -170,15 +170,7 @@ def _scored(opened: Bundle, data: Path, max_megapixels: float) -> list[Entry]:
     return [msgspec.structs.replace(each.entry, agreement=None) for each in done]
 
 
-def merged(opened: Bundle, entries: list[Entry]) -> tuple[Manifest, Evidence]:
-    """The bundle's evidence with the new one, and its manifest judged again."""
-    from edgecv_runtime.verify import judge
-
-    evidence = opened.evidence().merged(entries)
-    return judge(opened.manifest, evidence), evidence
-
-
-def keep(opened: Bundle, judged: Manifest, evidence: Evidence, write: bool) -> bool:
+def keep(opened: Bundle, evidence: Evidence, write: bool) -> bool:
     """Put the evidence into the bundle; False, with a word about it, where that is not possible."""
     from edgecv_runtime import bundle
 
@@ -186,7 +178,7 @@ def keep(opened: Bundle, judged: Manifest, evidence: Evidence, write: bool) -> b
         say("not kept in the bundle, as was asked")
         return True
     try:
-        bundle.update(opened, manifest=judged, evidence=evidence)
+        bundle.update(opened, evidence=evidence)
     except OSError as exc:
         why = f"{opened.path}: the evidence above cannot be kept: {exc.strerror}; the bundle is as it was"
         stderr.print(f"edgecv: {why}; with --no-write 'verify' and 'bench' do not try", soft_wrap=True)
@@ -225,10 +217,10 @@ def preprocessed(opened: Bundle, frames: Iterable[Image]) -> Image:
     return np.stack([opened.manifest.preprocess(frame) for frame in frames])
 
 
-def _show(opened: Bundle, judged: Manifest, evidence: Evidence, json: bool, markdown: bool) -> None:
+def _show(opened: Bundle, evidence: Evidence, json: bool, markdown: bool) -> None:
     from edgecv_runtime.bench import table
 
-    found = table.of_entries(opened, evidence.entries, judged)
+    found = table.of_evidence(opened, evidence)
     show_json(found) if json else _print(found, markdown)
 
 

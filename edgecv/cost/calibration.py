@@ -12,7 +12,8 @@ import msgspec
 from edgecv_runtime import files, machine, records
 from edgecv_runtime.backends import get
 from edgecv_runtime.errors import BadInput, Unavailable
-from edgecv_runtime.manifest import Machine, Precision
+from edgecv_runtime.machine import Machine
+from edgecv_runtime.manifest import Precision
 from edgecv_runtime.records import Record
 
 log = logging.getLogger("edgecv.cost")

@@ -20,12 +20,12 @@ def record(done: Quantized, budget: Budget) -> Quantization:
         Candidate(
             placement=each.placement,
             ranges=each.ranges,
-            top1_agreement=each.agreement.top1.value,
-            kl=each.agreement.kl,
+            top1_agreement=each.agreement.share.value,
+            kl=each.agreement.divergence,
             p50_ms=each.p50_ms,
             chosen=each is done.chosen,
             name=each.plan.name,
-            drop_points=each.accuracy.drop_points if each.accuracy else None,
+            drop_points=each.score.drop if each.score else None,
         )
         for each in done.candidates
     )

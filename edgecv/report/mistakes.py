@@ -8,9 +8,9 @@ import numpy as np
 
 from edgecv.report.pictures import SHOWN, Picture, picture, speaking
 from edgecv.report.run import Run
-from edgecv_runtime.manifest import Interval
+from edgecv_runtime.evidence import Interval
 from edgecv_runtime.tasks.classification import softmax
-from edgecv_runtime.verify.agreement import wilson
+from edgecv_runtime.verify.score import wilson
 
 CLASSES = 40  # rows of the table: the worst
 

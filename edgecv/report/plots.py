@@ -98,19 +98,19 @@ def latency(run: Run) -> Figure | None:
 
 def quality(run: Run) -> Figure | None:
     """Accuracy, or agreement where there are no labels, against the median latency."""
-    labelled = any(row.accuracy for row in run.rows)
-    points = [(row, row.accuracy if labelled else row.agreement) for row in run.rows]
-    shown = [(row, row.latency.p50_ms, found.top1) for row, found in points if row.latency and found]
+    labelled = any(row.score for row in run.rows)
+    points = [(row, row.score if labelled else row.agreement and row.agreement.share) for row in run.rows]
+    shown = [(row, row.latency.p50_ms, found) for row, found in points if row.latency and found]
     if not shown:
         return None
     figure, (axis,) = svg.panels(3.1)
     backends = list(dict.fromkeys(row.backend for row, _, _ in shown))
-    for row, time, top1 in shown:
+    for row, time, found in shown:
         shade = svg.color(row.executed)
-        spread = [[max(0.0, 100 * (top1.value - top1.low))], [max(0.0, 100 * (top1.high - top1.value))]]
+        spread = [[max(0.0, 100 * (found.value - found.low))], [max(0.0, 100 * (found.high - found.value))]]
         axis.errorbar(
-            time, 100 * top1.value, yerr=spread, fmt=_MARKERS[backends.index(row.backend) % len(_MARKERS)], color=shade,
-            markerfacecolor=shade if row.offered else svg.PAPER, markersize=7, elinewidth=1, capsize=2.5,
+            time, 100 * found.value, yerr=spread, fmt=_MARKERS[backends.index(row.backend) % len(_MARKERS)],
+            color=shade, markerfacecolor=shade if row.offered else svg.PAPER, markersize=7, elinewidth=1, capsize=2.5,
         )  # fmt: skip
     axis.set_xlabel("median milliseconds per call")
     axis.set_ylabel("accuracy, %" if labelled else "agreement with PyTorch, %")

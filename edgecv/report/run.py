@@ -13,7 +13,8 @@ from edgecv_runtime import records
 from edgecv_runtime.bench import table
 from edgecv_runtime.bench.table import Row
 from edgecv_runtime.bundle import GOLDEN, Bundle
-from edgecv_runtime.manifest import Machine, Manifest
+from edgecv_runtime.machine import Machine
+from edgecv_runtime.manifest import Manifest
 from edgecv_runtime.records import Record
 
 
@@ -82,7 +83,7 @@ def read(path: Path) -> Run:
     with Bundle(path / "bundle") as bundle:
         manifest = bundle.manifest
         rows = table.rows(bundle)
-        machines = {entry.machine.key: entry.machine for entry in bundle.evidence().entries}
+        machines = bundle.evidence().machines()
         golden = bundle.golden() if GOLDEN in manifest.files else None
     absent = []
     frames = read_frames(path / "verify.npz", manifest)

@@ -93,23 +93,23 @@ def _scored_on(run: Run) -> Iterable[str]:
 
 def _right(row: Row) -> float:
     """The share of frames that it gets right, or on which it agrees."""
-    found = row.accuracy or row.agreement
-    return found.top1.value if found else 0.0
+    found = row.score or (row.agreement and row.agreement.share)
+    return found.value if found else 0.0
 
 
 def _accuracy(row: Row, budget: Budget) -> str:
-    accuracy = row.accuracy
-    if accuracy is None:
+    score = row.score
+    if score is None:
         return ""
-    share, interval = table.share(accuracy.top1)
-    text = f"{row.target}: {share} of {accuracy.top1.count} frames right ({interval})"
+    share, interval = table.share(score)
+    text = f"{row.target}: {share} of {score.count} frames right ({interval})"
     if row.variant == "float32":
-        return f"{text}; PyTorch {table.share(accuracy.reference)[0]}."
-    drop = accuracy.drop_points
+        return f"{text}; PyTorch {100 * score.reference:.2f} %."
+    drop = score.drop
     if drop == 0:
         change = "as many as PyTorch"
     else:
-        by_chance = accuracy.drop_low <= 0 <= accuracy.drop_high
+        by_chance = score.drop_low <= 0 <= score.drop_high
         change = f"{signed(abs(drop), 2)} points {'below' if drop > 0 else 'above'} PyTorch"
         change += ", which chance may explain on so few frames" if by_chance else ""
     return f"{text}, {change}; the budget is {budget.max_drop_points:g} points."
@@ -118,8 +118,8 @@ def _accuracy(row: Row, budget: Budget) -> str:
 def _agreement(row: Row, budget: Budget) -> str:
     if row.agreement is None:
         return ""
-    share, interval = table.share(row.agreement.top1)
-    text = f"{row.target} gives {row.agreement.reference}'s label on {share} of {row.agreement.top1.count} frames"
+    share, interval = table.share(row.agreement.share)
+    text = f"{row.target} gives {row.agreement.reference}'s label on {share} of {row.agreement.share.count} frames"
     limit = "" if row.variant == "float32" else f"; at least {100 * budget.min_agreement:g} % was asked for"
     return f"{text} ({interval}){limit}."
 

@@ -40,9 +40,9 @@ class QuantizedResult:
     training: TrainResult
 
     def __str__(self) -> str:
-        assert self.before.accuracy is not None
-        assert self.after.accuracy is not None
-        scores = [self.after.accuracy.top1.value, self.before.accuracy.top1.value, self.after.accuracy.reference.value]
+        assert self.before.score is not None
+        assert self.after.score is not None
+        scores = [self.after.score.value, self.before.score.value, self.after.score.reference]
         after, before, wanted = (f"{score:.2%}" for score in scores)
         verdict = "the trained file is in the bundle" if self.kept else "the bundle keeps the file before training"
         return f"{self.dialect} trained: top-1 {after}, before training {before}, float32 {wanted}; {verdict}"
@@ -124,9 +124,9 @@ def train_quantized(
                 f"quantize.train in {dialect}: the trained file does not run; "
                 f"lower quantize.train.lr (it is {quantized.lr:g}); {slower}: {exc}"
             ) from exc
-        assert before.accuracy is not None
-        assert after.accuracy is not None
-        drops = after.accuracy.drop_points, before.accuracy.drop_points
+        assert before.score is not None
+        assert after.score is not None
+        drops = after.score.drop, before.score.drop
         kept = drops[0] <= manifest.budget.max_drop_points or drops[0] < drops[1]
         if kept:
             record = msgspec.structs.replace(
@@ -144,7 +144,7 @@ def train_quantized(
 
 def _put(opened: bundle.Bundle, variant: Variant, content: bytes) -> None:
     """Replace a variant's file; it is offered nowhere until it is verified and timed."""
-    fresh = msgspec.structs.replace(variant, backends=(), withheld={}, islands=DIALECTS[variant.name].islands)
+    fresh = msgspec.structs.replace(variant, islands=DIALECTS[variant.name].islands)
     variants = tuple(fresh if each.name == variant.name else each for each in opened.manifest.variants)
     golden = opened.golden().sealing(variant.file, content)
     manifest = msgspec.structs.replace(opened.manifest, variants=variants)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from edgecv_export.quantize import Quantized
-from edgecv_runtime.manifest import Accuracy, Agreement, Budget, Entry, Manifest
-from edgecv_runtime.verify.judge import rivals
+from edgecv_runtime import machine
+from edgecv_runtime.evidence import Agreement, Evidence, Score
+from edgecv_runtime.manifest import Budget, Manifest
+from edgecv_runtime.offers import measured, rivals
 
 MENTIONED = 8
 
@@ -16,43 +16,43 @@ def explain(done: Quantized, budget: Budget) -> list[str]:
     return [_choice(done, budget), *_floats(done), *_layers(done), *_notes(done)]
 
 
-def explain_entries(entries: Iterable[Entry], manifest: Manifest, name: str) -> list[str]:
-    """What a variant that was verified and timed loses on each backend, and its time beside those it has to beat.
+def explain_evidence(evidence: Evidence, manifest: Manifest, name: str) -> list[str]:
+    """What a variant that was verified and timed here loses on each backend, and its time beside those it has to beat.
 
-    manifest: judged by these entries; they are what the verdict is made of.
+    They are what the verdict is made of.
     """
-    here = [entry for entry in entries if entry.machine.key == manifest.judged_on]
+    here = measured(manifest, evidence, machine.this())
     lines = []
     for own in here:
         if own.variant != name or own.agreement is None or own.latency is None:
             continue
         times = {name: own.latency.p50_ms, **rivals(own, here, manifest)}
         table = ", ".join(f"{each} {ms:.2f} ms" for each, ms in times.items())
-        lines.append(f"{name} on {own.backend}: {_lost(own.agreement, own.accuracy, manifest.budget)}; {table}")
+        lines.append(f"{name} on {own.backend}: {_lost(own.agreement, own.score, manifest.budget)}; {table}")
     return lines
 
 
 def _choice(done: Quantized, budget: Budget) -> str:
     trial = done.chosen
     state = "" if done.found.kept else "NOT within the budget, the closest of all tried: "
-    said = _lost(trial.agreement, trial.accuracy, budget)
+    said = _lost(trial.agreement, trial.score, budget)
     return f"{state}{trial.plan.name}: {said}; {len(done.candidates)} ways tried"
 
 
-def _lost(agreement: Agreement, accuracy: Accuracy | None, budget: Budget) -> str:
+def _lost(agreement: Agreement, score: Score | None, budget: Budget) -> str:
     """What is lost of accuracy, or of agreement where there are no labels, beside the budget."""
-    if accuracy is not None:
+    if score is not None:
         said = (
-            f"top-1 drops by {accuracy.drop_points:.2f} points ({accuracy.drop_low:.2f} to "
-            f"{accuracy.drop_high:.2f}) on {accuracy.top1.count} labelled images, "
+            f"{score.metric} drops by {score.drop:.2f} points ({score.drop_low:.2f} to "
+            f"{score.drop_high:.2f}) on {score.count} labelled images, "
             f"the budget is {budget.max_drop_points:g}"
         )
     else:
         said = (
-            f"agrees with float32 on {agreement.top1.value:.1%} of {agreement.top1.count} images, "
+            f"agrees with float32 on {agreement.share.value:.1%} of {agreement.share.count} images, "
             f"the budget is {budget.min_agreement:.1%}"
         )
-    return f"{said}; divergence {agreement.kl:.2g} nats"
+    return f"{said}; divergence {agreement.divergence:.2g} nats"
 
 
 def _floats(done: Quantized) -> list[str]:

@@ -16,12 +16,14 @@ from edgecv_export.graph import Deployed
 from edgecv_runtime import bundle, onnxfile, tasks
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.golden import Golden, Picture
+from edgecv_runtime.head import ClassificationHead
 from edgecv_runtime.images import decode
 from edgecv_runtime.manifest import Budget, Manifest, TensorSpec, Variant
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 from edgecv_runtime.verify import pictures
 
 GOLDEN_IMAGES = 8
+OUTPUT = "logits"
 FLOAT32 = Variant(name="float32", file="model.onnx", precision="float32")
 
 
@@ -46,7 +48,6 @@ def export(
     normalization: Normalization,
     labels: Sequence[str],
     images: Image,
-    task: str = "classification",
     budget: Budget | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> Exported:
@@ -62,9 +63,10 @@ def export(
         raise BadInput(f"normalization has {len(normalization.mean)} channels, preprocessing {preprocess.channels}")
     graph.check_frames(images, max(parity.BATCHES), "export")
     deployed = Deployed(network, normalization)
+    head = ClassificationHead(tuple(labels))
     facts = {"edgecv": edgecv_runtime.__version__, "torch": str(torch.__version__), **(provenance or {})}
-    metadata = {"edgecv.name": name, "edgecv.task": task, "edgecv.labels": "\n".join(labels)}
-    model = graph.to_onnx(deployed, preprocess.size, preprocess.channels, "logits", metadata)
+    metadata = {"edgecv.name": name, "edgecv.task": head.task, "edgecv.labels": "\n".join(labels)}
+    model = graph.to_onnx(deployed, preprocess.size, preprocess.channels, OUTPUT, metadata)
     model, merged = merge.merge_branches(model)
     graph.check(model)
     facts |= {"merged": f"{merged} convolutions from parallel branches"} if merged else {}
@@ -72,22 +74,21 @@ def export(
         file = Path(folder) / FLOAT32.file
         file.write_bytes(model.SerializeToString())
         header = onnxfile.read(file)
-        tasks.create(task, tuple(labels), header.outputs, False)
+        tasks.create(head, header.outputs)
         differences = parity.gate(file, deployed, images)
         golden = Golden(
             images=images[:GOLDEN_IMAGES],
-            logits=graph.reference(deployed, images[:GOLDEN_IMAGES], batch=GOLDEN_IMAGES),
+            outputs={OUTPUT: graph.reference(deployed, images[:GOLDEN_IMAGES], batch=GOLDEN_IMAGES)},
             labels=tuple(labels),
             pictures=_pictures(deployed, preprocess),
         ).sealing(FLOAT32.file, file.read_bytes())
         manifest = Manifest(
             name=name,
-            task=task,
+            head=head,
             input=TensorSpec(graph.INPUT, "uint8", (graph.BATCH, *preprocess.size, preprocess.channels)),
             outputs=header.outputs,
             preprocess=preprocess,
             normalization=normalization,
-            labels=tuple(labels),
             variants=(FLOAT32,),
             budget=budget or Budget(),
             provenance=facts,
@@ -101,4 +102,4 @@ def _pictures(deployed: Deployed, preprocess: Preprocess) -> tuple[Picture, ...]
     cards = pictures.draw(preprocess)
     pixels = preprocess.batch([decode(data, name) for name, data in cards.items()])
     rows = zip(cards.items(), pixels, graph.reference(deployed, pixels), strict=True)
-    return tuple(Picture(name, data, image, logits) for (name, data), image, logits in rows)
+    return tuple(Picture(name, data, image, {OUTPUT: logits}) for (name, data), image, logits in rows)

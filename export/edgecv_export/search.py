@@ -16,6 +16,7 @@ from edgecv_export.plan import Plan, Workshop
 from edgecv_export.quantize_config import QuantizeConfig
 from edgecv_export.trial import TIE, Book, Laboratory, Trial
 from edgecv_runtime.manifest import Budget
+from edgecv_runtime.offers import broken
 
 # How many of the most sensitive layers stay in float, one after the other.
 ISLANDS = (1, 2, 4, 8, 16)
@@ -70,7 +71,7 @@ class Search:
                 break
         kept = self._kept()
         trials = tuple(self._trials.values())
-        chosen = self._best(kept) if kept else min(trials, key=lambda trial: trial.agreement.kl)
+        chosen = self._best(kept) if kept else min(trials, key=lambda trial: trial.agreement.divergence)
         known = self._sensitivities.get(chosen.placement, {}) if chosen.plan.islands else {}
         return Found(trials, chosen, bool(kept), known, self._stopped)
 
@@ -194,11 +195,15 @@ class Search:
         """Of two trials, the one that keeps the budget, then the one that is closer to float32."""
         if other is None or (self.keeps(best) and not self.keeps(other)):
             return best
-        return other if self.keeps(other) > self.keeps(best) or other.agreement.kl < best.agreement.kl else best
+        return (
+            other
+            if self.keeps(other) > self.keeps(best) or other.agreement.divergence < best.agreement.divergence
+            else best
+        )
 
     def keeps(self, trial: Trial) -> bool:
         """Whether a trial is within the budget: points of accuracy, or agreement where there are no labels."""
-        return not self._budget.broken_by(trial.agreement, trial.accuracy)
+        return not broken(self._budget, trial.agreement, trial.score)
 
     def _kept(self) -> list[Trial]:
         return [trial for trial in self._trials.values() if self.keeps(trial)]
@@ -207,4 +212,4 @@ class Search:
         """Of the trials that are as fast as the fastest, the closest to float32."""
         least = min(trial.cost(self._config.goal) for trial in kept)
         fast = [trial for trial in kept if trial.cost(self._config.goal) <= least * TIE]
-        return min(fast, key=lambda trial: trial.agreement.kl)
+        return min(fast, key=lambda trial: trial.agreement.divergence)

@@ -24,13 +24,16 @@ from edgecv_runtime import backends, files, machine, records, verify
 from edgecv_runtime.backends import Options
 from edgecv_runtime.bench.timing import times_ms
 from edgecv_runtime.errors import BackendUnavailable, BadInput, ModelFileError
-from edgecv_runtime.manifest import Accuracy, Agreement, Manifest, Precision
+from edgecv_runtime.evidence import Agreement, Score
+from edgecv_runtime.manifest import Manifest, Precision
+from edgecv_runtime.offers import broken
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
 
 Logits = NDArray[np.float32]
 Times = tuple[dict[str, float], dict[str, float]]  # median and 99th percentile in milliseconds, by backend
 SECONDS, ROUNDS = 0.25, 3
+CHECK = "check images"
 # What is within this factor of the fastest counts as equally fast.
 TIE = 1.05
 # What bf16 must gain, and by how much its divergence may exceed that of float32.
@@ -39,14 +42,14 @@ _FLOATS: tuple[Precision, ...] = ("float32", "bf16")
 
 
 class Trial(Record, frozen=True):
-    """One plan's file, measured: agreement with float32 on the check images, accuracy where they have labels.
+    """One plan's file, measured: agreement with float32 on the check images, a score where they have labels.
 
     p50_ms, p99_ms: of single calls at batch 1, by backend.
     """
 
     plan: Plan
     agreement: Agreement
-    accuracy: Accuracy | None
+    score: Score | None
     p50_ms: dict[str, float]
     p99_ms: dict[str, float]
     size_bytes: int
@@ -104,12 +107,15 @@ class Laboratory:
             outputs = self.outputs(content, trial.p50_ms, "bf16")
         plain, bf16 = (statistics.median(times) for times in zip(*rounds, strict=True))
         closeness, _ = self._scored(outputs)
-        close = closeness.top1.value >= trial.agreement.top1.value and closeness.kl <= CLOSE * trial.agreement.kl
+        close = (
+            closeness.share.value >= trial.agreement.share.value
+            and closeness.divergence <= CLOSE * trial.agreement.divergence
+        )
         return "bf16" if close and bf16 * GAIN < plain else "float32"
 
     def divergence(self, content: bytes) -> float:
         """Kullback-Leibler divergence from float32 on the check images, in nats."""
-        return self._scored(self.outputs(content, self.float_ms))[0].kl
+        return self._scored(self.outputs(content, self.float_ms))[0].divergence
 
     def outputs(self, content: bytes, times: dict[str, float], precision: Precision = "float32") -> Logits:
         """Outputs on the check images, on the backend that is fastest by `times`."""
@@ -154,15 +160,15 @@ class Laboratory:
         found = {}
         for name in (each for each in self.float_ms if "bf16" in backends.get(each).precisions()):
             scores = self._scored(self.outputs(content, {name: 0.0}, "bf16"))
-            if not self._manifest.budget.broken_by(*scores):
+            if not broken(self._manifest.budget, *scores):
                 with _File(content) as file:
                     found[name] = statistics.median(self._samples(file, name, "bf16"))
         return found
 
-    def _scored(self, outputs: Logits) -> tuple[Agreement, Accuracy | None]:
+    def _scored(self, outputs: Logits) -> tuple[Agreement, Score | None]:
         """Against float32 on the check images, and their labels where there are any."""
-        scored = None if self._labels is None else verify.accuracy(self.reference, outputs, self._labels)
-        return verify.agreement(self.reference, outputs, "float32 on check images"), scored
+        scored = None if self._labels is None else verify.score(self.reference, outputs, self._labels, CHECK)
+        return verify.agreement(self.reference, outputs, "float32", CHECK), scored
 
     def _samples(self, file: Path, name: str, precision: Precision) -> list[float]:
         with self._running(file, name, precision) as call:

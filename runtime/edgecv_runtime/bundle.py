@@ -17,8 +17,9 @@ import msgspec
 
 from edgecv_runtime import files, records
 from edgecv_runtime.errors import BundleError, Unavailable
+from edgecv_runtime.evidence import Evidence
 from edgecv_runtime.hashes import Hashes
-from edgecv_runtime.manifest import Evidence, FileRecord, Manifest
+from edgecv_runtime.manifest import SCHEMA, FileRecord, Manifest
 
 if TYPE_CHECKING:
     from edgecv_runtime.golden import Golden
@@ -41,13 +42,15 @@ class Bundle:
         self._unpacked: weakref.finalize[..., Bundle] | None = None
         self._golden: Golden | None = None
         self.root = self.path
+        self._is_old = False
         try:
             if self.path.is_file():
                 self.root = _place_for(self.path)
                 self._unpacked = weakref.finalize(self, _remove, self.root, os.getpid())
                 _unpack(self.path, self.root)
             hashes = Hashes.recall() if remembered and self._unpacked is None else Hashes()
-            self.manifest, self._seen = _read_whole(self.root, str(self.path), hashes)
+            self.manifest, schema, self._seen = _read_whole(self.root, str(self.path), hashes)
+            self._is_old = schema != SCHEMA
             hashes.remember()
         except BaseException:
             self.close()
@@ -73,7 +76,12 @@ class Bundle:
         """What was measured; empty before the first verification."""
         if EVIDENCE not in self.manifest.files:
             return Evidence()
-        return records.decode(self.file(EVIDENCE).read_bytes(), Evidence, f"{self.path}/{EVIDENCE}", BundleError)
+        raw, where = self.file(EVIDENCE).read_bytes(), f"{self.path}/{EVIDENCE}"
+        if self._is_old:
+            from edgecv_runtime import schema1
+
+            return schema1.evidence(raw, where)
+        return records.decode(raw, Evidence, where, BundleError)
 
     def golden(self) -> Golden:
         """The golden inputs with PyTorch's outputs, read once; raises BundleError when the bundle has none."""
@@ -82,8 +90,17 @@ class Bundle:
         if GOLDEN not in self.manifest.files:
             raise BundleError(f"{self.path}: has no golden inputs; write it with 'edgecv export'")
         if self._golden is None:
-            self._golden = golden.read(self.file(GOLDEN), self.manifest, f"{self.path}/{GOLDEN}")
+            self._golden = golden.read(self.file(GOLDEN), self.manifest, f"{self.path}/{GOLDEN}", self._is_old)
         return self._golden
+
+    def content(self) -> dict[str, bytes | Path]:
+        """The files beside the manifest, for `write`: paths, and the bytes of what an older schema wrote otherwise."""
+        own: dict[str, bytes | Path] = {name: self.file(name) for name in self.manifest.files}
+        if self._is_old and GOLDEN in own:
+            own[GOLDEN] = self.golden().to_bytes()
+        if self._is_old and EVIDENCE in own:
+            own[EVIDENCE] = records.encode(self.evidence())
+        return own
 
     def check_unchanged(self, name: str) -> None:
         """Raise BundleError when a file was exchanged since the bundle was opened.
@@ -143,8 +160,7 @@ def update(
         bundle.check_unchanged(name)
     manifest = manifest or bundle.manifest
     wanted = {variant.file for variant in manifest.variants} | {GOLDEN}
-    whole: dict[str, bytes | Path] = {name: bundle.file(name) for name in bundle.manifest.files if name in wanted}
-    whole |= content or {}
+    whole = {name: each for name, each in bundle.content().items() if name in wanted} | dict(content or {})
     hashes = {_record(each).sha256 for name, each in whole.items() if name in wanted}
     evidence = (evidence or bundle.evidence()).of_files(hashes)
     if evidence.entries:
@@ -172,8 +188,26 @@ def _record(source: bytes | Path) -> FileRecord:
     return FileRecord(sha256=files.sha256(source), bytes=source.stat().st_size)
 
 
-def _read_whole(root: Path, where: str, hashes: Hashes) -> tuple[Manifest, dict[str, files.Identity]]:
-    """Read the manifest and check every file against it; gives what tells each file from another one, too."""
+class _Version(msgspec.Struct):
+    """What of a manifest is read first: the other fields are those of its schema."""
+
+    schema: int = SCHEMA
+
+
+def _manifest(raw: bytes, where: str) -> tuple[Manifest, int]:
+    """A manifest and the schema it is written in; one that is not known is refused before any field is looked at."""
+    schema = records.decode(raw, _Version, where, BundleError).schema
+    if schema == 1:
+        from edgecv_runtime import schema1
+
+        return schema1.manifest(raw, where), schema
+    if schema != SCHEMA:
+        raise BundleError(f"{where}: schema {schema} is not {SCHEMA}: use the edgecv version that wrote it")
+    return records.decode(raw, Manifest, where, BundleError), schema
+
+
+def _read_whole(root: Path, where: str, hashes: Hashes) -> tuple[Manifest, int, dict[str, files.Identity]]:
+    """Read the manifest, give its schema, and check every file against it; with what tells each from another one."""
     path = root / MANIFEST
     if not root.is_dir():
         raise BundleError(f"{where}: no such bundle")
@@ -181,7 +215,7 @@ def _read_whole(root: Path, where: str, hashes: Hashes) -> tuple[Manifest, dict[
         meant = f"; a run keeps its bundle inside: {where}/bundle" if (root / "bundle" / MANIFEST).is_file() else ""
         raise BundleError(f"{where}: not a bundle: it has no {MANIFEST}{meant}")
     raw = path.read_bytes()
-    manifest = records.decode(raw, Manifest, f"{where}/{MANIFEST}", BundleError)
+    manifest, schema = _manifest(raw, f"{where}/{MANIFEST}")
     unlisted = [variant.file for variant in manifest.variants if variant.file not in manifest.files]
     if unlisted:
         raise BundleError(f"{where}/{MANIFEST}: variants name files that it does not list: {', '.join(unlisted)}")
@@ -199,7 +233,7 @@ def _read_whole(root: Path, where: str, hashes: Hashes) -> tuple[Manifest, dict[
             return _read_whole(root, where, hashes)
         if problem:
             raise BundleError(f"{where}/{name}: {problem}; copy the bundle again")
-    return manifest, seen
+    return manifest, schema, seen
 
 
 def _problem(root: Path, name: str, record: FileRecord, hashes: Hashes) -> str:

@@ -7,12 +7,14 @@ from typing import Any
 
 import msgspec
 
-from edgecv_runtime import backends, files, machine, onnxfile, tuning
+from edgecv_runtime import backends, files, machine, offers, onnxfile, tuning
 from edgecv_runtime.backends import DEFAULT_DEVICE, Backend, Options
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BackendUnavailable, BadInput, nearest
+from edgecv_runtime.evidence import Evidence, Key
 from edgecv_runtime.goals import Goal, Trial
 from edgecv_runtime.manifest import Manifest, Precision, TensorSpec
+from edgecv_runtime.offers import Offers
 from edgecv_runtime.records import Record
 from edgecv_runtime.tuning import Memory
 
@@ -114,8 +116,9 @@ def for_bundle(bundle: Bundle, ask: Ask) -> Target:
     """Choose for a bundle; raises BadInput or BackendUnavailable that says what there is."""
     rejected: list[str] = []
     usable = []
+    verdicts = _Verdicts(bundle.manifest, bundle.evidence())
     for target in targets(bundle, _names(ask.backend), ask.threads, ask.device):
-        why_not = _why_not(target, bundle.manifest, ask.precision)
+        why_not = _why_not(target, bundle.manifest, verdicts, ask.precision)
         if why_not:
             rejected.append(f"not {target.key}: {why_not}")
         else:
@@ -129,18 +132,17 @@ def for_bundle(bundle: Bundle, ask: Ask) -> Target:
             f"{bundle.path}: nothing runs at precision '{ask.precision}' on backend '{ask.backend}'{hint} ({reasons})"
         )
     if ask.precision == "int8":
-        usable = _one_dialect(usable, bundle.manifest)
+        usable = _one_dialect(usable, verdicts.here)
     return _pick(usable, bundle.manifest.input, rejected, ask)
 
 
-def _one_dialect(usable: list[Target], manifest: Manifest) -> list[Target]:
-    """Of several int8 variants on one backend, those verified there, or else the dialect that it is made for."""
+def _one_dialect(usable: list[Target], here: Offers) -> list[Target]:
+    """Of several int8 variants on one backend, those offered there, or else the dialect that it is made for."""
 
     def rank(target: Target) -> tuple[bool, int]:
-        variant = manifest.variant(target.variant)
-        verified = variant is not None and target.backend in variant.backends
+        offered = here.why_not.get((target.variant, target.backend, offers.FLOAT)) == ""
         made_for = DIALECTS.get(target.backend, (target.variant,))
-        return (not verified, made_for.index(target.variant) if target.variant in made_for else len(made_for))
+        return (not offered, made_for.index(target.variant) if target.variant in made_for else len(made_for))
 
     best = {target.backend: min(rank(each) for each in usable if each.backend == target.backend) for target in usable}
     return [target for target in usable if rank(target) == best[target.backend]]
@@ -176,28 +178,43 @@ def _names(backend: str) -> list[str]:
     return list(found)
 
 
-def _why_not(target: Target, manifest: Manifest, precision: str) -> str:
+class _Verdicts:
+    """What the evidence says of each way to run: that of this machine, and until there is some that of others."""
+
+    def __init__(self, manifest: Manifest, evidence: Evidence) -> None:
+        self.here = offers.offered(manifest, evidence, machine.this())
+        others = [each for key, each in evidence.machines().items() if key != self.here.machine]
+        self._elsewhere = [offers.offered(manifest, evidence, each) for each in others]
+
+    def refused(self, key: Key) -> str:
+        """Why a way to run is withheld, or ""; by other machines only where it was not measured here, and all agree."""
+        if key in self.here.why_not:
+            return self.here.why_not[key]
+        known = [(each.machine, each.why_not[key]) for each in self._elsewhere if key in each.why_not]
+        if not known or not all(why for _, why in known):
+            return ""
+        return f"{known[0][1]} (judged on {known[0][0]}; {offers.CURE} here)"
+
+
+def _why_not(target: Target, manifest: Manifest, verdicts: _Verdicts, precision: str) -> str:
     """Why a target does not answer what was asked, or "" when it does."""
     variant = manifest.variant(target.variant)
     assert variant is not None
+    key = (target.variant, target.backend, target.hint)
     if precision == variant.name != variant.precision and target.hint == "float32":
         return ""  # a dialect asked for by name: as it is, whatever the evidence says
     if precision == "auto" and target.hint != "float32":
-        if manifest.judged_on == machine.this().key and target.hint in variant.hints.get(target.backend, ()):
+        if verdicts.here.why_not.get(key) == "":
             return ""
         return f"{target.hint} is used only when asked for, or where it was measured to be the faster one"
     executes = target.hint if variant.precision == "float32" else variant.precision
     if precision not in ("auto", executes):
         return f"it is {executes}"
-    if target.backend in variant.withheld and target.hint == "float32":
-        elsewhere = manifest.judged_on not in ("", machine.this().key)
-        where = f" (judged on {manifest.judged_on}; run 'edgecv verify' and 'edgecv bench' here)" if elsewhere else ""
-        return variant.withheld[target.backend] + where
-    if precision == "auto" and variant.precision != "float32":
-        if manifest.judged_on != machine.this().key:
-            return "not judged on this machine; run 'edgecv verify' and 'edgecv bench'"
-        if target.backend not in variant.backends:
-            return f"not verified on {target.backend}; run 'edgecv verify' and 'edgecv bench'"
+    if target.hint == "float32" and (refused := verdicts.refused(key)):
+        return refused
+    if precision == "auto" and variant.precision != "float32" and key not in verdicts.here.why_not:
+        where = target.backend if verdicts.here.why_not else "this machine"
+        return f"not judged on {where}; {offers.CURE}"
     return ""
 
 

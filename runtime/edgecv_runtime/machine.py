@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 
 from edgecv_runtime import cores
-from edgecv_runtime.manifest import Machine
+from edgecv_runtime.records import Record
 
 # Instruction sets that decide which kernels run, as /proc/cpuinfo names them.
 _ISA = (
@@ -21,6 +21,27 @@ _ABOVE = (
     "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16",
     "AVX10_1_512", "AVX10_1_512_AMX", "AVX10_1_512_AMX_FP16", "AVX10_2_512", "AVX10_2_512_AMX_2",
 )  # fmt: skip
+
+
+class Machine(Record, frozen=True):
+    """Where something was measured.
+
+    isa: instruction sets of the processor; isa_limit: the largest that oneDNN may use, as ONEDNN_MAX_CPU_ISA names it.
+    """
+
+    cpu: str
+    cores: int
+    isa: tuple[str, ...]
+    os: str
+    python: str
+    gpu: str = ""
+    isa_limit: str = ""
+
+    @property
+    def key(self) -> str:
+        """Short name that tells machines apart; one whose instruction sets are limited is another machine."""
+        limit = f"at most {self.isa_limit}" if self.isa_limit else ""
+        return ", ".join(filter(None, (self.cpu, f"{self.cores} cores", self.gpu, limit)))
 
 
 @functools.cache

@@ -27,6 +27,7 @@ from edgecv_runtime.errors import (
     NoMemory,
 )
 from edgecv_runtime.goals import Goal
+from edgecv_runtime.head import ClassificationHead, Head
 from edgecv_runtime.inputs import Input, check_feeds, check_matches, fitting
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
@@ -110,9 +111,9 @@ def load(
         raise ModelFileError(f"{source}: has {len(header.outputs)} outputs; a classifier has one")
     entry = fitting(header.inputs, preprocess, normalization, str(source))
     target = choose.for_file(source, tuple(header.external), entry.spec, ask)
-    name = header.last_operators.get(header.outputs[0].name, "")
-    task = tasks.create("classification", tuple(labels), header.outputs, name == "Softmax")
-    return Model(target, entry, task, source.stem, "classification", tuple(labels), header.outputs)
+    last = header.last_operators.get(header.outputs[0].name, "")
+    head = ClassificationHead(tuple(labels), "probabilities" if last == "Softmax" else "logits")
+    return Model(target, entry, source.stem, head, header.outputs)
 
 
 def load_bundle(source: Path, ask: Ask, *, self_test: bool = False) -> Model:
@@ -133,8 +134,7 @@ def of_target(bundle: Bundle, target: Target) -> Model:
     manifest = bundle.manifest
     check_matches(onnxfile.read(target.file), manifest, f"{bundle.path}/{target.file.name}")
     entry = fitting((manifest.input,), manifest.preprocess, None, str(bundle.path))
-    task = tasks.create(manifest.task, manifest.labels, manifest.outputs, False)
-    model = Model(target, entry, task, manifest.name, manifest.task, manifest.labels, manifest.outputs, bundle)
+    model = Model(target, entry, manifest.name, manifest.head, manifest.outputs, bundle)
     bundle.check_unchanged(target.file.name)
     return model
 
@@ -149,22 +149,20 @@ class Model:
         self,
         target: Target,
         entry: Input,
-        task: tasks.Task,
         name: str,
-        task_name: str,
-        labels: tuple[str, ...],
+        head: Head,
         outputs: tuple[TensorSpec, ...],
         bundle: Bundle | None = None,
     ) -> None:
         """Use `load`; this is for code that has found a target itself."""
-        self.labels = labels
+        self.labels = head.labels
         self.preprocess = entry.preprocess
         self.input = entry.spec
         self.outputs = outputs
         self.name = name
         self.bundle = bundle
-        self._task_name = task_name
-        self._task = task
+        self._head = head
+        self._task = tasks.create(head, outputs)
         self._entry = entry
         self._target = target
         self._executed: Executed | None = None
@@ -274,7 +272,7 @@ class Model:
             self._executed = self._alive().executed()
         return Info(
             name=self.name,
-            task=self._task_name,
+            task=self._head.task,
             variant=self._target.variant,
             backend=self._target.backend,
             precision=self._executed.precision,

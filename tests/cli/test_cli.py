@@ -158,7 +158,7 @@ def test_verify_on_labelled_folders_scores_them(finished_copy, digits, tmp_path)
     done = edgecv("verify", finished_copy, "--data", tmp_path / "data", "--json")
     assert done.returncode in (0, 4), done.stderr
     document = json.loads((finished_copy / "evidence.json").read_text())
-    assert {entry["accuracy"]["top1"]["count"] for entry in document["entries"] if entry["hint"] == "float32"} == {40}
+    assert {entry["score"]["count"] for entry in document["entries"] if entry["hint"] == "float32"} == {40}
 
 
 def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):
@@ -322,7 +322,7 @@ def test_a_command_that_is_ended_says_so_and_leaves_nothing(exported, tmp_path, 
     scratch.mkdir()
     packed = tmp_path / "model.edgecv"  # is unpacked into the scratch folder as long as it is open
     with Bundle(exported) as opened:
-        write(packed, opened.manifest, {name: opened.file(name) for name in opened.manifest.files})
+        write(packed, opened.manifest, opened.content())
     process = subprocess.Popen(
         [sys.executable, "-m", "edgecv.cli", "bench", str(packed), "--seconds", "60"],
         stdout=subprocess.DEVNULL,
@@ -489,7 +489,7 @@ def test_figures_that_cannot_be_kept_are_shown(bundle_copy, tmp_path):
 
     archive = tmp_path / "b.edgecv"
     with Bundle(bundle_copy) as opened:
-        bundle.write(archive, opened.manifest, {name: opened.file(name) for name in opened.manifest.files})
+        bundle.write(archive, opened.manifest, opened.content())
     script = """
 import sys
 from edgecv_runtime import files
@@ -524,15 +524,16 @@ def test_verify_names_a_fault_of_a_bundle(bundle_copy):
 
 def test_verify_says_what_is_lost_beyond_the_budget(finished):
     from edgecv.cli.results import _beyond
-    from edgecv_runtime import verify
-    from edgecv_runtime.manifest import Evidence
+    from edgecv_runtime import machine, verify
+    from edgecv_runtime.evidence import Evidence
+    from edgecv_runtime.offers import offered
 
     with Bundle(finished) as opened:
         entry = next(each for each in opened.evidence().entries if each.variant == "int8-u8s8")
-        agreement = msgspec.structs.replace(entry.agreement, top1=verify.wilson(6, 8))
-        entry = msgspec.structs.replace(entry, agreement=agreement, accuracy=None)
-        judged = verify.judge(opened.manifest, Evidence(entries=(entry,)))
-    assert _beyond(entry, judged) == "agrees with float32 on 75.0% of frames, the budget is 90.0%"
+        agreement = msgspec.structs.replace(entry.agreement, share=verify.wilson(6, 8))
+        entry = msgspec.structs.replace(entry, agreement=agreement, score=None)
+        offers = offered(opened.manifest, Evidence(entries=(entry,)), machine.this())
+    assert _beyond(entry, offers) == "agrees with float32 on 75.0% of frames, the budget is 90.0%"
 
 
 def test_verify_names_a_fault_of_a_device_s_own_code(exported, tmp_path):

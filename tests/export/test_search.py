@@ -14,16 +14,18 @@ from torch import nn
 from edgecv_export import search, trial
 from edgecv_export.calibrate import sample
 from edgecv_export.deadline import TimeIsOver
-from edgecv_export.explain import explain, explain_entries
+from edgecv_export.explain import explain, explain_evidence
 from edgecv_export.export import export
 from edgecv_export.graph import Deployed, reference
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.quantize import QuantizeConfig, quantize
 from edgecv_export.trial import Trial
 from edgecv_export.wiring import Wiring
-from edgecv_runtime import Bundle, backends, files, verify
+from edgecv_runtime import Bundle, backends, files, machine, verify
 from edgecv_runtime.errors import BadInput, ModelFileError
-from edgecv_runtime.manifest import Budget, Evidence, Variant
+from edgecv_runtime.evidence import Evidence
+from edgecv_runtime.manifest import Budget, Variant
+from edgecv_runtime.offers import offered
 from tests.conftest import LABELS, NORMALIZATION, PREPROCESS
 
 QUICK = QuantizeConfig(images=64, check_images=64, placements=("layers", "convolutions"), ranges=("min-max",))
@@ -84,15 +86,15 @@ def test_the_search_restores_a_network_that_breaks_plain_quantization(hostile, d
     frames, labels = digits
     copy = tmp_path / "bundle"
     shutil.copytree(path, copy)
-    known = verify.accuracy(expected, expected, labels[1200:]).top1.value
+    known = verify.score(expected, expected, labels[1200:]).value
     assert known > 0.85  # the float network is worth restoring
     budget = Budget(max_drop_points=1.0)
     config = QuantizeConfig(images=200, placements=("layers", "merged"), ranges=("min-max", "mse"))
     done = quantize(copy, frames[:200], config, check=frames[1200:], labels=labels[1200:], budget=budget)
     plain = [each for each in done.candidates if each.plan.passes == ("bias",) and not each.plan.islands]
-    assert all(each.accuracy.drop_points > 3 for each in plain)  # plain quantization fails, whatever the ranges
+    assert all(each.score.drop > 3 for each in plain)  # plain quantization fails, whatever the ranges
     assert done.found.kept
-    assert done.chosen.accuracy.drop_points <= 1.0
+    assert done.chosen.score.drop <= 1.0
     assert set(done.chosen.plan.passes) != {"bias"} or done.chosen.plan.islands
     with Bundle(copy) as opened:
         assert opened.manifest.variant("int8-u8s8").calibration.passes == done.chosen.plan.passes
@@ -103,7 +105,7 @@ def test_the_search_restores_a_network_that_breaks_plain_quantization(hostile, d
             labels=labels[1200:],
             only=lambda each: (each.variant, each.backend) == ("int8-u8s8", "openvino"),
         )
-    assert again.entry.accuracy.drop_points <= 1.5  # the file in the bundle is the one that was measured
+    assert again.entry.score.drop <= 1.5  # the file in the bundle is the one that was measured
     assert explain(done, budget)[0].startswith(done.chosen.plan.name)
 
 
@@ -113,9 +115,9 @@ def test_the_search_restores_a_network_that_breaks_plain_quantization(hostile, d
 def made(plan, ms, kl, drop):
     """A trial as if measured."""
     logits = np.eye(10, dtype=np.float32).repeat(20, 0) * 5
-    agreement = msgspec.structs.replace(verify.agreement(logits, logits, "x"), kl=kl)
-    scored = verify.accuracy(logits, logits, logits.argmax(1))
-    accuracy = msgspec.structs.replace(scored, drop_points=drop)
+    agreement = msgspec.structs.replace(verify.agreement(logits, logits, "x"), divergence=kl)
+    scored = verify.score(logits, logits, logits.argmax(1))
+    accuracy = msgspec.structs.replace(scored, drop=drop)
     times = {"a": ms, "b": 3 * ms}
     return Trial(plan, agreement, accuracy, times, times, 1000)
 
@@ -398,15 +400,16 @@ def test_what_a_variant_gains_is_told_by_what_its_verdict_is_made_of(finished):
     entries = [timed(own, 3.0), timed(plain, 4.0), timed(half, 2.0), *away]
     fp16 = Variant(name="fp16", file="model.fp16.onnx", precision="fp16")
     manifest = msgspec.structs.replace(manifest, variants=(*manifest.variants, fp16))
-    judged = verify.judge(manifest, Evidence(tuple(entries)))
-    (line,) = explain_entries(entries, judged, "int8-u8s8")
+    evidence = Evidence(tuple(entries))
+    (line,) = explain_evidence(evidence, manifest, "int8-u8s8")
     assert line.startswith("int8-u8s8 on onnxruntime: top-1 drops by ")
     assert line.endswith("; int8-u8s8 3.00 ms, float32 4.00 ms, fp16 2.00 ms")
-    assert judged.variant("int8-u8s8").withheld["onnxruntime"] == "slower than fp16 (3.00 against 2.00 ms)"
+    offers = offered(manifest, evidence, machine.this())
+    assert offers.withheld("int8-u8s8")["onnxruntime"] == "slower than fp16 (3.00 against 2.00 ms)"
 
-    broken = msgspec.structs.replace(plain, agreement=None, accuracy=None, latency=None, failed="it does not run")
+    broken = msgspec.structs.replace(plain, agreement=None, score=None, latency=None, failed="it does not run")
     entries = [timed(own, 3.0), broken]  # nothing to be compared with
-    (line,) = explain_entries(entries, verify.judge(manifest, Evidence(tuple(entries))), "int8-u8s8")
+    (line,) = explain_evidence(Evidence(tuple(entries)), manifest, "int8-u8s8")
     assert line.endswith("; int8-u8s8 3.00 ms")
 
 

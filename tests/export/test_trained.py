@@ -60,15 +60,15 @@ def test_plain_quantization_fails_and_the_search_restores_it(trained, photos, tm
     done = quantize(path, calibration, config, check=frames[::2], labels=labels[::2], budget=budget)
     assert done.found.kept
     assert [each.ranges for each in done.candidates] == ["min-max", "mean-min-max"]
-    assert done.candidates[0].agreement.top1.value < 0.5  # its own plain quantization is no better
+    assert done.candidates[0].agreement.share.value < 0.5  # its own plain quantization is no better
 
     others, truth = frames[1::2], labels[1::2]  # which chose nothing
     with Bundle(path) as opened:
         found = verify.verify(opened, others, expected[1::2], labels=truth, only=lambda each: "int8" in each.variant)
     assert {each.entry.backend for each in found} >= {"onnxruntime", "openvino"}
     for each in found:
-        assert each.entry.agreement.top1.value >= 0.92
-        assert each.entry.accuracy.drop_points <= 3
+        assert each.entry.agreement.share.value >= 0.92
+        assert each.entry.score.drop <= 3
 
 
 def plainly_quantized(path, calibration, frames, target):

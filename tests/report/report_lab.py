@@ -19,7 +19,7 @@ from edgecv_runtime import bundle, records
 from edgecv_runtime.bench.latency import bench
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
-from edgecv_runtime.verify import judge, verify
+from edgecv_runtime.verify import verify
 
 NAME = "<b>tiny</b> & co"
 LABELS = ("<script>alert(1)</script>", "a|b", "$x^2$", *"3456789")
@@ -57,7 +57,12 @@ def make_run(path: Path) -> Path:
     tried = quantize(path / "bundle", calibration, QuantizeConfig(40, 16, ("layers", "convolutions"), ("min-max",)))
     candidates = tuple(
         Candidate(
-            each.placement, each.ranges, each.agreement.top1.value, each.agreement.kl, each.p50_ms, each is tried.chosen
+            each.placement,
+            each.ranges,
+            each.agreement.share.value,
+            each.agreement.divergence,
+            each.p50_ms,
+            each is tried.chosen,
         )
         for each in tried.candidates
     )
@@ -70,7 +75,7 @@ def make_run(path: Path) -> Path:
     verified = verify(opened, checked, reference, reference_name="PyTorch", labels=labels)
     evidence = opened.evidence().merged([each.entry for each in verified])
     evidence = evidence.merged(bench(opened, seconds=0.02, rounds=1))
-    bundle.update(opened, manifest=judge(opened.manifest, evidence), evidence=evidence)
+    bundle.update(opened, evidence=evidence)
 
     outputs = {}
     for each in verified:

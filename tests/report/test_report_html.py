@@ -115,7 +115,7 @@ def test_the_verdict_names_the_fastest_and_what_is_withheld(made: Path, page: Pa
 def test_the_verdict_without_evidence_promises_nothing(made: Path) -> None:
     run = read(made)
     bare = [
-        msgspec.structs.replace(row, offered=False, why_not="x", accuracy=None, agreement=None, latency=None)
+        msgspec.structs.replace(row, offered=False, why_not="x", score=None, agreement=None, latency=None)
         for row in run.rows
     ]
     told = verdict.of(dataclasses.replace(run, rows=bare))

@@ -14,11 +14,12 @@ from report_lab import NAME
 from rich.console import Console
 
 from edgecv.report.console import print_table
-from edgecv_runtime import records
+from edgecv_runtime import machine, records
 from edgecv_runtime.bench import table
 from edgecv_runtime.bench.table import Row
 from edgecv_runtime.bundle import Bundle
-from edgecv_runtime.manifest import Evidence
+from edgecv_runtime.evidence import Evidence
+from edgecv_runtime.offers import offered
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_rows_repeat_the_evidence(opened: Bundle, rows: list[Row]) -> None:
             for each in raw
             if (each["variant"], each["backend"], each["hint"]) == (row["variant"], row["backend"], row["hint"])
         ]
-        for field in ("executed", "layers", "versions", "accuracy", "agreement", "latency", "sha256"):
+        for field in ("executed", "layers", "versions", "score", "agreement", "latency", "sha256"):
             assert row[field] == entry[field], field
         assert row["machine"].startswith(entry["machine"]["cpu"])
         size = opened.file("model.onnx" if row["variant"] == "float32" else "model.int8-u8s8.onnx").stat().st_size
@@ -56,16 +57,15 @@ def test_rows_come_in_the_order_of_the_variants_float32_first(opened: Bundle, ro
         assert next(hint for each, hint in hints if each == backend) == "float32"
 
 
-def test_offered_is_the_manifests_word(opened: Bundle, rows: list[Row]) -> None:
+def test_offered_is_what_follows_from_the_evidence(opened: Bundle, rows: list[Row]) -> None:
+    offers = offered(opened.manifest, opened.evidence(), machine.this())
     for row in rows:
-        variant = opened.manifest.variant(row.variant)
-        assert variant is not None
         if row.hint != "float32":
-            assert row.offered == (row.hint in variant.hints.get(row.backend or "", ()))
+            assert row.offered == (row.hint in offers.hints(row.variant).get(row.backend or "", ()))
             assert row.offered or f"precision='{row.hint}'" in row.why_not
         else:
-            assert row.offered == (row.backend in variant.backends)
-            assert row.why_not == variant.withheld.get(row.backend or "", "")
+            assert row.offered == (row.backend in offers.backends(row.variant))
+            assert row.why_not == offers.withheld(row.variant).get(row.backend or "", "")
 
 
 def test_rows_survive_json(rows: list[Row]) -> None:
@@ -109,11 +109,11 @@ def test_markdown_cells(rows: list[Row]) -> None:
     for row, line in zip(rows, cells[2:], strict=True):
         told = dict(zip(names, line, strict=True))
         assert row.latency is not None
-        assert row.accuracy is not None
+        assert row.score is not None
         assert float(told["p50 ms"]) == pytest.approx(row.latency.p50_ms, rel=6e-3, abs=5e-4)
         assert float(told["per s"]) == pytest.approx(row.latency.throughput_per_s, rel=6e-3)
-        assert told["accuracy"].startswith(f"{row.accuracy.top1.value * 100:.2f} %")
-        assert f"{row.accuracy.top1.low * 100:.1f}–{row.accuracy.top1.high * 100:.1f}" in told["accuracy"]
+        assert told["accuracy"].startswith(f"{row.score.value * 100:.2f} %")
+        assert f"{row.score.low * 100:.1f}–{row.score.high * 100:.1f}" in told["accuracy"]
         total, most = sum(row.layers.values()), row.layers[row.executed or ""]
         assert told["executed"] == f"{row.executed} ({most} of {total})"
         assert told["offered"] == ("yes" if row.offered else f"no: {row.why_not}")
@@ -127,7 +127,7 @@ def test_markdown_escapes_what_would_end_a_cell(rows: list[Row]) -> None:
 
 
 def test_unlabelled_rows_show_agreement_only(rows: list[Row]) -> None:
-    plain = [msgspec.structs.replace(row, accuracy=None) for row in rows]
+    plain = [msgspec.structs.replace(row, score=None) for row in rows]
     assert "accuracy" not in table.columns(plain)
     assert "agreement" in table.columns(plain)
     assert "accuracy" in table.columns([*plain, rows[0]])
@@ -135,13 +135,13 @@ def test_unlabelled_rows_show_agreement_only(rows: list[Row]) -> None:
 
 def test_accuracy_and_agreement_tell_their_own_numbers_of_images(rows: list[Row]) -> None:
     first = rows[0]
-    assert first.accuracy is not None
+    assert first.score is not None
     assert first.agreement is not None
-    more = msgspec.structs.replace(first.accuracy, top1=msgspec.structs.replace(first.accuracy.top1, count=4321))
-    notes = table.notes([msgspec.structs.replace(first, accuracy=more)])
+    more = msgspec.structs.replace(first.score, count=4321)
+    notes = table.notes([msgspec.structs.replace(first, score=more)])
     assert [note for note in notes if "4321" in note] == [notes[1]]
     assert "labelled" in notes[1]
-    assert f"on {first.agreement.top1.count} real frames" in notes[2]
+    assert f"on {first.agreement.share.count} real frames" in notes[2]
 
 
 FIGURES = {0.0: "0.000", 0.0434: "0.043", 1.294: "1.29", 9.999: "10.0", 13.44: "13.4", 99.97: "100", -0.5: "−0.500"}

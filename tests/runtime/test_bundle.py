@@ -53,7 +53,7 @@ def test_only_files_that_stay_are_remembered(exported, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGECV_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hashes, "FRESH_NS", 0)
     with Bundle(exported) as opened:
-        bundles.write(tmp_path / "a.edgecv", opened.manifest, {n: opened.file(n) for n in opened.manifest.files})
+        bundles.write(tmp_path / "a.edgecv", opened.manifest, opened.content())
     for path, kept in ((tmp_path / "a.edgecv", False), (exported, True)):
         with Bundle(path, remembered=True):
             assert (tmp_path / "cache" / "hashes").exists() == kept
@@ -102,12 +102,13 @@ def test_a_linked_file_is_refused(bundle_copy, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda m: m | {"labls": []}, "unknown key 'labls'; did you mean 'labels'"),
-        (lambda m: m | {"schema": 99}, "schema 99 is not 1"),
-        (lambda m: m | {"labels": "x"}, "labels: Expected 'array', got 'str'"),
+        (lambda m: m | {"variant": []}, "unknown key 'variant'; did you mean 'variants'"),
+        (lambda m: {"schema": 99, "another": "format"}, "schema 99 is not 2: use the edgecv version that wrote it"),
+        (lambda m: m | {"head": m["head"] | {"labels": "x"}}, r"head\.labels: Expected 'array', got 'str'"),
+        (lambda m: m | {"head": m["head"] | {"task": "mind reading"}}, "head.*: Invalid value 'mind reading'"),
         (lambda m: m | {"files": {**m["files"], "../x": {"sha256": "0", "bytes": 0}}}, "not a plain file name"),
         (lambda m: m | {"variants": m["variants"] * 2}, "variant names repeat"),
-        (lambda m: {key: m[key] for key in m if key != "task"}, "missing required field 'task'"),
+        (lambda m: {key: m[key] for key in m if key != "head"}, "missing required field 'head'"),
     ],
 )
 def test_a_manifest_that_is_wrong_says_where(bundle_copy, change, said):
@@ -126,7 +127,7 @@ def test_what_is_no_bundle_is_named(tmp_path):
 
 def test_an_archive_is_the_same_bundle_and_repeats_byte_for_byte(exported, tmp_path):
     with Bundle(exported) as opened:
-        content = {name: opened.file(name) for name in opened.manifest.files}
+        content = opened.content()
         for name in ("a.edgecv", "b.edgecv"):
             bundles.write(tmp_path / name, opened.manifest, content)
     assert (tmp_path / "a.edgecv").read_bytes() == (tmp_path / "b.edgecv").read_bytes()
@@ -162,7 +163,7 @@ def test_an_archive_that_is_a_bomb_or_repeats_names_is_refused(tmp_path):
 def test_a_truncated_archive_is_refused(exported, tmp_path):
     path = tmp_path / "x.edgecv"
     with Bundle(exported) as opened:
-        bundles.write(path, opened.manifest, {name: opened.file(name) for name in opened.manifest.files})
+        bundles.write(path, opened.manifest, opened.content())
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(BundleError, match="not a whole .edgecv archive"):
         Bundle(path)
@@ -257,8 +258,8 @@ def test_labels_that_are_not_the_graph_s_own_are_refused(bundle_copy):
     import edgecv_runtime as rt
 
     with Bundle(bundle_copy) as opened:
-        reversed_ = msgspec.structs.replace(opened.manifest, labels=opened.manifest.labels[::-1])
-        bundles.update(opened, manifest=reversed_)
+        head = msgspec.structs.replace(opened.manifest.head, labels=opened.manifest.labels[::-1])
+        bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, head=head))
     with pytest.raises(BundleError, match="labels are not the manifest's"):
         rt.load(bundle_copy, backend="onnxruntime")
 
@@ -280,7 +281,7 @@ def test_a_manifest_of_random_bytes_is_one_line(bundle_copy):
 def test_golden_inputs_that_are_none_are_refused(bundle_copy):
     with Bundle(bundle_copy) as opened:
         bundles.update(opened, content={"golden.npz": b"junk"})
-    with Bundle(bundle_copy) as opened, pytest.raises(BundleError, match="holds no images and logits"):
+    with Bundle(bundle_copy) as opened, pytest.raises(BundleError, match="holds no images and outputs"):
         opened.golden()
 
 
@@ -320,8 +321,8 @@ def test_a_link_to_a_bundle_stays_one_when_the_bundle_changes(bundle_copy, tmp_p
     [
         ({"images": np.zeros((8, 16, 16, 3), np.uint8)}, r"its inputs are uint8 \(8, 16, 16, 3\), the network's are"),
         ({"images": np.zeros((8, 32, 32, 3), np.float32)}, "its inputs are float32"),
-        ({"logits": np.zeros((7, 10), np.float32)}, r"its outputs are float32 \(7, 10\) for 8 inputs"),
-        ({"logits": np.full((8, 10), np.nan, np.float32)}, "its outputs are not finite"),
+        ({"outputs": {"logits": np.zeros((7, 10), np.float32)}}, r"its outputs are float32 \(7, 10\) for 8 inputs"),
+        ({"outputs": {"logits": np.full((8, 10), np.nan, np.float32)}}, "its outputs are not finite"),
         ({"labels": ("a", "b")}, "it names 2 classes, its outputs have 10"),
     ],
 )

@@ -2,27 +2,18 @@ import json
 
 import msgspec
 import pytest
+from evidence_lab import ELSEWHERE, int8, tell
 
 import edgecv_runtime as rt
 from edgecv_runtime import bundle as bundles
 from edgecv_runtime import choose, files, tuning
 from edgecv_runtime.backends.openvino import OpenVinoBackend
 from edgecv_runtime.errors import BackendUnavailable, BadInput
-
-
-def offer(path, backends, withheld):
-    with rt.Bundle(path) as opened:
-        variants = tuple(
-            msgspec.structs.replace(each, backends=backends, withheld=withheld)
-            if each.precision == "int8"
-            else msgspec.structs.replace(each, hints={})  # bf16 was faster or not, as the machine's load would have it
-            for each in opened.manifest.variants
-        )
-        bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=variants))
+from edgecv_runtime.offers import Offers
 
 
 def test_auto_takes_the_fastest_of_what_is_offered_and_explains_it(finished_copy, monkeypatch):
-    offer(finished_copy, ("openvino",), {"onnxruntime": "slower than float32 (2.00 against 1.00 ms)"})
+    tell(finished_copy, int8({"openvino": "", "onnxruntime": 3.0}))
     monkeypatch.setattr(
         tuning,
         "measure",
@@ -32,31 +23,24 @@ def test_auto_takes_the_fastest_of_what_is_offered_and_explains_it(finished_copy
         assert (model.info.variant, model.info.backend) == ("int8-u8s8", "openvino")
         said = model.explain()
     assert "int8-u8s8 on openvino: the best found here for latency" in said
-    assert "not int8-u8s8 on onnxruntime: slower than float32 (2.00 against 1.00 ms)" in said
+    assert "not int8-u8s8 on onnxruntime: slower than float32 (3.00 against 2.00 ms)" in said
     assert "measured float32 on onnxruntime" in said
     assert "bf16 is used only when asked for" in said or "bf16" not in said
 
 
 @pytest.mark.parametrize(
-    ("hints", "here", "taken"),
+    ("ms", "here", "taken"),
     [
-        ({"openvino": ("bf16",)}, True, "float32 on openvino (bf16)"),
-        ({"openvino": ("bf16",)}, False, "float32 on openvino"),  # what was measured elsewhere does not count
-        ({}, True, "float32 on openvino"),
+        (1.0, True, "float32 on openvino (bf16)"),
+        (1.0, False, "float32 on openvino"),  # what was measured elsewhere does not count
+        (3.0, True, "float32 on openvino"),
     ],
 )
 @pytest.mark.parametrize("tune", [False, True])
-def test_auto_takes_bf16_where_it_was_found_to_be_faster(finished_copy, monkeypatch, hints, here, taken, tune):
+def test_auto_takes_bf16_where_it_was_found_to_be_faster(finished_copy, monkeypatch, ms, here, taken, tune):
     monkeypatch.setenv("EDGECV_CACHE", str(finished_copy.parent / "cache"))
-    offer(finished_copy, (), {"openvino": "slower than bf16 (2.00 against 1.00 ms)"})
-    with rt.Bundle(finished_copy) as opened:
-        variants = tuple(
-            msgspec.structs.replace(each, hints=hints) if each.precision == "float32" else each
-            for each in opened.manifest.variants
-        )
-        judged_on = opened.manifest.judged_on if here else "Some Jetson, 6 cores"
-        manifest = msgspec.structs.replace(opened.manifest, variants=variants, judged_on=judged_on)
-        bundles.update(opened, manifest=manifest)
+    verdicts = {("float32", "openvino", "bf16"): ms, **int8({"openvino": 4.0, "onnxruntime": 4.0})}
+    tell(finished_copy, verdicts, None if here else ELSEWHERE)
     monkeypatch.setattr(OpenVinoBackend, "precisions", staticmethod(lambda device="": ("float32", "bf16")))
     speed = {"bf16": 1.0, "float32": 2.0}
 
@@ -72,7 +56,7 @@ def test_auto_takes_bf16_where_it_was_found_to_be_faster(finished_copy, monkeypa
 
 
 def test_a_withheld_variant_is_not_run_unless_asked_for_by_name(finished_copy):
-    offer(finished_copy, (), {"onnxruntime": "loses 3 points", "openvino": "loses 3 points"})
+    tell(finished_copy, int8({"onnxruntime": "loses 3 points", "openvino": "loses 3 points"}))
     with rt.load(finished_copy) as model:
         assert model.info.variant == "float32"
     with pytest.raises(BadInput, match="loses 3 points"):
@@ -149,21 +133,16 @@ def test_the_echo_backend_answers_without_a_runtime(exported, photos):
 
 
 def test_int8_that_was_judged_on_another_machine_waits_for_this_one(finished_copy):
-    offer(finished_copy, ("onnxruntime", "openvino"), {})
-    with rt.Bundle(finished_copy) as opened:
-        elsewhere = msgspec.structs.replace(opened.manifest, judged_on="Some Jetson, 6 cores")
-        bundles.update(opened, manifest=elsewhere)
+    tell(finished_copy, int8({"onnxruntime": "", "openvino": ""}), ELSEWHERE)
     with rt.load(finished_copy) as model:
         assert model.info.variant == "float32"
         assert "not judged on this machine; run 'edgecv verify' and 'edgecv bench'" in model.explain()
 
 
 def test_what_another_machine_withheld_is_refused_with_where_and_the_cure(finished_copy):
-    slow = {"onnxruntime": "slower than bf16", "openvino": "slower than bf16"}
-    offer(finished_copy, (), slow)
-    with rt.Bundle(finished_copy) as opened:
-        bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, judged_on="Some Jetson, 6 cores"))
-    cure = r"slower than bf16 \(judged on Some Jetson, 6 cores; run 'edgecv verify' and 'edgecv bench' here\)"
+    tell(finished_copy, int8({"onnxruntime": 3.0, "openvino": 3.0}), ELSEWHERE)
+    where = r"judged on Some Jetson, 6 cores; run 'edgecv verify' and 'edgecv bench' here"
+    cure = rf"slower than float32 \(3.00 against 2.00 ms\) \({where}\)"
     with pytest.raises(BadInput, match=cure):
         rt.load(finished_copy, precision="int8")
 
@@ -179,7 +158,7 @@ def test_a_measurement_is_not_taken_for_another_precision_of_the_islands(finishe
     monkeypatch.setattr(OpenVinoBackend, "precisions", staticmethod(lambda *_: ("float32", "bf16")))
     monkeypatch.setenv("EDGECV_CACHE", str(finished_copy.parent / "cache"))
     for islands in ("float32", "float32", "bf16"):
-        offer(finished_copy, ("openvino",), {})
+        tell(finished_copy, int8({"openvino": ""}))
         with rt.Bundle(finished_copy) as opened:
             variants = tuple(
                 msgspec.structs.replace(each, islands=islands) if each.precision == "int8" else each
@@ -192,12 +171,8 @@ def test_a_measurement_is_not_taken_for_another_precision_of_the_islands(finishe
 
 
 def test_float32_that_differs_from_pytorch_is_not_run(finished_copy):
-    with rt.Bundle(finished_copy) as opened:
-        wrong = {"onnxruntime": "differs from PyTorch", "openvino": "differs from PyTorch"}
-        variants = tuple(
-            msgspec.structs.replace(each, withheld=wrong, backends=(), hints={}) for each in opened.manifest.variants
-        )
-        bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=variants))
+    wrong = {"onnxruntime": "differs from PyTorch", "openvino": "differs from PyTorch"}
+    tell(finished_copy, {("float32", name, "float32"): why for name, why in wrong.items()} | int8(wrong))
     for precision in ("auto", "float32"):
         with pytest.raises(BadInput, match="differs from PyTorch"):
             rt.load(finished_copy, precision=precision)
@@ -239,11 +214,11 @@ def with_two_dialects(path, offered):
     with rt.Bundle(path) as opened:
         first = opened.manifest.variant("int8-u8s8")
         second = msgspec.structs.replace(first, name="int8-s8s8", file="model.int8-s8s8.onnx")
-        both = [msgspec.structs.replace(each, backends=offered[each.name], withheld={}) for each in (first, second)]
-        variants = (opened.manifest.variant("float32"), *both)
+        variants = (opened.manifest.variant("float32"), first, second)
         manifest = msgspec.structs.replace(opened.manifest, variants=variants)
         content = {second.file: opened.variant_file("int8-u8s8").read_bytes()}
         bundles.update(opened, manifest=manifest, content=content)
+    tell(path, {(name, backend, "float32"): "" for name in offered for backend in offered[name]})
 
 
 @pytest.mark.parametrize(
@@ -270,14 +245,9 @@ def test_int8_takes_the_dialect_that_was_verified_on_the_backend(finished_copy, 
     ],
 )
 def test_tensorrt_takes_half_precision_between_int8_until_another_was_verified(finished, here, verified, taken):
-    with rt.Bundle(finished) as opened:
-        plain = opened.manifest.variant("int8-u8s8")
-        variants = [
-            msgspec.structs.replace(plain, name=name, backends=("tensorrt",) * (name in verified)) for name in here
-        ]
-        manifest = msgspec.structs.replace(opened.manifest, variants=tuple(variants))
+    offers = Offers("this", {(name, "tensorrt", "float32"): "" for name in verified})
     usable = [choose.Target(name, finished / "model.onnx", "", "tensorrt", "float32") for name in here]
-    assert [each.variant for each in choose._one_dialect(usable, manifest)] == [taken]
+    assert [each.variant for each in choose._one_dialect(usable, offers)] == [taken]
 
 
 def test_islands_run_in_their_own_precision_where_the_backend_has_it(finished_copy, monkeypatch):

@@ -17,13 +17,14 @@ from onnx import numpy_helper
 
 import edgecv_runtime as rt
 from edgecv_export.export import export
-from edgecv_runtime import Bundle, Preprocess, verify
+from edgecv_runtime import Bundle, Preprocess, machine, verify
 from edgecv_runtime import bundle as bundles
 from edgecv_runtime.backends import UNKNOWN, Executed
 from edgecv_runtime.backends.openvino import OpenVinoBackend, core
 from edgecv_runtime.choose import targets
 from edgecv_runtime.errors import BadInput, BundleError, ParityError
 from edgecv_runtime.golden import Golden
+from edgecv_runtime.offers import is_faithful, offered
 from edgecv_runtime.verify.run import explain
 from tests.conftest import LABELS, NORMALIZATION
 
@@ -395,9 +396,7 @@ def test_labels_that_are_not_the_graphs_own_are_altered_labels(bundle_copy):
     model = onnx.load(bundle_copy / "model.onnx")
     onnx.helper.set_model_props(model, {"edgecv.labels": "\n".join(LABELS)})
     with Bundle(bundle_copy) as opened:
-        content = {name: opened.file(name) for name in opened.manifest.files} | {
-            "model.onnx": model.SerializeToString()
-        }
+        content = opened.content() | {"model.onnx": model.SerializeToString()}
         manifest = msgspec.structs.replace(opened.manifest, labels=tuple(f"thing {index}" for index in range(10)))
         bundles.write(bundle_copy, manifest, content)
     with Bundle(bundle_copy) as opened:
@@ -449,7 +448,7 @@ def test_a_file_that_was_sealed_by_nobody_is_still_caught(bundle_copy):
     alter(bundle_copy, ("model.onnx", edit_constants(*FLOAT_FILES["damaged weights"])))
     with Bundle(bundle_copy) as opened:
         golden = opened.golden()
-        old = Golden(golden.images, golden.logits)
+        old = Golden(golden.images, golden.outputs)
         bundles.update(opened, content={"golden.npz": old.to_bytes()})
     assert {each.name for each in findings(bundle_copy).values()} == {"another network"}
     with Bundle(bundle_copy) as opened, pytest.raises(BundleError, match="no golden pictures"):
@@ -640,13 +639,13 @@ def test_evidence_holds_the_finding_and_bench_does_not_wipe_it(finished_copy):
     with Bundle(finished_copy) as opened:
         evidence = opened.evidence().merged([each.entry for each in verify.verify(opened)])
         timed = [msgspec.structs.replace(each, agreement=None, finding=None) for each in evidence.entries]
-        judged = verify.judge(opened.manifest, evidence.merged(timed))
-        bundles.update(opened, manifest=judged, evidence=evidence.merged(timed))
+        bundles.update(opened, evidence=evidence.merged(timed))
     with Bundle(finished_copy) as opened:
         assert {each.finding.name for each in opened.evidence().entries if each.variant == "float32"} == {
             "damaged weights"
         }
-        assert "damaged weights" in opened.manifest.variant("float32").withheld["onnxruntime"]
+        offers = offered(opened.manifest, opened.evidence(), machine.this())
+        assert "damaged weights" in offers.withheld("float32")["onnxruntime"]
 
 
 def test_arrays_that_are_none_are_refused(cropped, tmp_path):
@@ -729,7 +728,7 @@ def test_rounding_of_large_logits_raises_no_alarm(network, digits, tmp_path):
     with Bundle(tmp_path / "bundle") as opened:
         entries = [each.entry for each in verify.verify(opened)]
         assert max(each.agreement.max_abs for each in entries if each.hint == "float32") > 0.01
-        assert all(verify.is_faithful(each, opened.manifest) for each in entries)
+        assert all(is_faithful(each, opened.manifest) for each in entries)
     alter(tmp_path / "bundle", ("model.onnx", edit_constants(stem, lambda values: values * np.float32(1.01))))
     assert {each.name for each in findings(tmp_path / "bundle").values()} == {"damaged weights"}
 

@@ -20,7 +20,8 @@ import edgecv_runtime as rt
 from edgecv_runtime import Bundle, onnxfile, onnxgraph, records, verify
 from edgecv_runtime import bundle as bundles
 from edgecv_runtime.errors import BadInput, BundleError, EdgecvError, ModelFileError
-from edgecv_runtime.manifest import Evidence, Manifest
+from edgecv_runtime.evidence import Evidence
+from edgecv_runtime.manifest import Manifest
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 

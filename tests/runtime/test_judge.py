@@ -6,25 +6,28 @@ import msgspec
 import pytest
 
 from edgecv_runtime import Bundle, backends, machine, verify
-from edgecv_runtime.manifest import Budget, Evidence
+from edgecv_runtime.evidence import Evidence
+from edgecv_runtime.manifest import Budget
+from edgecv_runtime.offers import offered
 
 
 @pytest.fixture
 def judged(finished):
-    """A function: figures by (variant, precision hint) on OpenVINO -> the judged manifest; kept, as top-1 agreement."""
+    """A function: figures by (variant, precision hint) on OpenVINO -> what is offered; kept, as top-1 agreement."""
     with Bundle(finished) as opened:
         manifest, entries = opened.manifest, opened.evidence().entries
 
-    def judge(figures, accuracies=MappingProxyType({})):
+    def judge(figures, scores=MappingProxyType({}), where=None):
         made = []
+        here = machine.this()
         for (variant, hint), (ms, kept) in figures.items():
             like = next(each for each in entries if (each.variant, each.backend) == (variant, "openvino"))
-            agreement = msgspec.structs.replace(like.agreement, top1=verify.wilson(kept, 1000), max_abs=0.0)
+            agreement = msgspec.structs.replace(like.agreement, share=verify.wilson(kept, 1000), max_abs=0.0)
             latency = None if ms is None else msgspec.structs.replace(like.latency, p50_ms=ms)
-            given = {"hint": hint, "agreement": agreement, "accuracy": accuracies.get(hint), "latency": latency}
-            made.append(msgspec.structs.replace(like, finding=None, **given))
+            given = {"hint": hint, "agreement": agreement, "score": scores.get(hint), "latency": latency}
+            made.append(msgspec.structs.replace(like, finding=None, machine=where or here, **given))
         asked = msgspec.structs.replace(manifest, budget=Budget(0.5, min_agreement=0.9))
-        return verify.judge(asked, Evidence(tuple(made)))
+        return offered(asked, Evidence(tuple(made)), here)
 
     return judge
 
@@ -47,45 +50,45 @@ def test_the_rival_is_the_fastest_float_that_keeps_its_budget(judged, float_ms, 
         ("float32", "bf16"): bf16,
         ("int8-u8s8", "float32"): (int8_ms, 950),
     }
-    manifest = judged(figures)
-    variant = manifest.variant("int8-u8s8")
-    assert variant.withheld == ({"openvino": why_not} if why_not else {})
-    assert variant.backends == (() if why_not else ("openvino",))
-    assert manifest.variant("float32").backends == ("openvino",)
-    assert manifest.variant("float32").hints == hints
+    offers = judged(figures)
+    assert offers.withheld("int8-u8s8") == ({"openvino": why_not} if why_not else {})
+    assert offers.backends("int8-u8s8") == (() if why_not else ("openvino",))
+    assert offers.backends("float32") == ("openvino",)
+    assert offers.hints("float32") == hints
 
 
 @pytest.mark.parametrize(("drop", "hints"), [(0.1, {"openvino": ("bf16",)}), (5.0, {})])
 def test_accuracy_decides_on_bf16_where_there_are_labels(judged, finished, drop, hints):
     with Bundle(finished) as opened:
-        accuracy = next(each.accuracy for each in opened.evidence().entries)
+        score = next(each.score for each in opened.evidence().entries)
     figures = {
         ("float32", "float32"): (2.0, 1000),
         ("float32", "bf16"): (1.0, 1000),
         ("int8-u8s8", "float32"): (1.5, 1000),
     }
-    manifest = judged(figures, {"bf16": msgspec.structs.replace(accuracy, drop_points=drop)})
-    assert manifest.variant("float32").hints == hints
-    assert ("openvino" in manifest.variant("int8-u8s8").withheld) is bool(hints)
+    offers = judged(figures, {"bf16": msgspec.structs.replace(score, drop=drop)})
+    assert offers.hints("float32") == hints
+    assert ("openvino" in offers.withheld("int8-u8s8")) is bool(hints)
 
 
 def test_bf16_of_a_float32_that_differs_is_not_offered(judged):
     """float32 is held to its reference much closer than bf16 to its budget: who fails the one passes not the other."""
-    manifest = judged({("float32", "float32"): (2.0, 950), ("float32", "bf16"): (1.0, 950)})
-    assert "openvino" in manifest.variant("float32").withheld
-    assert manifest.variant("float32").hints == {}
+    offers = judged({("float32", "float32"): (2.0, 950), ("float32", "bf16"): (1.0, 950)})
+    assert "openvino" in offers.withheld("float32")
+    assert offers.hints("float32") == {}
 
 
 def test_a_limit_on_instruction_sets_is_another_machine(judged, monkeypatch):
     """What was judged with everything the processor has is not trusted under ONEDNN_MAX_CPU_ISA, and has no bf16."""
     figures = {("float32", "float32"): (2.0, 1000), ("int8-u8s8", "float32"): (1.0, 1000)}
-    assert judged(figures).variant("int8-u8s8").backends == ("openvino",)
+    everything = machine.this()
+    assert judged(figures).backends("int8-u8s8") == ("openvino",)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx2")
     machine.this.cache_clear()
     try:
-        limited = judged(figures)
-        assert limited.judged_on.endswith("at most AVX2")
-        assert limited.variant("int8-u8s8").backends == ()
+        limited = judged(figures, where=everything)
+        assert limited.machine.endswith("at most AVX2")
+        assert limited.backends("int8-u8s8") == ()
         assert backends.get("openvino").precisions() == ("float32",)
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX3000")  # oneDNN ignores names that it does not know
         machine.this.cache_clear()

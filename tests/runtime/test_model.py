@@ -283,7 +283,7 @@ def test_tiny_and_odd_frames_run_and_draw(model, size):
 
 def test_an_archive_loads_too(exported, tmp_path, photos):
     with rt.Bundle(exported) as opened:
-        content = {name: opened.file(name) for name in opened.manifest.files}
+        content = opened.content()
         rt.bundle.write(tmp_path / "m.edgecv", opened.manifest, content)
     with rt.load(tmp_path / "m.edgecv", backend="onnxruntime") as model:
         assert model(photos[0]).label in LABELS

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecv_runtime import Bundle, verify
+from edgecv_runtime import Bundle, machine, verify
 from edgecv_runtime.errors import BadInput
-from edgecv_runtime.manifest import Budget, Evidence
+from edgecv_runtime.evidence import Evidence
+from edgecv_runtime.manifest import Budget
+from edgecv_runtime.offers import offered
 
 
 @given(count=st.integers(1, 500), share=st.floats(0, 1))
@@ -31,16 +33,16 @@ def test_an_interval_of_nothing_is_refused():
 def test_agreement_of_equal_outputs_is_whole():
     logits = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
     same = verify.agreement(logits, logits, "x")
-    assert (same.top1.value, same.max_abs, same.kl) == (1.0, 0.0, 0.0)
+    assert (same.share.value, same.max_abs, same.divergence) == (1.0, 0.0, 0.0)
 
 
 def test_agreement_measures_by_hand_checked_numbers():
     reference = np.log(np.array([[0.5, 0.5], [0.9, 0.1]], np.float32))
     outputs = np.log(np.array([[0.25, 0.75], [0.9, 0.1]], np.float32))
     found = verify.agreement(reference, outputs, "x")
-    assert found.top1.value == 0.5  # the tie 0.5, 0.5 goes to the first class
+    assert found.share.value == 0.5  # the tie 0.5, 0.5 goes to the first class
     assert found.max_abs == pytest.approx(math.log(2), abs=1e-6)
-    assert found.kl == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2, abs=1e-6)
+    assert found.divergence == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2, abs=1e-6)
 
 
 def test_the_drop_is_paired():
@@ -48,10 +50,10 @@ def test_the_drop_is_paired():
     right, wrong = np.array([1, 0], np.float32), np.array([0, 1], np.float32)
     reference = np.array([right] * 90 + [wrong] * 10)
     outputs = np.array([right] * 88 + [wrong] * 12)
-    found = verify.accuracy(reference, outputs, labels)
-    assert found.top1.value == 0.88
-    assert found.reference.value == 0.90
-    assert found.drop_points == pytest.approx(2.0)
+    found = verify.score(reference, outputs, labels)
+    assert found.value == 0.88
+    assert found.reference == 0.90
+    assert found.drop == pytest.approx(2.0)
     assert found.drop_low <= 2.0 <= found.drop_high < 6  # two unpaired intervals would reach far beyond
 
 
@@ -65,17 +67,17 @@ def test_every_target_has_its_entry_and_executed_precision(finished):
     assert executed["int8-u8s8", "openvino", "float32"] == "int8"
     for each in entries:
         assert each.agreement.reference == "PyTorch float32"
-        assert each.accuracy.top1.count == 200
+        assert each.score.count == 200
         assert each.latency.p50_ms <= each.latency.p90_ms <= each.latency.p99_ms <= each.latency.max_ms
         if each.executed == "float32":
-            assert each.agreement.top1.value == 1.0
+            assert each.agreement.share.value == 1.0
             assert each.agreement.max_abs < 1e-3
 
 
 def test_golden_inputs_prove_a_device_without_pytorch(finished):
     with Bundle(finished) as opened:
         for each in verify.verify(opened):
-            assert each.entry.agreement.top1.count == 8
+            assert each.entry.agreement.share.count == 8
             assert each.entry.agreement.reference == "golden"
 
 
@@ -100,36 +102,36 @@ def judged(path, **changes):
                     value = None if inner is None else msgspec.structs.replace(getattr(each, field), **inner)
                     each = msgspec.structs.replace(each, **{field: value})
             entries.append(each)
-        return verify.judge(manifest, msgspec.structs.replace(evidence, entries=tuple(entries))).variant("int8-u8s8")
+        return offered(manifest, Evidence(tuple(entries)), machine.this())
 
 
 def test_int8_within_budget_and_faster_is_offered(finished):
-    variant = judged(finished, accuracy={"drop_points": 0.1}, latency={"p50_ms": 0.0001})
-    assert "openvino" in variant.backends
+    offers = judged(finished, score={"drop": 0.1}, latency={"p50_ms": 0.0001})
+    assert "openvino" in offers.backends("int8-u8s8")
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"accuracy": {"drop_points": 0.6}}, "loses 0.60 points of accuracy, the budget is 0.5"),
+        ({"score": {"drop": 0.6}}, "loses 0.60 points of top-1, the budget is 0.5"),
         (
-            {"latency": {"p50_ms": 1e6}, "accuracy": {"drop_points": 0}},
+            {"latency": {"p50_ms": 1e6}, "score": {"drop": 0}},
             "slower than (float32|bf16) \\(1000000.00 against",
         ),
-        ({"latency": None, "accuracy": {"drop_points": 0}}, "not measured here; run 'edgecv bench'"),
+        ({"latency": None, "score": {"drop": 0}}, "not measured here; run 'edgecv bench'"),
         ({"agreement": None}, "not verified; run 'edgecv verify'"),
         (
-            {"accuracy": None, "budget": Budget(min_agreement=1.0), "agreement": {"top1": verify.wilson(9, 10)}},
+            {"score": None, "budget": Budget(min_agreement=1.0), "agreement": {"share": verify.wilson(9, 10)}},
             "agrees with float32 on 90.0% of frames, the budget is 100.0%",
         ),
     ],
 )
 def test_int8_that_breaks_a_limit_is_withheld_with_the_reason(finished, changes, said):
-    variant = judged(finished, **changes)
-    assert "openvino" not in variant.backends
+    offers = judged(finished, **changes)
+    assert "openvino" not in offers.backends("int8-u8s8")
     import re
 
-    assert re.search(said, variant.withheld["openvino"])
+    assert re.search(said, offers.withheld("int8-u8s8")["openvino"])
 
 
 def test_a_float_file_that_differs_is_withheld(finished_copy):
@@ -147,9 +149,9 @@ def test_a_float_file_that_differs_is_withheld(finished_copy):
         bundles.update(opened, content={"model.onnx": model.SerializeToString()})
     with Bundle(finished_copy) as opened:
         entries = [each.entry for each in verify.verify(opened)]
-        variant = verify.judge(opened.manifest, opened.evidence().merged(entries)).variant("float32")
-    assert variant.backends == ()
-    assert variant.withheld["onnxruntime"].startswith("wrong mean or scale in the graph: 'scale'")
+        offers = offered(opened.manifest, opened.evidence().merged(entries), machine.this())
+    assert offers.backends("float32") == ()
+    assert offers.withheld("float32")["onnxruntime"].startswith("wrong mean or scale in the graph: 'scale'")
 
 
 def test_a_backend_that_cannot_run_a_file_is_evidence_and_not_the_end(finished_copy, monkeypatch):
@@ -171,11 +173,12 @@ def test_a_backend_that_cannot_run_a_file_is_evidence_and_not_the_end(finished_c
     with Bundle(finished_copy) as opened:
         entries = [each.entry for each in verify.verify(opened)]
         evidence = opened.evidence().merged(entries)
-        bundles.update(opened, manifest=verify.judge(opened.manifest, evidence), evidence=evidence)
+        bundles.update(opened, evidence=evidence)
     failed = [each for each in entries if each.failed]
     assert [(each.variant, each.backend) for each in failed] == [("int8-u8s8", "openvino")]
     with Bundle(finished_copy) as opened:
-        why = opened.manifest.variant("int8-u8s8").withheld["openvino"]
+        offers = offered(opened.manifest, opened.evidence(), machine.this())
+        why = offers.withheld("int8-u8s8")["openvino"]
         assert why == "does not run: model.int8-u8s8.onnx: unsupported zero point"
         (row,) = [row for row in rows(opened) if row.variant == "int8-u8s8" and row.backend == "openvino"]
         assert not row.offered
@@ -184,7 +187,7 @@ def test_a_backend_that_cannot_run_a_file_is_evidence_and_not_the_end(finished_c
 
 def agreeing(entry, hits, count):
     return msgspec.structs.replace(
-        entry, agreement=msgspec.structs.replace(entry.agreement, top1=verify.wilson(hits, count))
+        entry, agreement=msgspec.structs.replace(entry.agreement, share=verify.wilson(hits, count))
     )
 
 
@@ -195,14 +198,14 @@ def test_fewer_frames_that_agree_do_not_replace_more_frames(finished):
         old = agreeing(evidence.entries[0], 178, 200)
         before = Evidence(entries=(old,))
     (kept,) = before.merged([agreeing(old, 8, 8)]).entries
-    assert kept.agreement.top1.count == 200
+    assert kept.agreement.share.count == 200
     (contradicted,) = before.merged([agreeing(old, 2, 8)]).entries
-    assert contradicted.agreement.top1.count == 8
+    assert contradicted.agreement.share.count == 8
     (more,) = before.merged([agreeing(old, 400, 500)]).entries
-    assert more.agreement.top1.count == 500
+    assert more.agreement.share.count == 500
     other = msgspec.structs.replace(agreeing(old, 8, 8), versions={"onnxruntime": "9.9"}, latency=None)
     (new_version,) = before.merged([other]).entries
-    assert (new_version.agreement.top1.count, new_version.latency) == (8, None)
+    assert (new_version.agreement.share.count, new_version.latency) == (8, None)
 
 
 def test_nan_on_one_target_is_evidence_and_the_others_are_verified(finished_copy):
@@ -217,7 +220,7 @@ def test_nan_on_one_target_is_evidence_and_the_others_are_verified(finished_copy
         bundles.update(opened, content={"model.onnx": model.SerializeToString()})
     with Bundle(finished_copy) as opened:
         entries = [each.entry for each in verify.verify(opened)]
-        judged = verify.judge(opened.manifest, opened.evidence().merged(entries))
+        offers = offered(opened.manifest, opened.evidence().merged(entries), machine.this())
     assert "8 of 8 outputs hold NaN" in next(each.failed for each in entries if each.backend == "onnxruntime")
-    assert judged.variant("float32").withheld["onnxruntime"].startswith("damaged weights: '/network/head")
+    assert offers.withheld("float32")["onnxruntime"].startswith("damaged weights: '/network/head")
     assert all(each.agreement for each in entries if each.variant == "int8-u8s8")

@@ -34,7 +34,7 @@ frame = np.zeros((480, 640, 3), np.uint8)
 for backend in ("onnxruntime", "openvino"):
     with rt.load(sys.argv[1], backend=backend) as model:
         print(model(frame).label)
-        assert all(each.entry.agreement.top1.value == 1 for each in verify(model.bundle))
+        assert all(each.entry.agreement.share.value == 1 for each in verify(model.bundle))
 assert "torch" not in sys.modules
 """
     assert len(run(script, exported).split()) == 4  # "digit N", twice

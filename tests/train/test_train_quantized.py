@@ -107,28 +107,27 @@ def test_training_brings_back_what_plain_quantization_loses(copied, tmp_path):
     with Bundle(path) as opened:
         float_file = opened.sha256("float32")
     done = trained(copied, tmp_path / "run")
-    assert done.before.accuracy.reference.value > 0.85  # float32
-    assert done.before.accuracy.drop_points > 10
-    assert done.after.accuracy.drop_points < done.before.accuracy.drop_points / 2
-    assert done.after.accuracy.drop_points < 4
+    assert done.before.score.reference > 0.85  # float32
+    assert done.before.score.drop > 10
+    assert done.after.score.drop < done.before.score.drop / 2
+    assert done.after.score.drop < 4
     assert done.kept
     assert str(done).endswith("the trained file is in the bundle")
     with Bundle(path) as opened:
         variant = opened.manifest.variant("int8-u8s8")
         assert variant.calibration.trained
-        assert variant.backends == ()  # offered nowhere before it is judged
         assert opened.sha256("float32") == float_file  # what it is compared with is the float training's
         found = verify.verify(opened, frames, verify.float_outputs(opened, frames), labels=copied[1].val.labels)
     judged = [each.entry for each in found if each.entry.variant == "int8-u8s8"]
     assert judged
     assert all(entry.finding is None for entry in judged)  # "other weights" is said of strangers, not of these
-    assert all(entry.accuracy.top1.value == pytest.approx(done.training.top1, abs=0.01) for entry in judged)
+    assert all(entry.score.value == pytest.approx(done.training.top1, abs=0.01) for entry in judged)
 
 
 def test_a_worse_file_does_not_take_the_place_of_a_better_one(copied, tmp_path):
     before = (copied[-1] / "model.int8-u8s8.onnx").read_bytes()
     done = trained(copied, tmp_path / "run", training=QuantizedTraining(epochs=1, lr=0.3, warmup_epochs=0))
-    assert done.after.accuracy.drop_points > done.before.accuracy.drop_points
+    assert done.after.score.drop > done.before.score.drop
     assert not done.kept
     assert (copied[-1] / "model.int8-u8s8.onnx").read_bytes() == before
 

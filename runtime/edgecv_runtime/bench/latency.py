@@ -19,7 +19,7 @@ from edgecv_runtime.bench.worker import Job, Ready, Round
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.choose import Target, targets
 from edgecv_runtime.errors import BadInput, ComputationError
-from edgecv_runtime.manifest import Entry, Latency
+from edgecv_runtime.evidence import Entry, Latency
 from edgecv_runtime.verify import failed_entry, new_entry
 
 T = TypeVar("T")

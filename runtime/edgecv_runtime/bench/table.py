@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from edgecv_runtime import offers
 from edgecv_runtime.bench.timing import STEADY
 from edgecv_runtime.bundle import Bundle
-from edgecv_runtime.manifest import Accuracy, Agreement, Entry, Finding, Interval, Latency, Manifest, Variant
+from edgecv_runtime.evidence import Agreement, Entry, Evidence, Finding, Interval, Latency, Score
+from edgecv_runtime.manifest import Manifest, Variant
 from edgecv_runtime.records import Record
 
 MISSING = "–"
@@ -18,7 +20,8 @@ class Row(Record, frozen=True):
     """One variant on one backend of one machine; what was not measured is None, or empty.
 
     file_mb: in MB (10^6 bytes). hint: the float precision asked for; executed: the precision that ran, layers: how many
-    convolutions and matrix products ran in each. offered: whether `load` takes it by itself; why_not: else the reason.
+    convolutions and matrix products ran in each. offered: whether `load` takes it by itself on that machine; why_not:
+    else the reason.
     """
 
     bundle: str
@@ -33,7 +36,7 @@ class Row(Record, frozen=True):
     layers: dict[str, int] = {}
     versions: dict[str, str] = {}
     machine: str | None = None
-    accuracy: Accuracy | None = None
+    score: Score | None = None
     agreement: Agreement | None = None
     latency: Latency | None = None
     finding: Finding | None = None
@@ -50,26 +53,30 @@ def rows(bundle: Bundle) -> list[Row]:
 
     Evidence of a file that is no longer in the bundle does not count. Raises BundleError when the evidence is broken.
     """
-    return of_entries(bundle, bundle.evidence().entries)
+    return of_evidence(bundle, bundle.evidence())
 
 
-def of_entries(bundle: Bundle, entries: Iterable[Entry], judged: Manifest | None = None) -> list[Row]:
-    """The same of entries that need not be in the bundle, nor the judgement on them."""
-    entries, manifest = list(entries), judged or bundle.manifest
+def of_evidence(bundle: Bundle, evidence: Evidence) -> list[Row]:
+    """The same of evidence that need not be in the bundle."""
+    manifest = bundle.manifest
+    verdicts = {
+        key: offers.offered(manifest, evidence, machine).why_not for key, machine in evidence.machines().items()
+    }
     table: list[Row] = []
     for variant in manifest.variants:
         digest = bundle.sha256(variant.name)
-        measured = [entry for entry in entries if entry.variant == variant.name and entry.sha256 == digest]
+        measured = [entry for entry in evidence.entries if entry.variant == variant.name and entry.sha256 == digest]
         measured.sort(key=lambda entry: (entry.machine.key, entry.backend, entry.hint != "float32", entry.hint))
-        table.extend(_row(manifest, variant, entry) for entry in measured)
+        table.extend(_row(manifest, variant, entry, verdicts[entry.machine.key][entry.target]) for entry in measured)
         if not measured:
-            table.append(_row(manifest, variant, None))
+            table.append(_row(manifest, variant, None, f"not measured; {offers.CURE}"))
     return table
 
 
-def _row(manifest: Manifest, variant: Variant, entry: Entry | None) -> Row:
+def _row(manifest: Manifest, variant: Variant, entry: Entry | None, why_not: str) -> Row:
     file = manifest.files[variant.file]
-    why_not = _why_not(variant, entry, manifest.judged_on)
+    if entry is not None and entry.hint != "float32" and why_not:
+        why_not = f"only when asked for, by precision='{entry.hint}'"
     row = Row(manifest.name, variant.name, file.sha256, file.bytes / 1e6, not why_not, why_not)
     if entry is None:
         return row
@@ -81,26 +88,11 @@ def _row(manifest: Manifest, variant: Variant, entry: Entry | None) -> Row:
         layers=entry.layers,
         versions=entry.versions,
         machine=entry.machine.key,
-        accuracy=entry.accuracy,
+        score=entry.score,
         agreement=entry.agreement,
         latency=entry.latency,
         finding=entry.finding,
     )
-
-
-def _why_not(variant: Variant, entry: Entry | None, judged_on: str) -> str:
-    """Why `load` does not take it by itself, or "" when it does."""
-    if entry is None:
-        return "not measured; run 'edgecv verify' and 'edgecv bench'"
-    elsewhere = entry.machine.key != judged_on
-    if entry.hint != "float32":
-        offered = not elsewhere and entry.hint in variant.hints.get(entry.backend, ())
-        return "" if offered else f"only when asked for, by precision='{entry.hint}'"
-    if elsewhere:
-        return f"measured elsewhere; the bundle was judged on {judged_on or 'no machine yet'}"
-    if entry.backend in variant.backends:
-        return ""
-    return variant.withheld.get(entry.backend, "not judged yet; run 'edgecv verify' and 'edgecv bench'")
 
 
 def fastest(rows: Iterable[Row]) -> Row | None:
@@ -117,9 +109,9 @@ COLUMNS: dict[str, Callable[[Row], Cell]] = {
     "variant": lambda row: (row.variant, row.hint or "" if row.hint != "float32" else ""),
     "backend": lambda row: (row.backend or MISSING, _versions(row)),
     "executed": lambda row: (row.executed or MISSING, _layers(row)),
-    "accuracy": lambda row: share(row.accuracy.top1) if row.accuracy else (MISSING, ""),
-    "drop, points": lambda row: _drop(row.accuracy) if row.accuracy else (MISSING, ""),
-    "agreement": lambda row: share(row.agreement.top1) if row.agreement else (MISSING, ""),
+    "accuracy": lambda row: share(row.score) if row.score else (MISSING, ""),
+    "drop, points": lambda row: _drop(row.score) if row.score else (MISSING, ""),
+    "agreement": lambda row: share(row.agreement.share) if row.agreement else (MISSING, ""),
     "p50 ms": lambda row: (_latency(row, "p50_ms")[0], _unsteady(row)),
     "p90 ms": lambda row: _latency(row, "p90_ms"),
     "p99 ms": lambda row: _latency(row, "p99_ms"),
@@ -136,7 +128,7 @@ WORDS = frozenset({"bundle", "variant", "backend", "executed", "machine", "offer
 
 def columns(rows: Sequence[Row]) -> list[str]:
     """The columns that tell something: no accuracy without labels, no bundle or machine that all rows share."""
-    left_out = set() if any(row.accuracy for row in rows) else {"accuracy", "drop, points"}
+    left_out = set() if any(row.score for row in rows) else {"accuracy", "drop, points"}
     left_out |= {name for name in ("bundle", "machine") if len({COLUMNS[name](row) for row in rows}) < 2}
     return [name for name in COLUMNS if name not in left_out]
 
@@ -170,14 +162,17 @@ def machines(rows: Sequence[Row]) -> list[str]:
 def notes(rows: Sequence[Row]) -> list[str]:
     """How the figures came about, a sentence each: machines, frames and reference, batch, threads, frame size."""
     lines = machines(rows)
-    scored = [row.accuracy.top1.count for row in rows if row.accuracy]
+    scored = [row.score for row in rows if row.score]
     shares = [row.agreement for row in rows if row.agreement]
     if scored:
-        lines.append(f"Accuracy: top-1 on {' or '.join(_distinct(scored))} labelled images with its 95 % interval.")
+        counts = " or ".join(_distinct(each.count for each in scored))
+        metric = " or ".join(_distinct(each.metric for each in scored))
+        lines.append(f"Accuracy: {metric} on {counts} labelled images with its 95 % interval.")
     if shares:
-        counts = " or ".join(_distinct(each.top1.count for each in shares))
+        counts = " or ".join(_distinct(each.share.count for each in shares))
         names = " or ".join(_distinct(each.reference for each in shares))
-        lines.append(f"Agreement: with the top-1 of {names} on {counts} real frames, with its 95 % interval.")
+        metric = " or ".join(_distinct(each.metric for each in shares))
+        lines.append(f"Agreement: with the {metric} of {names} on {counts} real frames, with its 95 % interval.")
     timed = [row.latency for row in rows if row.latency]
     if timed:
         batch, threads = (_distinct(getattr(each, name) for each in timed) for name in ("batch", "threads"))
@@ -197,7 +192,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def share(interval: Interval) -> Cell:
+def share(interval: Interval | Score) -> Cell:
     """A share as percent, and its interval: ("98.61 %", "96.8–99.4")."""
     return f"{100 * interval.value:.2f} %", f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
 
@@ -215,8 +210,8 @@ def signed(value: float, digits: int) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
-def _drop(accuracy: Accuracy) -> Cell:
-    return signed(accuracy.drop_points, 2), f"{signed(accuracy.drop_low, 1)} to {signed(accuracy.drop_high, 1)}"
+def _drop(score: Score) -> Cell:
+    return signed(score.drop, 2), f"{signed(score.drop_low, 1)} to {signed(score.drop_high, 1)}"
 
 
 def _latency(row: Row, field: str) -> Cell:

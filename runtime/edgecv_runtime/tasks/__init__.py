@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from edgecv_runtime.backends import Tensors
-from edgecv_runtime.errors import BadInput, nearest
+from edgecv_runtime.head import ClassificationHead, Head
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.tasks.classification import ClassificationTask
@@ -35,14 +35,12 @@ class Task(Protocol):
         ...
 
 
-# name -> task for given labels, output specifications, and whether the graph ends in a softmax
-TASKS: dict[str, Callable[[tuple[str, ...], tuple[TensorSpec, ...], bool], Task]] = {
-    "classification": ClassificationTask,
+# What the outputs mean -> the task for it and the outputs' specifications
+TASKS: dict[type[Head], Callable[[Head, tuple[TensorSpec, ...]], Task]] = {
+    ClassificationHead: ClassificationTask,
 }
 
 
-def create(name: str, labels: tuple[str, ...], outputs: tuple[TensorSpec, ...], normalized: bool) -> Task:
-    """Make a task by name; raises BadInput with the nearest name, or when labels do not match the outputs."""
-    if name not in TASKS:
-        raise BadInput(f"no task '{name}'{nearest(name, TASKS)}")
-    return TASKS[name](labels, outputs, normalized)
+def create(head: Head, outputs: tuple[TensorSpec, ...]) -> Task:
+    """Make the task of a head; raises BadInput when it does not match the outputs."""
+    return TASKS[type(head)](head, outputs)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edgecv_runtime.backends import Tensors
 from edgecv_runtime.errors import BadInput, InvalidOutput
+from edgecv_runtime.head import ClassificationHead
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
@@ -89,19 +90,19 @@ class Classification(Record, frozen=True):
 
 
 class ClassificationTask:
-    """Decode logits (N, C) into classifications; a graph that ends in a softmax is taken as it is."""
+    """Decode outputs (N, C) into classifications; logits meet a softmax."""
 
-    def __init__(self, labels: tuple[str, ...], outputs: tuple[TensorSpec, ...], normalized: bool) -> None:
+    def __init__(self, head: ClassificationHead, outputs: tuple[TensorSpec, ...]) -> None:
         """Raises BadInput when the output is not (N, C), or C is not the number of labels."""
         if len(outputs) != 1 or len(outputs[0].shape) != 2:
             shapes = ", ".join(f"{output.name} {output.shape}" for output in outputs)
             raise BadInput(f"classification wants one output of shape (N, classes), the model has: {shapes}")
-        classes = outputs[0].shape[1]
+        classes, labels = outputs[0].shape[1], head.labels
         if isinstance(classes, int) and classes != len(labels):
             raise BadInput(f"the model has {classes} classes, but {len(labels)} labels were given")
         self._output = outputs[0].name
         self._labels = labels
-        self._normalized = normalized
+        self._scores = head.scores
 
     def decode(self, outputs: Tensors) -> list[Classification]:
         """One Classification per row; raises InvalidOutput when a row holds NaN or infinite values."""
@@ -113,7 +114,7 @@ class ClassificationTask:
             raise InvalidOutput(
                 f"{broken.size} of {len(logits)} outputs hold NaN or infinite values; run 'edgecv verify'"
             )
-        scores = logits if self._normalized else softmax(logits)
+        scores = softmax(logits) if self._scores == "logits" else logits
         return [Classification(row, self._labels) for row in scores]
 
 

@@ -1,15 +1,13 @@
 """Prove that a file computes what PyTorch computed, and name what is wrong when it does not.
 
-`verify` measures every variant on every backend, `judge` decides on what was measured, `check` looks at the bundle's
-own record and labels, `diagnose` at a deployment's own code. Everything here compares arrays; where the reference comes
-from (PyTorch in `edgecv_export`, golden inputs on a device) is the caller's affair.
+`verify` measures every variant on every backend, `check` looks at the bundle's own record and labels, `diagnose` at a
+deployment's own code. Everything here compares arrays; where the reference comes from (PyTorch in `edgecv_export`,
+golden inputs on a device) is the caller's affair.
 """
 
 from __future__ import annotations
 
-from edgecv_runtime.verify.agreement import accuracy, agreement, distance, wilson
 from edgecv_runtime.verify.diagnose import against, against_file, diagnose, write_pictures
-from edgecv_runtime.verify.judge import is_faithful, judge
 from edgecv_runtime.verify.run import (
     Verified,
     failed_entry,
@@ -19,11 +17,11 @@ from edgecv_runtime.verify.run import (
     self_test,
     verify,
 )
+from edgecv_runtime.verify.score import agreement, distance, score, wilson
 from edgecv_runtime.verify.sealed import check
 
 __all__ = [
     "Verified",
-    "accuracy",
     "against",
     "against_file",
     "agreement",
@@ -33,9 +31,8 @@ __all__ = [
     "failed_entry",
     "float_outputs",
     "infer",
-    "is_faithful",
-    "judge",
     "new_entry",
+    "score",
     "self_test",
     "verify",
     "wilson",

@@ -14,16 +14,17 @@ from edgecv_runtime import onnxgraph
 from edgecv_runtime.backends import UNKNOWN, Executed
 from edgecv_runtime.choose import Target
 from edgecv_runtime.errors import EdgecvError
+from edgecv_runtime.evidence import Finding
 from edgecv_runtime.golden import Golden
 from edgecv_runtime.inputs import mismatch, other_labels
-from edgecv_runtime.manifest import Finding, Manifest, Precision
+from edgecv_runtime.manifest import Manifest, Precision
+from edgecv_runtime.offers import is_float32s
 from edgecv_runtime.onnxfile import OnnxHeader
 from edgecv_runtime.onnxgraph import Node
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.verify import faults, trace
-from edgecv_runtime.verify.agreement import agreement, relative_error
 from edgecv_runtime.verify.faults import Fault
-from edgecv_runtime.verify.judge import is_float32s
+from edgecv_runtime.verify.score import agreement, relative_error
 
 FRAMES = 2  # that are looked into: the ones that differ most
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -85,7 +86,7 @@ class Case:
         if self.precision == "float32":
             return not is_float32s(found)
         error = relative_error(_centred(self.reference), _centred(self.outputs))
-        return found.top1.high < self.manifest.budget.min_agreement or error > QUANTIZED_LOGITS
+        return found.share.high < self.manifest.budget.min_agreement or error > QUANTIZED_LOGITS
 
     @cached_property
     def picked(self) -> NDArray[np.int64]:

@@ -18,8 +18,8 @@ from edgecv_runtime import backends, golden, onnxgraph
 from edgecv_runtime.backends import Options
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BackendUnavailable, BadInput, BundleError, ParityError, nearest
+from edgecv_runtime.evidence import Finding
 from edgecv_runtime.golden import Picture
-from edgecv_runtime.manifest import Finding
 from edgecv_runtime.verify import faults
 from edgecv_runtime.verify.faults import Fault, Scene
 from edgecv_runtime.verify.pictures import LOSSLESS

@@ -1,4 +1,4 @@
-"""Prove that a file computes what PyTorch computed: agreement, accuracy and executed precision on real frames.
+"""Prove that a file computes what PyTorch computed: agreement, scores and executed precision on real frames.
 
 Everything here compares arrays; where the reference comes from (PyTorch in `edgecv_export`, golden inputs on a device)
 is the caller's affair.
@@ -18,15 +18,17 @@ from edgecv_runtime.backends import Executed
 from edgecv_runtime.bundle import GOLDEN, Bundle
 from edgecv_runtime.choose import Target, targets
 from edgecv_runtime.errors import BadInput, BundleError, EdgecvError, InvalidOutput, ParityError
+from edgecv_runtime.evidence import Entry, Finding
 from edgecv_runtime.golden import Golden
-from edgecv_runtime.manifest import Entry, Finding, Manifest
+from edgecv_runtime.manifest import Manifest
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.verify import blame
-from edgecv_runtime.verify.agreement import accuracy, agreement
 from edgecv_runtime.verify.blame import Case, unlike
+from edgecv_runtime.verify.score import agreement, score
 from edgecv_runtime.verify.sealed import check
 
 BATCH = 8
+GOLDEN_FRAMES = "golden inputs"
 
 
 @dataclass(frozen=True)
@@ -63,33 +65,38 @@ def verify(
     *,
     reference_name: str = "golden",
     labels: NDArray[np.int64] | None = None,
+    frames_name: str = "",
     only: Callable[[Target], bool] = lambda _: True,
 ) -> list[Verified]:
     """Run every variant on every backend of this machine and compare with the reference.
 
     frames: (N, H, W, C) uint8, preprocessed; reference: (N, classes) logits of the same frames. Both default to the
-    bundle's golden inputs. labels: (N,) class indices, when there are any: they give accuracy beside agreement.
+    bundle's golden inputs. labels: (N,) class indices, when there are any: they give a score beside agreement.
+    frames_name: which frames they are, for the evidence.
     A target that disagrees gets the name of the fault and the first node that differs; one that cannot run, or gives
     NaN or infinite values, is evidence too. Raises BadInput when arrays do not match.
     """
     if frames is None or reference is None:
         golden = bundle.golden()
-        frames, reference = golden.images, golden.logits
+        frames, reference, frames_name = golden.images, golden.logits, GOLDEN_FRAMES
     if len(frames) != len(reference) or (labels is not None and len(labels) != len(frames)):
         raise BadInput(f"{len(frames)} frames, {len(reference)} reference outputs: there must be one for each frame")
-    return [
-        _verified(target, bundle, frames, reference, reference_name, labels) for target in filter(only, targets(bundle))
-    ]
+    compared = _Compared(frames, reference, reference_name, labels, frames_name)
+    return [_verified(target, bundle, compared) for target in filter(only, targets(bundle))]
 
 
-def _verified(
-    target: Target,
-    bundle: Bundle,
-    frames: Image,
-    reference: NDArray[np.float32],
-    reference_name: str,
-    labels: NDArray[np.int64] | None,
-) -> Verified:
+@dataclass(frozen=True)
+class _Compared:
+    """What every target is compared with: see `verify`."""
+
+    frames: Image
+    reference: NDArray[np.float32]
+    reference_name: str
+    labels: NDArray[np.int64] | None
+    frames_name: str
+
+
+def _verified(target: Target, bundle: Bundle, given: _Compared) -> Verified:
     """One target's evidence; a file that the backend cannot run is evidence too."""
     try:
         found = unlike(onnxfile.read(target.file), bundle.manifest)
@@ -100,19 +107,19 @@ def _verified(
         try:
             bundle.check_unchanged(target.file.name)
             executed = opened.executed()
-            outputs = infer(opened, bundle.manifest, frames, target.key)
+            outputs = infer(opened, bundle.manifest, given.frames, target.key)
         finally:
             opened.close()
     except InvalidOutput as exc:
-        finding = explain(bundle, target, executed, frames, reference, None)
+        finding = explain(bundle, target, executed, given.frames, given.reference, None)
         return Verified(msgspec.structs.replace(failed_entry(target, exc), finding=finding), None)
     except EdgecvError as exc:
         return Verified(failed_entry(target, exc), None)
     entry = msgspec.structs.replace(
         new_entry(target, executed),
-        finding=explain(bundle, target, executed, frames, reference, outputs),
-        agreement=agreement(reference, outputs, reference_name),
-        accuracy=accuracy(reference, outputs, labels) if labels is not None else None,
+        finding=explain(bundle, target, executed, given.frames, given.reference, outputs),
+        agreement=agreement(given.reference, outputs, given.reference_name, given.frames_name),
+        score=score(given.reference, outputs, given.labels, given.frames_name) if given.labels is not None else None,
     )
     return Verified(entry, outputs)
 
@@ -126,7 +133,7 @@ def explain(
     outputs: NDArray[np.float32] | None,
 ) -> Finding | None:
     """Name the fault when outputs (None: not finite) are not what the reference's are; None when all is well."""
-    golden = bundle.golden() if GOLDEN in bundle.manifest.files else Golden(frames[:0], reference[:0])
+    golden = bundle.golden() if GOLDEN in bundle.manifest.files else Golden(frames[:0], {"": reference[:0]})
     float_file = bundle.variant_file("float32")
     return blame.name(Case(target, bundle.manifest, executed, frames, reference, outputs, golden, float_file))
 

@@ -13,8 +13,8 @@ import numpy as np
 from edgecv_runtime import images
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BadInput
+from edgecv_runtime.evidence import Finding
 from edgecv_runtime.golden import Picture
-from edgecv_runtime.manifest import Finding
 from edgecv_runtime.preprocess import Color, Interpolation, Mode, Preprocess
 from edgecv_runtime.verify import faults
 from edgecv_runtime.verify.diagnose import same_pixels

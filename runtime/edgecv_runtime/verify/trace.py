@@ -14,7 +14,7 @@ from edgecv_runtime.backends import Options, Tensors
 from edgecv_runtime.choose import Target
 from edgecv_runtime.errors import BackendUnavailable
 from edgecv_runtime.onnxgraph import Node
-from edgecv_runtime.verify.agreement import relative_error
+from edgecv_runtime.verify.score import relative_error
 
 # A node's error is its own when it goes beyond this. Float32 rounding stays below a hundredth of it; a quantized tensor
 # may move by a step or two of 255, and may be some tenths off when it is compared with float.

@@ -1,4 +1,4 @@
-"""How far outputs are from a reference: agreement, accuracy with intervals, distance."""
+"""How far outputs are from a reference: agreement, scores with their intervals, distance."""
 
 from __future__ import annotations
 
@@ -9,38 +9,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_runtime.errors import BadInput
-from edgecv_runtime.manifest import Accuracy, Agreement, Interval
+from edgecv_runtime.evidence import Agreement, Interval, Score
 from edgecv_runtime.tasks.classification import softmax
 
+METRIC = "top-1"
 
-def agreement(reference: NDArray[np.float32], outputs: NDArray[np.float32], name: str) -> Agreement:
-    """Compare logits (N, classes) with the reference's: top-1 agreement, differences, Kullback-Leibler divergence."""
+
+def agreement(reference: NDArray[np.float32], outputs: NDArray[np.float32], name: str, frames: str = "") -> Agreement:
+    """Compare logits (N, classes) with the reference's: top-1 agreement, differences, Kullback-Leibler divergence.
+
+    name: of the reference; frames: which they are, in words.
+    """
     difference = np.abs(outputs - reference)
     wanted, got = softmax(reference), softmax(outputs)
     tiny = np.float32(1e-12)
     divergence = (wanted * (np.log(wanted + tiny) - np.log(got + tiny))).sum(axis=1)
     return Agreement(
         reference=name,
-        top1=wilson(int((outputs.argmax(1) == reference.argmax(1)).sum()), len(reference)),
+        metric=METRIC,
+        share=wilson(int((outputs.argmax(1) == reference.argmax(1)).sum()), len(reference)),
+        divergence=max(0.0, float(divergence.mean())),
         max_abs=float(difference.max()),
         mean_abs=float(difference.mean()),
-        kl=max(0.0, float(divergence.mean())),
         largest=float(np.abs(reference).max()),
+        frames=frames,
     )
 
 
-def accuracy(reference: NDArray[np.float32], outputs: NDArray[np.float32], labels: NDArray[np.int64]) -> Accuracy:
+def score(
+    reference: NDArray[np.float32], outputs: NDArray[np.float32], labels: NDArray[np.int64], frames: str = ""
+) -> Score:
     """Top-1 of both on the same labelled frames, and the drop in points with a paired bootstrap interval (95 %)."""
     good, known = outputs.argmax(1) == labels, reference.argmax(1) == labels
     drops = known.astype(np.int64) - good.astype(np.int64)  # 1: lost, -1: gained
     picks = np.random.default_rng(0).integers(0, len(drops), (2000, len(drops)))
     low, high = np.percentile(drops[picks].mean(axis=1), [2.5, 97.5])
-    return Accuracy(
-        top1=wilson(int(good.sum()), len(labels)),
-        reference=wilson(int(known.sum()), len(labels)),
-        drop_points=100 * float(drops.mean()),
+    own = wilson(int(good.sum()), len(labels))
+    return Score(
+        metric=METRIC,
+        value=own.value,
+        low=own.low,
+        high=own.high,
+        count=own.count,
+        reference=float(known.mean()),
+        drop=100 * float(drops.mean()),
         drop_low=100 * float(low),
         drop_high=100 * float(high),
+        frames=frames,
     )
 
 

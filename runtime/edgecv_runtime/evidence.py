@@ -1,0 +1,173 @@
+"""What was measured of a bundle's files, `evidence.json`: on which machine, with what, how near and how fast."""
+
+from __future__ import annotations
+
+import msgspec
+
+from edgecv_runtime.machine import Machine
+from edgecv_runtime.records import Record
+
+Key = tuple[str, str, str]  # a way to run: variant, backend, precision hint
+
+
+class Interval(Record, frozen=True):
+    """A share in 0..1 with its 95 % Wilson score interval over `count` frames."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+class Agreement(Record, frozen=True):
+    """How outputs agree with the reference's on the same real frames.
+
+    reference: what they are compared with. metric, share: the task's score with the reference's results as the truth.
+    divergence: mean Kullback-Leibler divergence of the outputs as distributions, in nats. max_abs, mean_abs:
+    difference of the raw outputs. largest: of the reference's, without its sign; 0 in evidence of older versions.
+    frames: which they were; "" where an older version did not say.
+    """
+
+    reference: str
+    metric: str
+    share: Interval
+    divergence: float
+    max_abs: float
+    mean_abs: float
+    largest: float = 0.0
+    frames: str = ""
+
+
+class Score(Record, frozen=True):
+    """How well outputs do on labelled frames, 0..1 with its 95 % interval, and what they lose of the reference's.
+
+    reference: the reference's value on the same frames. drop: from it, in points of the metric (hundredths), with its
+    paired 95 % interval. frames: as in `Agreement`.
+    """
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    count: int
+    reference: float
+    drop: float
+    drop_low: float
+    drop_high: float
+    frames: str = ""
+
+
+class Latency(Record, frozen=True):
+    """Times of single calls at one batch size: `run` on a ready tensor, and frame to result.
+
+    apart: how many times as long as its fastest round the slowest took, by their medians; 0 where that is not known.
+    """
+
+    batch: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    max_ms: float
+    runs: int
+    rounds: int
+    throughput_per_s: float
+    frame_p50_ms: float
+    frame_size: tuple[int, int]
+    load_ms: float
+    peak_rss_mb: float
+    threads: int
+    apart: float = 0.0
+
+
+class Finding(Record, frozen=True):
+    """A fault that verification found and named.
+
+    name: of the fault, as the catalogue has it (docs/verify.md). detail: how it shows here; cure: what to do.
+    node: the first node of the graph at which the computation differs, where that could be told.
+    """
+
+    name: str
+    detail: str
+    cure: str
+    node: str = ""
+
+    def __str__(self) -> str:
+        where = f"; first node that differs: {self.node}" if self.node else ""
+        return f"{self.name}: {self.detail}{where}; {self.cure}"
+
+
+class Entry(Record, frozen=True):
+    """What is known of one variant on one backend of one machine.
+
+    sha256: of the very file that was verified and timed. hint: the float precision asked for ("float32" or "bf16").
+    executed: the precision that executed; layers: convolutions and matrix products by executed precision.
+    failed: why the backend could not run it at all; then nothing was measured.
+    finding: the fault behind outputs that disagree.
+    """
+
+    variant: str
+    sha256: str
+    backend: str
+    hint: str
+    executed: str
+    layers: dict[str, int]
+    versions: dict[str, str]
+    machine: Machine
+    failed: str = ""
+    finding: Finding | None = None
+    agreement: Agreement | None = None
+    score: Score | None = None
+    latency: Latency | None = None
+
+    @property
+    def target(self) -> Key:
+        """The way to run that was measured."""
+        return (self.variant, self.backend, self.hint)
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What identifies an entry: a later measurement of the same thing replaces it."""
+        return (*self.target, self.machine.key)
+
+
+class Evidence(Record, frozen=True):
+    """The evidence file: one entry per variant, backend, precision hint and machine."""
+
+    entries: tuple[Entry, ...] = ()
+
+    def merged(self, new: list[Entry]) -> Evidence:
+        """Evidence in which `new` entries replace those of the same key, and keep what was measured before.
+
+        Only figures of the same file and the same versions are kept. Agreement on more frames is kept over agreement
+        on fewer, unless the new one contradicts it: a self-test on golden inputs can withhold, and never offer.
+        """
+        table = {entry.key: entry for entry in self.entries}
+        for entry in new:
+            old = table.get(entry.key)
+            same = old is not None and (old.sha256, old.versions) == (entry.sha256, entry.versions)
+            table[entry.key] = _joined(old, entry) if old is not None and same and not entry.failed else entry
+        return Evidence(entries=tuple(table[key] for key in sorted(table)))
+
+    def of_files(self, hashes: set[str]) -> Evidence:
+        """Evidence without the entries of files that are no longer there."""
+        return Evidence(entries=tuple(entry for entry in self.entries if entry.sha256 in hashes))
+
+    def machines(self) -> dict[str, Machine]:
+        """The machines on which anything was measured, by their keys."""
+        return {entry.machine.key: entry.machine for entry in self.entries}
+
+
+def _joined(old: Entry, new: Entry) -> Entry:
+    """The new entry with what only the old one has, and the stronger of the two agreements."""
+    agreement = new.agreement or old.agreement
+    if new.agreement and old.agreement:
+        fewer = new.agreement.share.count < old.agreement.share.count
+        agrees = new.agreement.share.value >= old.agreement.share.low
+        agreement = old.agreement if fewer and agrees else new.agreement
+    return msgspec.structs.replace(
+        new,
+        agreement=agreement,
+        score=new.score or old.score,
+        latency=new.latency or old.latency,
+        finding=new.finding if new.agreement else old.finding,
+    )
