@@ -39,7 +39,7 @@ def _quotas(root: Path) -> Iterator[float]:
             continue
         limit = _of_version_2 if is_2 else _of_version_1
         inside = Path(group.lstrip("/"))
-        for mount in _VERSION_2 if is_2 else _VERSION_1:
+        for mount in filter(lambda each: (root / each).is_dir(), _VERSION_2 if is_2 else _VERSION_1):
             # a container sees its own group at the top, whatever path the line names
             for folder in (inside, *inside.parents):
                 found = limit(root / mount / folder)
