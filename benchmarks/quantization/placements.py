@@ -154,11 +154,16 @@ def contents(graph: Any, photos: Any) -> dict[str, bytes]:
     return made
 
 
-def interleaved(paths: dict[str, Path], backend: str, isa: str, frame: Path) -> dict[str, float | str]:
-    """Median milliseconds of each file, each in its process; in bf16 too where the backend has it under the limit."""
+def interleaved(
+    paths: dict[str, Path], backend: str, isa: str, frame: Path, bf16: bool = True
+) -> dict[str, float | str]:
+    """Median milliseconds of each file, each in its process.
+
+    bf16: in bf16 too where the backend has it under the limit.
+    """
     environment = {**os.environ, **({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})}
     asked = {row: (path, FLOAT) for row, path in paths.items()}
-    if BF16 in precisions(backend, environment):
+    if bf16 and BF16 in precisions(backend, environment):
         asked |= {BF16 if row == FLOAT else f"{row} + {BF16}": (path, BF16) for row, path in paths.items()}
     samples: dict[str, list[float]] = {row: [] for row in asked}
     ended: dict[str, float | str] = {}

@@ -44,15 +44,14 @@ def main() -> None:
 def plans(workshop: Workshop, islands: tuple[str, ...]) -> list[Plan]:
     """Nothing, then every estimator and pass by itself, then together."""
     base = Plan("layers", passes=())
-    passes = ("bias", "full-bias", "adaround", *workshop.float_passes)
+    passes = ("bias", *workshop.float_forms)
     alone = [Plan("layers", passes=(name,)) for name in passes]
     ranges = [Plan("layers", ranges=each, passes=()) for each in ESTIMATORS[1:]]
     weights = [Plan("layers", weight_ranges="mse", passes=())]
     kept = [Plan("layers", passes=(), islands=islands)]
-    every = (*workshop.float_passes, "adaround", "full-bias")
+    every = (*workshop.float_forms, "bias")
     together = [
         Plan("layers", "mean-min-max", passes=("bias",)),
-        Plan("layers", "mean-min-max", passes=("full-bias",)),
         Plan("layers", "mean-min-max", passes=every),
         Plan("layers", "mean-min-max", passes=every, islands=islands),
     ]

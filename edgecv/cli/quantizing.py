@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from edgecv_export.quantize import QuantizeConfig
     from edgecv_runtime.bundle import Bundle
     from edgecv_runtime.evidence import Evidence
-    from edgecv_runtime.manifest import Manifest
+    from edgecv_runtime.manifest import Budget, Manifest
     from edgecv_runtime.preprocess import Image, Preprocess
 
     Found = tuple[Images, Image | None, NDArray[np.int64] | None]  # calibration images, check images, their labels
 
 FLOAT = "float32"
 EVERY_S = 0.1  # between frames of a clip; more in long ones
-GOALS = ("p50", "p99", "size")
+GOALS = ("p50", "p99", "size", "divergence")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,15 @@ def quantize(
     images: Annotated[int, typer.Option(help="How many images calibrate.")] = 200,
     check_images: Annotated[int, typer.Option(help="How many more choose between the ways to quantize.")] = 500,
     max_drop: Annotated[float | None, typer.Option(help="Points of accuracy that may be lost.")] = None,
-    goal: Annotated[str, typer.Option(help="What shall be small: p50, p99 or size.")] = "p50",
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Share of images that must keep float32's answer, 0 to 1.")
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None, typer.Option(metavar="NODE", help="A node that stays in float; may be repeated.")
+    ] = None,
+    goal: Annotated[
+        str, typer.Option(help="What shall be small: p50, p99, size, or divergence (the closest as fast as float32).")
+    ] = "p50",
     budget_s: Annotated[float, typer.Option(help="Seconds that the search may take.")] = 600.0,
     dialect: Annotated[
         list[str] | None,
@@ -71,8 +79,6 @@ def quantize(
     json: results.Json = False,
 ) -> None:
     """Find the fastest int8 file within a budget, prove and time it. A search that was stopped goes on."""
-    import msgspec
-
     from edgecv.report import front
     from edgecv.report.run import beside
     from edgecv_runtime.bundle import Bundle
@@ -89,15 +95,14 @@ def quantize(
         check_images=check_images,
         goal=_goal(goal),  # type: ignore[arg-type]
         budget_s=budget_s,
+        keep_float=tuple(keep_float or ()),
         dialects=tuple(dict.fromkeys(dialect or QuantizeConfig().dialects)),
     )
     _check_asked(context, config, data, plot)
     bundle = bundle.absolute()  # who stands in the bundle's folder stands in none when it was exchanged
     plot = plot and plot.absolute()
     with Bundle(bundle) as opened:
-        budget = opened.manifest.budget
-        if max_drop is not None:
-            budget = msgspec.structs.replace(budget, max_drop_points=max_drop)
+        budget = _budget(opened.manifest.budget, max_drop, min_agreement)
         found = (
             None if data is None else _frames(opened, data, images if config.int8 else 0, check_images, max_megapixels)
         )
@@ -122,7 +127,7 @@ def quantize(
         facts = {"kept": done.found.kept, "chosen": done.chosen, "float_ms": done.float_ms, "bf16_ms": done.bf16_ms}
         facts["book"] = str(book)
         lines = explain(done, budget)
-    for name in config.dialects:
+    for name in (*config.dialects, *(done.others if done is not None else ())):
         lines += explain_evidence(evidence, manifest, name)
     rows = _offered(manifest, evidence)
     if json:
@@ -147,7 +152,7 @@ def _check_asked(context: typer.Context, config: QuantizeConfig, data: Path | No
                 raise BadInput(f"--plot {plot}: the picture is an SVG; name it {plot.stem}.svg")
             files.check_place(plot)
         return
-    for name in ("images", "goal", "budget_s", "plot"):
+    for name in ("images", "goal", "budget_s", "plot", "keep_float"):
         if _is_given(context, name):
             raise BadInput(
                 f"--{name.replace('_', '-')} is for the search of int8, and {', '.join(config.dialects)} alone is only "
@@ -155,6 +160,19 @@ def _check_asked(context: typer.Context, config: QuantizeConfig, data: Path | No
             )
     if data is None and _is_given(context, "check_images"):
         raise BadInput("--check-images are taken from --data: give both, or neither for the bundle's golden inputs")
+
+
+def _budget(known: Budget, max_drop: float | None, min_agreement: float | None) -> Budget:
+    """The bundle's budget with what was asked for here."""
+    import msgspec
+
+    if max_drop is not None and max_drop < 0:
+        raise BadInput(
+            f"--max-drop {max_drop:g}: no file can promise to gain accuracy; ask for one closer to float32 by "
+            "--min-agreement 0.99, or for the closest that is as fast as float32 by --goal divergence"
+        )
+    asked = {"max_drop_points": max_drop, "min_agreement": min_agreement}
+    return msgspec.structs.replace(known, **{name: value for name, value in asked.items() if value is not None})
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

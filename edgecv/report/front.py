@@ -23,7 +23,7 @@ def record(done: Quantized, budget: Budget) -> Quantization:
             top1_agreement=each.agreement.share.value,
             kl=each.agreement.divergence,
             p50_ms=each.p50_ms,
-            chosen=each is done.chosen,
+            chosen=each is done.chosen or each in done.others.values(),
             name=each.plan.name,
             drop_points=each.score.drop if each.score else None,
         )

@@ -36,7 +36,8 @@ def _choice(done: Quantized, budget: Budget) -> str:
     trial = done.chosen
     state = "" if done.found.kept else "NOT within the budget, the closest of all tried: "
     said = _lost(trial.agreement, trial.score, budget)
-    return f"{state}{trial.plan.name}: {said}; {len(done.candidates)} ways tried"
+    others = "".join(f"; {name}: {each.plan.name}" for name, each in done.others.items())
+    return f"{state}{trial.plan.name}: {said}; {len(done.candidates)} ways tried{others}"
 
 
 def _lost(agreement: Agreement, score: Score | None, budget: Budget) -> str:

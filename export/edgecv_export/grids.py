@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_export.dialects import WEIGHT_STEPS, Dialect, Grid, WeightRanges, activation_grid, weight_grid
+from edgecv_export.graph import INPUT
 from edgecv_export.placement import MOVING, Placement, cut_points
 from edgecv_export.ranges import Ranges, Statistics, weight_reach
 from edgecv_export.wiring import Layer, Wiring
@@ -16,6 +17,10 @@ from edgecv_export.wiring import Layer, Wiring
 # An int32 bias, in steps of the input's times the weights', takes no more of them; the rest is for the products that
 # are added to it. Where a channel has next to no weights, their step is made larger until the bias fits.
 BIAS_STEPS = 2**30
+_BINARY: dict[str, Callable[..., NDArray[np.float64]]] = {
+    "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide,
+}  # fmt: skip
+_AFFINE = ("Cast", "Transpose", *_BINARY)
 
 
 def calibrated(
@@ -37,8 +42,32 @@ def calibrated(
         if maker.op_type in MOVING and maker.input[0] in grids:
             grids[name] = grids[maker.input[0]]
         else:
-            grids[name] = activation_grid(*statistics[name].range(ranges, dialect.symmetric), dialect)
+            known = pixel_range(wiring, name)
+            grids[name] = activation_grid(*(known or statistics[name].range(ranges, dialect.symmetric)), dialect)
     return grids | weight_grids(wiring, nodes, grids, dialect, weight_ranges)
+
+
+def pixel_range(wiring: Wiring, name: str) -> tuple[float, float] | None:
+    """The least and the largest that pixels 0..255 become in a tensor that only scales and shifts them, or None.
+
+    This range is known and need not be estimated: an estimate cuts off what is white, and where all channels have one
+    mean and one deviation (EfficientNet-Lite's (x - 127) / 128) every pixel lies on the grid of the whole range.
+    """
+    steps = []
+    while name != INPUT:
+        node = wiring.makers.get(name)
+        varying = [] if node is None else [each for each in node.input if each not in wiring.constants]
+        if node is None or node.op_type not in _AFFINE or len(varying) != 1:
+            return None
+        steps.append(node)
+        name = varying[0]
+    ends = np.array([0, 255], np.float64)  # behind all other axes, so that any constant broadcasts
+    for node in reversed(steps):
+        if node.op_type in _BINARY:
+            places = (wiring.constant(each) for each in node.input)
+            operands = [ends if each is None else np.asarray(each, np.float64)[..., None] for each in places]
+            ends = _BINARY[node.op_type](*operands)
+    return float(ends.min()), float(ends.max())
 
 
 def weight_grids(

@@ -1,7 +1,6 @@
 """Run a graph node by node, in float and on the grids of an int8 file side by side, in one walk.
 
-Passes that compare a layer's quantized output with its float output change the layer there and then: everything behind
-it sees the changed layer, which is what "layer by layer" means in the literature.
+It tells what each layer loses when everything before it is quantized, too.
 """
 
 from __future__ import annotations
@@ -25,10 +24,9 @@ Values = NDArray[Any]
 
 @dataclass(frozen=True)
 class Pair:
-    """A layer as the walk meets it: its quantized input, and its outputs in float and on the grids."""
+    """A layer as the walk meets it: its outputs in float and on the grids."""
 
     layer: Layer
-    source: Values
     wanted: Values
     got: Values
 
@@ -36,22 +34,22 @@ class Pair:
 class Lockstep:
     """One walk over a graph. nodes: those that compute in int8; grids: of activations and weights, by tensor name.
 
-    The float side is `original`, or `wiring` as it was at the beginning; the quantized side follows its changes.
+    The float side is `original`, or `wiring` itself.
     """
 
     def __init__(
         self, wiring: Wiring, nodes: list[Any], grids: Mapping[str, Grid], original: Wiring | None = None
     ) -> None:
         self._wiring = wiring
-        self._original = Wiring((original or wiring).model)
+        self._original = original or wiring
         self._quantized = {node.name for node in nodes}
         self._grids = grids
         self._sessions: dict[str, Any] = {}
 
-    def walk(self, images: Image, visit: Callable[[Pair], bool] = lambda _: False) -> tuple[Values, Values]:
+    def walk(self, images: Image, visit: Callable[[Pair], None] = lambda _: None) -> tuple[Values, Values]:
         """Run images (N, H, W, C) through both -> float and quantized outputs of the network.
 
-        visit: sees each quantized layer in turn; it tells whether it changed the layer, which then runs again.
+        visit: sees each quantized layer in turn.
         """
         exact: dict[str, Values] = {INPUT: np.ascontiguousarray(images)}
         moved = dict(exact)
@@ -62,8 +60,7 @@ class Lockstep:
             got = wanted if self._untouched(node, exact, moved) else self._moved(node, moved)
             layer = self._wiring.layer(node)
             if layer is not None and node.name in self._quantized:
-                pair = Pair(layer, moved[node.input[0]], wanted[0], got[0])
-                got = self._moved(node, moved) if visit(pair) else got
+                visit(Pair(layer, wanted[0], got[0]))
             for name, value, near in zip(node.output, wanted, got, strict=True):
                 exact[name] = value
                 moved[name] = self._grids[name].fake(near) if name in self._grids else near

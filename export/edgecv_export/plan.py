@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -10,20 +11,21 @@ from typing import Any
 import numpy as np
 
 from edgecv_export import grids, qdq
-from edgecv_export.calibrate import Sample, calibrate
+from edgecv_export.calibrate import Sample, calibrate, sample
 from edgecv_export.deadline import Tick, unbounded
 from edgecv_export.dialects import DIALECTS, Dialect, Grid, WeightRanges
 from edgecv_export.lockstep import Lockstep, Pair
 from edgecv_export.passes import CORRECTIONS, FLOAT_PASSES, PASSES
+from edgecv_export.passes.moments import Moments, observe
 from edgecv_export.passes.setting import Setting
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
-from edgecv_export.ranges import Ranges, Statistics
+from edgecv_export.ranges import ESTIMATORS, Ranges, Statistics
 from edgecv_export.wiring import Wiring
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.records import Record
 
-# How many of the calibration images corrections go through, and how many tell the layers' errors.
-CORRECTION_IMAGES, ERROR_IMAGES = 64, 32
+# How many of the calibration images tell the layers' errors, and how their inputs vary.
+ERROR_IMAGES, MOMENT_IMAGES = 32, 32
 
 
 class Plan(Record, frozen=True):
@@ -42,6 +44,8 @@ class Plan(Record, frozen=True):
     def __post_init__(self) -> None:
         if self.placement not in PLACEMENTS:
             raise BadInput(f"placements are {', '.join(PLACEMENTS)}; got '{self.placement}'")
+        if self.ranges not in ESTIMATORS:  # an older bundle's variant may name one that was removed
+            raise BadInput(f"ranges are {', '.join(ESTIMATORS)}; got '{self.ranges}'")
         unknown = sorted(set(self.passes) - set(PASSES))
         if unknown:
             raise BadInput(f"passes are {', '.join(PASSES)}; got '{unknown[0]}'")
@@ -67,13 +71,23 @@ class Workshop:
         self.images = images
         self._plain = Wiring(model)
         self._forms: dict[tuple[str, ...], tuple[Wiring, Mapping[str, Statistics]]] = {}
-        self._last: tuple[Plan, Dialect, Setting] | None = None
+        self._moments: dict[tuple[str, ...], Mapping[str, Moments]] = {}
 
     @cached_property
-    def float_passes(self) -> tuple[str, ...]:
-        """The float passes that find something to do in this graph."""
+    def float_forms(self) -> dict[str, Wiring]:
+        """The float graph after each float pass that finds something to do in it."""
         wiring, statistics = self.form(())
-        return tuple(name for name, change in FLOAT_PASSES.items() if change(wiring, statistics) is not None)
+        changed = {name: change(wiring, statistics) for name, change in FLOAT_PASSES.items()}
+        return {name: form for name, form in changed.items() if form is not None}
+
+    def check_names(self, nodes: tuple[str, ...]) -> None:
+        """Refuse names of nodes that the graph does not have, with the nearest that it has."""
+        wiring, _ = self.form(())
+        for name in nodes:
+            if name not in wiring.nodes:
+                near = difflib.get_close_matches(name, wiring.nodes, n=1)
+                cure = f"did you mean '{near[0]}'?" if near else "'edgecv quantize' and 'edgecv verify' name them"
+                raise BadInput(f"the graph has no node '{name}' to keep in float; {cure}")
 
     def form(self, passes: tuple[str, ...], tick: Tick = unbounded) -> tuple[Wiring, Mapping[str, Statistics]]:
         """The float graph after some float passes, and its statistics."""
@@ -103,27 +117,24 @@ class Workshop:
         original, _ = self.form(_float_passes(plan))
         found: dict[str, float] = {}
 
-        def visit(pair: Pair) -> bool:
+        def visit(pair: Pair) -> None:
             wanted, got = (each.reshape(len(each), -1) for each in (pair.wanted, pair.got))
             sizes = np.linalg.norm(wanted, axis=1)
             shares = np.linalg.norm(got - wanted, axis=1) / np.where(sizes > 0, sizes, 1)
             found[pair.layer.name] = float(np.median(shares))
-            return False
 
-        Lockstep(setting.wiring, setting.nodes, setting.grids, original).walk(setting.images[:ERROR_IMAGES], visit)
+        Lockstep(setting.wiring, setting.nodes, setting.grids, original).walk(self.images.some(ERROR_IMAGES), visit)
         return found
 
     def _corrected(self, plan: Plan, dialect: Dialect, tick: Tick) -> Setting:
-        """The setting after its corrections; the last one is kept, for corrections take long."""
-        if self._last is None or self._last[:2] != (plan, dialect):
-            setting = self.setting(plan, dialect, tick)
-            for name, correct in CORRECTIONS.items():
-                if name in plan.passes:
-                    corrected = correct(setting)
-                    nodes = [corrected.nodes[node.name] for node in setting.nodes]
-                    setting = dataclasses.replace(setting, wiring=corrected, nodes=nodes)
-            self._last = plan, dialect, setting
-        return self._last[2]
+        """The setting after its corrections."""
+        setting = self.setting(plan, dialect, tick)
+        for name, correct in CORRECTIONS.items():
+            if name in plan.passes:
+                corrected = correct(setting)
+                nodes = [corrected.nodes[node.name] for node in setting.nodes]
+                setting = dataclasses.replace(setting, wiring=corrected, nodes=nodes)
+        return setting
 
     def setting(self, plan: Plan, dialect: Dialect = DIALECTS["int8-u8s8"], tick: Tick = unbounded) -> Setting:
         """The grid: nodes that compute in int8 and scale and zero point of every tensor, before any correction."""
@@ -135,7 +146,16 @@ class Workshop:
         found: dict[str, Grid] = grids.calibrated(
             wiring, placement, nodes, statistics, dialect, plan.ranges, plan.weight_ranges
         )
-        return Setting(wiring, nodes, found, statistics, self.images.some(CORRECTION_IMAGES), tick)
+        moments = self._observed(_float_passes(plan), tick) if "rounding" in plan.passes else {}
+        return Setting(wiring, nodes, found, statistics, moments)
+
+    def _observed(self, passes: tuple[str, ...], tick: Tick) -> Mapping[str, Moments]:
+        """Moments of the layers' inputs in a float form, seen once."""
+        if passes not in self._moments:
+            wiring, _ = self.form(passes, tick)
+            images = sample(self.images.some(MOMENT_IMAGES))
+            self._moments[passes] = observe(wiring, images.batches(), tick)
+        return self._moments[passes]
 
     def floats(self, plan: Plan) -> dict[str, int]:
         """Operators that stay in float under a plan, by type, with how many there are."""

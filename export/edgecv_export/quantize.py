@@ -18,7 +18,7 @@ from edgecv_export.plan import Plan, Workshop
 from edgecv_export.quantize_config import DIALECT, FP16, MIN_IMAGES, QuantizeConfig
 from edgecv_export.search import Found, Search
 from edgecv_export.trial import Book, Laboratory, Trial, digest
-from edgecv_runtime import bundle
+from edgecv_runtime import backends, bundle
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.manifest import Budget, Calibration, Precision, Variant
 from edgecv_runtime.preprocess import Image
@@ -33,11 +33,13 @@ LOOKED_AT = 64  # how many calibration images are looked at as images
 class Quantized:
     """The outcome: what the search found, and milliseconds of float32 and of a bf16 that keeps the budget, by backend.
 
+    dialect: of the files that the search tried.
     left_in_float: operators of the chosen file that stay in float, by type. errors: of its layers' outputs, see
     `Workshop.errors`. warnings: one line each.
     """
 
     found: Found
+    dialect: str
     float_ms: dict[str, float]
     bf16_ms: dict[str, float]
     left_in_float: dict[str, int]
@@ -53,6 +55,11 @@ class Quantized:
     def chosen(self) -> Trial:
         """The trial whose file is in the bundle."""
         return self.found.chosen
+
+    @property
+    def others(self) -> dict[str, Trial]:
+        """Trials whose files are in the bundle too, for one backend each, by the variant's name."""
+        return {f"{self.dialect}-{backend}": trial for backend, trial in self.found.others.items()}
 
 
 def quantize(
@@ -96,15 +103,17 @@ def quantize(
         source = opened.variant_file("float32")
         workshop = Workshop(onnx.load(source), calibration, str(source))
         progress(f"calibrate on {len(calibration)} images")
-        workshop.form(())
+        workshop.check_names(config.keep_float)
         budget = budget or opened.manifest.budget
         laboratory = Laboratory(msgspec.structs.replace(opened.manifest, budget=budget), source, check, labels)
         subject = [opened.sha256("float32"), digest(calibration, check, labels), config.int8[0]]
         found = Search(workshop, laboratory, Book(book, *subject), budget, config, progress).run()
         errors = workshop.errors(found.chosen.plan, DIALECTS[config.int8[0]])
-        _put(opened, [*_int8(workshop, laboratory, found.chosen, config.int8), *half], budget)
-    left = workshop.floats(found.chosen.plan)
-    return Quantized(found, laboratory.float_ms, laboratory.bf16_ms, left, errors, tuple(warnings))
+        left = workshop.floats(found.chosen.plan)
+        floats = laboratory.float_ms, laboratory.bf16_ms
+        done = Quantized(found, config.int8[0], *floats, left, errors, tuple(warnings))
+        _put(opened, [*_int8(workshop, laboratory, done, config.int8), *half], budget)
+    return done
 
 
 def convert(path: str | Path, budget: Budget | None = None) -> None:
@@ -145,8 +154,12 @@ def _divided(images: Images, check: Image | None, config: QuantizeConfig) -> tup
 
 
 def _put(opened: bundle.Bundle, made: list[Made], budget: Budget) -> None:
-    """Put variants with their files into the bundle, in the place of those of the same names."""
+    """Put variants with their files into the bundle, in the place of those of the same names.
+
+    What an earlier search made for one backend goes with them.
+    """
     names = {variant.name for variant, _ in made}
+    names |= {f"{dialect}-{backend}" for dialect in names & set(DIALECTS) for backend in backends.names()}
     others = [each for each in opened.manifest.variants if each.name not in names]
     variants = (*others, *(variant for variant, _ in made))
     golden = opened.golden()
@@ -159,11 +172,18 @@ def _put(opened: bundle.Bundle, made: list[Made], budget: Budget) -> None:
     )
 
 
-def _int8(workshop: Workshop, laboratory: Laboratory, chosen: Trial, dialects: tuple[str, ...]) -> list[Made]:
-    """The chosen trial's variants and files, in every int8 dialect asked for."""
-    contents = {name: workshop.make(chosen.plan, DIALECTS[name]) for name in dialects}
-    faster = laboratory.islands(chosen, contents[DIALECT]) if DIALECT in contents else "float32"
-    return [(_variant(name, workshop, chosen.plan, faster), content) for name, content in contents.items()]
+def _int8(workshop: Workshop, laboratory: Laboratory, done: Quantized, dialects: tuple[str, ...]) -> list[Made]:
+    """The chosen trial's variants and files, in every int8 dialect asked for, and those of single backends."""
+    p50_ms = done.chosen.p50_ms
+    fastest = min(p50_ms, key=lambda each: p50_ms[each])
+    contents = {name: workshop.make(done.chosen.plan, DIALECTS[name]) for name in dialects}
+    faster = laboratory.islands(done.chosen, contents[DIALECT], fastest) if DIALECT in contents else "float32"
+    made = [(_variant(name, name, workshop, done.chosen.plan, faster), content) for name, content in contents.items()]
+    for (name, trial), backend in zip(done.others.items(), done.found.others, strict=True):
+        content = workshop.make(trial.plan, DIALECTS[done.dialect])
+        faster = laboratory.islands(trial, content, backend) if done.dialect == DIALECT else "float32"
+        made.append((_variant(name, done.dialect, workshop, trial.plan, faster), content))
+    return made
 
 
 def _half(opened: bundle.Bundle) -> Made:
@@ -173,12 +193,12 @@ def _half(opened: bundle.Bundle) -> Made:
     return Variant(name=FP16, file=f"model.{FP16}.onnx", precision="fp16"), content
 
 
-def _variant(name: str, workshop: Workshop, plan: Plan, faster: Precision) -> Variant:
+def _variant(name: str, dialect: str, workshop: Workshop, plan: Plan, faster: Precision) -> Variant:
     """faster: in which precision what is float32 in the file runs faster."""
     calibration = Calibration(
         images=len(workshop.images),
         ranges=plan.ranges,
-        operators=tuple(sorted({node.op_type for node in workshop.setting(plan, DIALECTS[name]).nodes})),
+        operators=tuple(sorted({node.op_type for node in workshop.setting(plan, DIALECTS[dialect]).nodes})),
         placement=plan.placement,
         weight_ranges=plan.weight_ranges,
         passes=plan.passes,
@@ -189,5 +209,5 @@ def _variant(name: str, workshop: Workshop, plan: Plan, faster: Precision) -> Va
         file=f"model.{name}.onnx",
         precision="int8",
         calibration=calibration,
-        islands=faster if DIALECTS[name].islands == "float32" else DIALECTS[name].islands,
+        islands=faster if DIALECTS[dialect].islands == "float32" else DIALECTS[dialect].islands,
     )

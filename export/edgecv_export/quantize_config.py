@@ -11,17 +11,24 @@ from edgecv_export.ranges import ESTIMATORS, Ranges
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.records import Record
 
-Goal = Literal["p50", "p99", "size"]
+Goal = Literal["p50", "p99", "size", "divergence"]
 DIALECT = "int8-u8s8"
 FP16 = "fp16"
 MIN_IMAGES = 16
+# What recipes may still name, and why it is gone: benchmarks/results/quantization-rescue.md and -nearness.md.
+REMOVED = {
+    "adaround": "it took minutes and brought nothing that 'bias' does not",
+    "full-bias": "it brought nothing that 'bias' does not",
+}
 
 
 class QuantizeConfig(Record, frozen=True):
     """How to quantize, and what the search may try.
 
     images: how many calibrate; check_images: how many more choose between the candidates. passes: of PASSES; islands:
-    whether sensitive layers may stay in float. goal: what is to be small. budget_s: seconds for the search.
+    whether sensitive layers may stay in float; keep_float: names of nodes that stay in float whatever they cost.
+    goal: what is to be small; "divergence" takes what is closest to float32 and as fast as it. budget_s: seconds for
+    the search.
     dialects: of "int8-u8s8", "int8-s8s8", "int8-s8s8-fp16" and "fp16", which files go into the bundle; "fp16" alone is
     converted, and nothing is searched.
     """
@@ -33,6 +40,7 @@ class QuantizeConfig(Record, frozen=True):
     weight_ranges: tuple[WeightRanges, ...] = ("min-max",)
     passes: tuple[str, ...] = PASSES
     islands: bool = True
+    keep_float: tuple[str, ...] = ()
     dialects: tuple[str, ...] = (DIALECT,)
     goal: Goal = "p50"
     budget_s: float = 600.0
@@ -54,5 +62,8 @@ class QuantizeConfig(Record, frozen=True):
             ("dialects", self.dialects, (*DIALECTS, FP16)),
             ("passes", self.passes, PASSES),
         ):
+            for name in given:
+                if why := REMOVED.get(name, ""):
+                    raise BadInput(f"{what}: '{name}' was removed, {why}; leave it out")
             if (not given and what != "passes") or not set(given) <= set(known):
                 raise BadInput(f"{what} are of {', '.join(known)}; got {', '.join(given) or 'none'}")

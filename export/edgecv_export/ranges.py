@@ -6,24 +6,20 @@ nothing is stored per image and no second pass is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-Ranges = Literal["min-max", "mean-min-max", "percentile", "entropy", "mse"]
+Ranges = Literal["min-max", "mean-min-max", "percentile", "mse"]
 ESTIMATORS: tuple[Ranges, ...] = get_args(Ranges)
 BINS = 8192
 LEVELS = 256
 NARROWEST = BINS * float(np.finfo(np.float32).tiny)  # width of the histogram; below, bins per unit overflow float32
-COARSE = 4  # bins that "entropy" takes together: it compares shapes, and sparse bins have none
 PERCENTILE = 99.99
-# Shares of the full range that "entropy" and "mse" try.
+# Shares of the full range that "mse" tries.
 SHARES = np.linspace(0.2, 1.0, 81)
 ROUNDS = 2
-# Counts, centres of the bins, low, high, levels -> loss.
-Loss = Callable[[NDArray[np.int64], NDArray[np.float64], float, float, int], float]
 
 
 class Statistics:
@@ -71,8 +67,7 @@ class Statistics:
 
         "mean-min-max" averages the images' own minima and maxima, so that a few images with far larger values do not
         cost all others their resolution. "percentile" leaves out the outermost 0.01 % of values, to within one bin.
-        "entropy" loses the least of the distribution in Kullback-Leibler divergence (Migacz 2017, "8-bit Inference
-        with TensorRT"). "mse" has the least mean squared error of rounding and clipping together.
+        "mse" has the least mean squared error of rounding and clipping together.
         """
         key = ranges, symmetric
         if key not in self._found:
@@ -87,13 +82,7 @@ class Statistics:
         counts, edges = self._seen(symmetric)
         if ranges == "percentile":
             return self._percentile(counts, edges, symmetric)
-        if ranges == "mse":
-            return _least(counts, edges, _squared_error, symmetric)
-        spare = len(counts) % COARSE  # empty bins at the end make the number even
-        counts = np.append(counts, np.zeros(COARSE - spare if spare else 0, np.int64)).reshape(-1, COARSE).sum(axis=1)
-        return _least(
-            counts, edges[0] + np.arange(len(counts) + 1) * COARSE * (edges[1] - edges[0]), _divergence, symmetric
-        )
+        return _least(counts, edges, symmetric)
 
     def channel_ranges(self, symmetric: bool = False) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Minimum and maximum of each channel, (C,) each; symmetric: -t and t."""
@@ -180,8 +169,8 @@ def _around(low: float, high: float, symmetric: bool) -> tuple[float, float]:
     return (-reach, reach) if symmetric else (low, high)
 
 
-def _least(counts: NDArray[np.int64], edges: NDArray[np.float64], loss: Loss, symmetric: bool) -> tuple[float, float]:
-    """The range of the least loss: first both ends shrunk together, then each end by itself, in turn.
+def _least(counts: NDArray[np.int64], edges: NDArray[np.float64], symmetric: bool) -> tuple[float, float]:
+    """The range of the least squared error: first both ends shrunk together, then each end by itself, in turn.
 
     symmetric: counts are of |x|, which has half the levels.
     """
@@ -190,7 +179,7 @@ def _least(counts: NDArray[np.int64], edges: NDArray[np.float64], loss: Loss, sy
     levels = LEVELS // 2 if symmetric else LEVELS
 
     def shrunk(left: float, right: float) -> float:
-        return loss(counts, centres, low * left, high * right, levels)
+        return _squared_error(counts, centres, low * left, high * right, levels)
 
     both = float(min(SHARES, key=lambda share: shrunk(share, share)))
     if symmetric:
@@ -209,21 +198,3 @@ def _squared_error(
     step = (high - low) / (levels - 1)
     rounded = np.clip(np.round((centres - low) / step), 0, levels - 1) * step + low
     return float((counts * (rounded - centres) ** 2).sum() / counts.sum())
-
-
-def _divergence(counts: NDArray[np.int64], centres: NDArray[np.float64], low: float, high: float, levels: int) -> float:
-    """Divergence of the histogram, clipped to low..high, from what remains of it in so many equal steps."""
-    inside = np.flatnonzero((centres >= low) & (centres <= high))
-    if not len(inside):
-        return np.inf
-    first, last = inside[0], inside[-1] + 1
-    kept = counts[first:last].astype(np.float64)
-    step = np.minimum(((centres[first:last] - low) / (high - low) * levels).astype(np.intp), levels - 1)
-    filled = (kept > 0).astype(np.float64)
-    sums, spread = np.bincount(step, kept, levels), np.bincount(step, filled, levels)
-    coarse = np.divide(sums, spread, out=np.zeros(levels), where=spread > 0)[step] * filled
-    kept[0] += counts[:first].sum()
-    kept[-1] += counts[last:].sum()
-    wanted, got = kept / kept.sum(), coarse / max(coarse.sum(), 1)
-    some = wanted > 0
-    return float((wanted[some] * np.log(wanted[some] / np.maximum(got[some], 1e-12))).sum())

@@ -1,16 +1,16 @@
-"""The search for the fastest int8 file that keeps its accuracy: a few placements, then what rescues the fastest."""
+"""The search for the fastest int8 file that keeps its accuracy: a few placements, then what brings each closer."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
 from edgecv_export.deadline import Deadline, TimeIsOver, unbounded
 from edgecv_export.dialects import DIALECTS
-from edgecv_export.passes import CORRECTIONS, FLOAT_PASSES
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.quantize_config import QuantizeConfig
@@ -18,8 +18,11 @@ from edgecv_export.trial import TIE, Book, Laboratory, Trial
 from edgecv_runtime.manifest import Budget
 from edgecv_runtime.offers import broken
 
-# How many of the most sensitive layers stay in float, one after the other.
-ISLANDS = (1, 2, 4, 8, 16)
+# How many of the most sensitive layers stay in float, one after the other; the first ones are tried in any case.
+ISLANDS, ALWAYS = (1, 2, 4, 8, 16), 2
+ROUNDING = "rounding"
+# A float pass shall change nothing: what it moves must be small beside what quantization does, and nothing beside that.
+MOVES, MOVES_OF_INT8 = 1e-7, 0.1
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,9 @@ class Found:
     """What a search gave.
 
     chosen: the fastest trial within the budget, or the most faithful one when none is (then `kept` is False).
-    sensitivities: of each layer of the chosen placement, quantized alone, in nats; empty when no island was needed.
-    stopped: whether the time ran out before the search was through.
+    others: by backend, the trial that wins there where `chosen` does not. sensitivities: of each layer of the chosen
+    placement, quantized alone, in nats; empty when none was measured. stopped: whether the time ran out before the
+    search was through.
     """
 
     trials: tuple[Trial, ...]
@@ -36,14 +40,16 @@ class Found:
     kept: bool
     sensitivities: dict[str, float]
     stopped: bool
+    others: dict[str, Trial] = field(default_factory=dict)
 
 
 class Search:
-    """Placements in the order of their speed; the first that can be brought within the budget wins.
+    """On each backend where int8 is worth it: placements in the order of their speed until one is within the budget.
 
-    Ranges and passes do not change how fast a file runs, so they are tried on one placement at a time: cheap ones
-    always, since they cost nothing on the device, dear ones (corrections, islands) only until the budget is kept.
-    The time ends it in the middle of a pass, too: what is not finished is dropped, and begun anew by the next search.
+    Ranges and passes do not change how fast a file runs: they are tried on one placement at a time, and the closest
+    wins. One and two islands are always tried, for they may be faster, too; more of them as long as the budget is not
+    kept, or the check images cannot tell whether it is. The time ends it in the middle of a calibration, too: what is
+    not finished is dropped, and begun anew by the next search.
     """
 
     def __init__(
@@ -60,27 +66,61 @@ class Search:
         self._config, self._progress = config, progress
         self._deadline = Deadline(config.budget_s, clock)
         self._trials: dict[Plan, Trial] = {}
-        self._sensitivities: dict[str, dict[str, float]] = {}  # by placement
+        self._sensitivities: dict[Plan, dict[str, float]] = {}
+        self._moved: dict[str, float] = {}  # by float pass, in nats
         self._stopped = False
 
     def run(self) -> Found:
-        """Search until a placement is within the budget, all are through, or the time is over."""
-        for first in sorted(self._first_trials(), key=lambda trial: trial.cost(self._config.goal)):
-            self._rescue(first)
-            if any(trial.placement == first.placement for trial in self._kept()):
-                break
-        kept = self._kept()
+        """Search until a placement is within the budget on every backend, all are through, or the time is over."""
+        firsts = self._first_trials()
+        names = self._worth(firsts)
+        for name in names:
+            for first in sorted(firsts, key=lambda trial: trial.cost(self._speed, name)):
+                self._bring_closer(first, name)
+                if any(trial.placement == first.placement for trial in self._kept(name)):
+                    break
+        best = {name: self._best(name) for name in names if self._kept(name)}
         trials = tuple(self._trials.values())
-        chosen = self._best(kept) if kept else min(trials, key=lambda trial: trial.agreement.divergence)
-        known = self._sensitivities.get(chosen.placement, {}) if chosen.plan.islands else {}
-        return Found(trials, chosen, bool(kept), known, self._stopped)
+        closest = min(trials, key=lambda trial: trial.agreement.divergence)
+        chosen, others = self._divided(best) if best else (closest, {})
+        return Found(trials, chosen, bool(best), self._known(chosen.plan), self._stopped, others)
+
+    @property
+    def _speed(self) -> str:
+        """The goal by which placements are put in order: nothing is known of their divergence before the passes."""
+        return "p50" if self._config.goal == "divergence" else self._config.goal
+
+    def _worth(self, firsts: list[Trial]) -> list[str]:
+        """The backends on which int8 is as fast as every float, the fastest first; where there is none, the fastest."""
+        least = {name: min(trial.cost("p50", name) for trial in firsts) for trial in firsts for name in trial.p50_ms}
+        order = sorted(least, key=lambda name: least[name])
+        return [name for name in order if least[name] <= self._float_ms(name)] or order[:1]
+
+    def _float_ms(self, name: str) -> float:
+        """Milliseconds of the fastest float that keeps the budget."""
+        floats = (self._laboratory.float_ms, self._laboratory.bf16_ms)
+        return min((times[name] for times in floats if name in times), default=math.inf)
+
+    def _divided(self, best: dict[str, Trial]) -> tuple[Trial, dict[str, Trial]]:
+        """One trial for all backends where one is as good as the best of each, or else one for those that want it."""
+
+        def suits(trial: Trial, name: str) -> bool:
+            allowed = TIE * best[name].cost(self._config.goal, name)
+            return self.keeps(trial, name) and trial.cost(self._config.goal, name) <= allowed
+
+        common = [trial for trial in self._trials.values() if all(suits(trial, name) for name in best)]
+        if common:
+            return min(common, key=lambda trial: max(trial.divergence(name) for name in best)), {}
+        chosen = next(iter(best.values()))
+        return chosen, {name: trial for name, trial in best.items() if not suits(chosen, name)}
 
     def _first_plans(self) -> Iterator[Plan]:
         """Every placement once; placements that give the same nodes here are one."""
         passes = tuple(name for name in ("bias",) if name in self._config.passes)
         seen: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
         for placement in self._config.placements:
-            plan = Plan(placement, self._config.ranges[0], self._config.weight_ranges[0], passes)
+            ranges, weights = self._config.ranges[0], self._config.weight_ranges[0]
+            plan = Plan(placement, ranges, weights, passes, self._config.keep_float)
             setting = self._workshop.setting(plan)
             shape = (tuple(node.name for node in setting.nodes), tuple(sorted(setting.grids)))
             if shape not in seen:
@@ -104,69 +144,100 @@ class Search:
             self._book.add(plan, self._trials[plan])
         return list(self._trials.values())
 
-    def _rescue(self, first: Trial) -> None:
-        """Improve one placement: cheap steps, then dear ones until the budget is kept."""
+    def _bring_closer(self, first: Trial, name: str) -> None:
+        """Improve one placement for one backend: what costs the device nothing, then islands."""
         best = first
-        for plan in self._cheap(first.plan):
-            best = self._closer(best, self._try(plan, first))
-        for step in (self._with_float_passes, self._with_corrections, self._with_islands):
-            if self.keeps(best):
+        for plan in self._with_ranges(first.plan):
+            best = self._closer(best, self._try(plan, first), name)
+        unchanged = best
+        for plan in self._with_float_passes(unchanged):
+            best = self._closer(best, self._try(plan, first), name)
+        if best is not unchanged:
+            for plan in self._with_ranges(best.plan):
+                best = self._closer(best, self._try(plan, first), name)
+        if ROUNDING in self._config.passes:
+            plan = msgspec.structs.replace(best.plan, passes=(ROUNDING, *best.plan.passes))
+            best = self._closer(best, self._try(plan, first), name)
+        for count, plan in self._with_islands(best.plan):
+            if count > ALWAYS and self._settled(best, name):
                 return
-            for plan in step(best.plan):
-                best = self._closer(best, self._try(plan, None if plan.islands else first))
-                if self.keeps(best):
-                    return
+            best = self._closer(best, self._try(plan, first, alone=True), name)
 
-    def _cheap(self, plan: Plan) -> Iterator[Plan]:
+    def _settled(self, trial: Trial, name: str) -> bool:
+        """Whether a trial is within the budget, and the check images can tell; no divergence is small enough."""
+        scored = trial.scores.get(name)
+        told = scored is None or scored.drop_high <= self._budget.max_drop_points
+        return self.keeps(trial, name) and told and self._config.goal != "divergence"
+
+    def _with_ranges(self, plan: Plan) -> Iterator[Plan]:
         for ranges in self._config.ranges:
             for weights in self._config.weight_ranges:
                 if (ranges, weights) != (plan.ranges, plan.weight_ranges):
                     yield msgspec.structs.replace(plan, ranges=ranges, weight_ranges=weights)
 
-    def _with_float_passes(self, plan: Plan) -> Iterator[Plan]:
-        usable = [name for name in FLOAT_PASSES if name in self._config.passes and name in self._workshop.float_passes]
+    def _with_float_passes(self, best: Trial) -> Iterator[Plan]:
+        """Each float pass that leaves the float outputs where they are, then all of them."""
+        usable = [name for name in self._workshop.float_forms if name in self._config.passes and self._harmless(name)]
         for name in usable:
-            yield msgspec.structs.replace(plan, passes=(name, *plan.passes))
+            yield msgspec.structs.replace(best.plan, passes=(name, *best.plan.passes))
         if len(usable) > 1:
-            yield msgspec.structs.replace(plan, passes=(*usable, *plan.passes))
+            yield msgspec.structs.replace(best.plan, passes=(*usable, *best.plan.passes))
 
-    def _with_corrections(self, plan: Plan) -> Iterator[Plan]:
-        floats = tuple(name for name in plan.passes if name in FLOAT_PASSES)
-        dear = [name for name in CORRECTIONS if name in self._config.passes and name != "bias"]
-        if "full-bias" in dear:
-            yield msgspec.structs.replace(plan, passes=(*floats, "full-bias"))
-        if "adaround" in dear:
-            yield msgspec.structs.replace(plan, passes=(*floats, *dear))
+    def _harmless(self, name: str) -> bool:
+        """Whether a float pass keeps its promise on the check images; one that does not is left out, and said to be."""
+        if name not in self._moved:
+            content = self._workshop.float_forms[name].model.SerializeToString()
+            self._moved[name] = self._laboratory.divergence(content)
+            closest = min(trial.agreement.divergence for trial in self._trials.values())
+            if self._moved[name] > max(MOVES, MOVES_OF_INT8 * closest):
+                self._progress(
+                    f"pass '{name}' is left out: it moves the float outputs themselves by {self._moved[name]:.2g} "
+                    f"nats, int8 without it by {closest:.2g}"
+                )
+                self._moved[name] = math.inf
+        return self._moved[name] < math.inf
 
-    def _with_islands(self, plan: Plan) -> Iterator[Plan]:
-        """The most sensitive layers in float, more and more of them."""
+    def _with_islands(self, plan: Plan) -> Iterator[tuple[int, Plan]]:
+        """The most sensitive layers in float, more and more of them, with how many there are."""
         if not self._config.islands:
             return
         ranking = self._ranking(plan)
         for count in ISLANDS:
             if count < len(ranking):
-                yield msgspec.structs.replace(plan, islands=tuple(ranking[:count]))
+                yield count, msgspec.structs.replace(plan, islands=(*self._config.keep_float, *ranking[:count]))
+
+    def _alone(self, plan: Plan) -> Plan:
+        """What the costs of a plan's layers depend on: corrections are for all layers together."""
+        passes = tuple(name for name in plan.passes if name in self._workshop.float_forms)
+        return msgspec.structs.replace(plan, passes=passes, islands=self._config.keep_float)
+
+    def _known(self, plan: Plan) -> dict[str, float]:
+        return self._sensitivities.get(self._alone(plan), {})
 
     def _ranking(self, plan: Plan) -> list[str]:
-        """Layers by what quantizing each alone costs, in nats on the check images; the dearest first."""
-        light = msgspec.structs.replace(plan, passes=tuple(name for name in plan.passes if name in FLOAT_PASSES))
-        wiring, _ = self._workshop.form(light.passes)
-        names = [node.name for node in quantized_nodes(wiring, PLACEMENTS[plan.placement])]
+        """Layers by what quantizing each alone costs, in nats on check images; the dearest first."""
+        alone = self._alone(plan)
+        wiring, _ = self._workshop.form(alone.passes)
+        names = [node.name for node in quantized_nodes(wiring, PLACEMENTS[plan.placement], alone.islands)]
         layers = [name for name in names if wiring.layer(wiring.nodes[name]) is not None]
-        known = self._sensitivities[plan.placement] = dict(self._book.sensitivities(plan) or {})
+        known = self._sensitivities.setdefault(alone, dict(self._book.sensitivities(alone) or {}))
         for index, name in enumerate(layers, start=1):
             if name in known:
                 continue
-            alone = msgspec.structs.replace(light, islands=tuple(each for each in names if each != name))
-            content = self._made(alone, f"sensitivity of layer {index} of {len(layers)}: {name}")
+            others = tuple(each for each in names if each != name)
+            only = msgspec.structs.replace(alone, islands=(*alone.islands, *others))
+            content = self._made(only, f"sensitivity of layer {index} of {len(layers)}: {name}")
             if content is None:
                 break
             known[name] = self._laboratory.divergence(content)
-            self._book.add(plan, dict(known))
+            self._book.add(alone, dict(known))
         return sorted(known, key=lambda name: -known[name])
 
-    def _try(self, plan: Plan, timed: Trial | None = None) -> Trial | None:
-        """Make and measure a plan, or find it in the book; None when the time is over."""
+    def _try(self, plan: Plan, first: Trial, alone: bool = False) -> Trial | None:
+        """Make and measure a plan, or find it in the book; None when the time is over.
+
+        first: of the same placement, whose times are the plan's, too, unless it is timed by itself, beside that one.
+        """
         if plan in self._trials:
             return self._trials[plan]
         trial = self._book.trial(plan)
@@ -174,11 +245,21 @@ class Search:
             content = self._made(plan, f"try {plan.name}")
             if content is None:
                 return None
-            times = (timed.p50_ms, timed.p99_ms) if timed else self._laboratory.times([content])[0]
+            times = self._beside(first, content) if alone else (first.p50_ms, first.p99_ms)
             trial = self._laboratory.measure(plan, content, times)
             self._book.add(plan, trial)
         self._trials[plan] = trial
         return trial
+
+    def _beside(self, first: Trial, content: bytes) -> tuple[dict[str, float], dict[str, float]]:
+        """Milliseconds of a file, as if it had been timed when `first` was: both take turns now, the ratio counts."""
+        known = self._workshop.make(first.plan, dialect=DIALECTS[self._config.int8[0]])
+        before, own = self._laboratory.times([known, content])
+        p50, p99 = (
+            {name: then[name] * ms / old[name] for name, ms in new.items() if name in old and name in then}
+            for then, old, new in zip((first.p50_ms, first.p99_ms), before, own, strict=True)
+        )
+        return p50, p99
 
     def _made(self, plan: Plan, why: str, needed: bool = False) -> bytes | None:
         """A plan's file; None when the time is over before it is finished, unless it is needed whatever it takes."""
@@ -191,25 +272,25 @@ class Search:
             self._stopped = True
             return None
 
-    def _closer(self, best: Trial, other: Trial | None) -> Trial:
-        """Of two trials, the one that keeps the budget, then the one that is closer to float32."""
-        if other is None or (self.keeps(best) and not self.keeps(other)):
+    def _closer(self, best: Trial, other: Trial | None, name: str) -> Trial:
+        """Of two trials, the one that keeps the budget on a backend, then the one that is closer to float32 there."""
+        if other is None:
             return best
-        return (
-            other
-            if self.keeps(other) > self.keeps(best) or other.agreement.divergence < best.agreement.divergence
-            else best
-        )
+        return min(best, other, key=lambda trial: (not self.keeps(trial, name), trial.divergence(name)))
 
-    def keeps(self, trial: Trial) -> bool:
-        """Whether a trial is within the budget: points of accuracy, or agreement where there are no labels."""
-        return not broken(self._budget, trial.agreement, trial.score)
+    def keeps(self, trial: Trial, name: str) -> bool:
+        """Whether a trial is within the budget on a backend."""
+        agreement = trial.agreements.get(name)
+        return agreement is not None and not broken(self._budget, agreement, trial.scores.get(name))
 
-    def _kept(self) -> list[Trial]:
-        return [trial for trial in self._trials.values() if self.keeps(trial)]
+    def _kept(self, name: str) -> list[Trial]:
+        return [trial for trial in self._trials.values() if self.keeps(trial, name)]
 
-    def _best(self, kept: list[Trial]) -> Trial:
-        """Of the trials that are as fast as the fastest, the closest to float32."""
-        least = min(trial.cost(self._config.goal) for trial in kept)
-        fast = [trial for trial in kept if trial.cost(self._config.goal) <= least * TIE]
-        return min(fast, key=lambda trial: trial.agreement.divergence)
+    def _best(self, name: str) -> Trial:
+        """Of the trials within the budget that are as fast as the fastest, or as the goal asks, the closest."""
+        kept = self._kept(name)
+        allowed = TIE * min(trial.cost(self._speed, name) for trial in kept)
+        if self._config.goal == "divergence":
+            allowed = max(allowed, self._float_ms(name))
+        fast = [trial for trial in kept if trial.cost(self._speed, name) <= allowed]
+        return min(fast, key=lambda trial: trial.divergence(name))

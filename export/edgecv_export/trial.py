@@ -38,21 +38,34 @@ CHECK = "check images"
 TIE = 1.05
 # What bf16 must gain, and by how much its divergence may exceed that of float32.
 GAIN, CLOSE = 1.03, 1.2
+# Each layer is quantized alone on no more check images than this: the costs differ by orders of magnitude.
+RANKING_IMAGES = 64
 _FLOATS: tuple[Precision, ...] = ("float32", "bf16")
 
 
 class Trial(Record, frozen=True):
-    """One plan's file, measured: agreement with float32 on the check images, a score where they have labels.
+    """One plan's file, measured on every backend here that takes it.
 
-    p50_ms, p99_ms: of single calls at batch 1, by backend.
+    agreements: with float32 on the check images; scores: where those have labels; p50_ms, p99_ms: of single calls
+    at batch 1. All by backend.
     """
 
     plan: Plan
-    agreement: Agreement
-    score: Score | None
+    agreements: dict[str, Agreement]
+    scores: dict[str, Score]
     p50_ms: dict[str, float]
     p99_ms: dict[str, float]
     size_bytes: int
+
+    @property
+    def agreement(self) -> Agreement:
+        """Where it is farthest from float32."""
+        return max(self.agreements.values(), key=lambda each: each.divergence)
+
+    @property
+    def score(self) -> Score | None:
+        """Where it loses most; None without labels."""
+        return max(self.scores.values(), key=lambda each: each.drop, default=None)
 
     @property
     def placement(self) -> str:
@@ -64,15 +77,17 @@ class Trial(Record, frozen=True):
         """The range estimator of the activations."""
         return self.plan.ranges
 
-    def cost(self, goal: str) -> float:
-        """What the goal "p50", "p99" or "size" wants to be small: milliseconds on the fastest backend, or bytes."""
-        return float(self.size_bytes) if goal == "size" else fastest(self.p50_ms if goal == "p50" else self.p99_ms)
+    def divergence(self, backend: str) -> float:
+        """Nats from float32 on the check images; infinite where it does not run."""
+        return self.agreements[backend].divergence if backend in self.agreements else math.inf
 
-
-def fastest(times: dict[str, float]) -> float:
-    """Milliseconds on the fastest backend, made slightly worse by what the others take: it settles ties."""
-    spread = statistics.fmean(math.log(ms) for ms in times.values()) - math.log(min(times.values()))
-    return min(times.values()) * TIE ** min(1.0, spread)
+    def cost(self, goal: str, backend: str) -> float:
+        """What the goal wants to be small: milliseconds, bytes or nats; infinite where it does not run."""
+        if goal == "size":
+            return float(self.size_bytes)
+        if goal == "divergence":
+            return self.divergence(backend)
+        return (self.p50_ms if goal == "p50" else self.p99_ms).get(backend, math.inf)
 
 
 class Laboratory:
@@ -88,42 +103,46 @@ class Laboratory:
         self._labels = labels
         content = source.read_bytes()
         ((self.float_ms, self._float_p99),) = self.times([content])
-        self.reference = self.outputs(content, self.float_ms)
+        self.reference = self.outputs(content, min(self.float_ms, key=lambda each: self.float_ms[each]))
         self.bf16_ms = self._bf16(content)
 
     def measure(self, plan: Plan, content: bytes, times: Times) -> Trial:
         """Score a file; `times` are its own, or those of a file of the same operators."""
         p50_ms, p99_ms = times
-        agreement, scored = self._scored(self.outputs(content, p50_ms))
-        return Trial(plan, agreement, scored, p50_ms, p99_ms, len(content))
+        found = {name: self._scored(self.outputs(content, name)) for name in p50_ms}
+        agreements = {name: agreement for name, (agreement, _) in found.items()}
+        scores = {name: score for name, (_, score) in found.items() if score is not None}
+        return Trial(plan, agreements, scores, p50_ms, p99_ms, len(content))
 
-    def islands(self, trial: Trial, content: bytes) -> Precision:
-        """The float precision in which what is not quantized runs faster: "bf16" where it gains and stays as close."""
-        name = min(trial.p50_ms, key=lambda each: trial.p50_ms[each])
+    def islands(self, trial: Trial, content: bytes, name: str) -> Precision:
+        """The float precision in which what is not quantized runs faster on a backend.
+
+        "bf16" where it gains and stays as close.
+        """
         if "bf16" not in backends.get(name).precisions():
             return "float32"
         with _File(content) as file:
             rounds = [[statistics.median(self._samples(file, name, each)) for each in _FLOATS] for _ in range(3)]
-            outputs = self.outputs(content, trial.p50_ms, "bf16")
         plain, bf16 = (statistics.median(times) for times in zip(*rounds, strict=True))
-        closeness, _ = self._scored(outputs)
-        close = (
-            closeness.share.value >= trial.agreement.share.value
-            and closeness.divergence <= CLOSE * trial.agreement.divergence
-        )
+        known = trial.agreements[name]
+        closeness, _ = self._scored(self.outputs(content, name, "bf16"))
+        close = closeness.share.value >= known.share.value and closeness.divergence <= CLOSE * known.divergence
         return "bf16" if close and bf16 * GAIN < plain else "float32"
 
     def divergence(self, content: bytes) -> float:
-        """Kullback-Leibler divergence from float32 on the check images, in nats."""
-        return self._scored(self.outputs(content, self.float_ms))[0].divergence
+        """Kullback-Leibler divergence from float32, in nats, on some check images, where files open fastest.
 
-    def outputs(self, content: bytes, times: dict[str, float], precision: Precision = "float32") -> Logits:
-        """Outputs on the check images, on the backend that is fastest by `times`."""
-        name = min(times, key=lambda each: times[each])
+        Of a float file, or one with a single quantized layer, of which there are many: they run alike everywhere.
+        """
+        outputs = self.outputs(content, "onnxruntime", images=RANKING_IMAGES)
+        return verify.agreement(self.reference[:RANKING_IMAGES], outputs, "float32").divergence
+
+    def outputs(self, content: bytes, name: str, precision: Precision = "float32", images: int | None = None) -> Logits:
+        """Outputs on the check images, or on the first of them, on one backend."""
         with _File(content) as file:
             backend = backends.get(name)(file, Options(precision=precision))
             try:
-                return verify.infer(backend, self._manifest, self._check)
+                return verify.infer(backend, self._manifest, self._check[:images])
             finally:
                 backend.close()
 
@@ -159,7 +178,7 @@ class Laboratory:
         """Median milliseconds of the float32 file in bf16, on the backends that take it and keep the budget in bf16."""
         found = {}
         for name in (each for each in self.float_ms if "bf16" in backends.get(each).precisions()):
-            scores = self._scored(self.outputs(content, {name: 0.0}, "bf16"))
+            scores = self._scored(self.outputs(content, name, "bf16"))
             if not broken(self._manifest.budget, *scores):
                 with _File(content) as file:
                     found[name] = statistics.median(self._samples(file, name, "bf16"))

@@ -137,11 +137,15 @@ def for_bundle(bundle: Bundle, ask: Ask) -> Target:
 
 
 def _one_dialect(usable: list[Target], here: Offers) -> list[Target]:
-    """Of several int8 variants on one backend, those offered there, or else the dialect that it is made for."""
+    """Of several int8 variants on one backend, those offered there, or else the dialect that it is made for.
+
+    "int8-u8s8-openvino" was made for that one backend, where it wanted another file than the others.
+    """
 
     def rank(target: Target) -> tuple[bool, int]:
         offered = here.why_not.get((target.variant, target.backend, offers.FLOAT)) == ""
         made_for = DIALECTS.get(target.backend, (target.variant,))
+        made_for = (*(f"{name}-{target.backend}" for name in made_for), *made_for)
         return (not offered, made_for.index(target.variant) if target.variant in made_for else len(made_for))
 
     best = {target.backend: min(rank(each) for each in usable if each.backend == target.backend) for target in usable}

@@ -93,6 +93,12 @@ def test_bad_images_stop_or_are_counted(exported, folder, tmp_path):
             "--check-images are taken from --data",
         ),
         (["quantize", "BUNDLE", "--data", "FOLDER", "--plot", "/proc/a.svg"], 3, "/proc/a.svg: cannot be written"),
+        (
+            ["quantize", "BUNDLE", "--data", "FOLDER", "--max-drop=-1"],
+            2,
+            "ask for one closer to float32 by --min-agree",
+        ),
+        (["quantize", "BUNDLE", "--dialect", "fp16", "--keep-float", "a"], 2, "--keep-float is for the search of int8"),
         (["quantize", "BUNDLE", "--dialect", "fp8"], 2, "dialects are of int8-u8s8, int8-s8s8, int8-s8s8-fp16, fp16"),
         (["build", "nowhere.yaml"], 2, "nowhere.yaml: cannot be read"),
         (["build", "a.yaml", "b.yaml"], 2, "name one recipe"),

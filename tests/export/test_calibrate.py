@@ -91,33 +91,6 @@ def test_mse_ranges_are_the_best_of_brute_force_over_all_values(skewed, symmetri
     assert found < 0.95 * rounding_error(values, edge_low, float(values.max()), levels)
 
 
-def test_entropy_ranges_equal_a_two_pass_oracle(skewed):
-    """The oracle knows the whole reach before it counts, and minimizes scipy's relative entropy bin by bin."""
-    from scipy.special import rel_entr
-
-    seen = streamed(skewed)
-    _, high = seen.range("entropy", symmetric=True)
-    values = np.abs(skewed).ravel()
-    half = BINS // 2 // ranges.COARSE
-    counts, edges = np.histogram(values, half, (0, seen.width))
-    centres = (edges[1:] + edges[:-1]) / 2
-    losses = {}
-    for share in ranges.SHARES:
-        kept = centres <= seen.width * share
-        wanted = counts[kept].astype(float)
-        got = np.zeros_like(wanted)
-        places = np.minimum((centres[kept] / (seen.width * share) * 128).astype(int), 127)
-        for step in range(128):
-            inside = (places == step) & (wanted > 0)
-            if inside.any():
-                got[inside] = wanted[inside].mean()
-        wanted[-1] += counts[~kept].sum()
-        losses[share] = rel_entr(wanted / wanted.sum(), np.maximum(got / got.sum(), 1e-12)).sum()
-    best = min(losses, key=losses.get)
-    assert high == pytest.approx(seen.width * best)
-    assert best < 1
-
-
 def test_a_histogram_that_widens_keeps_every_count_in_its_place():
     seen = Statistics()
     seen.add(np.linspace(-1, 1, 1000, dtype=np.float32).reshape(1, 1, -1))

@@ -191,3 +191,19 @@ def test_a_bundle_without_golden_inputs_is_refused_at_once(bundle_copy, digits, 
 def test_unknown_placements_are_refused():
     with pytest.raises(ValueError, match="placements are of all, layers, convolutions"):
         QuantizeConfig(placements=("everything",))
+
+
+def test_nodes_that_shall_stay_in_float_do_whatever_they_cost(bundle_copy, digits):
+    with Bundle(bundle_copy) as opened:
+        first, *_ = (
+            node.name for node in onnx.load(opened.variant_file("float32")).graph.node if node.op_type == "Conv"
+        )
+    config = msgspec.structs.replace(SMALL, placements=("layers",), keep_float=(first,))
+    done = quantize.quantize(bundle_copy, digits[0][:150], config)
+    assert all(first in each.plan.islands for each in done.candidates)
+    with Bundle(bundle_copy) as opened:
+        nodes = {node.name: node for node in onnx.load(opened.variant_file("int8-u8s8")).graph.node}
+        assert first in opened.manifest.variant("int8-u8s8").calibration.islands
+    assert nodes[first].input[1] not in nodes  # the float weights themselves, not what dequantizes them
+    with pytest.raises(BadInput, match=f"the graph has no node '{first}x' to keep in float; did you mean"):
+        quantize.quantize(bundle_copy, digits[0][:150], msgspec.structs.replace(config, keep_float=(f"{first}x",)))

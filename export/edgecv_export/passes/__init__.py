@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from edgecv_export.passes import adaround, bias, equalize, fold, smooth
+from edgecv_export.passes import bias, equalize, fold, rounding, smooth
 from edgecv_export.passes.setting import Setting
 from edgecv_export.ranges import Statistics
 from edgecv_export.wiring import Wiring
@@ -20,9 +20,5 @@ FLOAT_PASSES: dict[str, Callable[[Wiring, Mapping[str, Statistics]], Wiring | No
     "smooth": smooth.smooth,
 }
 # Each gives a changed copy; they run in this order.
-CORRECTIONS: dict[str, Callable[[Setting], Wiring]] = {
-    "adaround": adaround.adaround,
-    "bias": bias.correct_analytically,
-    "full-bias": bias.correct_empirically,
-}
+CORRECTIONS: dict[str, Callable[[Setting], Wiring]] = {"rounding": rounding.round_weights, "bias": bias.correct}
 PASSES = (*FLOAT_PASSES, *CORRECTIONS)

@@ -1,15 +1,14 @@
-"""Bias correction: the mean shift that quantization causes in each channel is taken off the bias."""
+"""Bias correction: the mean shift that rounding the weights causes in each channel is taken off the bias."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from edgecv_export.lockstep import Lockstep, Pair
 from edgecv_export.passes.setting import Setting
 from edgecv_export.wiring import Wiring, attribute
 
 
-def correct_analytically(setting: Setting) -> Wiring:
+def correct(setting: Setting) -> Wiring:
     """Take back the mean shift that rounding the weights causes.
 
     Rounding W to W + dW shifts the mean output by dW * E[x] (Nagel et al. 2019, arXiv:1906.04721, section 4.2, with
@@ -31,27 +30,4 @@ def correct_analytically(setting: Setting) -> Wiring:
         means = seen.channel_means.reshape(groups, -1)
         shift = np.einsum("goi,gi->go", error.reshape(groups, -1, error.shape[1]), means).reshape(-1)
         corrected.set_bias(layer, (corrected.bias(layer) - shift).astype(np.float32))
-    return corrected
-
-
-def correct_empirically(setting: Setting) -> Wiring:
-    """Take back the mean shift of each layer's output between float and quantized, layer by layer.
-
-    Measured on calibration images, with everything before the layer quantized and corrected already (Nagel et al. 2021,
-    arXiv:2106.08295, section 3.3, "empirical bias correction"). The shift is the median of the images' own mean shifts:
-    where ranges clip a few images with far larger values, their shift would move the bias of all others.
-    """
-    corrected = Wiring(setting.wiring.model)
-
-    def visit(pair: Pair) -> bool:
-        setting.tick()
-        if pair.layer.bias is None:
-            return False
-        error = np.moveaxis(pair.got - pair.wanted, pair.layer.channels, 1)  # (images, channels, ...)
-        shift = np.median(error.reshape(*error.shape[:2], -1).mean(axis=2, dtype=np.float64), axis=0)
-        corrected.set_bias(pair.layer, (corrected.bias(pair.layer) - shift).astype(np.float32))
-        return True
-
-    nodes = [corrected.nodes[node.name] for node in setting.nodes]
-    Lockstep(corrected, nodes, setting.grids).walk(setting.images, visit)
     return corrected
