@@ -120,7 +120,7 @@ def _agreement(row: Row, budget: Budget) -> str:
         return ""
     share, interval = table.share(row.agreement.share)
     text = f"{row.target} gives {row.agreement.reference}'s label on {share} of {row.agreement.share.count} frames"
-    limit = "" if row.variant == "float32" else f"; at least {100 * budget.min_agreement:g} % was asked for"
+    limit = "" if row.variant == "float32" else f"; at least {100 * budget.least_agreement:g} % was asked for"
     return f"{text} ({interval}){limit}."
 
 

@@ -51,7 +51,7 @@ def _lost(agreement: Agreement, score: Score | None, budget: Budget) -> str:
     else:
         said = (
             f"agrees with float32 on {agreement.share.value:.1%} of {agreement.share.count} images, "
-            f"the budget is {budget.min_agreement:.1%}"
+            f"the budget is {budget.least_agreement:.1%}"
         )
     return f"{said}; divergence {agreement.divergence:.2g} nats"
 

@@ -192,7 +192,7 @@ class Search:
             if self._moved[name] > max(MOVES, MOVES_OF_INT8 * closest):
                 self._progress(
                     f"pass '{name}' is left out: it moves the float outputs themselves by {self._moved[name]:.2g} "
-                    f"nats, int8 without it by {closest:.2g}"
+                    f"nats, where int8 without it moves them by {closest:.2g}"
                 )
                 self._moved[name] = math.inf
         return self._moved[name] < math.inf

@@ -60,21 +60,29 @@ class Variant(Record, frozen=True):
     islands: Precision = "float32"
 
 
+AGREEMENT = 0.9  # of the reference's results, where nothing else was asked for and there are no labels
+
+
 class Budget(Record, frozen=True):
     """What a smaller variant may lose and still be offered.
 
     max_drop_points: of the task's metric, in points, on labelled frames. min_agreement: share of the reference's
-    results that it keeps, used where there are no labels.
+    results that it keeps; where it is given it counts on labelled frames, too, and else AGREEMENT on all others.
     """
 
     max_drop_points: float = 0.5
-    min_agreement: float = 0.9
+    min_agreement: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop_points <= 100:
             raise BadInput(f"max_drop_points must lie in 0..100, got {self.max_drop_points}")
-        if not 0 <= self.min_agreement <= 1:
+        if not 0 <= self.least_agreement <= 1:
             raise BadInput(f"min_agreement must lie in 0..1, got {self.min_agreement}")
+
+    @property
+    def least_agreement(self) -> float:
+        """The share that counts where there are no labels."""
+        return AGREEMENT if self.min_agreement is None else self.min_agreement
 
 
 class Manifest(Record, frozen=True):

@@ -82,13 +82,15 @@ def is_faithful(entry: Entry, manifest: Manifest) -> bool:
 
 
 def broken(budget: Budget, agreement: Agreement, score: Score | None) -> str:
-    """What is lost beyond the budget, in words, or "": the score counts where there are labels, else agreement."""
-    if score is not None:
-        if score.drop > budget.max_drop_points:
-            return f"loses {score.drop:.2f} points of {score.metric}, the budget is {budget.max_drop_points:g}"
-    elif agreement.share.value < budget.min_agreement:
+    """What is lost beyond the budget, in words, or "".
+
+    The score counts where there are labels; agreement where there are none, or where a share of it was asked for.
+    """
+    if score is not None and score.drop > budget.max_drop_points:
+        return f"loses {score.drop:.2f} points of {score.metric}, the budget is {budget.max_drop_points:g}"
+    if (score is None or budget.min_agreement is not None) and agreement.share.value < budget.least_agreement:
         share = f"{agreement.share.value:.1%}"
-        return f"agrees with float32 on {share} of frames, the budget is {budget.min_agreement:.1%}"
+        return f"agrees with float32 on {share} of frames, the budget is {budget.least_agreement:.1%}"
     return ""
 
 

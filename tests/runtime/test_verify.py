@@ -124,6 +124,10 @@ def test_int8_within_budget_and_faster_is_offered(finished):
             {"score": None, "budget": Budget(min_agreement=1.0), "agreement": {"share": verify.wilson(9, 10)}},
             "agrees with float32 on 90.0% of frames, the budget is 100.0%",
         ),
+        (  # what was asked for counts beside the labels
+            {"score": {"drop": 0}, "budget": Budget(min_agreement=0.95), "agreement": {"share": verify.wilson(9, 10)}},
+            "agrees with float32 on 90.0% of frames, the budget is 95.0%",
+        ),
     ],
 )
 def test_int8_that_breaks_a_limit_is_withheld_with_the_reason(finished, changes, said):

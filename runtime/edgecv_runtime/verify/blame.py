@@ -86,7 +86,7 @@ class Case:
         if self.precision == "float32":
             return not is_float32s(found)
         error = relative_error(_centred(self.reference), _centred(self.outputs))
-        return found.share.high < self.manifest.budget.min_agreement or error > QUANTIZED_LOGITS
+        return found.share.high < self.manifest.budget.least_agreement or error > QUANTIZED_LOGITS
 
     @cached_property
     def picked(self) -> NDArray[np.int64]:
