@@ -99,7 +99,16 @@ def try_cpu(there: Environment, wheel: Path) -> None:
     assert "backend onnxruntime: works" in there.run("edgecv", "doctor")
     there.run("edgecv", "verify", str(BUNDLE), "--no-write")
     there.run(
-        "edgecv", "stream", str(BUNDLE), "fake:fps=50,size=320x240,10", "--sink", "out.mp4", "--sink", "out.jsonl"
+        "edgecv",
+        "stream",
+        str(BUNDLE),
+        "fake:size=320x240,10",
+        "--when-late",
+        "wait",
+        "--sink",
+        "out.mp4",
+        "--sink",
+        "out.jsonl",
     )
     lines = (there.folder / "out.jsonl").read_text().splitlines()
     assert len(lines) == 10, lines
