@@ -83,6 +83,8 @@ def build(
     names = [step.name for step in run.steps()]
     if until not in names:
         raise BadInput(f"no step '{until}' in this recipe; it has: {', '.join(names)}")
+    if recipe.train is None:
+        _ = run.deployed  # weights that do not fit are refused before anything is written
     with journal.locked(place.run):
         place.begin()
         record = journal.Journal(place.folder, say)
@@ -203,6 +205,7 @@ class _Run:
             weights=weights,
             in_channels=self.preprocess.channels,
             seed=self.recipe.train.seed if self.recipe.train else None,
+            new_heads=self.recipe.train is not None,
         )
 
     @cached_property

@@ -13,6 +13,7 @@ from edgecv.train import QuantizedTraining, TrainConfig
 from edgecv_export.dialects import DIALECTS
 from edgecv_export.quantize import QuantizeConfig
 from edgecv_runtime import records
+from edgecv_runtime.bundle import MANIFEST
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.manifest import Budget
 from edgecv_runtime.preprocess import Normalization, Preprocess
@@ -98,6 +99,7 @@ def read(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     Raises BadInput in one line for an unknown key (with the nearest one), a wrong type or an impossible value.
     """
     path = Path(path)
+    _check_kind(path)
     try:
         data = recipe_text.parse(path.read_text())
     except OSError as exc:
@@ -110,6 +112,29 @@ def read(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         _apply(data, override)
     recipe_text.check_keys(data, Recipe, str(path))
     return records.convert(data, Recipe, str(path))
+
+
+# What people name in a recipe's place -> what it is and what takes it.
+_OTHERS = {
+    ".onnx": "an ONNX file: 'edgecv predict', 'stream' and 'inspect' take it; a network of your own becomes a bundle "
+    "with edgecv_export.export (docs/api.md)",
+    ".edgecv": "a bundle: 'edgecv verify', 'bench', 'quantize' and 'predict' take it",
+    **dict.fromkeys(
+        (".pt", ".pth", ".ckpt", ".bin", ".tar", ".safetensors"),
+        "weights: name them in a recipe, model.weights=PATH; a network of your own becomes a bundle with "
+        "edgecv_export.export (docs/api.md)",
+    ),
+}
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what is no text at all, with what it is and which verb is meant."""
+    kind = _OTHERS.get(path.suffix.lower())
+    if path.is_dir():
+        is_bundle = (path / MANIFEST).is_file()
+        kind = _OTHERS[".edgecv"] if is_bundle else "a folder: photos are named in a recipe, data.path=FOLDER"
+    if kind and path.exists():
+        raise BadInput(f"{path}: a recipe (YAML) is wanted, this is {kind}")
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

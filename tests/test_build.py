@@ -184,6 +184,23 @@ def test_a_model_for_another_task_is_refused_before_anything_is_done(name, task,
     assert not (tmp_path / "run").exists()
 
 
+def test_a_head_that_nobody_trained_is_refused_before_anything_is_written(tmp_path):
+    from safetensors.torch import save_file
+
+    from edgecv import models
+
+    path, weights = tmp_path / "untrained.yaml", tmp_path / "five.safetensors"
+    save_file(models.create("lenet5", classes=5, in_channels=1, seed=0).state_dict(), weights)
+    path.write_text(SMALL)
+    given = recipe.read(path, ["train=null", f"model.weights={weights}"])
+    with pytest.raises(BadInput, match=r"five\.safetensors: its head has 5 classes, 10 are wanted: .* would be random"):
+        build(given, tmp_path / "runs" / "small", progress=False)
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(BadInput, match="its head has 5 classes, 7 are wanted"):
+        models.create("lenet5", classes=7, in_channels=1, weights=weights, new_heads=False)
+    assert models.create("lenet5", classes=7, in_channels=1, weights=weights).head_layers  # to be trained: as ever
+
+
 SMALL = """
 name: small
 data: {source: digits}

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,24 @@ def test_the_page_of_all_keys_is_in_step_with_the_records():
     page = recipe_table.page()
     assert (ROOT / "docs" / "recipe-keys.md").read_text() == page, "python -m edgecv.recipe_table > docs/recipe-keys.md"
     assert all(f"| `{key}` |" in page for key, _ in recipe.KEYS)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("m.onnx", "this is an ONNX file: 'edgecv predict', 'stream' and 'inspect' take it"),
+        ("m.safetensors", "this is weights: name them in a recipe, model.weights=PATH"),
+        ("m.pth", "this is weights"),
+        ("m.edgecv", "this is a bundle: 'edgecv verify', 'bench', 'quantize' and 'predict' take it"),
+        ("photos", "this is a folder: photos are named in a recipe, data.path=FOLDER"),
+    ],
+)
+def test_what_is_no_recipe_is_named_with_the_verb_that_is_meant(name, said, tmp_path):
+    path = tmp_path / name
+    if "." in name:
+        path.write_bytes(b"\x08\x08\x12\x07pytorch\x1a\xff")
+    else:
+        path.mkdir()
+    with pytest.raises(BadInput, match=re.escape(said)) as caught:
+        recipe.read(path)
+    assert "\n" not in str(caught.value)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Entry point of the `edgecv` command."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what fails is said by us, once; OpenCV reads it on import
     try:
         from edgecv.cli import output
         from edgecv.cli.app import app

@@ -15,7 +15,7 @@ import typer
 import edgecv_runtime as rt
 from edgecv.cli import photos
 from edgecv.cli.loading import Loading, loads
-from edgecv.cli.output import EXIT_TERMINATED, Mode, say, show_json, stderr, stdout
+from edgecv.cli.output import EXIT_TERMINATED, Mode, hushed, say, show_json, stderr, stdout
 from edgecv_runtime import files
 from edgecv_runtime.errors import BadInput, EdgecvError, ImageError
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from edgecv_runtime.preprocess import Image
     from edgecv_runtime.stream import StreamReport
 
-BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder or .edgecv file.")]
+ModelPath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, or an ONNX file with --describe.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 EXIT_LOSSES = 4
 
 
 @loads
 def predict(
-    bundle: BundlePath,
+    bundle: ModelPath,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Images, or folders of them.")],
     loading: Loading,
     top: Annotated[int, typer.Option(help="How many labels to show.")] = 1,
@@ -54,7 +54,7 @@ def predict(
         scores = photos.Scores.of(model.labels)
         for root, file, place in found:
             try:
-                frame = rt.images.read(file, round(max_megapixels * 1e6))
+                frame = _read(file, round(max_megapixels * 1e6))
             except ImageError as exc:
                 if not skip_bad:
                     raise
@@ -67,8 +67,7 @@ def predict(
             if json:
                 results.append({"path": str(file), **result.as_dict(max(top, 5))})
             else:
-                guesses = "   ".join(f"{guess.score:6.1%} {guess.label}" for guess in result.top(top))
-                stdout.print(f"{_readable(file)}: {guesses}", soft_wrap=True)
+                stdout.print(f"{_readable(file)}: {_guesses(result, top)}", soft_wrap=True)
         if json:
             facts = {"model": model.info, "results": results, "unreadable": bad, "left_out": left_out}
             show_json({**facts, "scores": scores.rows()})
@@ -85,7 +84,7 @@ def predict(
 
 @loads
 def stream(
-    bundle: BundlePath,
+    bundle: ModelPath,
     sources: Annotated[
         list[str], typer.Argument(metavar="SOURCE", help="File, folder, rtsp://..., camera index, gst:PIPELINE.")
     ],
@@ -136,7 +135,7 @@ def stream(
 
 @loads
 def tune(
-    bundle: BundlePath,
+    bundle: ModelPath,
     loading: Loading,
     json: Json = False,
 ) -> None:
@@ -147,11 +146,11 @@ def tune(
     """
     from edgecv_runtime.choose import Ask
     from edgecv_runtime.goals import Goal
-    from edgecv_runtime.model import load_bundle
+    from edgecv_runtime.model import load_asked
 
     goal = Goal(loading.goal)
     ask = Ask(loading.backend, loading.precision, loading.device, loading.threads, goal, tune=True)
-    with load_bundle(bundle, ask, self_test=loading.self_test) as model:
+    with load_asked(bundle, ask, loading.describe, self_test=loading.self_test) as model:
         info, reasons = model.info, model.explain().splitlines()
     if json:
         show_json({"model": info, "goal": goal.text, "reasons": reasons})
@@ -226,6 +225,30 @@ def _version(module: str) -> str:
         return NOT_INSTALLED
     except Exception as exc:  # a broken library may fail in any way, and that is what doctor is for
         return f"broken: {exc}"
+
+
+def _read(file: Path, max_pixels: int) -> Image:
+    """Decode an image; what its decoder complains of is said with the file's name, or in the error."""
+    said: list[str] = []
+    try:
+        with hushed() as said:
+            frame = rt.images.read(file, max_pixels)
+    except ImageError as exc:
+        raise (ImageError(f"{exc}: {'; '.join(said)}") if said else exc) from exc
+    for line in said:
+        stderr.print(f"edgecv: warning: {_readable(file)}: {line}", soft_wrap=True)
+    return frame
+
+
+def _guesses(result: rt.Classification, top: int) -> str:
+    """The best labels with their scores; of labels of which several may hold, those that do."""
+    if result.thresholds and top == 1:
+        found = result.present
+        if not found:
+            return f"none of {len(result.labels)} labels (the nearest: {result.score:.1%} {result.label})"
+    else:
+        found = result.top(top)
+    return "   ".join(f"{guess.score:6.1%} {guess.label}" for guess in found)
 
 
 def _readable(path: Path) -> str:

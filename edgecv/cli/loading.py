@@ -32,6 +32,12 @@ class Loading:
     goal: Annotated[str, typer.Option("--goal", help="latency, throughput, or a bound such as 'p99 <= 20 ms'.")] = (
         "latency"
     )
+    describe: Annotated[
+        Path | None,
+        typer.Option(
+            "--describe", metavar="FILE", help="Of an ONNX file: YAML with labels, preprocess, normalization, scores."
+        ),
+    ] = None
     self_test: Annotated[bool, typer.Option("--self-test", help="Run the bundle's golden inputs first.")] = False
 
     def model(self, source: Path) -> rt.Model:
@@ -43,6 +49,7 @@ class Loading:
             device=self.device,
             threads=self.threads,
             goal=self.goal,
+            description=self.describe,
             self_test=self.self_test,
         )
 

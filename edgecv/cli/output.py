@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -128,6 +129,29 @@ def start_logging() -> None:
     logger = logging.getLogger("edgecv")
     logger.handlers = [handler]
     logger.setLevel(logging.WARNING if Mode.quiet else logging.INFO)
+
+
+@contextmanager
+def hushed() -> Iterator[list[str]]:
+    """Lines that C libraries write to the process's stderr meanwhile, libjpeg and libpng say, instead of showing them.
+
+    For commands of one thread: whatever is written to stderr meanwhile is taken. The list is filled at the end.
+    """
+    lines: list[str] = []
+    try:
+        shown = os.dup(2)
+    except OSError:  # stderr is closed: nobody would see them
+        yield lines
+        return
+    with tempfile.TemporaryFile() as taken:
+        os.dup2(taken.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+            taken.seek(0)
+            lines += taken.read().decode(errors="replace").splitlines()
 
 
 class Terminated(KeyboardInterrupt):

@@ -96,6 +96,7 @@ def create(
     weights: WeightSource | str | os.PathLike[str] | None = None,
     in_channels: int | None = None,
     seed: int | None = None,
+    new_heads: bool = True,
 ) -> Network:
     """Make a network of the zoo, in training mode, on torch's default device.
 
@@ -109,6 +110,7 @@ def create(
     of channels, weights for RGB are adapted: one channel gets the sum of the three kernels, so that a grey picture
     gives what it gave as RGB; more channels repeat R, G, B in turn, scaled by 3 / in_channels.
     seed: makes the fresh weights reproducible without touching torch's global generator.
+    new_heads: False refuses weights of another number of classes, for a network that nobody trains from here.
     Raises BadInput for an unknown name, an impossible number or a file that does not fit; Unavailable when published
     weights can be had from nowhere.
     """
@@ -123,7 +125,7 @@ def create(
         network = model.build(classes, in_channels)
     network.variant = name
     if source is not None:
-        load_weights(network, source)
+        load_weights(network, source, new_heads=new_heads)
     return network
 
 

@@ -52,7 +52,9 @@ class LoadReport(Record, frozen=True):
     stem_adapted: bool
 
 
-def load_weights(network: Network, source: WeightSource | str | os.PathLike[str]) -> LoadReport:
+def load_weights(
+    network: Network, source: WeightSource | str | os.PathLike[str], *, new_heads: bool = True
+) -> LoadReport:
     """Load published weights or a checkpoint file into a network of the zoo, completely or not at all.
 
     source: a row of `spec(name).weights`, or the path of a file with plain tensors: PyTorch's or safetensors, under any
@@ -61,7 +63,7 @@ def load_weights(network: Network, source: WeightSource | str | os.PathLike[str]
     Heads with another number of classes, and auxiliary ones that the file lacks, are left untrained, and a stem for RGB
     is adapted to another number of channels (see `create`); the report says so, and so does the logger
     "edgecv.models": at INFO for published weights, where it was asked for, and at WARNING for a file of the user's own,
-    where it may be a slip.
+    where it may be a slip. new_heads: False refuses another number of classes.
     Raises BadInput when the file does not fit or holds several copies, ModelFileError when it is no file of plain
     tensors, Unavailable when published weights cannot be had. After an error the network is unchanged.
     """
@@ -86,6 +88,11 @@ def load_weights(network: Network, source: WeightSource | str | os.PathLike[str]
         kernels = tensors[stem].reshape(-1, 3, pixels, *wanted[stem].shape[2:])
         tensors[stem] = adapt_stem(kernels, in_channels).flatten(1, 2)
     head_replaced = 0 < classes != wanted[head].shape[0]
+    if head_replaced and not new_heads:
+        raise BadInput(
+            f"{path}: its head has {classes} classes, {wanted[head].shape[0]} are wanted: the new one would be random, "
+            "and nothing trains it; train it (a recipe's train section), or take data with the classes of the weights"
+        )
     auxiliary_missing = bool(network.auxiliary) and not any(_within(name, network.auxiliary) for name in tensors)
     fresh = network.head_layers * head_replaced + network.auxiliary * auxiliary_missing
     kept = [name for name in wanted if _within(name, fresh)]

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from edgecv.report.run import Run
 from edgecv.report.verified import Frames, Logits
+from edgecv_runtime import tasks
 from edgecv_runtime.bench import table
 from edgecv_runtime.errors import SourceUnavailable
 from edgecv_runtime.preprocess import Image
-from edgecv_runtime.tasks.classification import softmax
+from edgecv_runtime.tasks.scores import Meaning
 
 SHOWN, CLIP_FRAMES, MAX_CONFUSION = 12, 4, 20
 _SMALL = 96  # pixels: below this, lossless and shown without smoothing
@@ -76,7 +77,8 @@ def gallery(run: Run) -> Gallery | None:
     sources: list[tuple[str, Logits]] = [("PyTorch", frames.reference)]
     if quantized is not None:
         sources.append(("int8", quantized))
-    differ = np.flatnonzero(quantized.argmax(1) != base.argmax(1)) if quantized is not None else np.array([], int)
+    meaning = _meaning(run, base)
+    differ = np.flatnonzero(~meaning.same(base, quantized)) if quantized is not None else np.array([], int)
     seen = _spaced(differ[differ < len(frames.images)])
     against = [(base_name.partition(" ")[0], base), *sources[1:]]
     return Gallery(
@@ -96,7 +98,7 @@ def confusion(run: Run) -> Confusion | None:
         return None
     target, logits = speaking(run)
     counts = np.zeros((len(labels), len(labels)), int)
-    np.add.at(counts, (frames.labels, logits.argmax(1)), 1)
+    np.add.at(counts, (frames.labels, _meaning(run, logits).of(logits).argmax(1)), 1)
     return Confusion(target, labels, counts.tolist())
 
 
@@ -196,15 +198,20 @@ def picture(run: Run, frames: Frames, index: int, sources: list[tuple[str, Logit
     """One frame and what each source says of it."""
     names, sayings = run.manifest.labels, []
     truth = int(frames.labels[index]) if frames.labels is not None else None
-    wanted = truth if truth is not None else int(sources[0][1][index].argmax())
+    meaning = _meaning(run, frames.reference)
+    wanted = truth if truth is not None else int(meaning.of(sources[0][1][index : index + 1]).argmax())
     if truth is not None:
         sayings.append(Saying("true", names[truth]))
     for source, logits in sources:
-        scores: NDArray[np.float32] = softmax(logits[index])
+        scores = meaning.of(logits[index : index + 1])[0]
         top = int(scores.argmax())
         sayings.append(Saying(source, names[top], float(scores[top]), top != wanted))
     image = _bgr(frames.images[index], run.manifest.preprocess.color)
     return Picture(_uri(image), max(image.shape[:2]) < _SMALL, sayings, frames.names[index] if frames.names else "")
+
+
+def _meaning(run: Run, outputs: Logits) -> Meaning:
+    return tasks.create(run.manifest.head, run.manifest.outputs).meaning(outputs)
 
 
 def _bgr(image: Image, color: str) -> Image:

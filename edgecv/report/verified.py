@@ -103,18 +103,19 @@ def read_frames(path: Path, manifest: Manifest) -> Frames | None:
             )
     except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as exc:
         raise BadInput(f"{path}: not what 'edgecv build' writes: {exc}; run it again") from exc
-    _check(frames, len(manifest.labels), path)
+    _check(frames, manifest, path)
     return frames
 
 
-def _check(frames: Frames, classes: int, path: Path) -> None:
+def _check(frames: Frames, manifest: Manifest, path: Path) -> None:
     """Refuse arrays that do not belong together, before they become a wrong picture."""
+    classes, columns = len(manifest.labels), manifest.outputs[0].shape[1]
     count = len(frames.reference)
     if not count:
         raise BadInput(f"{path}: it holds no frames; run 'edgecv build' again")
     for name, logits in (("reference", frames.reference), *frames.outputs.items()):
-        if logits.shape != (count, classes):
-            raise BadInput(f"{path}: {name} is {logits.shape}, not ({count}, {classes}); run 'edgecv build' again")
+        if logits.shape != (count, columns):
+            raise BadInput(f"{path}: {name} is {logits.shape}, not ({count}, {columns}); run 'edgecv build' again")
     if frames.images.ndim != 4 or frames.images.dtype != np.uint8 or len(frames.images) > count:
         raise BadInput(f"{path}: images are {frames.images.shape} {frames.images.dtype}, expected (N, H, W, C) uint8")
     if frames.division not in get_args(Division) or len(frames.names) not in (0, count):

@@ -13,13 +13,15 @@ from torch import nn
 import edgecv_runtime
 from edgecv_export import graph, merge, parity
 from edgecv_export.graph import Deployed
-from edgecv_runtime import bundle, onnxfile, tasks
+from edgecv_runtime import bundle, onnxfile
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.golden import Golden, Picture
 from edgecv_runtime.head import ClassificationHead
 from edgecv_runtime.images import decode
 from edgecv_runtime.manifest import Budget, Manifest, TensorSpec, Variant
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
+from edgecv_runtime.tasks.classification import ClassificationTask
+from edgecv_runtime.tasks.scores import check as check_scores
 from edgecv_runtime.verify import pictures
 
 GOLDEN_IMAGES = 8
@@ -48,24 +50,29 @@ def export(
     normalization: Normalization,
     labels: Sequence[str],
     images: Image,
+    scores: str | None = None,
+    thresholds: Sequence[float] = (),
     budget: Budget | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> Exported:
     """Export a network to a bundle, behind the parity gate.
 
-    network: takes (N, C, H, W) normalized float tensors and gives (N, classes) logits; it is put into eval mode.
+    network: takes (N, C, H, W) normalized float tensors and gives (N, classes); it is put into eval mode.
+    scores: what it gives: "logits", "probabilities", "sigmoid", "sigmoid-logits" or "percent" (docs/api.md); it may be
+    left out where the graph proves it. thresholds: of labels of which several may hold, one for all or one a label.
     images: at least 8 real images, (N, H, W, C) uint8, preprocessed: the gate runs on them, and the first 8 travel as
     golden inputs. Nothing is written when the gate refuses. Parallel linear branches become one convolution (see
     `merge`); the gate compares the result with the network as given.
-    Raises ParityError, ComputationError, or BadInput when labels or channels do not match.
+    Raises ParityError, ComputationError, or BadInput when labels or channels do not match, or nothing says what the
+    network gives.
     """
     if len(normalization.mean) != preprocess.channels:
         raise BadInput(f"normalization has {len(normalization.mean)} channels, preprocessing {preprocess.channels}")
     graph.check_frames(images, max(parity.BATCHES), "export")
     deployed = Deployed(network, normalization)
-    head = ClassificationHead(tuple(labels))
+    asked = ClassificationHead(tuple(labels), "logits" if scores is None else check_scores(scores), tuple(thresholds))
     facts = {"edgecv": edgecv_runtime.__version__, "torch": str(torch.__version__), **(provenance or {})}
-    metadata = {"edgecv.name": name, "edgecv.task": head.task, "edgecv.labels": "\n".join(labels)}
+    metadata = {"edgecv.name": name, "edgecv.task": asked.task, "edgecv.labels": "\n".join(labels)}
     model = graph.to_onnx(deployed, preprocess.size, preprocess.channels, OUTPUT, metadata)
     model, merged = merge.merge_branches(model)
     graph.check(model)
@@ -74,17 +81,19 @@ def export(
         file = Path(folder) / FLOAT32.file
         file.write_bytes(model.SerializeToString())
         header = onnxfile.read(file)
-        tasks.create(head, header.outputs)
+        task = ClassificationTask(asked, header.outputs, ending=header.endings[OUTPUT], told=scores is not None)
         differences = parity.gate(file, deployed, images)
+        outputs = graph.reference(deployed, images[:GOLDEN_IMAGES], batch=GOLDEN_IMAGES)
+        meaning = task.settle(outputs)
         golden = Golden(
             images=images[:GOLDEN_IMAGES],
-            outputs={OUTPUT: graph.reference(deployed, images[:GOLDEN_IMAGES], batch=GOLDEN_IMAGES)},
+            outputs={OUTPUT: outputs},
             labels=tuple(labels),
             pictures=_pictures(deployed, preprocess),
         ).sealing(FLOAT32.file, file.read_bytes())
         manifest = Manifest(
             name=name,
-            head=head,
+            head=ClassificationHead(tuple(labels), meaning.scores, meaning.thresholds),
             input=TensorSpec(graph.INPUT, "uint8", (graph.BATCH, *preprocess.size, preprocess.channels)),
             outputs=header.outputs,
             preprocess=preprocess,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,41 @@ class Deployed(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Pixels (N, H, W, C) uint8 -> outputs of the network."""
         x = image.float().permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
-        outputs: Tensor = self.network(x * self.scale + self.offset)
-        return outputs
+        return one_tensor(self.network(x * self.scale + self.offset))
+
+
+def one_tensor(outputs: Any) -> Tensor:
+    """What a network gives as one tensor: out of a tuple or dict that holds it alone, (N, C, 1, 1) and (N,) as (N, C).
+
+    Raises BadInput with the cure when it gives several tensors, or none.
+    """
+    found = _tensors(outputs, "")
+    if len(found) != 1:
+        named = ", ".join(f"{where}: {_shape(tensor)}" for where, tensor in found)
+        raise BadInput(
+            f"the network gives {len(found)} tensors in a {type(outputs).__name__} ({named or 'none'}), a classifier "
+            "one, (N, classes): export a module whose forward returns that alone, return self.network(x)"
+            f"{found[0][0] if found else '[...]'} say"
+        )
+    ((_, tensor),) = found
+    if tensor.ndim == 1:
+        return tensor.unsqueeze(1)
+    return tensor.flatten(1) if tensor.ndim > 2 and set(_shape(tensor)[2:]) == {1} else tensor
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(map(int, tensor.shape))  # while it is traced, the lengths are tensors, too
+
+
+def _tensors(outputs: Any, where: str) -> list[tuple[str, Tensor]]:
+    """The tensors in a network's outputs, each with the way to it: "[0]", "['logits']"."""
+    if isinstance(outputs, Tensor):
+        return [(where, outputs)]
+    if isinstance(outputs, Mapping):
+        return [each for key, value in outputs.items() for each in _tensors(value, f"{where}[{key!r}]")]
+    if isinstance(outputs, list | tuple):
+        return [each for index, value in enumerate(outputs) for each in _tensors(value, f"{where}[{index}]")]
+    return []
 
 
 def reference(deployed: Deployed, frames: Image, batch: int = 16) -> NDArray[np.float32]:
@@ -66,7 +99,11 @@ def to_onnx(deployed: Deployed, size: tuple[int, int], channels: int, output: st
     """
     import onnx
 
-    model = trace(deployed, torch.zeros((2, *size, channels), dtype=torch.uint8), INPUT, output)
+    try:
+        model = trace(deployed, torch.zeros((2, *size, channels), dtype=torch.uint8), INPUT, output)
+    except ComputationError as exc:
+        given = f"it was given floats of (N, {channels}, {size[0]}, {size[1]}); one that wants channels last needs "
+        raise ComputationError(f"{exc}; {given}x.permute(0, 2, 3, 1) before it") from exc
     onnx.helper.set_model_props(model, metadata)
     check(model)
     return model
@@ -98,6 +135,8 @@ def trace(network: nn.Module, example: Tensor, source: str, output: str) -> Any:
                 output_names=[output],
                 dynamic_axes={source: {0: BATCH}, output: {0: BATCH}},
             )
+        except BadInput:  # of `one_tensor`
+            raise
         except Exception as exc:
             raise ComputationError(f"PyTorch cannot export this network: {str(exc).strip().splitlines()[0]}") from exc
         model = onnxslim.slim(onnx.load(path))

@@ -20,7 +20,7 @@ import edgecv_runtime
 from edgecv_export.calibrate import Sample
 from edgecv_export.graph import INPUT
 from edgecv_export.plan import Plan
-from edgecv_runtime import backends, files, machine, records, verify
+from edgecv_runtime import backends, files, machine, records, tasks, verify
 from edgecv_runtime.backends import Options
 from edgecv_runtime.bench.timing import times_ms
 from edgecv_runtime.errors import BackendUnavailable, BadInput, ModelFileError
@@ -186,8 +186,11 @@ class Laboratory:
 
     def _scored(self, outputs: Logits) -> tuple[Agreement, Score | None]:
         """Against float32 on the check images, and their labels where there are any."""
-        scored = None if self._labels is None else verify.score(self.reference, outputs, self._labels, CHECK)
-        return verify.agreement(self.reference, outputs, "float32", CHECK), scored
+        meaning = tasks.create(self._manifest.head, self._manifest.outputs).meaning(outputs)
+        scored = None
+        if self._labels is not None:
+            scored = verify.score(self.reference, outputs, self._labels, CHECK, meaning)
+        return verify.agreement(self.reference, outputs, "float32", CHECK, meaning), scored
 
     def _samples(self, file: Path, name: str, precision: Precision) -> list[float]:
         with self._running(file, name, precision) as call:

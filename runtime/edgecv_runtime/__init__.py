@@ -11,6 +11,7 @@ from __future__ import annotations
 from edgecv_runtime import errors, images, telemetry
 from edgecv_runtime.backends import Options
 from edgecv_runtime.bundle import Bundle
+from edgecv_runtime.description import Description
 from edgecv_runtime.model import Info, Model, load
 from edgecv_runtime.preprocess import Normalization, Preprocess
 from edgecv_runtime.tasks.classification import Classification, Guess
@@ -19,6 +20,7 @@ __version__: str
 __all__ = [
     "Bundle",
     "Classification",
+    "Description",
     "Guess",
     "Info",
     "Model",

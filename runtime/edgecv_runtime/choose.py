@@ -13,6 +13,7 @@ from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BackendUnavailable, BadInput, nearest
 from edgecv_runtime.evidence import Evidence, Key
 from edgecv_runtime.goals import Goal, Trial
+from edgecv_runtime.inputs import Input
 from edgecv_runtime.manifest import Manifest, Precision, TensorSpec
 from edgecv_runtime.offers import Offers
 from edgecv_runtime.records import Record
@@ -45,6 +46,7 @@ class Target(Record, frozen=True):
     """One way to run a model: an ONNX file, a backend, the precision of what is not quantized, and its settings.
 
     streams: calls that compute at once, 0 for as many as the backend likes. batch: frames a call of `Model.map`.
+    rows: of a graph whose batch is fixed, how many it takes at once; 0 where it takes any number.
     islands: of an int8 file, the precision of what is not quantized. keeps_goal: False when it was measured to miss the
     bound that was asked for, as did everything else.
     """
@@ -61,6 +63,7 @@ class Target(Record, frozen=True):
     reasons: tuple[str, ...] = ()
     islands: Precision = "float32"
     keeps_goal: bool = True
+    rows: int = 0
 
     @property
     def key(self) -> str:
@@ -78,7 +81,12 @@ class Target(Record, frozen=True):
         options = Options(
             device=self.device, precision=precision, threads=self.threads, streams=self.streams, digest=self.sha256
         )
-        return backends.get(self.backend)(self.file, options)
+        backend: Backend = backends.get(self.backend)(self.file, options)
+        if not self.rows:
+            return backend
+        from edgecv_runtime.backends.fixed import FixedBatch
+
+        return FixedBatch(backend, self.rows, str(self.file))
 
     def trial(self, **measured: Any) -> Trial:
         """The record of its measurement."""
@@ -100,11 +108,17 @@ def targets(
             threads,
             device,
             islands=_islands(variant.islands, backends.get(name).precisions(device)),
+            rows=_fixed_rows(bundle.manifest.input),
         )
         for variant in bundle.manifest.variants
         for name in names
         for hint in (backends.get(name).precisions(device) if variant.precision == "float32" else ("float32",))
     ]
+
+
+def _fixed_rows(spec: TensorSpec) -> int:
+    rows = next(iter(spec.shape), "")
+    return rows if isinstance(rows, int) else 0
 
 
 def _islands(wanted: Precision, native: tuple[Precision, ...]) -> Precision:
@@ -152,7 +166,7 @@ def _one_dialect(usable: list[Target], here: Offers) -> list[Target]:
     return [target for target in usable if rank(target) == best[target.backend]]
 
 
-def for_file(file: Path, external: tuple[str, ...], spec: TensorSpec, ask: Ask) -> Target:
+def for_file(file: Path, external: tuple[str, ...], entry: Input, ask: Ask) -> Target:
     """Choose for a plain ONNX file and the data files it names: only the backend and the float precision are open."""
     import hashlib
 
@@ -160,7 +174,7 @@ def for_file(file: Path, external: tuple[str, ...], spec: TensorSpec, ask: Ask) 
     if external:
         digest = hashlib.sha256(digest.encode()).hexdigest()
     usable = [
-        Target(file.stem, file, digest, name, hint, ask.threads, ask.device)
+        Target(file.stem, file, digest, name, hint, ask.threads, ask.device, rows=entry.rows)
         for name in _names(ask.backend)
         for hint in backends.get(name).precisions(ask.device)
         if hint == ask.precision or (ask.precision == "auto" and hint == "float32")
@@ -169,7 +183,7 @@ def for_file(file: Path, external: tuple[str, ...], spec: TensorSpec, ask: Ask) 
         raise BadInput(
             f"{file}: precision '{ask.precision}' is not to be had on backend '{ask.backend}' here; try 'auto'"
         )
-    return _pick(usable, spec, [], ask)
+    return _pick(usable, entry.spec, [], ask)
 
 
 def _names(backend: str) -> list[str]:

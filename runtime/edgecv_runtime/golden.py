@@ -153,6 +153,7 @@ def _problem(golden: Golden, manifest: Manifest) -> str:
             return "its outputs are not finite, or not of one size"
     if any(Path(picture.name).name != picture.name or not picture.name for picture in golden.pictures):
         return "the names of its pictures are no plain file names"
-    if golden.labels and len(golden.labels) != golden.logits.shape[1]:
-        return f"it names {len(golden.labels)} classes, its outputs have {golden.logits.shape[1]}"
+    columns = golden.logits.shape[1]
+    if golden.labels and len(golden.labels) != columns and (len(golden.labels), columns) != (2, 1):
+        return f"it names {len(golden.labels)} classes, its outputs have {columns}"
     return ""

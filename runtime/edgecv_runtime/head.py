@@ -6,14 +6,19 @@ from typing import Literal
 
 from edgecv_runtime.records import Record
 
-Scores = Literal["logits", "probabilities", "sigmoid", "percent"]
+# logits: a softmax makes scores of them (logarithms of probabilities stay what they are); of a single one, a sigmoid.
+# probabilities: of classes that exclude each other. sigmoid: each label for itself, in 0..1; several may hold.
+# sigmoid-logits: each label for itself, before its sigmoid. percent: in 0..100; of classes that exclude each other,
+# or, with thresholds, of each label for itself.
+Scores = Literal["logits", "probabilities", "sigmoid", "sigmoid-logits", "percent"]
 
 
 class ClassificationHead(Record, frozen=True, tag_field="task", tag="classification"):
     """One output, a row a frame and a column a class.
 
-    labels: of the classes, in the order of the columns. scores: what the columns hold. thresholds: the scores above
-    which a label holds, where several may hold at once.
+    labels: of the classes, in the order of the columns; one column for two labels is a class (the second) and its
+    opposite. scores: what the columns hold. thresholds: the scores from which on a label holds, where several may hold
+    at once: one for all, or one a label.
     """
 
     labels: tuple[str, ...]

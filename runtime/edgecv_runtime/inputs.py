@@ -14,53 +14,109 @@ from edgecv_runtime.manifest import Manifest, TensorSpec
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 from edgecv_runtime.records import Record
 
+# Types of input tensors that are served: pixels as they are, and floats that are normalized on the host.
+_FLOATS = ("float32", "float16", "float64")
+_PIXELS = "uint8"
+# Where rows, columns and channels stand behind the batch. Of a shape that fits both, the first: PyTorch's for floats,
+# that of cameras and of our own graphs for pixels.
+_LAYOUTS = {**dict.fromkeys(_FLOATS, ("NCHW", "NHWC")), _PIXELS: ("NHWC", "NCHW")}
+
 
 class Input(Record, frozen=True):
-    """From frames to the network's input tensor: uint8 NHWC for our own graphs, float32 NCHW for others'."""
+    """From frames to the network's input tensor: pixels as they are for a uint8 one, else normalized floats.
+
+    layout: "NHWC" or "NCHW". rows: of a graph whose batch is fixed, how many frames it takes at once; 0: any number.
+    """
 
     spec: TensorSpec
     preprocess: Preprocess
     normalization: Normalization | None
+    layout: str = "NHWC"
+    rows: int = 0
 
     def batch(self, frames: Sequence[Image]) -> NDArray[Any]:
         """Frames of any size -> the input tensor."""
-        pixels = self.preprocess.batch(frames)
-        if self.normalization is None:
+        pixels: NDArray[Any] = self.preprocess.batch(frames)
+        if self.normalization is not None:
+            mean = np.asarray(self.normalization.mean, np.float32)
+            std = np.asarray(self.normalization.std, np.float32)
+            pixels = ((pixels.astype(np.float32) / np.float32(255) - mean) / std).astype(self.spec.dtype, copy=False)
+        if self.layout == "NHWC":
             return pixels
-        mean = np.asarray(self.normalization.mean, np.float32)
-        std = np.asarray(self.normalization.std, np.float32)
-        scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))  # (N, H, W, C) -> (N, C, H, W)
+        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))  # (N, H, W, C) -> (N, C, H, W)
 
 
 def fitting(
     inputs: tuple[TensorSpec, ...], preprocess: Preprocess, normalization: Normalization | None, where: str
 ) -> Input:
-    """Match the preprocessing with the network's input, or say what does not fit."""
-    if len(inputs) != 1 or len(inputs[0].shape) != 4:
-        found = ", ".join(f"{spec.name} {spec.shape}" for spec in inputs)
-        raise ModelFileError(f"{where}: a vision model has one image input of rank 4, this one has: {found}")
-    spec = inputs[0]
+    """Match the preprocessing with the network's input, or say what does not fit.
+
+    The tensor takes any number of frames, also where the graph fixes it (see `backends.fixed`).
+    """
+    spec = _one_image(inputs, where)
     height, width = preprocess.size
-    if normalization is not None and len(normalization.mean) != preprocess.channels:
-        raise BadInput(f"{where}: normalization has {len(normalization.mean)} channels, not {preprocess.channels}")
-    layouts: dict[str, tuple[int, ...]] = {
-        "uint8": (height, width, preprocess.channels),
-        "float32": (preprocess.channels, height, width),
-    }
-    if spec.dtype not in layouts:
-        raise ModelFileError(
-            f"{where}: input '{spec.name}' is {spec.dtype}; uint8 (NHWC) and float32 (NCHW) are served"
+    channels = preprocess.channels
+    if normalization is not None and len(normalization.mean) != channels:
+        raise BadInput(f"{where}: normalization has {len(normalization.mean)} channels, not {channels}")
+    if spec.dtype in _FLOATS and normalization is None:
+        raise BadInput(
+            f"{where}: its input is {spec.dtype}: give normalization=Normalization(mean=..., std=...), which makes "
+            "(x / 255 - mean) / std of pixels; mean 0 and std 1 give 0..1"
         )
-    if spec.dtype == "float32" and normalization is None:
-        raise BadInput(f"{where}: its input is float32: give normalization=Normalization(mean=..., std=...)")
-    if spec.dtype == "uint8" and normalization is not None:
+    if spec.dtype == _PIXELS and normalization is not None:
         raise BadInput(f"{where}: its input is uint8, so the graph normalizes: leave normalization out")
-    wanted = layouts[spec.dtype]
-    for have, want in zip(spec.shape[1:], wanted, strict=True):
-        if isinstance(have, int) and have != want:
-            raise ShapeError(f"{where}: input is {spec.dtype} {spec.shape}, but preprocessing gives (N, {wanted})")
-    return Input(TensorSpec(spec.name, spec.dtype, (spec.shape[0], *wanted)), preprocess, normalization)
+    shapes = {"NHWC": (height, width, channels), "NCHW": (channels, height, width)}
+    for layout in _LAYOUTS[spec.dtype]:
+        if spec.shape == onnxfile.ANY_SHAPE or _fits(spec.shape[1:], shapes[layout]):
+            batch = spec.shape[0]
+            rows = batch if isinstance(batch, int) else 0
+            shape = ("N" if rows or batch == onnxfile.ANY_SHAPE[0] else batch, *shapes[layout])
+            return Input(TensorSpec(spec.name, spec.dtype, shape), preprocess, normalization, layout, rows)
+    given = " or ".join(f"(N, {', '.join(map(str, shapes[layout]))}) {layout}" for layout in _LAYOUTS[spec.dtype])
+    raise ShapeError(
+        f"{where}: its input '{spec.name}' is {readable(spec)}, but preprocessing gives {given}; "
+        "set its size=(height, width) and its color"
+    )
+
+
+def _one_image(inputs: tuple[TensorSpec, ...], where: str) -> TensorSpec:
+    """The one image input of a network; raises ModelFileError that says what to do about others."""
+    found = ", ".join(f"'{spec.name}' {readable(spec)}" for spec in inputs)
+    if len(inputs) > 1:
+        raise ModelFileError(
+            f"{where}: a vision model has one input, the image; this one has {len(inputs)}: {found}; make constants of "
+            "the others when you export it, or run it with its runtime"
+        )
+    if not inputs or (inputs[0].shape != onnxfile.ANY_SHAPE and len(inputs[0].shape) != 4):
+        raise ModelFileError(
+            f"{where}: a vision model has one image input of rank 4, (N, C, H, W) or (N, H, W, C); this one has: "
+            f"{found or 'none'}"
+        )
+    if inputs[0].dtype not in _LAYOUTS:
+        raise ModelFileError(
+            f"{where}: its input is {found}; {', '.join(_LAYOUTS)} are served: export it with one of them"
+        )
+    return inputs[0]
+
+
+def one_output(outputs: tuple[TensorSpec, ...], where: str) -> TensorSpec:
+    """The one output of a classifier; raises ModelFileError that says what to do about others."""
+    found = ", ".join(f"'{spec.name}' {readable(spec)}" for spec in outputs)
+    if len(outputs) != 1:
+        raise ModelFileError(
+            f"{where}: a classifier has one output, this one has {len(outputs)}: {found}; keep that of the scores: "
+            "onnx.utils.extract_model(path, new_path, [input], [output])"
+        )
+    if outputs[0].dtype not in _FLOATS:
+        raise ModelFileError(
+            f"{where}: its output is {found}: a class number or the like, where scores are wanted; export the network "
+            "without its ArgMax"
+        )
+    return outputs[0]
+
+
+def _fits(shape: tuple[int | str, ...], wanted: tuple[int, ...]) -> bool:
+    return all(have == want for have, want in zip(shape, wanted, strict=True) if isinstance(have, int))
 
 
 def mismatch(header: onnxfile.OnnxHeader, manifest: Manifest) -> str:
@@ -70,7 +126,7 @@ def mismatch(header: onnxfile.OnnxHeader, manifest: Manifest) -> str:
         ("output", header.outputs, manifest.outputs),
     ):
         if len(found) != len(claimed) or not all(map(_is_same, found, claimed)):
-            has, says = (", ".join(f"'{each.name}' {_readable(each)}" for each in specs) for specs in (found, claimed))
+            has, says = (", ".join(f"'{each.name}' {readable(each)}" for each in specs) for specs in (found, claimed))
             return f"the graph's {kind} is {has or 'missing'}, the manifest says {says}"
     return ""
 
@@ -109,13 +165,16 @@ def check_feeds(feeds: Any, spec: TensorSpec) -> None:
     shape = getattr(tensor, "shape", None)
     if shape is None or str(tensor.dtype) != spec.dtype or len(shape) != len(spec.shape):
         got = f"{shape} {tensor.dtype}" if shape is not None else type(tensor).__name__
-        raise ShapeError(f"'{spec.name}' wants {_readable(spec)}, got {got}; model.preprocess.batch makes it")
+        raise ShapeError(f"'{spec.name}' wants {readable(spec)}, got {got}; model.preprocess.batch makes it")
     if any(isinstance(want, int) and want != have for want, have in zip(spec.shape, shape, strict=True)):
-        raise ShapeError(f"'{spec.name}' wants {_readable(spec)}, got {shape}; model.preprocess.batch makes it")
+        raise ShapeError(f"'{spec.name}' wants {readable(spec)}, got {shape}; model.preprocess.batch makes it")
     if shape[0] == 0:
         raise ShapeError(f"'{spec.name}' wants at least one frame, got a batch of 0")
 
 
-def _readable(spec: TensorSpec) -> str:
+def readable(spec: TensorSpec) -> str:
+    """Its shape and type, "(N, 3, 224, 224) float32" say."""
+    if spec.shape == onnxfile.ANY_SHAPE:
+        return f"{spec.dtype} of a shape that the file leaves out"
     sizes = ", ".join("N" if isinstance(size, str) else str(size) for size in spec.shape)
     return f"({sizes}) {spec.dtype}"

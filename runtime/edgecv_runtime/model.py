@@ -17,21 +17,24 @@ from edgecv_runtime import backends, choose, forks, machine, onnxfile, tasks
 from edgecv_runtime.backends import DEFAULT_DEVICE, Backend, Executed, Tensors
 from edgecv_runtime.bundle import ARCHIVE_SUFFIX, MANIFEST, Bundle
 from edgecv_runtime.choose import Ask, Target
+from edgecv_runtime.description import EXAMPLE, Description
+from edgecv_runtime.description import read as read_description
 from edgecv_runtime.errors import (
     BackendUnavailable,
     BadInput,
     BundleError,
     Closed,
     EdgecvError,
-    ModelFileError,
     NoMemory,
 )
 from edgecv_runtime.goals import Goal
-from edgecv_runtime.head import ClassificationHead, Head
-from edgecv_runtime.inputs import Input, check_feeds, check_matches, fitting
+from edgecv_runtime.head import ClassificationHead
+from edgecv_runtime.inputs import Input, check_feeds, check_matches, fitting, one_output
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 from edgecv_runtime.records import Record
+from edgecv_runtime.tasks.classification import ClassificationTask
+from edgecv_runtime.tasks.scores import check as check_scores
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -79,6 +82,9 @@ def load(
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
     normalization: Normalization | None = None,
+    scores: str | None = None,
+    thresholds: Sequence[float] = (),
+    description: Description | str | Path | None = None,
     self_test: bool = False,
 ) -> Model:
     """Load a bundle (folder or .edgecv) or a plain ONNX file.
@@ -90,30 +96,63 @@ def load(
     threads: 0 leaves the number to the backend.
     goal: "latency", "throughput", or a bound such as "p99 <= 20 ms"; `submit` and `map` profit from the others. Where
     nothing keeps to a bound, the nearest runs, `info.keeps_goal` is False and `explain()` says so.
-    preprocess, labels: for a plain ONNX file, which carries neither; normalization: for one with float32 NCHW input.
+    preprocess, labels: for a plain ONNX file, which carries neither; normalization: for one whose input is float.
+    scores: what the outputs of a plain ONNX file are: "logits", "probabilities", "sigmoid", "sigmoid-logits" or
+    "percent" (docs/api.md); needed where the file's last operator does not prove it. thresholds: of labels of which
+    several may hold, from which score on they do; one for all, or one a label; 0.5 by default.
+    description: all of these in one, or the path of a YAML or JSON file with them (docs/api.md).
     self_test: run the bundle's golden inputs first; raises ParityError that names the fault when they do not agree.
     Raises BundleError, ModelFileError, BadInput or BackendUnavailable, each in one line.
     """
     source = Path(source)
     ask = Ask(backend, precision, device, threads, Goal(goal))
-    given = {"preprocess": preprocess, "labels": labels, "normalization": normalization}
-    if source.is_dir() or source.suffix == ARCHIVE_SUFFIX or (source.suffix != ".onnx" and not source.exists()):
+    given: dict[str, object] = {"preprocess": preprocess, "labels": labels, "normalization": normalization}
+    given |= {"scores": scores, "thresholds": tuple(thresholds) or None}
+    if _is_bundle(source):
         _refuse(given, f"{source}: a bundle carries its own")
+    elif description is not None:
+        _refuse(given, f"{source}: the description says it")
+    elif preprocess is not None and labels is not None:
+        meaning = None if scores is None else check_scores(scores)
+        description = Description(tuple(labels), preprocess, normalization, meaning, tuple(thresholds))
+    return load_asked(source, ask, description, self_test=self_test)
+
+
+def load_asked(
+    source: Path, ask: Ask, description: Description | str | Path | None = None, *, self_test: bool = False
+) -> Model:
+    """Load a bundle, or a plain ONNX file with its description, as it was asked for; verbs of the command line do."""
+    if _is_bundle(source):
+        if description is not None:
+            raise BadInput(f"{source}: a bundle describes itself: leave the description out")
         return load_bundle(source, ask, self_test=self_test)
     if self_test:
         raise BadInput(f"{source}: a plain ONNX file carries no golden inputs: leave out self_test")
     if source.name == MANIFEST:
         raise BundleError(f"{source}: name the bundle's folder, {source.parent}")
     header = onnxfile.read(source)
-    if preprocess is None or labels is None:
-        raise BadInput(f"{source}: a plain ONNX file carries no preprocessing and labels: give preprocess=, labels=")
-    if len(header.outputs) != 1:
-        raise ModelFileError(f"{source}: has {len(header.outputs)} outputs; a classifier has one")
-    entry = fitting(header.inputs, preprocess, normalization, str(source))
-    target = choose.for_file(source, tuple(header.external), entry.spec, ask)
-    last = header.last_operators.get(header.outputs[0].name, "")
-    head = ClassificationHead(tuple(labels), "probabilities" if last == "Softmax" else "logits")
-    return Model(target, entry, source.stem, head, header.outputs)
+    if description is None:
+        raise BadInput(
+            f"{source}: a plain ONNX file carries no preprocessing and labels: give preprocess=, labels=, or a "
+            f"description, a YAML file with {EXAMPLE} (--describe FILE)"
+        )
+    if not isinstance(description, Description):
+        description = read_description(description)
+    output = one_output(header.outputs, str(source))
+    entry = fitting(header.inputs, description.preprocess, description.normalization, str(source))
+    head = ClassificationHead(description.labels, description.scores or "logits", description.thresholds)
+    try:
+        task = ClassificationTask(
+            head, (output,), ending=header.endings[output.name], told=description.scores is not None
+        )
+    except BadInput as exc:
+        raise BadInput(f"{source}: {exc}") from exc
+    target = choose.for_file(source, tuple(header.external), entry, ask)
+    return Model(target, entry, source.stem, task, header.outputs)
+
+
+def _is_bundle(source: Path) -> bool:
+    return source.is_dir() or source.suffix == ARCHIVE_SUFFIX or (source.suffix != ".onnx" and not source.exists())
 
 
 def load_bundle(source: Path, ask: Ask, *, self_test: bool = False) -> Model:
@@ -134,7 +173,8 @@ def of_target(bundle: Bundle, target: Target) -> Model:
     manifest = bundle.manifest
     check_matches(onnxfile.read(target.file), manifest, f"{bundle.path}/{target.file.name}")
     entry = fitting((manifest.input,), manifest.preprocess, None, str(bundle.path))
-    model = Model(target, entry, manifest.name, manifest.head, manifest.outputs, bundle)
+    task = tasks.create(manifest.head, manifest.outputs)
+    model = Model(target, entry, manifest.name, task, manifest.outputs, bundle)
     bundle.check_unchanged(target.file.name)
     return model
 
@@ -150,19 +190,18 @@ class Model:
         target: Target,
         entry: Input,
         name: str,
-        head: Head,
+        task: tasks.Task,
         outputs: tuple[TensorSpec, ...],
         bundle: Bundle | None = None,
     ) -> None:
         """Use `load`; this is for code that has found a target itself."""
-        self.labels = head.labels
+        self.labels = task.labels
         self.preprocess = entry.preprocess
         self.input = entry.spec
         self.outputs = outputs
         self.name = name
         self.bundle = bundle
-        self._head = head
-        self._task = tasks.create(head, outputs)
+        self._task = task
         self._entry = entry
         self._target = target
         self._executed: Executed | None = None
@@ -192,7 +231,11 @@ class Model:
 
     def results(self, batch: NDArray[Any]) -> list[Any]:
         """Run a ready input tensor (N, ...) and decode it: one result per row."""
-        return self._task.decode(self._alive().run({self.input.name: batch}))
+        outputs = self._alive().run({self.input.name: batch})
+        try:
+            return self._task.decode(outputs, len(batch))
+        except BadInput as exc:  # the outputs are not what they were said to be
+            raise BadInput(f"model '{self.name}': {exc}") from exc
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Run raw tensors: {"image": (N, H, W, C) uint8} -> {"logits": (N, classes) float32} for our own bundles.
@@ -272,7 +315,7 @@ class Model:
             self._executed = self._alive().executed()
         return Info(
             name=self.name,
-            task=self._head.task,
+            task=self._task.name,
             variant=self._target.variant,
             backend=self._target.backend,
             precision=self._executed.precision,

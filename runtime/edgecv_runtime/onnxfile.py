@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from edgecv_runtime.errors import ModelFileError
 from edgecv_runtime.manifest import TensorSpec
+from edgecv_runtime.onnxending import Ending, Maker
+from edgecv_runtime.onnxending import of as ending_of
 from edgecv_runtime.protobuf import fields, integer, message, text
 from edgecv_runtime.records import Record
 
@@ -19,8 +21,7 @@ IR_VERSIONS = range(3, 14)
 OPSETS = range(7, 27)
 KNOWN_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 ISLANDS = "edgecv.islands"  # metadata: float precision between the int8 layers of a file, where it is not float32
-# Operators that hand values on as they are; what an output means is decided before them.
-_PASSING = {"Identity", "Cast", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+ANY_SHAPE = ("...",)  # of a tensor whose shape the file leaves out
 
 # onnx.TensorProto.DataType -> numpy's name
 DTYPES = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool"}
@@ -48,7 +49,10 @@ _OTHER_KINDS = {
 
 
 class OnnxHeader(Record, frozen=True):
-    """The outside of a model: versions, inputs and outputs, metadata, operators by type, external data files."""
+    """The outside of a model: versions, inputs and outputs, metadata, operators by type, external data files.
+
+    A shape that the file leaves out is ANY_SHAPE.
+    """
 
     ir_version: int
     opsets: dict[str, int]
@@ -56,8 +60,8 @@ class OnnxHeader(Record, frozen=True):
     outputs: tuple[TensorSpec, ...]
     metadata: dict[str, str]
     operators: Counter[str]
-    domains: frozenset[str]  # of the operators, those inside of nested graphs too
-    last_operators: dict[str, str]  # output's name -> type of the operator that computes it
+    custom: frozenset[str]  # "domain (operator)" of what is neither standard nor a function in the file
+    endings: dict[str, Ending]  # output's name -> what it ends in
     external: dict[str, int]  # external data: location -> bytes that the file there has at least
 
     @property
@@ -120,8 +124,8 @@ def _header(data: memoryview) -> OnnxHeader:
         elif number == 14:
             entry = dict(fields(message(value)))
             metadata[text(entry.get(1))] = text(entry.get(2))
-        elif number == 25:  # a function's nodes
-            found.add_parts(message(value), nodes=7)
+        elif number == 25:
+            found.add_function(message(value))
     if len(graphs) != 1 or not ir_version or not opsets:
         raise ValueError("it has no graph, IR version or opset" if not graphs else "it has two graphs")
 
@@ -141,8 +145,8 @@ def _header(data: memoryview) -> OnnxHeader:
         outputs=tuple(outputs),
         metadata=metadata,
         operators=found.operators,
-        domains=frozenset(found.domains),
-        last_operators={spec.name: _last_operator(spec.name, makers) for spec in outputs},
+        custom=frozenset(f"{domain} ({kind})" for domain, kind in found.strangers - found.functions),
+        endings={spec.name: ending_of(spec.name, makers) for spec in outputs},
         external=dict(sorted(found.external.items())),
     )
 
@@ -152,12 +156,19 @@ class _Inside:
 
     def __init__(self) -> None:
         self.operators: Counter[str] = Counter()
-        self.domains: set[str] = set()
+        self.strangers: set[tuple[str, str]] = set()  # domain and type of operators that are not standard
+        self.functions: set[tuple[str, str]] = set()  # those that the file itself defines
         self.external: dict[str, int] = {}
 
-    def add_parts(self, data: memoryview, nodes: int = 1) -> dict[str, tuple[str, str]]:
-        """Take in a GraphProto (or, with `nodes` 7, a FunctionProto) -> output's name: (operator, its first input)."""
-        makers: dict[str, tuple[str, str]] = {}
+    def add_function(self, data: memoryview) -> None:
+        """Take in a FunctionProto: its name and domain, and its nodes."""
+        parts = dict(fields(data))
+        self.functions.add((text(parts.get(10)), text(parts.get(1))))
+        self.add_parts(data, nodes=7)
+
+    def add_parts(self, data: memoryview, nodes: int = 1) -> dict[str, Maker]:
+        """Take in a GraphProto (or, with `nodes` 7, a FunctionProto) -> what computes each tensor."""
+        makers: dict[str, Maker] = {}
         for number, value in fields(data):
             if number == nodes:
                 makers.update(self._node(message(value)))
@@ -165,11 +176,13 @@ class _Inside:
                 self._constant(message(value), sparse=number == 15)
         return makers
 
-    def _node(self, data: memoryview) -> dict[str, tuple[str, str]]:
-        kind, first, made = "", "", []
+    def _node(self, data: memoryview) -> dict[str, Maker]:
+        kind, domain = "", ""
+        taken: list[str] = []
+        made: list[str] = []
         for number, value in fields(data):
             if number == 1:
-                first = first or text(value)
+                taken.append(text(value))
             elif number == 2:
                 made.append(text(value))
             elif number == 4:
@@ -177,9 +190,11 @@ class _Inside:
             elif number == 5:
                 self._attribute(message(value))
             elif number == 7:
-                self.domains.add(text(value))
+                domain = text(value)
         self.operators[kind] += 1
-        return dict.fromkeys(made, (kind, first))
+        if domain not in KNOWN_DOMAINS:
+            self.strangers.add((domain, kind))
+        return dict.fromkeys(made, Maker(kind, domain, tuple(taken)))
 
     def _attribute(self, data: memoryview) -> None:
         """Tensors stand in fields 5 and 10 of an AttributeProto, graphs in 6 and 11, sparse tensors in 22 and 23."""
@@ -195,16 +210,6 @@ class _Inside:
         for _, location, size in map(_external, tensors):
             if location:
                 self.external[location] = max(size, self.external.get(location, 0))
-
-
-def _last_operator(name: str, makers: dict[str, tuple[str, str]]) -> str:
-    """The operator that computes an output, seen through those that only hand its values on."""
-    kind, first = makers.get(name, ("", ""))
-    seen = {name}
-    while kind in _PASSING and first in makers and first not in seen:
-        seen.add(first)
-        kind, first = makers[first]
-    return kind
 
 
 def _external(data: memoryview) -> tuple[str, str, int]:
@@ -225,7 +230,7 @@ def _tensor(data: memoryview) -> TensorSpec:
     parts = dict(fields(data))
     kind = dict(fields(message(parts.get(2, b""))))
     tensor = dict(fields(message(kind.get(1, b""))))
-    shape: list[int | str] = []
+    shape: list[int | str] = [] if 2 in tensor else list(ANY_SHAPE)
     for number, dimension in fields(message(tensor.get(2, b""))):
         if number == 1:
             entry = dict(fields(message(dimension)))
@@ -243,9 +248,9 @@ def _check_versions(header: OnnxHeader, where: str) -> None:
         raise ModelFileError(
             f"{where}: opset {header.opset} is outside {OPSETS[0]}..{OPSETS[-1]}; export it with opset 17"
         )
-    custom = sorted((header.domains | set(header.opsets)) - KNOWN_DOMAINS)
-    if custom:
-        raise ModelFileError(f"{where}: needs custom operators of {', '.join(custom)}; export with standard operators")
+    if header.custom:
+        named = ", ".join(sorted(header.custom))
+        raise ModelFileError(f"{where}: needs custom operators of {named}; export with standard operators")
 
 
 def _check_external(path: Path, location: str, size: int) -> None:

@@ -181,16 +181,9 @@ def import_cv2() -> ModuleType:
 
 
 def check_frame(image: Any) -> None:
-    """Refuse what is not a (H, W, 3) uint8 BGR image; raises ShapeError that says what it is."""
-    if not isinstance(image, np.ndarray):
-        raise ShapeError(
-            f"a frame is a (H, W, 3) uint8 BGR array, got {type(image).__name__}; read files with images.read"
-        )
-    if image.dtype != np.uint8:
-        raise ShapeError(
-            f"a frame is uint8 BGR with values 0..255, got {image.dtype}; do not normalize, the graph does"
-        )
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ShapeError(f"a frame is (H, W, 3), got {image.shape}; grey: cv2.cvtColor(x, cv2.COLOR_GRAY2BGR)")
-    if image.size == 0:
-        raise ShapeError(f"a frame has at least one pixel, got {image.shape}")
+    """Refuse what is not a (H, W, 3) uint8 BGR image; raises ShapeError that says what it is and how to make one."""
+    is_frame = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+    if not is_frame or not image.size:
+        from edgecv_runtime import advice
+
+        raise ShapeError(advice.on(image))

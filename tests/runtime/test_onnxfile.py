@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from edgecv_runtime import onnxfile, onnxgraph, protobuf
 from edgecv_runtime.errors import ModelFileError
+from edgecv_runtime.onnxending import Ending
 
 
 def make_model(opset=17, ir_version=8, domain=""):
@@ -34,7 +35,7 @@ def test_the_header_is_what_the_onnx_package_reads(exported):
     assert [spec.name for spec in header.inputs] == ["image"]
     assert header.inputs[0].shape == ("batch", 32, 32, 3)
     assert (header.inputs[0].dtype, header.outputs[0].dtype) == ("uint8", "float32")
-    assert header.last_operators["logits"] == "Gemm"
+    assert header.endings["logits"].operator == "Gemm"
 
 
 def test_metadata_may_hold_any_text(tmp_path):
@@ -112,7 +113,7 @@ def test_a_truncated_file_is_refused(share, exported, tmp_path):
         (make_model(opset=99), "opset 99 is outside"),
         (make_model(opset=3), "opset 3 is outside"),
         (make_model(ir_version=99), "IR version 99 is outside"),
-        (make_model(domain="acme.secret"), "custom operators of acme.secret"),
+        (make_model(domain="acme.secret"), r"custom operators of acme\.secret \(Strange\); export"),
     ],
 )
 def test_versions_and_operators_out_of_range_are_refused(model, said, tmp_path):
@@ -214,7 +215,7 @@ def test_a_custom_operator_inside_a_branch_is_refused(tmp_path):
     model.graph.node.append(helper.make_node("If", ["x"], ["c"], then_branch=inner, else_branch=inner))
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelFileError, match="custom operators of acme.secret"):
+    with pytest.raises(ModelFileError, match=r"custom operators of acme\.secret \(Strange\)"):
         onnxfile.read(path)
 
 
@@ -231,7 +232,7 @@ def test_the_last_operator_is_seen_through_those_that_pass_values_on(tail, tmp_p
     model.graph.node.extend(nodes)
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString())
-    assert onnxfile.read(path).last_operators == {"y": "Softmax"}
+    assert onnxfile.read(path).endings == {"y": Ending("Softmax")}
 
 
 def test_constants_have_one_digest_however_they_are_stored():

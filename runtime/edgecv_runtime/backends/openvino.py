@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import cores, files, forks, machine, telemetry
+from edgecv_runtime import cores, files, forks, machine, onnxfile, telemetry
 from edgecv_runtime.backends import DEFAULT_DEVICE, Executed, Options, Tensors, summarize
 from edgecv_runtime.errors import BackendUnavailable, BadInput, Closed, ComputationError, ModelFileError, NoMemory
 from edgecv_runtime.manifest import Precision
@@ -122,7 +122,8 @@ class OpenVinoBackend:
         if graph is None:
             with self._lock:
                 if single not in graphs:
-                    graphs[single] = self._compiled(single)
+                    fixed = not single and not graphs[True].takes_one
+                    graphs[single] = graphs[True] if fixed else self._compiled(single)
                 graph = graphs[single]
         return graph
 
@@ -135,7 +136,7 @@ class OpenVinoBackend:
         if cached is not None:
             return cached
         try:
-            model = core().read_model(str(self._model))
+            model = _read(self._model)
             if single:
                 for entry in model.inputs:
                     if entry.partial_shape.rank.is_static and entry.partial_shape[0].is_dynamic:
@@ -171,7 +172,9 @@ class _Graph:
     def __init__(self, compiled: Any, memory: object = None) -> None:
         self.compiled = compiled
         self._memory = memory
-        self._outputs = [output.get_any_name() for output in compiled.outputs]
+        self._outputs = [_own_name(output) for output in compiled.outputs]
+        first = compiled.inputs[0].partial_shape
+        self.takes_one = first.rank.is_dynamic or first[0].is_dynamic or first[0].get_length() == 1
         self._requests = threading.local()
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
@@ -180,6 +183,12 @@ class _Graph:
             request = self._requests.request = self.compiled.create_infer_request()
         request.infer(feeds, share_inputs=True, share_outputs=True)
         return {name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(self._outputs)}
+
+
+def _own_name(output: Any) -> str:
+    """The name that the file gives an output: where OpenVINO leaves out an Identity, it has those before it, too."""
+    name: str = output.get_node().get_friendly_name().removesuffix("/sink_port_0")
+    return name if name in output.get_names() else output.get_any_name()
 
 
 @functools.cache
@@ -208,6 +217,19 @@ def _device(asked: str) -> str:
         here = ", ".join(name.lower() for name in found)
         raise BackendUnavailable(f"openvino finds no device '{asked}' here, only: {here}; is its driver installed?")
     return asked.upper()
+
+
+def _read(path: Path) -> Any:
+    """Read an ONNX file; one that OpenVINO takes only without functions of its own, or with ranks, is given so."""
+    try:
+        return core().read_model(str(path))
+    except RuntimeError:
+        from edgecv_runtime import onnxinline
+
+        plain = onnxinline.rewritten(path.read_bytes())
+        if plain is None or onnxfile.parse(plain, str(path)).external:  # from memory it finds no data beside the file
+            raise
+        return core().read_model(plain)
 
 
 def _read_cached(path: Path, device: str, config: dict[str, Any]) -> _Graph | None:

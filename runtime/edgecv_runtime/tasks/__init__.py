@@ -5,14 +5,14 @@ A task decodes tensors into results, scores them against labels and draws them. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from edgecv_runtime.backends import Tensors
-from edgecv_runtime.head import ClassificationHead, Head
+from edgecv_runtime.head import Head
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.tasks.classification import ClassificationTask
+from edgecv_runtime.tasks.scores import Meaning, Rows
 
 
 class Result(Protocol):
@@ -30,17 +30,22 @@ class Result(Protocol):
 class Task(Protocol):
     """What a task does with the outputs of one batch."""
 
-    def decode(self, outputs: Tensors) -> list[Any]:
-        """One result per frame of the batch."""
+    labels: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As a bundle's head is tagged."""
         ...
 
+    def decode(self, outputs: Tensors, count: int) -> list[Any]:
+        """One result per frame of the batch of `count`."""
+        ...
 
-# What the outputs mean -> the task for it and the outputs' specifications
-TASKS: dict[type[Head], Callable[[Head, tuple[TensorSpec, ...]], Task]] = {
-    ClassificationHead: ClassificationTask,
-}
+    def meaning(self, rows: Rows) -> Meaning:
+        """How rows (N, C) are read: their scores, whether two give the same answer, how far one is from another."""
+        ...
 
 
 def create(head: Head, outputs: tuple[TensorSpec, ...]) -> Task:
     """Make the task of a head; raises BadInput when it does not match the outputs."""
-    return TASKS[type(head)](head, outputs)
+    return ClassificationTask(head, outputs)

@@ -9,10 +9,16 @@ from numpy.typing import NDArray
 
 from edgecv_runtime.backends import Tensors
 from edgecv_runtime.errors import BadInput, InvalidOutput
-from edgecv_runtime.head import ClassificationHead
+from edgecv_runtime.head import ClassificationHead, Scores
 from edgecv_runtime.manifest import TensorSpec
+from edgecv_runtime.onnxending import Ending
+from edgecv_runtime.onnxfile import ANY_SHAPE
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
+from edgecv_runtime.tasks import scores as meaning
+from edgecv_runtime.tasks.scores import Meaning, softmax
+
+__all__ = ["Classification", "ClassificationTask", "Guess", "printable", "softmax"]
 
 
 class Guess(Record, frozen=True):
@@ -24,10 +30,15 @@ class Guess(Record, frozen=True):
 
 
 class Classification(Record, frozen=True):
-    """The result for one frame: `scores` (C,) float32 sum to 1, `labels` name them."""
+    """The result for one frame: `scores` (C,) float32 in 0..1, `labels` name them.
+
+    Scores of classes that exclude each other sum to 1, and `thresholds` are (). Where several labels may hold, each
+    score stands for itself, and `present` are those that reach their threshold: none, one or several.
+    """
 
     scores: NDArray[np.float32]
     labels: tuple[str, ...]
+    thresholds: tuple[float, ...] = ()
 
     @property
     def index(self) -> int:
@@ -51,10 +62,18 @@ class Classification(Record, frozen=True):
         order = np.argsort(-self.scores, kind="stable")[:k]
         return [Guess(self.labels[index], float(self.scores[index]), int(index)) for index in order]
 
+    @property
+    def present(self) -> list[Guess]:
+        """The labels that hold, best first: the top-1 class, or all labels that reach their threshold."""
+        if not self.thresholds:
+            return self.top(1)
+        return [guess for guess in self.top(len(self.labels)) if guess.score >= self.thresholds[guess.index]]
+
     def as_dict(self, top: int = 5) -> dict[str, Any]:
-        """Label, score, index and the best classes, five by default, as plain values."""
+        """Label, score, index and the best classes, five by default, as plain values; with thresholds, what holds."""
         best = [{"label": guess.label, "score": round(guess.score, 6)} for guess in self.top(top)]
-        return {"label": self.label, "score": round(self.score, 6), "index": self.index, "top": best}
+        plain = {"label": self.label, "score": round(self.score, 6), "index": self.index, "top": best}
+        return plain | ({"present": [guess.label for guess in self.present]} if self.thresholds else {})
 
     def _repr_html_(self) -> str:
         from edgecv_runtime import notebook
@@ -90,39 +109,89 @@ class Classification(Record, frozen=True):
 
 
 class ClassificationTask:
-    """Decode outputs (N, C) into classifications; logits meet a softmax."""
+    """Outputs of a classifier to classifications: (N, C), with axes of length 1 behind or between them, too.
 
-    def __init__(self, head: ClassificationHead, outputs: tuple[TensorSpec, ...]) -> None:
-        """Raises BadInput when the output is not (N, C), or C is not the number of labels."""
-        if len(outputs) != 1 or len(outputs[0].shape) != 2:
-            shapes = ", ".join(f"{output.name} {output.shape}" for output in outputs)
-            raise BadInput(f"classification wants one output of shape (N, classes), the model has: {shapes}")
-        classes, labels = outputs[0].shape[1], head.labels
-        if isinstance(classes, int) and classes != len(labels):
-            raise BadInput(f"the model has {classes} classes, but {len(labels)} labels were given")
-        self._output = outputs[0].name
-        self._labels = labels
-        self._scores = head.scores
+    C is the number of labels; or 1, for one label or for a class and its opposite, which is named first.
+    """
 
-    def decode(self, outputs: Tensors) -> list[Classification]:
-        """One Classification per row; raises InvalidOutput when a row holds NaN or infinite values."""
-        logits = np.asarray(outputs[self._output], np.float32)
-        if logits.shape[1] != len(self._labels):
-            raise BadInput(f"the model gave {logits.shape[1]} classes, but there are {len(self._labels)} labels")
-        broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    name = "classification"
+
+    def __init__(
+        self,
+        head: ClassificationHead,
+        outputs: tuple[TensorSpec, ...],
+        *,
+        ending: Ending | None = None,
+        told: bool = True,
+    ) -> None:
+        """`ending`: what the graph ends in, where that is known; told: False leaves the head's `scores` to it.
+
+        Raises BadInput when the output is not (N, C), C is not the number of labels, or the graph ends otherwise.
+        """
+        if len(outputs) != 1:
+            raise BadInput(f"classification wants one output, the model has {len(outputs)}")
+        output = outputs[0]
+        self.labels = head.labels
+        self._output = output.name
+        self._ending = ending
+        self._scores = meaning.told(head.scores, ending) if told else None
+        self._given = head.thresholds
+        self._settled: Meaning | None = None
+        if output.shape == ANY_SHAPE:
+            return
+        sizes = [size for size in output.shape[1:] if size != 1]
+        if len(sizes) > 1 or not output.shape:
+            raise BadInput(f"classification wants an output of shape (N, classes), '{output.name}' is {output.shape}")
+        if all(isinstance(size, int) for size in sizes):
+            classes = int(sizes[0]) if sizes else 1
+            self._check_count(classes)
+            self._spread(self._scores or meaning.expected(ending), classes)  # refuses thresholds that mean nothing
+
+    def settle(self, rows: NDArray[np.float32]) -> Meaning:
+        """What the outputs mean, as these rows (N, C) of the first frames confirm; raises BadInput with the choice."""
+        if self._scores is None:
+            self._scores = meaning.settled(self._ending, rows)
+        found = self.meaning(rows)
+        meaning.check_rows(found.scores, rows, not found.thresholds, self._ending)
+        self._settled = found  # threads that come here at once find the same
+        return found
+
+    def decode(self, outputs: Tensors, count: int) -> list[Classification]:
+        """One Classification per frame; raises InvalidOutput when one holds NaN or infinite values.
+
+        Raises BadInput when the first frames show that the outputs are not what they were said to be, or do not show
+        what they are.
+        """
+        rows = self.rows(outputs[self._output], count)
+        settled = self._settled or self.settle(rows)
+        return [Classification(row, self.labels, settled.thresholds) for row in settled.of(rows)]
+
+    def meaning(self, rows: NDArray[np.float32]) -> Meaning:
+        """How to read rows (N, C): as was told, or settled by the first frames."""
+        assert self._scores is not None
+        classes = rows.shape[1]
+        return Meaning(self._scores, self._spread(self._scores, classes), classes == 1 and len(self.labels) == 2)
+
+    def rows(self, output: NDArray[Any], count: int) -> NDArray[np.float32]:
+        """The output of `count` frames as finite rows (count, C)."""
+        if output.ndim != 2 or len(output) != count:  # seldom: the axes of length 1 do not matter
+            wanted = [size for size in (count, output.size // count) if size != 1]
+            if [size for size in output.shape if size != 1] != wanted:
+                raise BadInput(f"the model gave {output.shape} for {count} frames, not a row of classes for each")
+        rows = np.asarray(output, np.float32).reshape(count, -1)
+        self._check_count(rows.shape[1])
+        broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if broken.size:
-            raise InvalidOutput(
-                f"{broken.size} of {len(logits)} outputs hold NaN or infinite values; run 'edgecv verify'"
-            )
-        scores = softmax(logits) if self._scores == "logits" else logits
-        return [Classification(row, self._labels) for row in scores]
+            raise InvalidOutput(f"{broken.size} of {count} outputs hold NaN or infinite values; run 'edgecv verify'")
+        return rows
 
+    def _spread(self, scores: Scores | None, classes: int) -> tuple[float, ...]:
+        return meaning.spread_thresholds(self._given, scores, len(self.labels), classes)
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Softmax over the last axis, shifted by the largest logit so that it cannot overflow."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    scores: NDArray[np.float32] = shifted / shifted.sum(axis=-1, keepdims=True)
-    return scores
+    def _check_count(self, classes: int) -> None:
+        labels = len(self.labels)
+        if classes != labels and (classes, labels) != (1, 2):
+            raise BadInput(f"the model has {classes} classes, but {labels} labels were given")
 
 
 def printable(text: str) -> str:

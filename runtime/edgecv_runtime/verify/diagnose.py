@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import backends, golden, onnxgraph
+from edgecv_runtime import backends, golden, onnxgraph, tasks
 from edgecv_runtime.backends import Options
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BackendUnavailable, BadInput, BundleError, ParityError, nearest
 from edgecv_runtime.evidence import Finding
 from edgecv_runtime.golden import Picture
+from edgecv_runtime.tasks.scores import Meaning
 from edgecv_runtime.verify import faults
 from edgecv_runtime.verify.faults import Fault, Scene
 from edgecv_runtime.verify.pictures import LOSSLESS
@@ -206,7 +207,11 @@ def _as_normalization(fit: Fit) -> str:
 
 
 def _of_scores(bundle: Bundle, seen: Array, pictures: Sequence[Picture], scenes: Sequence[Scene]) -> Finding | None:
-    logits = np.stack([picture.logits for picture in pictures])
+    outputs = np.stack([picture.logits for picture in pictures])
+    meaning = tasks.create(bundle.manifest.head, bundle.manifest.outputs).meaning(outputs)
+    if meaning.thresholds:
+        return _of_single_scores(meaning, outputs, seen)
+    logits = _as_logits(outputs, meaning)
     classes = logits.shape[1]
     has_background = seen.shape[1] == classes + 1
     if seen.shape[1] != classes and not has_background:
@@ -224,7 +229,7 @@ def _of_scores(bundle: Bundle, seen: Array, pictures: Sequence[Picture], scenes:
     errors = _error(observed, right)
     if errors.max() <= SCORES_LOSSLESS:
         return None
-    with _Network(bundle) as network:
+    with _Network(bundle, meaning) as network:
         own = network(np.stack([picture.pixels for picture in pictures]))
         if _error(_plain(own, False), _plain(logits, False)).max() > SCORES_LOSSLESS:
             raise ParityError(f"{bundle.path}: its own file gives other scores than PyTorch: run 'edgecv verify' first")
@@ -252,6 +257,24 @@ def _of_scores(bundle: Bundle, seen: Array, pictures: Sequence[Picture], scenes:
     return _finding(
         fault, f"the scores differ by {worst:.1%} (root mean square), and no fault of the catalogue explains it"
     )
+
+
+def _as_logits(outputs: Array, meaning: Meaning) -> Array:
+    """Outputs of classes that exclude each other as logits: the logarithms of their scores where they are none."""
+    if meaning.scores == "logits" and not meaning.opposites:
+        return outputs
+    logarithms: Array = np.log(np.maximum(meaning.of(outputs), 1e-30))
+    return logarithms
+
+
+def _of_single_scores(meaning: Meaning, outputs: Array, seen: Array) -> Finding | None:
+    """Scores of labels that stand each for itself, before or behind their sigmoid: the catalogue simulates none."""
+    if seen.shape != outputs.shape:
+        raise BadInput(f"the network gives {outputs.shape[1]} scores, the pipeline {seen.shape[1]}")
+    off = min(float(np.abs(seen - right).max()) for right in (outputs, meaning.of(outputs)))
+    if off <= SCORES_JPEG:
+        return None
+    return _finding(faults.UNKNOWN_INPUT, f"the scores differ by up to {off:.3g}")
 
 
 def _plain(scores: Array, is_share: bool, floored: bool = False) -> Array:
@@ -294,11 +317,12 @@ def _reordered(observed: Array, right: Array) -> tuple[Fault, str] | None:
 class _Network:
     """The bundle's float32 graph with a float32 input, on any backend: it takes pixels that no uint8 can hold, too."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, meaning: Meaning) -> None:
         names = sorted(backends.available(), key=lambda name: name != "onnxruntime")
         if not names:
             raise BackendUnavailable("no backend is installed", extra="onnxruntime")
         self._input = bundle.manifest.input.name
+        self._meaning = meaning
         self._folder = tempfile.TemporaryDirectory(prefix="edgecv-")
         file = Path(self._folder.name) / "float-input.onnx"
         file.write_bytes(onnxgraph.with_float_input(bundle.variant_file("float32").read_bytes()))
@@ -307,7 +331,7 @@ class _Network:
     def __call__(self, pixels: Array) -> Array:
         """Pixels (N, H, W, C) of any values -> logits (N, classes)."""
         feed = np.ascontiguousarray(pixels, np.float32)
-        return next(iter(self._backend.run({self._input: feed}).values()))
+        return _as_logits(next(iter(self._backend.run({self._input: feed}).values())), self._meaning)
 
     def __enter__(self) -> _Network:
         return self

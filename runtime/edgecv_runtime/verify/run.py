@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import backends, machine, onnxfile
+from edgecv_runtime import backends, machine, onnxfile, tasks
 from edgecv_runtime.backends import Executed
 from edgecv_runtime.bundle import GOLDEN, Bundle
 from edgecv_runtime.choose import Target, targets
@@ -115,11 +115,15 @@ def _verified(target: Target, bundle: Bundle, given: _Compared) -> Verified:
         return Verified(msgspec.structs.replace(failed_entry(target, exc), finding=finding), None)
     except EdgecvError as exc:
         return Verified(failed_entry(target, exc), None)
+    meaning = tasks.create(bundle.manifest.head, bundle.manifest.outputs).meaning(outputs)
+    scored = None
+    if given.labels is not None:
+        scored = score(given.reference, outputs, given.labels, given.frames_name, meaning)
     entry = msgspec.structs.replace(
         new_entry(target, executed),
         finding=explain(bundle, target, executed, given.frames, given.reference, outputs),
-        agreement=agreement(given.reference, outputs, given.reference_name, given.frames_name),
-        score=score(given.reference, outputs, given.labels, given.frames_name) if given.labels is not None else None,
+        agreement=agreement(given.reference, outputs, given.reference_name, given.frames_name, meaning),
+        score=scored,
     )
     return Verified(entry, outputs)
 

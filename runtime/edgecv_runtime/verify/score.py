@@ -10,25 +10,29 @@ from numpy.typing import NDArray
 
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.evidence import Agreement, Interval, Score
-from edgecv_runtime.tasks.classification import softmax
+from edgecv_runtime.tasks.scores import Meaning
 
 METRIC = "top-1"
+LOGITS = Meaning()  # of classes that exclude each other
 
 
-def agreement(reference: NDArray[np.float32], outputs: NDArray[np.float32], name: str, frames: str = "") -> Agreement:
-    """Compare logits (N, classes) with the reference's: top-1 agreement, differences, Kullback-Leibler divergence.
+def agreement(
+    reference: NDArray[np.float32],
+    outputs: NDArray[np.float32],
+    name: str,
+    frames: str = "",
+    meaning: Meaning = LOGITS,
+) -> Agreement:
+    """Compare outputs (N, C) with the reference's: agreement, differences, Kullback-Leibler divergence of the scores.
 
-    name: of the reference; frames: which they are, in words.
+    name: of the reference; frames: which they are, in words; meaning: what the outputs are.
     """
     difference = np.abs(outputs - reference)
-    wanted, got = softmax(reference), softmax(outputs)
-    tiny = np.float32(1e-12)
-    divergence = (wanted * (np.log(wanted + tiny) - np.log(got + tiny))).sum(axis=1)
     return Agreement(
         reference=name,
         metric=METRIC,
-        share=wilson(int((outputs.argmax(1) == reference.argmax(1)).sum()), len(reference)),
-        divergence=max(0.0, float(divergence.mean())),
+        share=wilson(int(meaning.same(reference, outputs).sum()), len(reference)),
+        divergence=max(0.0, float(meaning.divergence(reference, outputs).mean())),
         max_abs=float(difference.max()),
         mean_abs=float(difference.mean()),
         largest=float(np.abs(reference).max()),
@@ -37,10 +41,14 @@ def agreement(reference: NDArray[np.float32], outputs: NDArray[np.float32], name
 
 
 def score(
-    reference: NDArray[np.float32], outputs: NDArray[np.float32], labels: NDArray[np.int64], frames: str = ""
+    reference: NDArray[np.float32],
+    outputs: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    frames: str = "",
+    meaning: Meaning = LOGITS,
 ) -> Score:
     """Top-1 of both on the same labelled frames, and the drop in points with a paired bootstrap interval (95 %)."""
-    good, known = outputs.argmax(1) == labels, reference.argmax(1) == labels
+    good, known = meaning.right(outputs, labels), meaning.right(reference, labels)
     drops = known.astype(np.int64) - good.astype(np.int64)  # 1: lost, -1: gained
     picks = np.random.default_rng(0).integers(0, len(drops), (2000, len(drops)))
     low, high = np.percentile(drops[picks].mean(axis=1), [2.5, 97.5])
