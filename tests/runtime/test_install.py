@@ -116,6 +116,6 @@ def test_every_extra_that_an_error_names_exists():
 
 def test_no_hint_asks_an_index_that_does_not_have_edgecv():
     """`pip install 'edgecv[...]'` is what only `install.command` may say, after it looked where edgecv came from."""
-    asking = re.compile(r"pip install[^\n]*\bedgecv(?!_)\b")
+    asking = re.compile(r"pip install[^\n]*(?<!/)\bedgecv(?!_)\b")
     hints = [path for path in SOURCES + PAGES if path.name != "install.py" and asking.search(path.read_text())]
     assert hints == []
