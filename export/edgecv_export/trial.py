@@ -29,6 +29,7 @@ from edgecv_runtime.manifest import Manifest, Precision
 from edgecv_runtime.offers import broken
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
+from edgecv_runtime.tasks.scores import Meaning
 
 Logits = NDArray[np.float32]
 Times = tuple[dict[str, float], dict[str, float]]  # median and 99th percentile in milliseconds, by backend
@@ -135,7 +136,8 @@ class Laboratory:
         Of a float file, or one with a single quantized layer, of which there are many: they run alike everywhere.
         """
         outputs = self.outputs(content, "onnxruntime", images=RANKING_IMAGES)
-        return verify.agreement(self.reference[:RANKING_IMAGES], outputs, "float32").divergence
+        reference = self.reference[:RANKING_IMAGES]
+        return verify.agreement(reference, outputs, "float32", meaning=self._meaning(outputs)).divergence
 
     def outputs(self, content: bytes, name: str, precision: Precision = "float32", images: int | None = None) -> Logits:
         """Outputs on the check images, or on the first of them, on one backend."""
@@ -184,9 +186,12 @@ class Laboratory:
                     found[name] = statistics.median(self._samples(file, name, "bf16"))
         return found
 
+    def _meaning(self, outputs: Logits) -> Meaning:
+        return tasks.create(self._manifest.head, self._manifest.outputs).meaning(outputs)
+
     def _scored(self, outputs: Logits) -> tuple[Agreement, Score | None]:
         """Against float32 on the check images, and their labels where there are any."""
-        meaning = tasks.create(self._manifest.head, self._manifest.outputs).meaning(outputs)
+        meaning = self._meaning(outputs)
         scored = None
         if self._labels is not None:
             scored = verify.score(self.reference, outputs, self._labels, CHECK, meaning)
