@@ -2,19 +2,16 @@
 
     python examples/add_task.py BUNDLE
 
-A task decodes tensors into results and knows nothing of backends; a bundle names its task. Inside edgecv the same is a
-file in `edgecv_runtime/tasks/` and a row in the table `TASKS`.
+A task decodes tensors into results and knows nothing of backends; a bundle's head names its task. Inside edgecv the
+same is a file in `edgecv_runtime/tasks/` and a row in the table `TASKS`.
 """
 
 import sys
-import tempfile
-from pathlib import Path
 
-import msgspec
 import numpy as np
 
 import edgecv_runtime as rt
-from edgecv_runtime import bundle, stream, tasks
+from edgecv_runtime import stream, tasks
 from edgecv_runtime.backends import Tensors
 from edgecv_runtime.tasks.classification import ClassificationTask
 
@@ -25,9 +22,9 @@ SURE = 0.9
 class OrUnsure(ClassificationTask):
     """As a classification, with one class more: "unsure"."""
 
-    def decode(self, outputs: Tensors) -> list[rt.Classification]:
-        """One result per frame of the batch."""
-        return [self._judged(result) for result in super().decode(outputs)]
+    def decode(self, outputs: Tensors, count: int) -> list[rt.Classification]:
+        """One result per frame of the batch of `count`."""
+        return [self._judged(result) for result in super().decode(outputs, count)]
 
     def _judged(self, result: rt.Classification) -> rt.Classification:
         if result.score >= SURE:
@@ -36,18 +33,14 @@ class OrUnsure(ClassificationTask):
         return rt.Classification(scores, (*result.labels, "unsure"))
 
 
-tasks.TASKS["classification-or-unsure"] = OrUnsure
+tasks.TASKS["classification"] = OrUnsure
 # --- that is all
 
 
-def main(path: str) -> None:
-    with tempfile.TemporaryDirectory() as name, rt.Bundle(path) as opened:
-        copy = Path(name) / "bundle"
-        manifest = msgspec.structs.replace(opened.manifest, task="classification-or-unsure")
-        bundle.write(copy, manifest, {each: opened.file(each) for each in opened.manifest.files})
-        with rt.load(copy) as model, stream.open_source("fake:size=320x240,20") as camera:
-            labels = [model(frame.image).label for frame in camera]
-        print(f"{labels.count('unsure')} of {len(labels)} frames of a test picture are nothing that the network knows")
+def main(bundle: str) -> None:
+    with rt.load(bundle) as model, stream.open_source("fake:size=320x240,20") as camera:
+        labels = [model(frame.image).label for frame in camera]
+    print(f"{labels.count('unsure')} of {len(labels)} frames of a test picture are nothing that the network knows")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ A task decodes tensors into results, scores them against labels and draws them. 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from edgecv_runtime.backends import Tensors
@@ -46,6 +47,10 @@ class Task(Protocol):
         ...
 
 
+# What a bundle's head is tagged with -> its task.
+TASKS: dict[str, Callable[[Head, tuple[TensorSpec, ...]], Task]] = {ClassificationTask.name: ClassificationTask}
+
+
 def create(head: Head, outputs: tuple[TensorSpec, ...]) -> Task:
     """Make the task of a head; raises BadInput when it does not match the outputs."""
-    return ClassificationTask(head, outputs)
+    return TASKS[str(head.__struct_config__.tag)](head, outputs)
