@@ -107,6 +107,12 @@ def quantize(
             None if data is None else _frames(opened, data, images if config.int8 else 0, check_images, max_megapixels)
         )
     calibration, check, labels = found or (None, None, None)
+    if max_drop is not None and labels is None:
+        given = f"{data} has no folders named as them" if data else "without --data there are none"
+        raise BadInput(
+            f"--max-drop counts points of accuracy on images with the bundle's labels, and {given}: leave it out; "
+            f"agreement counts then, of which {budget.least_agreement:.0%} are asked for"
+        )
     book = beside(bundle, "trials")
     done = None
     try:
@@ -224,6 +230,7 @@ def _measured(path: Path, frames: Image | None, labels: NDArray[np.int64] | None
                 verify.float_outputs(opened, frames),
                 reference_name="float32 here",
                 labels=labels,
+                frames_name="check images",
                 only=lambda each: (each.variant, each.hint) != (FLOAT, FLOAT),
             )
         timed = bench(opened, seconds=0.3, rounds=3, progress=say)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgecv_runtime.bench.table import Row
     from edgecv_runtime.bundle import Bundle
     from edgecv_runtime.evidence import Entry, Evidence, Finding
+    from edgecv_runtime.manifest import Manifest
     from edgecv_runtime.offers import Offers
     from edgecv_runtime.preprocess import Image
 
@@ -58,7 +59,8 @@ def verify(
     from edgecv_runtime import machine
     from edgecv_runtime import verify as verification
     from edgecv_runtime.bundle import Bundle
-    from edgecv_runtime.offers import is_faithful, offered
+    from edgecv_runtime.evidence import Evidence
+    from edgecv_runtime.offers import is_faithful, measured, offered
 
     if sum(each is not None for each in (data, against, pictures)) > 1:
         raise BadInput("--data, --against and --pictures are three things: give one of them")
@@ -75,21 +77,44 @@ def verify(
             if data is not None
             else [each.entry for each in verification.verify(opened)]
         )
-        evidence = opened.evidence().merged(entries)
-        _show(opened, evidence, json, markdown)
-        offers = offered(opened.manifest, evidence, machine.this())
+        manifest, before = opened.manifest, opened.evidence()
+        evidence = before.merged(entries)
+        (say if json or markdown else stdout.print)(_verified(entries, manifest))
+        _show(opened, Evidence(tuple(entries)), json, markdown, judged=evidence)
+        offers = offered(manifest, evidence, machine.this())
         kept = keep(opened, evidence, write)
-    measured = {entry.key for entry in entries}
-    failed = [entry for entry in evidence.entries if entry.key in measured and not is_faithful(entry, opened.manifest)]
+    here = {entry.key for entry in entries}
+    failed = [entry for entry in evidence.entries if entry.key in here and not is_faithful(entry, manifest)]
+    known = {each.key for each in measured(manifest, before, machine.this()) if not is_faithful(each, manifest)}
     for finding in found:
         stderr.print(f"edgecv: {finding}", soft_wrap=True)
     for each in failed:
         why = each.finding or each.failed or _beyond(each, offers)
-        stderr.print(f"edgecv: {each.variant} on {each.backend}: {why}", soft_wrap=True)
-    if failed or found:
+        before_too = "withheld, as before: " if _is_known(each, known, manifest) else ""
+        stderr.print(f"edgecv: {each.variant} on {each.backend}: {before_too}{why}", soft_wrap=True)
+    if found or not all(_is_known(each, known, manifest) for each in failed):
         raise typer.Exit(EXIT_LOSSES)
     if not kept:
         raise typer.Exit(Unavailable.exit_code)
+
+
+def _is_known(entry: Entry, known: set[tuple[str, str, str, str]], manifest: Manifest) -> bool:
+    """Whether a file that is not what it should be was withheld before; float32, on which all rests, never is."""
+    variant = manifest.variant(entry.variant)
+    return entry.key in known and variant is not None and variant.precision != "float32"
+
+
+def _verified(entries: list[Entry], manifest: Manifest) -> str:
+    """How many ways to run gave what they should, on which frames, and how near float32 came."""
+    from edgecv_runtime.offers import is_faithful
+
+    good = sum(is_faithful(entry, manifest) for entry in entries)
+    compared = [entry.agreement for entry in entries if entry.agreement]
+    frames = " and ".join(dict.fromkeys(f"{each.share.count} {each.frames or 'frames'}" for each in compared))
+    floats = [entry for entry in entries if (entry.variant, entry.hint) == ("float32", "float32") and entry.agreement]
+    far = max((each.agreement.max_abs for each in floats if each.agreement), default=None)
+    near = "" if far is None else f", largest difference of float32 {far:.1e}"
+    return f"verified here: {good} of {len(entries)} give PyTorch's outputs ({frames or 'nothing ran'}{near})"
 
 
 def _beyond(entry: Entry, offers: Offers) -> str:
@@ -159,15 +184,29 @@ def report(
 
 
 def _scored(opened: Bundle, data: Path, max_megapixels: float) -> list[Entry]:
-    """Accuracy of every target on labelled images; float32 here is no proof of itself, so agreement is left out."""
+    """Score and agreement of every target on labelled images; of float32, no proof of itself, on golden inputs."""
     import msgspec
 
     from edgecv_runtime import verify as verification
 
     frames, labels = labelled(opened, data, max_megapixels)
     expected = verification.float_outputs(opened, frames)
-    done = verification.verify(opened, frames, expected, reference_name="float32 here", labels=labels)
-    return [msgspec.structs.replace(each.entry, agreement=None) for each in done]
+    done = verification.verify(
+        opened,
+        frames,
+        expected,
+        reference_name="float32 here",
+        labels=labels,
+        frames_name=f"images of {data.resolve().name}",
+    )
+    proofs = verification.verify(opened, only=lambda each: (each.variant, each.hint) == ("float32", "float32"))
+    proven = {each.entry.key: each.entry for each in proofs}
+    entries = []
+    for entry in (each.entry for each in done):
+        proof = proven.get(entry.key, entry)
+        found = {"agreement": proof.agreement, "finding": proof.finding, "failed": proof.failed}
+        entries.append(msgspec.structs.replace(entry, **found))
+    return entries
 
 
 def keep(opened: Bundle, evidence: Evidence, write: bool) -> bool:
@@ -217,10 +256,10 @@ def preprocessed(opened: Bundle, frames: Iterable[Image]) -> Image:
     return np.stack([opened.manifest.preprocess(frame) for frame in frames])
 
 
-def _show(opened: Bundle, evidence: Evidence, json: bool, markdown: bool) -> None:
+def _show(opened: Bundle, evidence: Evidence, json: bool, markdown: bool, judged: Evidence | None = None) -> None:
     from edgecv_runtime.bench import table
 
-    found = table.of_evidence(opened, evidence)
+    found = table.of_evidence(opened, evidence, judged)
     show_json(found) if json else _print(found, markdown)
 
 

@@ -64,7 +64,8 @@ def _fitting(title: str, rows: list[Row], console: Console) -> tuple[Table, list
 def _layouts(names: list[str]) -> Iterator[Layout]:
     """Layouts from the widest to the narrowest."""
     yield [(name, "") for name in names]
-    stacked = [(name, _STACKED.get(name, "")) for name in names if name not in _STACKED.values()]
+    below = {upper: lower for upper, lower in _STACKED.items() if upper in names and lower in names}
+    stacked = [(name, below.get(name, "")) for name in names if name not in below.values()]
     yield stacked
     for name in _DISPENSABLE:
         if name == "agreement" and "accuracy" not in names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgecv_export.quantize import Quantized
 from edgecv_runtime import machine
+from edgecv_runtime.budget import weigh
 from edgecv_runtime.evidence import Agreement, Evidence, Score
 from edgecv_runtime.manifest import Budget, Manifest
 from edgecv_runtime.offers import measured, rivals
@@ -34,7 +35,9 @@ def explain_evidence(evidence: Evidence, manifest: Manifest, name: str) -> list[
 
 def _choice(done: Quantized, budget: Budget) -> str:
     trial = done.chosen
-    state = "" if done.found.kept else "NOT within the budget, the closest of all tried: "
+    found = weigh(budget, trial.agreement, trial.score)
+    doubt = ", as far as so few images can tell" if found.note and not found.broken else ""
+    state = "" if done.found.kept else f"NOT within the budget{doubt}, the closest of all tried: "
     said = _lost(trial.agreement, trial.score, budget)
     others = "".join(f"; {name}: {each.plan.name}" for name, each in done.others.items())
     return f"{state}{trial.plan.name}: {said}; {len(done.candidates)} ways tried{others}"
@@ -45,15 +48,15 @@ def _lost(agreement: Agreement, score: Score | None, budget: Budget) -> str:
     if score is not None:
         said = (
             f"{score.metric} drops by {score.drop:.2f} points ({score.drop_low:.2f} to "
-            f"{score.drop_high:.2f}) on {score.count} labelled images, "
+            f"{score.drop_high:.2f}) on {score.count} labelled {score.frames or 'images'}, "
             f"the budget is {budget.max_drop_points:g}"
         )
     else:
-        said = (
-            f"agrees with float32 on {agreement.share.value:.1%} of {agreement.share.count} images, "
-            f"the budget is {budget.least_agreement:.1%}"
-        )
-    return f"{said}; divergence {agreement.divergence:.2g} nats"
+        frames = f"{agreement.share.count} {agreement.frames or 'images'}"
+        least = f"{budget.least_agreement:.1%}"
+        said = f"agrees with float32 on {agreement.share.value:.1%} of {frames}, the budget is {least}"
+    note = weigh(budget, agreement, score).note
+    return f"{said}; divergence {agreement.divergence:.2g} nats" + (f"; {note}" if note else "")
 
 
 def _floats(done: Quantized) -> list[str]:

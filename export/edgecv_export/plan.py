@@ -26,6 +26,8 @@ from edgecv_runtime.records import Record
 
 # How many of the calibration images tell the layers' errors, and how their inputs vary.
 ERROR_IMAGES, MOMENT_IMAGES = 32, 32
+# Activation functions that a backend makes part of the int8 layer before them: they only clip what it gives.
+MERGED = ("Clip", "Relu")
 
 
 class Plan(Record, frozen=True):
@@ -158,12 +160,17 @@ class Workshop:
         return self._moments[passes]
 
     def floats(self, plan: Plan) -> dict[str, int]:
-        """Operators that stay in float under a plan, by type, with how many there are."""
+        """Operators that compute in float under a plan, by type, with how many there are.
+
+        An activation function that follows an int8 layer is none of them: backends merge it into that layer.
+        """
         wiring, _ = self.form(_float_passes(plan))
         inside = {node.name for node in quantized_nodes(wiring, PLACEMENTS[plan.placement], plan.islands)}
         counts: dict[str, int] = {}
         for node in wiring.model.graph.node:
-            if node.name not in inside:
+            maker = wiring.makers.get(next(iter(node.input), ""))
+            merged = node.op_type in MERGED and maker is not None and maker.name in inside
+            if node.name not in inside and not merged:
                 counts[node.op_type] = counts.get(node.op_type, 0) + 1
         return dict(sorted(counts.items()))
 

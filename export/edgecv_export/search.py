@@ -15,8 +15,8 @@ from edgecv_export.placement import PLACEMENTS, quantized_nodes
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.quantize_config import QuantizeConfig
 from edgecv_export.trial import TIE, Book, Laboratory, Trial
+from edgecv_runtime.budget import weigh
 from edgecv_runtime.manifest import Budget
-from edgecv_runtime.offers import broken
 
 # How many of the most sensitive layers stay in float, one after the other; the first ones are tried in any case.
 ISLANDS, ALWAYS = (1, 2, 4, 8, 16), 2
@@ -281,7 +281,7 @@ class Search:
     def keeps(self, trial: Trial, name: str) -> bool:
         """Whether a trial is within the budget on a backend."""
         agreement = trial.agreements.get(name)
-        return agreement is not None and not broken(self._budget, agreement, trial.scores.get(name))
+        return agreement is not None and weigh(self._budget, agreement, trial.scores.get(name)).met
 
     def _kept(self, name: str) -> list[Trial]:
         return [trial for trial in self._trials.values() if self.keeps(trial, name)]

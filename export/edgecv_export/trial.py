@@ -23,10 +23,10 @@ from edgecv_export.plan import Plan
 from edgecv_runtime import backends, files, machine, records, tasks, verify
 from edgecv_runtime.backends import Options
 from edgecv_runtime.bench.timing import times_ms
+from edgecv_runtime.budget import weigh
 from edgecv_runtime.errors import BackendUnavailable, BadInput, ModelFileError
 from edgecv_runtime.evidence import Agreement, Score
 from edgecv_runtime.manifest import Manifest, Precision
-from edgecv_runtime.offers import broken
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
 from edgecv_runtime.tasks.scores import Meaning
@@ -181,7 +181,7 @@ class Laboratory:
         found = {}
         for name in (each for each in self.float_ms if "bf16" in backends.get(each).precisions()):
             scores = self._scored(self.outputs(content, name, "bf16"))
-            if not broken(self._manifest.budget, *scores):
+            if weigh(self._manifest.budget, *scores).met:
                 with _File(content) as file:
                     found[name] = statistics.median(self._samples(file, name, "bf16"))
         return found

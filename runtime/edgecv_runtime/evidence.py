@@ -138,8 +138,9 @@ class Evidence(Record, frozen=True):
     def merged(self, new: list[Entry]) -> Evidence:
         """Evidence in which `new` entries replace those of the same key, and keep what was measured before.
 
-        Only figures of the same file and the same versions are kept. Agreement on more frames is kept over agreement
-        on fewer, unless the new one contradicts it: a self-test on golden inputs can withhold, and never offer.
+        Only figures of the same file and the same versions are kept. Labelled frames bring score and agreement, both
+        of the same frames. Agreement alone, on fewer frames, replaces no agreement on more unless it is shown to be
+        worse: a self-test on golden inputs can withhold, and never offer.
         """
         table = {entry.key: entry for entry in self.entries}
         for entry in new:
@@ -160,9 +161,10 @@ class Evidence(Record, frozen=True):
 def _joined(old: Entry, new: Entry) -> Entry:
     """The new entry with what only the old one has, and the stronger of the two agreements."""
     agreement = new.agreement or old.agreement
-    if new.agreement and old.agreement:
+    same = new.score is not None and new.agreement is not None and new.score.frames == new.agreement.frames != ""
+    if new.agreement and old.agreement and not same:
         fewer = new.agreement.share.count < old.agreement.share.count
-        agrees = new.agreement.share.value >= old.agreement.share.low
+        agrees = new.agreement.share.high >= old.agreement.share.low
         agreement = old.agreement if fewer and agrees else new.agreement
     return msgspec.structs.replace(
         new,

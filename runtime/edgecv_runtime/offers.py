@@ -6,9 +6,10 @@ machines, and who adds some need not judge again.
 
 from __future__ import annotations
 
-from edgecv_runtime.evidence import Agreement, Entry, Evidence, Key, Score
+from edgecv_runtime.budget import weigh
+from edgecv_runtime.evidence import Agreement, Entry, Evidence, Key
 from edgecv_runtime.machine import Machine
-from edgecv_runtime.manifest import Budget, Manifest, Precision, Variant
+from edgecv_runtime.manifest import Manifest, Precision, Variant
 from edgecv_runtime.records import Record
 
 # A float32 file is faithful when it keeps nearly every result and no output moves by more than this, or than this
@@ -81,19 +82,6 @@ def is_faithful(entry: Entry, manifest: Manifest) -> bool:
     return variant is not None and not (entry.hint == FLOAT and _unfaithful(entry, variant, manifest))
 
 
-def broken(budget: Budget, agreement: Agreement, score: Score | None) -> str:
-    """What is lost beyond the budget, in words, or "".
-
-    The score counts where there are labels; agreement where there are none, or where a share of it was asked for.
-    """
-    if score is not None and score.drop > budget.max_drop_points:
-        return f"loses {score.drop:.2f} points of {score.metric}, the budget is {budget.max_drop_points:g}"
-    if (score is None or budget.min_agreement is not None) and agreement.share.value < budget.least_agreement:
-        share = f"{agreement.share.value:.1%}"
-        return f"agrees with float32 on {share} of frames, the budget is {budget.least_agreement:.1%}"
-    return ""
-
-
 def rivals(entry: Entry, here: list[Entry], manifest: Manifest) -> dict[str, float]:
     """Milliseconds of the other floats on the same backend that keep what they have to, by precision.
 
@@ -146,7 +134,7 @@ def _unfaithful(entry: Entry, variant: Variant, manifest: Manifest) -> str:
     if entry.agreement is None:
         return "not verified; run 'edgecv verify'"
     if variant.precision != FLOAT or entry.hint != FLOAT:
-        return broken(manifest.budget, entry.agreement, entry.score)
+        return weigh(manifest.budget, entry.agreement, entry.score).broken
     if not is_float32s(entry.agreement):
         found = entry.agreement
         by = f"{found.metric} agreement {found.share.value:.2%}, outputs by {found.max_abs:.3g}"

@@ -539,10 +539,10 @@ def test_verify_says_what_is_lost_beyond_the_budget(finished):
 
     with Bundle(finished) as opened:
         entry = next(each for each in opened.evidence().entries if each.variant == "int8-u8s8")
-        agreement = msgspec.structs.replace(entry.agreement, share=verify.wilson(6, 8))
+        agreement = msgspec.structs.replace(entry.agreement, share=verify.wilson(3, 8))
         entry = msgspec.structs.replace(entry, agreement=agreement, score=None)
         offers = offered(opened.manifest, Evidence(entries=(entry,)), machine.this())
-    assert _beyond(entry, offers) == "agrees with float32 on 75.0% of frames, the budget is 90.0%"
+    assert _beyond(entry, offers) == "agrees with PyTorch float32 on 37.5% of 8 frames, the budget is 90.0%"
 
 
 def test_verify_names_a_fault_of_a_device_s_own_code(exported, tmp_path):
@@ -638,3 +638,34 @@ def test_quantize_calibrates_on_train_and_judges_on_val_with_labels(exported, di
     assert all(calibration[index].tobytes() in parts[0] for index in range(30))
     assert len(check) == 25
     assert [parts[1][frame.tobytes()] for frame in check] == list(found)
+
+
+def test_verify_says_that_it_passed_and_ends_with_losses_for_what_is_newly_wrong_only(finished_copy):
+    from edgecv_runtime import bundle, verify
+    from edgecv_runtime.evidence import Evidence
+
+    done = edgecv("verify", finished_copy, "--no-write")
+    assert done.returncode == 0, done.stderr
+    count = len({(entry.variant, entry.backend, entry.hint) for entry in Bundle(finished_copy).evidence().entries})
+    told = re.search(r"verified here: (\d+) of (\d+) give PyTorch's outputs \(8 golden inputs, largest", done.stdout)
+    assert told is not None, done.stdout
+    assert told.groups() == (str(count), str(count))
+    assert "p50" not in done.stdout  # nothing was timed
+    with Bundle(finished_copy) as opened:  # int8 that more frames than the golden ones withheld before
+        share = verify.wilson(100, 200)
+        entries = [
+            msgspec.structs.replace(each, score=None, agreement=msgspec.structs.replace(each.agreement, share=share))
+            if each.variant == "int8-u8s8"
+            else each
+            for each in opened.evidence().entries
+        ]
+        bundle.update(opened, evidence=Evidence(tuple(entries)))
+    done = edgecv("verify", finished_copy, "--no-write")
+    assert done.returncode == 0, done.stderr
+    assert "int8-u8s8 on openvino: withheld, as before: agrees with PyTorch float32 on 50.0% of 200" in done.stderr
+
+
+def test_points_without_labels_are_refused(bundle_copy, folder):
+    done = edgecv("--quiet", "quantize", bundle_copy, "--data", folder, "--max-drop", "0.5")
+    assert done.returncode == 2
+    assert "--max-drop counts points of accuracy on images with the bundle's labels" in one_line(done)

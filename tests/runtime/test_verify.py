@@ -106,23 +106,29 @@ def judged(path, **changes):
 
 
 def test_int8_within_budget_and_faster_is_offered(finished):
-    offers = judged(finished, score={"drop": 0.1}, latency={"p50_ms": 0.0001})
+    offers = judged(finished, score={"drop": 0.1, "drop_low": -0.2, "drop_high": 0.4}, latency={"p50_ms": 0.0001})
     assert "openvino" in offers.backends("int8-u8s8")
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"score": {"drop": 0.6}}, "loses 0.60 points of top-1, the budget is 0.5"),
         (
-            {"latency": {"p50_ms": 1e6}, "score": {"drop": 0}},
+            {"score": {"drop": 0.6, "drop_low": 0.1, "drop_high": 1.1}},
+            r"loses 0.60 points of top-1 \(0.1 to 1.1\) on 200 .*, the budget is 0.5",
+        ),
+        (
+            {"latency": {"p50_ms": 1e6}, "score": {"drop": 0.0, "drop_low": -0.3, "drop_high": 0.3}},
             "slower than (float32|bf16) \\(1000000.00 against",
         ),
-        ({"latency": None, "score": {"drop": 0}}, "not measured here; run 'edgecv bench'"),
+        (
+            {"latency": None, "score": {"drop": 0.0, "drop_low": -0.3, "drop_high": 0.3}},
+            "not measured here; run 'edgecv bench'",
+        ),
         ({"agreement": None}, "not verified; run 'edgecv verify'"),
         (
-            {"score": None, "budget": Budget(min_agreement=1.0), "agreement": {"share": verify.wilson(9, 10)}},
-            "agrees with float32 on 90.0% of frames, the budget is 100.0%",
+            {"score": None, "budget": Budget(min_agreement=1.0), "agreement": {"share": verify.wilson(80, 100)}},
+            "agrees with PyTorch float32 on 80.0% of 100 frames, the budget is 100.0%",
         ),
         (  # what was asked for counts beside the labels
             {"score": {"drop": 0}, "budget": Budget(min_agreement=0.95), "agreement": {"share": verify.wilson(9, 10)}},

@@ -56,11 +56,12 @@ def rows(bundle: Bundle) -> list[Row]:
     return of_evidence(bundle, bundle.evidence())
 
 
-def of_evidence(bundle: Bundle, evidence: Evidence) -> list[Row]:
-    """The same of evidence that need not be in the bundle."""
+def of_evidence(bundle: Bundle, evidence: Evidence, judged: Evidence | None = None) -> list[Row]:
+    """The same of evidence that need not be in the bundle; judged: what decides on what is offered, if it is more."""
     manifest = bundle.manifest
     verdicts = {
-        key: offers.offered(manifest, evidence, machine).why_not for key, machine in evidence.machines().items()
+        key: offers.offered(manifest, judged or evidence, machine).why_not
+        for key, machine in evidence.machines().items()
     }
     table: list[Row] = []
     for variant in manifest.variants:
@@ -123,12 +124,14 @@ COLUMNS: dict[str, Callable[[Row], Cell]] = {
     "machine": lambda row: (row.machine or MISSING, ""),
     "offered": lambda row: ("yes", "") if row.offered else ("no", row.why_not),
 }
+TIMED = frozenset({"p50 ms", "p90 ms", "p99 ms", "per s", "frame ms", "memory MB", "load ms"})
 WORDS = frozenset({"bundle", "variant", "backend", "executed", "machine", "offered"})  # the others hold figures
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
-    """The columns that tell something: no accuracy without labels, no bundle or machine that all rows share."""
+    """The columns that tell something: no accuracy without labels, no time that nobody took, nothing that all share."""
     left_out = set() if any(row.score for row in rows) else {"accuracy", "drop, points"}
+    left_out |= set() if any(row.latency for row in rows) else TIMED
     left_out |= {name for name in ("bundle", "machine") if len({COLUMNS[name](row) for row in rows}) < 2}
     return [name for name in COLUMNS if name not in left_out]
 
