@@ -1,10 +1,11 @@
-"""How near int8 comes to float32 on photographs that calibration never saw, pass by pass, and how fast the files run.
+"""How near int8 comes to float32 on photographs that calibration never saw, pass by pass.
 
     python benchmarks/quantization/nearness.py --archives wheels/*.whl bccd.zip --out FOLDER NAME ...
 
 The networks have their published ImageNet weights; `photographs.py` says where pictures come from. Every file is scored
-on both backends, and all of one network are timed in turns. `--beside` adds files of the last network from elsewhere,
-another version's say. Writes benchmarks/results/quantization-nearness.md from all networks in FOLDER.
+on both backends; with `--times`, on a machine that does nothing else, they are timed in turns. `--beside "TITLE=FILE"`
+adds files of the last network from elsewhere, another version's say. Writes
+benchmarks/results/quantization-nearness.md from all networks in FOLDER.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ SEARCHED = "edgecv's search"
 
 @dataclass(frozen=True)
 class Row:
-    """One file on one backend: nats and share of test pictures that keep float32's label; median milliseconds."""
+    """One file on one backend: nats and share of test pictures that keep float32's label; median milliseconds, or 0."""
 
     network: str
     file: str
@@ -57,13 +58,14 @@ def main() -> None:
     parser.add_argument("--archives", type=Path, nargs="+", required=True, help="zips (wheels) of pictures and clips")
     parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
     parser.add_argument("--beside", nargs="*", default=[], metavar="TITLE=FILE", help="files of the last network")
+    parser.add_argument("--times", action="store_true", help="time the files, too")
     parser.add_argument("--budget-s", type=float, default=600.0, help="seconds of each search")
     parser.add_argument("names", nargs="*", help="none: the page is written again from FOLDER")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     for name in given.names:
         beside = dict(each.split("=", 1) for each in given.beside) if name == given.names[-1] else {}
-        rows = study(name, given.archives, beside, given.budget_s)
+        rows = study(name, given.archives, beside, given.budget_s, given.times)
         (given.out / f"{name}.json").write_bytes(msgspec.json.encode(rows))
     found = [msgspec.json.decode(path.read_bytes(), type=list[Row]) for path in sorted(given.out.glob("*.json"))]
     archives = ", ".join(archive.name.split("-")[0] for archive in given.archives)
@@ -75,27 +77,28 @@ def page(found: list[list[Row]], archives: str) -> list[str]:
     lines = [
         f"{TEST} pictures that neither calibrated ({CALIBRATION}) nor chose ({CHECK}), in equal shares of {archives};",
         "published ImageNet weights. Divergence from float32 in nats; share of the pictures that keep float32's label;",
-        f"milliseconds at batch 1, median of {placements.ROUNDS} interleaved rounds of processes of their own.",
         "`onnxruntime:` are files of its own `quantize_static`.",
     ]
     for rows in found:
         lines += ["", f"## {rows[0].network}", ""]
-        lines += [
-            f"| file | {' | '.join(f'{each}: nats | kept | ms' for each in BACKENDS)} |",
-            f"| --- |{' ---: |' * 6}",
-        ]
+        names = list(dict.fromkeys(row.backend for row in rows))
+        columns = ["nats", "kept", *(["ms"] if any(row.ms for row in rows) else [])]
+        if "ms" in columns:
+            lines += [f"Median milliseconds of {placements.ROUNDS} interleaved rounds at batch 1.", ""]
+        lines.append(f"| file | {' | '.join(f'{name}: {each}' for name in names for each in columns)} |")
+        lines.append(f"| --- |{' ---: |' * len(names) * len(columns)}")
         for file in dict.fromkeys(row.file for row in rows):
-            cells = [cell(row) for name in BACKENDS for row in rows if (row.file, row.backend) == (file, name)]
+            cells = [cell(row) for name in names for row in rows if (row.file, row.backend) == (file, name)]
             lines.append(f"| {file} | {' | '.join(cells)} |")
     return lines
 
 
 def cell(row: Row) -> str:
-    """Three columns of a file on a backend."""
-    return f"{row.divergence:.2g} | {row.agreement:.1%} | {row.ms:.2f}"
+    """The columns of a file on a backend."""
+    return f"{row.divergence:.2g} | {row.agreement:.1%}" + (f" | {row.ms:.2f}" if row.ms else "")
 
 
-def study(name: str, archives: list[Path], beside: dict[str, str], budget_s: float) -> list[Row]:
+def study(name: str, archives: list[Path], beside: dict[str, str], budget_s: float, timed: bool) -> list[Row]:
     """Every file of one network on every backend."""
     source = models.spec(name).weights[0]
     pictures = photographs.read(archives, source.preprocess, (CALIBRATION, CHECK, TEST))
@@ -120,13 +123,13 @@ def study(name: str, archives: list[Path], beside: dict[str, str], budget_s: flo
         np.save(frame, pictures.test[:1])
         rows = []
         for backend in BACKENDS:
-            times = placements.interleaved(paths, backend, "", frame, bf16=False)
+            times = placements.interleaved(paths, backend, "", frame, bf16=False) if timed else {}
             reference = common.outputs(paths["float32"].read_bytes(), pictures.test, backend)
             for title, path in paths.items():
                 found = verify.agreement(
                     reference, common.outputs(path.read_bytes(), pictures.test, backend), "float32"
                 )
-                rows.append(Row(name, title, backend, found.divergence, found.share.value, float(times[title])))
+                rows.append(Row(name, title, backend, found.divergence, found.share.value, float(times.get(title, 0))))
                 print(rows[-1], flush=True)
     return rows
 
