@@ -12,6 +12,7 @@ TORCH_INDEX ?=
 ENVIRONMENTS ?= base edge cpu
 # Of all lines of the three packages; what runs in other processes (streams' children, builders) is not counted.
 COVERAGE_FLOOR ?= 70
+COVERAGE ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -28,12 +29,12 @@ dev: $(VENV)/dev
 
 test: $(VENV)/dev
 	tests/install-debian.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(if $(COVERAGE),$(COVERED))
 
-coverage: $(VENV)/dev
-	tests/install-debian.sh
-	$(BIN)/python -m pytest --cov=edgecv --cov=edgecv_export --cov=edgecv_runtime --cov-report=html \
-		--cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR)
+COVERED = --cov=edgecv --cov=edgecv_export --cov=edgecv_runtime --cov-report=html \
+	--cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR)
+coverage:
+	$(MAKE) test COVERAGE=yes
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

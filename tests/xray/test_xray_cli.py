@@ -6,6 +6,7 @@ import re
 import pytest
 from typer.testing import CliRunner
 
+from edgecv.cli import output
 from edgecv.cli.app import app
 
 
@@ -33,11 +34,14 @@ def test_deep_networks_fit_a_screen():
 
 
 @pytest.mark.parametrize("arguments", [("mobilenet_v3_small", "--top", 9), ("alexnet", "--what-if")])
-def test_a_narrow_terminal_cuts_nothing_off(arguments):
+def test_a_narrow_terminal_cuts_nothing_off(arguments, monkeypatch):
     """Every figure that a wide terminal shows in a column stands whole in a narrow one's, too."""
-    wide, narrow = (
-        CliRunner().invoke(app, ["inspect", *map(str, arguments)], env={"COLUMNS": n}) for n in ("200", "80")
-    )
+
+    def shown_in(columns):
+        monkeypatch.setattr(output.stdout, "width", columns)
+        return CliRunner().invoke(app, ["inspect", *map(str, arguments)])
+
+    wide, narrow = shown_in(200), shown_in(80)
     assert "…" not in narrow.stdout
     macs, shown = (re.findall(r"\d+(?:\.\d+)? [kMG] ", each.stdout) for each in (wide, narrow))
     assert 5 < len(set(shown)) <= len(set(macs))
