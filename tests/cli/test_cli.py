@@ -200,7 +200,7 @@ def test_quantize_to_fp16_alone_converts_proves_and_times_it_without_a_search(bu
     assert "calibrate" not in done.stderr
     assert sorted(path.name for path in bundle_copy.parent.iterdir()) == ["bundle"]  # no book of trials
     for name in ("onnxruntime", "openvino"):
-        assert f"fp16 on {name}: agrees with float32 on 100.0% of 8 images, the budget is 90.0%" in done.stdout
+        assert f"fp16 on {name}: agrees with float32 on 100.0% of 8 golden inputs, the budget is 90.0%" in done.stdout
         assert re.search(rf"^fp16 on {name}: .*; fp16 [\d.]+ ms, .*float32 [\d.]+ ms", done.stdout, re.MULTILINE)
         assert re.search(rf"^fp16 on {name}: (offered|withheld, slower than)", done.stdout, re.MULTILINE)
     assert (bundle_copy / "model.onnx").read_bytes() == before
