@@ -305,18 +305,18 @@ def test_wrong_scores_are_named(name, change, cropped, tmp_path, answer):
 def alter(path, change=None, **fields):
     """Change the float32 or int8 file, or the manifest, and write the bundle again: every SHA-256 is right."""
     with Bundle(path) as opened:
-        manifest = msgspec.structs.replace(opened.manifest, **fields)
+        labels = fields.pop("labels", opened.manifest.labels)
+        head = msgspec.structs.replace(opened.manifest.head, labels=labels)
+        manifest = msgspec.structs.replace(opened.manifest, head=head, **fields)
         content = {}
         if change is not None:
             file, edit = change
             model = onnx.load(opened.file(file))
             edit(model)
             content[file] = model.SerializeToString()
-        if "labels" in fields:
+        if labels != opened.manifest.labels:
             model = onnx.load(opened.file("model.onnx"))
-            next(each for each in model.metadata_props if each.key == "edgecv.labels").value = "\n".join(
-                fields["labels"]
-            )
+            next(each for each in model.metadata_props if each.key == "edgecv.labels").value = "\n".join(labels)
             content["model.onnx"] = model.SerializeToString()
         bundles.update(opened, manifest=manifest, content=content)
 
@@ -397,7 +397,8 @@ def test_labels_that_are_not_the_graphs_own_are_altered_labels(bundle_copy):
     onnx.helper.set_model_props(model, {"edgecv.labels": "\n".join(LABELS)})
     with Bundle(bundle_copy) as opened:
         content = opened.content() | {"model.onnx": model.SerializeToString()}
-        manifest = msgspec.structs.replace(opened.manifest, labels=tuple(f"thing {index}" for index in range(10)))
+        head = msgspec.structs.replace(opened.manifest.head, labels=tuple(f"thing {index}" for index in range(10)))
+        manifest = msgspec.structs.replace(opened.manifest, head=head)
         bundles.write(bundle_copy, manifest, content)
     with Bundle(bundle_copy) as opened:
         found = {each.entry.finding.name for each in verify.verify(opened, only=lambda each: each.variant == "float32")}

@@ -131,8 +131,12 @@ def test_int8_within_budget_and_faster_is_offered(finished):
             "agrees with PyTorch float32 on 80.0% of 100 frames, the budget is 100.0%",
         ),
         (  # what was asked for counts beside the labels
-            {"score": {"drop": 0}, "budget": Budget(min_agreement=0.95), "agreement": {"share": verify.wilson(9, 10)}},
-            "agrees with float32 on 90.0% of frames, the budget is 95.0%",
+            {
+                "score": {"drop": 0.0, "drop_low": -0.3, "drop_high": 0.3},
+                "budget": Budget(min_agreement=0.95),
+                "agreement": {"share": verify.wilson(80, 100)},
+            },
+            "agrees with PyTorch float32 on 80.0% of 100 frames, the budget is 95.0%",
         ),
     ],
 )

@@ -8,7 +8,6 @@ asked for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from edgecv_runtime.errors import BadInput, nearest
 from edgecv_runtime.head import Scores
 from edgecv_runtime.onnxending import Ending
+from edgecv_runtime.records import Record
 
 Rows = NDArray[np.float32]
 
@@ -155,8 +155,7 @@ def check_rows(scores: Scores, rows: Rows, exclusive: bool, ending: Ending | Non
         )
 
 
-@dataclass(frozen=True)
-class Meaning:
+class Meaning(Record, frozen=True):
     """What outputs mean, settled: the one place where rows (N, C) become scores, answers and divergences.
 
     thresholds: one a label where each stands for itself, () where classes exclude each other. opposites: there is one
