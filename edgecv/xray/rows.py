@@ -103,7 +103,8 @@ def table(graph: Graph) -> Table:
     parameters = sum(layer.parameters for layer in graph.layers)
     rows = tuple(_row(graph, layer, fields.get(layer.outputs[0]), macs, parameters) for layer in graph.layers)
     seeing = [row.field for row in rows if row.field and max(row.field.jump) > 0 and row.kind not in MOVEMENTS]
-    seeing = seeing or [row.field for row in rows if row.field]
+    if not seeing or not any(row.kernel for row in rows):  # without windows there are no places: a perceptron sees all
+        seeing = [row.field for row in rows if row.field]
     total = Total(
         layers=len(rows),
         parameters=parameters,

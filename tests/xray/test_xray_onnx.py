@@ -267,3 +267,16 @@ def test_what_is_no_onnx_file_is_refused(content, said, tmp_path):
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(ModelFileError, match=said):
         xray.read(tmp_path / "model.onnx")
+
+
+def test_a_perceptron_sees_the_whole_picture(tmp_path):
+    """Without windows nothing has places: the field is what its last layer sees, not what a step before it does."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Flatten", ["a"], ["b"]),
+        helper.make_node("Gemm", ["b", "w"], ["y"]),
+    ]
+    path = write(tmp_path / "m.onnx", nodes, (1, 3, 4, 4), weights={"w": np.ones((48, 2), np.float32)})
+    field = xray.table(xray.read(path)).total.field
+    assert field.whole
+    assert max(field.jump) == 0
