@@ -26,6 +26,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_TERMINATED = 130, 141, 143
+_HAS_MEMFD = hasattr(os, "memfd_create")  # Linux: a file that needs no disk, which may be read-only
 PIPE_COLUMNS = 1000  # a file or another program has room for every column
 
 
@@ -143,7 +144,7 @@ def hushed() -> Iterator[list[str]]:
     except OSError:  # stderr is closed: nobody would see them
         yield lines
         return
-    with tempfile.TemporaryFile() as taken:
+    with open(os.memfd_create("stderr"), "w+b") if _HAS_MEMFD else tempfile.TemporaryFile() as taken:  # noqa: PTH123
         os.dup2(taken.fileno(), 2)
         try:
             yield lines

@@ -169,9 +169,11 @@ def _identity(
 
 
 def statistics_images(train: Images, config: TrainConfig) -> Images:
-    """The training images from which batch-norm statistics are estimated; none when `bn_images` is 0."""
-    chosen = np.random.default_rng(config.seed).permutation(len(train))[: config.bn_images]
-    return train.pick(np.sort(chosen))
+    """The training images from which batch-norm statistics are estimated; none when `bn_images` is 0.
+
+    In random order, because the first of them may do: in the order of a folder they would be of one class.
+    """
+    return train.pick(np.random.default_rng(config.seed).permutation(len(train))[: config.bn_images])
 
 
 def check_labels(dataset: Dataset) -> None:

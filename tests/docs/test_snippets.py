@@ -196,6 +196,24 @@ def test_every_command_of_a_block_exists():
     assert [pair for pair in named if pair[1] not in verbs] == []
 
 
+def test_every_option_of_a_command_exists():
+    """Also in blocks that are not run: a page that is typed from must not end in "No such option"."""
+    import typer.main
+
+    from edgecv.cli.app import app
+
+    commands = typer.main.get_command(app).commands
+    options = {verb: {name for each in command.params for name in each.opts} for verb, command in commands.items()}
+    named = [
+        (str(snippet), verb, option)
+        for snippet in SNIPPETS
+        for verb, rest in re.findall(r"^\s*edgecv (?:--\w+ )*([a-z]+)([^\n]*)", snippet.text, re.MULTILINE)
+        for option in re.findall(r"\s(--[a-z][a-z-]*)", rest.partition(" #")[0].partition("&&")[0])
+    ]
+    assert len(named) > 40
+    assert [each for each in named if each[2] not in options[each[1]] | {"--help"}] == []
+
+
 def test_blocks_are_fenced_and_say_their_language():
     """A block without a language is not run, and would be a hole here: text is called text."""
     unknown = [

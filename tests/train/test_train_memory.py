@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from edgecv.train import memory
+from edgecv.data.dataset import from_arrays
+from edgecv.train import TrainConfig, memory
 from edgecv.train.averaging import estimate_statistics
+from edgecv.train.fit import statistics_images
 from edgecv_runtime.preprocess import Normalization
 
 pytestmark = pytest.mark.skipif(memory._glibc() is None, reason="only glibc gives large blocks back at once")
@@ -79,3 +82,13 @@ def test_statistics_take_as_many_images_as_give_each_norm_enough_values(size: in
     with torch.no_grad():
         wanted = network[0](seen).mean((0, 2, 3))
     torch.testing.assert_close(network[1].running_mean, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_statistics_come_from_all_classes_though_the_first_images_may_do():
+    """The images of a folder come class by class; those that are looked at first must not be of one class."""
+    labels = np.repeat([0, 1], 150)
+    images = from_arrays([str(index) for index in range(300)], np.zeros((300, 2, 2, 3), np.uint8), labels)
+    chosen = statistics_images(images, TrainConfig(bn_images=256))
+    assert len(set(chosen.names)) == 256
+    assert chosen.labels is not None
+    assert 20 <= chosen.labels[:64].sum() <= 44  # 32 are expected, four times their standard deviation is 15
