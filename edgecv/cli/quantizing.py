@@ -103,12 +103,14 @@ def quantize(
     plot = plot and plot.absolute()
     with Bundle(bundle) as opened:
         budget = _budget(opened.manifest.budget, max_drop, min_agreement)
+        several = bool(opened.manifest.head.thresholds)
         found = (
             None if data is None else _frames(opened, data, images if config.int8 else 0, check_images, max_megapixels)
         )
     calibration, check, labels = found or (None, None, None)
-    if max_drop is not None and labels is None:
+    if max_drop is not None and (labels is None or several):
         given = f"{data} has no folders named as them" if data else "without --data there are none"
+        given = "several of them may hold on one image" if several else given
         raise BadInput(
             f"--max-drop counts points of accuracy on images with the bundle's labels, and {given}: leave it out; "
             f"agreement counts then, of which {budget.least_agreement:.0%} are asked for"

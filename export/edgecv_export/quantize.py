@@ -106,7 +106,8 @@ def quantize(
         workshop.check_names(config.keep_float)
         budget = budget or opened.manifest.budget
         laboratory = Laboratory(msgspec.structs.replace(opened.manifest, budget=budget), source, check, labels)
-        subject = [opened.sha256("float32"), digest(calibration, check, labels), config.int8[0]]
+        head = opened.manifest.head  # what the outputs mean decides what a trial found
+        subject = [opened.sha256("float32"), head, digest(calibration, check, labels), config.int8[0]]
         found = Search(workshop, laboratory, Book(book, *subject), budget, config, progress).run()
         errors = workshop.errors(found.chosen.plan, DIALECTS[config.int8[0]])
         left = workshop.floats(found.chosen.plan)

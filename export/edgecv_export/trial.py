@@ -233,7 +233,7 @@ class _Page(Record, frozen=True):
 
 
 class Book:
-    """Trials by what they depend on: the float32 file, the images, the plan, edgecv, this machine and its backends.
+    """Trials by what they depend on: float32 file, head, images, plan, edgecv, this machine and its backends.
 
     path: a JSON file that is written whole after every trial, or None to keep them in memory only.
     """

@@ -1,5 +1,6 @@
 """Networks of one's own that give a tuple, a dict, (N, C, 1, 1) or (N,); what they give is exported or named."""
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -9,7 +10,12 @@ from torch import nn
 import edgecv_runtime as rt
 from edgecv_export.export import export
 from edgecv_runtime import verify
+from edgecv_runtime.backends import Executed
+from edgecv_runtime.budget import weigh
+from edgecv_runtime.choose import targets
 from edgecv_runtime.errors import BadInput, ComputationError
+from edgecv_runtime.verify import score
+from edgecv_runtime.verify.blame import Case
 
 LABELS = ("cat", "dog", "owl")
 NORMALIZATION = rt.Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -177,6 +183,42 @@ def test_verify_sees_that_one_output_changed_its_answer(tmp_path):
         assert each.entry.score.reference == 0.5
         both = [np.hstack([1 - each, each]) for each in share]
         assert each.entry.agreement.divergence == pytest.approx(divergence(both[1], both[0]), rel=1e-3)
+
+
+def test_labelled_frames_do_not_hide_that_other_labels_are_lost(tmp_path):
+    """The best label of every frame stays; two of three do not hold any more."""
+    exported(lambda x: x, tmp_path / "bundle", scores="sigmoid-logits", thresholds=[0.01])
+    given = plain(lambda x: x.flatten(1)).numpy()
+    best = given.argmax(1)
+    other = np.full_like(given, -9)
+    other[np.arange(8), best] = given.max(1)
+    frames = np.concatenate([FRAMES] * 5)
+    with rt.Bundle(tmp_path / "bundle") as opened:
+        done = verify.verify(opened, frames, np.concatenate([other] * 5), labels=np.concatenate([best] * 5))
+        budget = opened.manifest.budget
+    for each in done:
+        assert each.entry.score is None
+        assert "agrees with golden on 0.0% of 40" in weigh(budget, each.entry.agreement, each.entry.score).broken
+
+
+def test_what_the_verdict_keeps_is_no_fault_either(tmp_path):
+    """A fifth of the answers change, as many to the right label as from it: labels say otherwise than agreement."""
+    exported(lambda x: x, tmp_path / "bundle")
+    count = 40_000
+    reference = np.tile(np.float32([1, 0.99, -5]), (count, 1))
+    outputs = reference.copy()
+    outputs[: count // 5] = [0.99, 1, -5]
+    labels = np.arange(count) % 2
+    with rt.Bundle(tmp_path / "bundle") as opened:
+        target = msgspec.structs.replace(targets(opened)[0], hint="bf16")
+        frames = np.zeros((count, 8, 8, 3), np.uint8)
+        given = target, opened.manifest, Executed("bf16", {}), frames, reference, outputs, opened.golden()
+        case = Case(*given, opened.variant_file("float32"))
+        assert case.disagrees  # without labels agreement decides
+        kept = Case(*given, opened.variant_file("float32"), score(reference, outputs, labels))
+        assert not kept.disagrees
+        lost = Case(*given, opened.variant_file("float32"), score(reference, outputs, np.zeros(count, np.int64)))
+        assert lost.disagrees
 
 
 def test_the_search_measures_what_the_head_gives(tmp_path):

@@ -9,6 +9,7 @@ from onnx import numpy_helper
 from edgecv_export import quantize
 from edgecv_export.quantize import QuantizeConfig
 from edgecv_runtime import Bundle, verify
+from edgecv_runtime import bundle as bundles
 from edgecv_runtime.errors import BadInput, BundleError, ComputationError
 from edgecv_runtime.manifest import TensorSpec
 
@@ -186,6 +187,29 @@ def test_a_bundle_without_golden_inputs_is_refused_at_once(bundle_copy, digits, 
     with pytest.raises(BundleError, match="has no golden inputs; write it with 'edgecv export'"):
         quantize.quantize(tmp_path / "bare", digits[0][:64], SMALL, progress.append)
     assert progress == []
+
+
+def test_trials_of_another_head_are_not_taken_from_the_book(bundle_copy, digits, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    keys = []
+
+    def search(workshop, laboratory, book, *_):
+        keys.append(book.key("a plan"))
+        raise Stop
+
+    monkeypatch.setattr(quantize, "Laboratory", lambda *_: None)
+    monkeypatch.setattr(quantize, "Search", search)
+    for head in ({}, {}, {"scores": "sigmoid-logits"}, {"thresholds": (0.5,)}):
+        with Bundle(bundle_copy) as opened:
+            manifest = opened.manifest
+            changed = msgspec.structs.replace(manifest, head=msgspec.structs.replace(manifest.head, **head))
+            bundles.update(opened, manifest=changed)
+        with pytest.raises(Stop):
+            quantize.quantize(bundle_copy, digits[0][:100], SMALL)
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
 
 
 def test_unknown_placements_are_refused():

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from edgecv_runtime import onnxgraph, tasks
 from edgecv_runtime.backends import UNKNOWN, Executed
+from edgecv_runtime.budget import weigh
 from edgecv_runtime.choose import Target
 from edgecv_runtime.errors import EdgecvError
-from edgecv_runtime.evidence import Finding
+from edgecv_runtime.evidence import Finding, Score
 from edgecv_runtime.golden import Golden
 from edgecv_runtime.inputs import mismatch, other_labels
 from edgecv_runtime.manifest import Manifest, Precision
@@ -44,6 +45,7 @@ class Case:
     outputs: NDArray[np.float32] | None  # None: they were not finite
     golden: Golden
     float_file: Path
+    score: Score | None = None  # where the frames have labels
 
     @cached_property
     def model(self) -> bytes:
@@ -79,7 +81,7 @@ class Case:
 
     @cached_property
     def disagrees(self) -> bool:
-        """Whether the outputs differ by more than this precision may: no doubt is left by the number of frames."""
+        """Whether the outputs differ by more than this precision may, or break the budget as the verdict weighs it."""
         if self.outputs is None:
             return True
         meaning = tasks.create(self.manifest.head, self.manifest.outputs).meaning(self.outputs)
@@ -89,7 +91,7 @@ class Case:
         shifts = meaning.scores == "logits" and not meaning.thresholds and not meaning.opposites
         centred = _centred if shifts else np.asarray  # a softmax does not see what all logits share
         error = relative_error(centred(self.reference), centred(self.outputs))
-        return found.share.high < self.manifest.budget.least_agreement or error > QUANTIZED_LOGITS
+        return bool(weigh(self.manifest.budget, found, self.score).broken) or error > QUANTIZED_LOGITS
 
     @cached_property
     def picked(self) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from edgecv_runtime.backends import Executed
 from edgecv_runtime.bundle import GOLDEN, Bundle
 from edgecv_runtime.choose import Target, targets
 from edgecv_runtime.errors import BadInput, BundleError, EdgecvError, InvalidOutput, ParityError
-from edgecv_runtime.evidence import Entry, Finding
+from edgecv_runtime.evidence import Entry, Finding, Score
 from edgecv_runtime.golden import Golden
 from edgecv_runtime.manifest import Manifest
 from edgecv_runtime.preprocess import Image
@@ -71,7 +71,8 @@ def verify(
     """Run every variant on every backend of this machine and compare with the reference.
 
     frames: (N, H, W, C) uint8, preprocessed; reference: (N, classes) logits of the same frames. Both default to the
-    bundle's golden inputs. labels: (N,) class indices, when there are any: they give a score beside agreement.
+    bundle's golden inputs. labels: (N,) class indices, when there are any: they give a score beside agreement, but for
+    a head of which several labels may hold.
     frames_name: which frames they are, for the evidence.
     A target that disagrees gets the name of the fault and the first node that differs; one that cannot run, or gives
     NaN or infinite values, is evidence too. Raises BadInput when arrays do not match.
@@ -121,7 +122,7 @@ def _verified(target: Target, bundle: Bundle, given: _Compared) -> Verified:
         scored = score(given.reference, outputs, given.labels, given.frames_name, meaning)
     entry = msgspec.structs.replace(
         new_entry(target, executed),
-        finding=explain(bundle, target, executed, given.frames, given.reference, outputs),
+        finding=explain(bundle, target, executed, given.frames, given.reference, outputs, scored),
         agreement=agreement(given.reference, outputs, given.reference_name, given.frames_name, meaning),
         score=scored,
     )
@@ -135,11 +136,15 @@ def explain(
     frames: Image,
     reference: NDArray[np.float32],
     outputs: NDArray[np.float32] | None,
+    scored: Score | None = None,
 ) -> Finding | None:
-    """Name the fault when outputs (None: not finite) are not what the reference's are; None when all is well."""
+    """Name the fault when outputs (None: not finite) are not what the reference's are; None when all is well.
+
+    scored: what they lose of the reference's score, where the frames have labels.
+    """
     golden = bundle.golden() if GOLDEN in bundle.manifest.files else Golden(frames[:0], {"": reference[:0]})
     float_file = bundle.variant_file("float32")
-    return blame.name(Case(target, bundle.manifest, executed, frames, reference, outputs, golden, float_file))
+    return blame.name(Case(target, bundle.manifest, executed, frames, reference, outputs, golden, float_file, scored))
 
 
 def self_test(bundle: Bundle, target: Target, backend: backends.Backend) -> None:

@@ -47,8 +47,13 @@ def score(
     labels: NDArray[np.int64],
     frames: str = "",
     meaning: Meaning = LOGITS,
-) -> Score:
-    """Top-1 of both on the same labelled frames, and the drop in points with its paired 95 % interval."""
+) -> Score | None:
+    """Top-1 of both on the same labelled frames, and the drop in points with its paired 95 % interval.
+
+    None where several labels may hold at once: the best one may stay right while the others are lost.
+    """
+    if meaning.thresholds:
+        return None
     good, known = meaning.right(outputs, labels), meaning.right(reference, labels)
     lost, gained = int((known & ~good).sum()), int((good & ~known).sum())
     low, high = paired(lost, gained, len(labels))
