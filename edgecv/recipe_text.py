@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import msgspec
 import yaml
@@ -17,6 +17,7 @@ from edgecv_runtime.errors import BadInput
 
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _INT = re.compile(r"[-+]?\d[\d_]*|0o[0-7]+|0x[\da-fA-F]+|0b[01]+")
+_NULLS = ("", "~", "null", "Null", "NULL")
 
 
 class _Loader(yaml.SafeLoader):
@@ -50,10 +51,32 @@ def parse(text: str) -> Any:
 
 
 def value(text: str, kind: Any) -> Any:
-    """Read one value of a command line for a key of a type: what is text there stays text, `data.path=2024` say."""
-    read = parse(text)
-    texts, others = str in _alternatives(kind), {bool, int, float} & _alternatives(kind)
-    return text.strip() if texts and not others and isinstance(read, (bool, int, float)) else read
+    """Read one value of a command line for a key of a type: what is text there stays text, `data.path=a #1` say.
+
+    Text in quotes is YAML's, and so is null. For a list of texts a plain word is a list of one.
+    Raises yaml.YAMLError.
+    """
+    text = text.strip()
+    known = _alternatives(kind)
+    items = {one for each in known if get_origin(each) is tuple for one in _alternatives(get_args(each)[0])}
+    is_quoted = len(text) > 1 and text[0] in "'\"" and text[0] == text[-1]
+    if text in _NULLS or not (known | items) & {str} or record_in(kind) is not None:
+        return parse(text)
+    if items:
+        is_list = text.startswith("[") and text.endswith("]")
+        return parse(text) if is_list else [parse(text) if is_quoted else text]
+    if is_quoted or _is_plain(text, known & {bool, int, float}):
+        return parse(text)
+    return text
+
+
+def _is_plain(text: str, kinds: set[Any]) -> bool:
+    """Whether YAML reads a text as a number or a truth value that a key takes."""
+    try:
+        read = type(parse(text))
+    except yaml.YAMLError:
+        return False
+    return read in kinds or (read is int and float in kinds)
 
 
 def keys(kind: type[msgspec.Struct], path: str = "") -> Iterator[tuple[str, msgspec.structs.FieldInfo]]:

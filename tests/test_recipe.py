@@ -54,7 +54,7 @@ def test_overrides_set_values_and_make_sections(good):
         ("quantize.train.epohcs=2", "unknown key 'quantize.train.epohcs'; did you mean 'quantize.train.epochs'?"),
         ("quantize={train: {}, dialects: [fp16]}", "dialects are fp16: nothing to train; add int8-u8s8 or int8-s8s8"),
         ("data.source=clouds", "data.source: Invalid enum value 'clouds'"),
-        ("model.name={a: [}", "not valid YAML"),
+        ("bench={a: [}", "not valid YAML"),
     ],
 )
 def test_a_wrong_override_is_one_line(good, override, said):
@@ -92,10 +92,37 @@ def test_integers_are_read_as_yaml_1_2_reads_them(text, number, good):
     assert recipe.read(good, [f"train.seed={text}"]).train.seed == number
 
 
-@pytest.mark.parametrize("text", ["2024", "007", "1e3", "2024-01-01", "1:30", "true", ".5"])
+@pytest.mark.parametrize(
+    "text",
+    ["2024", "007", "1e3", "2024-01-01", "1:30", "true", ".5", "my photos #2", "#1", "a: b", "[x]", "*.d", "'70s"],
+)
 def test_what_is_a_text_stays_one(text, good):
     assert recipe.read(good, ["data.source=folder", f"data.path={text}"]).data.path == text
     assert recipe.read(good, [f"model.weights={text}"]).model.weights == text
+
+
+def test_texts_in_quotes_and_null_are_yaml(good):
+    assert recipe.read(good, ["data.source=folder", "data.path='null'"]).data.path == "null"
+    assert recipe.read(good, ["data.source=folder", 'data.path="a\\tb"']).data.path == "a\tb"
+    assert recipe.read(good, ["model.weights=null"]).model.weights is None
+    for text, val in (("val #2", "val #2"), ("0.3", 0.3), ("'2017'", "2017"), ("true", "true")):
+        asked = ["data.source=folder", "data.path=x", "data.train=a", f"data.val={text}"]
+        assert recipe.read(good, asked).data.val == val
+
+
+@pytest.mark.parametrize(
+    ("text", "patterns"),
+    [
+        ("*_mask.png", ("*_mask.png",)),
+        ("drafts #2", ("drafts #2",)),
+        ("[ab]*.png", ("[ab]*.png",)),
+        ("'*.tif'", ("*.tif",)),
+        ('["*_mask.png", drafts]', ("*_mask.png", "drafts")),
+        ("[]", ()),
+    ],
+)
+def test_a_plain_word_is_a_list_of_one(text, patterns, good):
+    assert recipe.read(good, [f"data.exclude={text}"]).data.exclude == patterns
 
 
 def test_a_short_run_needs_no_other_warm_up(good):

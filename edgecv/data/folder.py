@@ -70,7 +70,7 @@ def labelled(config: DataConfig, labels: Sequence[str]) -> Parts | None:
     known = set(labels)
     if not any(name.rpartition("/")[2] in known for name in tree.folders):
         return None
-    layout = read_layout(tree, where, _given(config))
+    layout = read_layout(tree, where, _given(config), labels)
     found = sorted({name for classes in layout.parts.values() for name in classes})
     unknown = [name for name in found if name not in known]
     if unknown:

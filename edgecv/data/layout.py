@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
 
 from edgecv.data.split import listed
 from edgecv.data.tree import File, Tree
 from edgecv_runtime.errors import DatasetError, nearest
+from edgecv_runtime.formats import is_image
 
 TRAIN, VAL, TEST, ALL = "train", "val", "test", "all"
 
@@ -68,8 +72,8 @@ class Layout:
         return found, strays
 
 
-def read_layout(tree: Tree, where: str, given: Mapping[str, str] | None = None) -> Layout:
-    """Tell what a tree's folders are. given: part -> the folder that was named for it.
+def read_layout(tree: Tree, where: str, given: Mapping[str, str] | None = None, labels: Iterable[str] = ()) -> Layout:
+    """Tell what a tree's folders are. given: part -> the folder that was named for it; labels: names of classes, known.
 
     Raises DatasetError, with what to say, when the folders could be a division and do not prove what they are.
     """
@@ -84,7 +88,9 @@ def read_layout(tree: Tree, where: str, given: Mapping[str, str] | None = None) 
     inside = folders.class_first()
     if inside is not None:
         return inside
-    folders.refuse_alike(tree.tops)
+    if not set(tree.tops) <= set(labels):
+        folders.refuse_alike(tree.tops)
+        folders.refuse_train(roles)
     return Layout({ALL: {top: top for top in tree.tops}})
 
 
@@ -145,7 +151,11 @@ class _Folders:
         for name in tree.folders:
             parent, _, own = name.rpartition("/")
             self.children.setdefault(parent, []).append(own)
-        self.holding = {file.name.rpartition("/")[0] for file in tree.files}  # folders with files directly in them
+
+    @cached_property
+    def holding(self) -> set[str]:
+        """Folders with images directly in them."""
+        return {file.name.rpartition("/")[0] for file in self.tree.files if is_image(file.name, file.head)}
 
     def as_given(self, given: Mapping[str, str]) -> Layout:
         """The parts that the user named."""
@@ -159,7 +169,7 @@ class _Folders:
             raise DatasetError(f"{self.where}: {told}: parts want folders of their own")
         taken = set(named.values())
         parts = {
-            part: {name: path for name, path in self.inside(folder).items() if path not in taken}
+            part: {name: path for name, path in self.inside(self._inner(folder)).items() if path not in taken}
             for part, folder in named.items()
         }
         return Layout(parts, {part: folder or "." for part, folder in named.items()}, self._rest(taken))
@@ -171,8 +181,8 @@ class _Folders:
         if others:
             if not with_classes:
                 return None  # a class named "test" beside others
-            shared = self.shared(with_classes)
-            if len(with_classes) < 2 or not shared or len(self.shared(self.tree.tops)) > 1:
+            shared = self.shared(map(self._inner, with_classes))
+            if len(with_classes) < 2 or not shared or len(self.shared(map(self._inner, self.tree.tops))) > 1:
                 self._refuse(self.tree.tops)
         twice = [top for top in roles if sum(role == roles[top] for role in roles.values()) > 1]
         if twice:
@@ -224,10 +234,27 @@ class _Folders:
         return Layout(parts, {part: f"*/{part}" for part in parts})
 
     def refuse_alike(self, folders: Iterable[str]) -> None:
-        """Raise DatasetError where folders, all holding the same folders, could be a division as well as classes."""
-        level = list(folders)
-        if len(level) > 1 and len(self.shared(level)) > 1 and not all(folder in self.holding for folder in level):
-            self._refuse(level)
+        """Raise DatasetError where some of a level's folders hold the same folders: halves as well as classes.
+
+        Folders with images of their own, all of them, are classes.
+        """
+        level = {folder: set(self.children.get(folder, ())) for folder in folders}
+        times = Counter(name for names in level.values() for name in names)
+        level = {folder: {name for name in names if times[name] > 1} for folder, names in level.items()}
+        level = {folder: names for folder, names in level.items() if len(names) > 1}
+        for one, other in combinations(level, 2):
+            same = level[one] & level[other]
+            if len(same) > 1 and not {one, other} <= self.holding:
+                self._refuse([folder for folder, names in level.items() if len(names & same) > 1])
+
+    def refuse_train(self, roles: Mapping[str, str]) -> None:
+        """Raise DatasetError where a folder named as training holds the classes and others without a name stand beside.
+
+        As classes, the whole set would be one of them.
+        """
+        for top, role in roles.items() if len(self.tree.tops) > 1 else ():
+            if role == TRAIN and top not in self.holding and len(self.inside(self._inner(top))) > 1:
+                self._refuse(self.tree.tops)
 
     def shared(self, folders: Iterable[str]) -> set[str]:
         """Names of folders that every one of some folders holds."""
@@ -240,7 +267,7 @@ class _Folders:
 
     def _inner(self, folder: str) -> str:
         """Where the classes of a half begin: seg_train/seg_train/CLASS has one folder, which cannot be all classes."""
-        while len(inner := self.children.get(folder, [])) == 1 and folder not in self.holding:
+        while folder and len(inner := self.children.get(folder, [])) == 1 and folder not in self.holding:
             deeper = f"{folder}/{inner[0]}"
             if len(self.children.get(deeper, [])) < 2:
                 break
@@ -257,12 +284,14 @@ class _Folders:
     def _refuse(self, level: Iterable[str]) -> None:
         folders = list(level)
         same = sorted(self.shared(folders))
-        holds = f"all hold the same folders ({listed(same, 4)})" if len(same) > 1 else "could be classes or halves"
+        holds = f"hold the same folders ({listed(same, 4)})" if len(same) > 1 else "could be classes or halves"
         raise DatasetError(f"{self.where}: {listed(folders, 4)} {holds}: a division, or classes? {self._say(folders)}")
 
     def _say(self, folders: list[str]) -> str:
-        first, second = (*folders, "FOLDER")[:2]
-        return (
-            f"say which is which: data.train={first} data.val={second}, "
-            "or data.train=. when the folders at the top are the classes"
-        )
+        names = {folder: folder.rpartition("/")[2] for folder in folders}
+        roles = {folder: role_of(name, names.values()) for folder, name in names.items()}
+        first = min(folders, key=lambda each: (TRAIN, None, VAL, TEST).index(roles[each]))
+        rest = [each for each in folders if each != first and (self.children.get(each) or roles[first] != TRAIN)]
+        second = min(rest, key=lambda each: (VAL, TEST, None, TRAIN).index(roles[each]), default=None)
+        said = f"data.train={first}" + (f" data.val={second}" if second else "")
+        return f"say which is which: {said}, or data.train=. when the folders at the top are the classes"

@@ -26,7 +26,7 @@ _UNICODE_PATH = 0x7075  # Info-ZIP's extra field with the name in UTF-8 (APPNOTE
 
 
 def list_zip(path: Path, encoding: str | None = None) -> Tree:
-    """List a .zip; a lone folder around everything is taken off. encoding: of names that do not say theirs.
+    """List a .zip; a lone folder is taken off, what lies beside it counted. encoding: of names that do not say theirs.
 
     Raises DatasetError when it is no complete zip, or when names are not in the encoding that was given.
     """
@@ -99,16 +99,18 @@ def _unicode_path(extra: bytes, raw: bytes) -> str | None:
 
 
 def _unwrapped(tree: Tree) -> Tree:
-    """The tree without the folder that was zipped: one alone, without a file beside it."""
+    """The tree without the folder that was zipped, one alone; files beside it are left out with a note."""
     while len(tree.tops) == 1 and any("/" in name for name in tree.folders):
         start = tree.tops[0] + "/"
+        beside = [file.name for file in tree.files if not file.name.startswith(start)]
+        note = f"{len(beside)} files beside the folder '{tree.tops[0]}' in the .zip were left out: {listed(beside)}"
         inner = [
             File(file.name[len(start) :], file.version, file.read, file.head)
             for file in tree.files
             if file.name.startswith(start)
         ]
         names = tuple(name[len(start) :] for name in tree.folders if name.startswith(start))
-        tree = Tree(tree.root / tree.tops[0], tuple(inner), names, tree.notes)
+        tree = Tree(tree.root / tree.tops[0], tuple(inner), names, (*tree.notes, *([note] if beside else [])))
     return tree
 
 

@@ -94,12 +94,38 @@ def test_classes_stay_classes(folders):
         ("train/a/cat", "train/a/dog", "train/b/cat", "train/b/dog", "val/a/cat", "val/b/dog"),
         ("fold1/train/cat", "fold1/train/dog", "fold1/val/cat", "fold2/train/cat", "fold2/train/dog", "fold2/val/dog"),
         ("images/train", "images/extra", "masks/train", "masks/extra"),
+        ("A/cat", "A/dog", "B/cat", "B/dog", "C"),  # something else beside them
+        ("A/cat", "A/dog", "B/cat", "B/dog", "docs", "docs/old"),
     ],
 )
 def test_what_could_be_both_is_refused_with_what_to_say(folders):
     with pytest.raises(DatasetError, match=r"photos: .*data\.train=\S+ data\.val=\S+ or data\.train=\. when") as caught:
         parts(*folders)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_images_beside_folders_make_them_classes_and_other_files_do_not(image):
+    folders = ("A/cat", "A/dog", "B/cat", "B/dog")
+    beside = tuple(File(f"{top}/{'0.jpg' if image else 'labels.csv'}", "", bytes, bytes) for top in "AB")
+    found = tree(*folders)
+    found = Tree(found.root, (*found.files, *beside), found.folders)
+    if image:
+        assert read_layout(found, "photos").parts == {ALL: {"A": "A", "B": "B"}}
+    else:
+        with pytest.raises(DatasetError, match=r"A, B hold the same folders \(cat, dog\)"):
+            read_layout(found, "photos")
+
+
+@pytest.mark.parametrize("beside", ["submission", "unlabeled", "bus"])
+def test_training_classes_beside_a_flat_folder_are_no_class(beside):
+    folders = ("train/cat", "train/dog", beside)
+    with pytest.raises(DatasetError, match=r"say which is which: data\.train=train, or data\.train=\. when"):
+        parts(*folders)
+    layout = read_layout(tree(*folders), "photos", {TRAIN: "train"})
+    assert (layout.parts, layout.others) == ({TRAIN: {"cat": "train/cat", "dog": "train/dog"}}, (beside,))
+    known = read_layout(tree(*folders), "photos", labels=("train", beside))  # the labels of a bundle prove them
+    assert known.parts == {ALL: {name: name for name in sorted(("train", beside))}}
 
 
 @pytest.mark.parametrize("beside", [("test",), ("docs", "labels"), ()])
@@ -141,6 +167,19 @@ def test_halves_may_lie_one_folder_deeper():
     assert found == {
         part: {name: f"seg_{part}/seg_{part}/{name}" for name in ("sea", "wood")} for part in (TRAIN, TEST)
     }
+    assert found == parts(
+        *(f"seg_{half}/seg_{half}/{name}" for half in ("train", "test") for name in ("sea", "wood")),
+        "seg_pred/seg_pred",  # photos to label, beside them
+    )
+    given = {TRAIN: "seg_train", TEST: "seg_test"}
+    folders = [f"seg_{half}/seg_{half}/{name}" for half in ("train", "test") for name in ("sea", "wood")]
+    assert parts(*folders, **given) == found
+
+
+def test_what_to_say_begins_with_the_folder_for_training():
+    folders = [f"{half}/{name}" for half in ("extra", "test", "train", "val") for name in ("cat", "dog")]
+    with pytest.raises(DatasetError, match=r"say which is which: data\.train=train data\.val=val, or"):
+        parts(*folders)
 
 
 def test_a_division_may_lie_below_the_classes():

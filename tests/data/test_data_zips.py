@@ -102,6 +102,12 @@ def test_hidden_and_system_entries_and_ways_out_are_counted(tmp_path):
     assert tree.notes == ("3 hidden or system files and folders were left out: __MACOSX, cat/.DS_Store, ..",)
 
 
+def test_files_beside_the_folder_that_was_zipped_are_counted(tmp_path):
+    tree = list_zip(write(tmp_path / "a.zip", [b"set/cat/0.png", b"set/dog/0.png", b"stray.jpg", b"README.txt"]))
+    assert set(names(tree)) == {"cat/0.png", "dog/0.png"}
+    assert tree.notes == ("2 files beside the folder 'set' in the .zip were left out: README.txt, stray.jpg",)
+
+
 def test_of_two_entries_with_one_name_the_later_counts(tmp_path):
     assert names(list_zip(write(tmp_path / "a.zip", [b"a/0.png", b"b/0.png", b"a\\0.png"])))["a/0.png"] == "2"
 
