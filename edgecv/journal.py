@@ -103,13 +103,18 @@ class Journal:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder, so that two builds do not write into each other; raises BadInput when one runs there."""
+    """Hold a run folder, so that two builds do not write into each other; raises BadInput when one runs there.
+
+    On a disk that has no locks, as some network disks, nothing is held, and a warning says so.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
+        except BlockingIOError as exc:
             raise BadInput(f"{folder}: another build is running there; wait, or name another folder") from exc
+        except OSError as exc:
+            log.warning("%s: this disk has no locks (%s); run one build at a time there", folder, exc.strerror)
         yield
 
 

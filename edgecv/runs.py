@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime
 import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgecv import journal, trainings
 from edgecv.report.run import read_curves
-from edgecv.staging import NEXT, RECIPE, STATE, Workplace
+from edgecv.staging import NEXT, RECIPE, STATE, Workplace, discard
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.records import Record
 
@@ -51,18 +54,39 @@ def of(run: Path) -> list[Training]:
     return found + [_training(run, each) for each in waiting]
 
 
-def prune(run: Path) -> int:
-    """Remove the trainings of a run that were set aside, and what a stopped build left in `next/`; gives their bytes.
+@dataclass(frozen=True)
+class Spare:
+    """What `prune` removes: trainings that were set aside or wait in `next/`, and the `next/` of stopped builds."""
 
-    Raises BadInput when a build runs there.
+    trainings: list[Training]
+    stopped: list[Path]
+
+    def __bool__(self) -> bool:
+        return bool(self.trainings or self.stopped)
+
+    def __str__(self) -> str:
+        named = [f"{len(self.trainings)} trainings"] if self.trainings or not self.stopped else []
+        return " and ".join([*named, *(f"what a stopped build left in {folder}" for folder in self.stopped)])
+
+
+def prune(*runs: Path, agree: Callable[[Spare], object] = bool) -> int:
+    """Remove the trainings of runs that were set aside, and what stopped builds left in `next/`; gives their bytes.
+
+    agree: is given what will be removed, while no build can change it, and raises to keep all of it.
+    Raises BadInput when a build runs in one of them.
     """
-    with journal.locked(run):
-        Workplace(run, b"").begin()  # what was killed while it took its place is no left-over
-        places = [each for home in _homes(run) for each in trainings.aside(home)]
-        places += [run / NEXT] if (run / NEXT).is_dir() else []
-        freed = sum(map(_bytes, places))
+    with ExitStack() as held:
+        for run in runs:
+            held.enter_context(journal.locked(run))
+            Workplace(run, b"").begin()  # what was killed while it took its place is no left-over
+        stopped = [run / NEXT for run in runs if (run / NEXT).is_dir()]
+        agree(Spare([row for run in runs for row in of(run) if not row.in_use], stopped))
+        places = [each for run in runs for home in _homes(run) for each in trainings.aside(home)]
+        freed = sum(map(_bytes, [*places, *stopped]))
         for place in places:
             shutil.rmtree(place)
+        for folder in stopped:
+            discard(folder)
     return freed
 
 

@@ -18,6 +18,7 @@ RECIPE, STATE = "recipe.yaml", "state.json"
 _READY = "ready"  # in `next/`: it is whole, and is taking the run's place; lists files that the run no longer has
 _RESULTS = {"train": "train/weights.safetensors", "export": "bundle"}
 _BOOK = "bundle.trials.json"
+_PARTS = ("train", "train-quantized", "bundle", "bundle.quantize.json", _BOOK, "verify.npz", RECIPE, STATE)
 
 
 class Workplace:
@@ -58,7 +59,8 @@ class Workplace:
         book = (self._next / _BOOK).read_bytes() if (self._next / _BOOK).is_file() else None
         for training in trainings.homes(self._next):
             trainings.set_aside(training, self.run / training.relative_to(self._next))
-        shutil.rmtree(self._next, ignore_errors=True)
+        if self._next.is_dir():
+            discard(self._next)
         self._next.mkdir()
         for part in _parts(self.run):
             trainings.copy(part, self._next / part.name)
@@ -88,7 +90,7 @@ class Workplace:
                         trainings.link(str(file), str(folder / file.name))
             elif part.is_file():
                 part.replace(self.run / part.name)
-        shutil.rmtree(self._next)
+        discard(self._next)
         files.sync_folder(self.run)
         self.folder = self.run
 
@@ -102,10 +104,17 @@ class Workplace:
         return recipe.is_file() and recipe.read_bytes() == self._recipe
 
 
+def discard(folder: Path) -> None:
+    """Remove a `next/`. What a kill on the way leaves of it is of no recipe, and takes nobody's place."""
+    for name in (_READY, RECIPE):
+        (folder / name).unlink(missing_ok=True)
+    files.sync_folder(folder)
+    shutil.rmtree(folder)
+
+
 def _parts(folder: Path) -> list[Path]:
     """What a build's steps make, the record of them last; the report, decoded images and others' files stay out."""
-    names = ("train", "train-quantized", "bundle", "verify.npz", RECIPE, STATE)
-    found = [each for each in folder.iterdir() if each.name in names or each.name.startswith("bundle.")]
+    found = [each for each in folder.iterdir() if each.name in _PARTS]
     return sorted(found, key=lambda each: (each.name == STATE, each.name))
 
 

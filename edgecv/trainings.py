@@ -6,6 +6,7 @@ knows what it depends on, and is taken up again when the recipe is set back.
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import shutil
 from pathlib import Path
@@ -14,7 +15,8 @@ from edgecv.journal import digest
 from edgecv_runtime import files
 
 MARKER = "inputs"  # file in a training's folder: the digest of all that it depends on
-GROUPS = ("train", "train-quantized/*")  # where trainings lie in a run folder
+_QUANTIZED = "train-quantized"
+GROUPS = ("train", f"{_QUANTIZED}/*")  # where trainings lie in a run folder
 
 
 def take_up(folder: Path, home: Path, inputs: object) -> Path | None:
@@ -55,7 +57,7 @@ def set_aside(folder: Path, home: Path) -> Path | None:
 
 def aside(home: Path) -> list[Path]:
     """The trainings that were set aside beside one, the newest first."""
-    found = [each for each in home.parent.glob(f"{home.name}.*") if each.suffix[1:].isdigit() and each.is_dir()]
+    found = [each for each in home.parent.glob(f"{home.name}.*") if _is_aside(each)]
     return sorted(found, key=lambda each: -int(each.suffix[1:]))
 
 
@@ -66,9 +68,18 @@ def inputs_of(folder: Path) -> str:
 
 
 def copy(part: Path, place: Path) -> None:
-    """Copy a file or folder of a run by hard links: no file of a run is ever written in place."""
+    """Copy a file or folder of a run by hard links: no file of a run is ever written in place.
+
+    Decoded images, left-overs of killed writers, a bundle's hidden files and trainings that were set aside stay out.
+    """
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        found = {"decoded", *fnmatch.filter(names, ".*" if part.name == "bundle" else ".*.tmp")}
+        if part.name == _QUANTIZED and Path(folder) == part:
+            found |= {name for name in names if _is_aside(part / name)}
+        return found
+
     if part.is_dir():
-        left_out = shutil.ignore_patterns("*.[0-9]*", "decoded", ".*")
         shutil.copytree(part, place, copy_function=link, ignore=left_out)
     else:
         link(str(part), str(place))
@@ -84,5 +95,9 @@ def link(source: str, target: str) -> None:
 
 def homes(run: Path) -> list[Path]:
     """The trainings in use in a folder that is laid out as a run."""
-    found = [each for group in GROUPS for each in run.glob(group) if each.is_dir()]
-    return sorted(each for each in found if not each.suffix[1:].isdigit())
+    found = [each for group in GROUPS for each in run.glob(group) if each.is_dir() and not each.name.startswith(".")]
+    return sorted(each for each in found if not _is_aside(each))
+
+
+def _is_aside(place: Path) -> bool:
+    return place.suffix[1:].isdigit() and place.is_dir()

@@ -63,7 +63,9 @@ def runs(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A run folder, or the folder of all.")] = Path(
         "runs"
     ),
-    prune: Annotated[bool, typer.Option("--prune", help="Remove the trainings that were set aside.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove trainings set aside, what stopped builds left.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before removing.")] = False,
     json: Json = False,
 ) -> None:
@@ -71,21 +73,28 @@ def runs(
     from edgecv import runs as kept
 
     found = kept.find(folder)
-    rows = [row for run in found for row in kept.of(run)]
     if not prune:
+        rows = [row for run in found for row in kept.of(run)]
         show_json(rows) if json else _print_runs(rows)
         return
-    spare = [row for row in rows if not row.in_use]
-    if spare and not yes:
+    removed: list[kept.Spare] = []
+
+    def agree(spare: kept.Spare) -> None:
+        removed.append(spare)
+        if yes or not spare:
+            return
         if not sys.stdin.isatty():
-            raise BadInput(f"--prune removes {len(spare)} trainings for ever: say --yes where nobody can be asked")
-        _print_runs(spare)
-        typer.confirm(f"Remove these {len(spare)} trainings?", abort=True, err=True)
-    freed = sum(kept.prune(run) for run in found)
+            raise BadInput(f"--prune removes {spare} for ever: say --yes where nobody can be asked")
+        if spare.trainings:
+            _print_runs(spare.trainings)
+        typer.confirm(f"Remove {spare}?", abort=True, err=True)
+
+    freed = kept.prune(*found, agree=agree)
     if json:
-        show_json({"removed": spare, "bytes": freed})
+        (spare,) = removed
+        show_json({"removed": spare.trainings, "stopped": list(map(str, spare.stopped)), "bytes": freed})
     else:
-        stdout.print(f"{len(spare)} trainings removed, {freed / 1e6:.1f} MB freed", soft_wrap=True)
+        stdout.print(f"removed {removed[0]}, {freed / 1e6:.1f} MB freed", soft_wrap=True)
 
 
 def _print_runs(rows: list[Training]) -> None:
