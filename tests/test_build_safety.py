@@ -180,7 +180,8 @@ def test_runs_are_listed_and_pruned(run, recipe_file):
     assert rows[1].top1 == float(curve[5])
     printed = CliRunner().invoke(app, ["runs", str(run.parent)])
     assert printed.exit_code == 0
-    assert [line.split()[1] for line in printed.stdout.splitlines() if line.startswith("small")] == ["train", "train.1"]
+    cells = [line.split() for line in printed.stdout.splitlines()]
+    assert [row[1] for row in cells if row[:1] == ["small"]] == ["train", "train.1"]
     unasked = CliRunner().invoke(app, ["runs", str(run), "--prune"])
     assert unasked.exit_code == 2
     assert "say --yes where nobody can be asked" in unasked.stderr
