@@ -6,6 +6,7 @@ import difflib
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,18 @@ _MANY = 200  # kinds of object beside the weights
 
 
 class StandIn:
-    """In the place of an object that is no tensor: it takes what the pickle gives it and does nothing with it."""
+    """In the place of an object that is no tensor: it takes what the pickle gives it and does nothing with it.
+
+    kind: the object's class. plain: what is made in its place where it was a kind of dictionary or list (defaultdict, a
+    configuration): PyTorch's reader puts items into plain ones alone.
+    """
 
     kind = ""
+    plain: type[OrderedDict[Any, Any]] | type[list[Any]] | None = None
 
-    def __new__(cls, *_arguments: object) -> StandIn:
+    def __new__(cls, *_arguments: object) -> Any:
         """Take any arguments."""
-        return super().__new__(cls)
+        return super().__new__(cls) if cls.plain is None else cls.plain()
 
     def __init__(self, *_arguments: object) -> None: ...
 
@@ -126,14 +132,30 @@ def _read_torch(path: Path) -> Any:
             with allowed, path.open("rb") as file:  # given a path, torch would go by the suffix
                 return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as exc:
-            found = re.search(r"GLOBAL (\S+) was not an allowed global", str(exc))
-            name = "" if found is None else found[1] if "." in found[1] else f"builtins.{found[1]}"
-            if not name or name in known or len(known) == _MANY:
+            if not _stands_in(str(exc), known):
                 raise ModelFileError(_unreadable(path, exc)) from exc
-            known[name] = type("StandIn", (StandIn,), {"kind": name})
         except Exception as exc:  # a damaged zip or pickle can make the reader raise almost anything
             what = f"{type(exc).__name__}: {_one_line(exc)}"
             raise ModelFileError(f"{path}: not a complete PyTorch checkpoint ({what})") from exc
+
+
+def _stands_in(refusal: str, known: dict[str, type[StandIn]]) -> bool:
+    """Let something stand in for what the reader stopped at; False where that is not the cure.
+
+    refusal: what the reader said. known: the stand-ins by the names of what they stand for; gains one, or one of them
+    becomes plain.
+    """
+    if filled := re.search(r"Can only (SETITEM|append|extend).* got <class '\S+\.(StandIn\d+)'>", refusal):
+        for each in known.values():
+            if each.__name__ == filled[2] and each.plain is None:
+                each.plain = OrderedDict if filled[1] == "SETITEM" else list
+                return True
+    found = re.search(r"GLOBAL (\S+) was not an allowed global", refusal)
+    name = "" if found is None else found[1] if "." in found[1] else f"builtins.{found[1]}"
+    if not name or name in known or len(known) == _MANY:
+        return False
+    known[name] = type(f"StandIn{len(known)}", (StandIn,), {"kind": name})
+    return True
 
 
 def _unreadable(path: Path, exc: Exception) -> str:

@@ -1,6 +1,7 @@
 """A checkpoint file loads as it is, whatever wraps it, or is refused in one line that says why."""
 
 import argparse
+import collections
 import pathlib
 import pickle
 import tarfile
@@ -50,6 +51,18 @@ def refusal(path, error=BadInput, **options):
     return message
 
 
+class Settings(dict):
+    """As yacs' CfgNode and EasyDict."""
+
+    def with_attribute(self):
+        self.frozen = True
+        return self
+
+
+class Steps(list):
+    """As ListConfig."""
+
+
 WRAPPERS = {
     "plain": lambda s: s,
     "state_dict": lambda s: {"state_dict": s, "epoch": 3, "optimizer": {"lr": 0.1}},
@@ -94,6 +107,12 @@ WRAPPERS = {
         "best": np.float64(0.5),
         "path": pathlib.PurePosixPath("a"),
         "metric": Fraction(1, 3),
+    },
+    "dictionaries and lists of other kinds": lambda s: {
+        "state_dict": Settings(s),
+        "args": Settings(lr=0.1, more=Settings(steps=Steps([1, 2]))).with_attribute(),
+        "metrics": collections.defaultdict(list, top1=[0.5]),
+        "best": Steps([np.float64(0.5)]),
     },
     "without counters": lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")},
 }
