@@ -199,7 +199,7 @@ def _frames(opened: Bundle, data: Path, calibrating: int, checking: int, max_meg
     from edgecv.data import DataConfig, clips
     from edgecv.data.judging import divided
 
-    labelled = divided(data, tuple(opened.manifest.labels), max_megapixels)
+    labelled = divided(data, tuple(opened.manifest.labels), max_megapixels, opened.path)
     if labelled is None:
         count = calibrating + checking
         source = DataConfig(source="clips", path=str(data), every_s=EVERY_S, max_megapixels=max_megapixels)

@@ -32,7 +32,7 @@ Data = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="Folder with one folder of images a class, named as the labels; of train/ and val/ the latter.",
+        help="Folder with one folder of images a class, named as the labels; of a divided one test/, else val/.",
     ),
 ]
 MaxMegapixels = Annotated[float, typer.Option("--max-megapixels", help="A larger picture is refused unread.")]
@@ -277,7 +277,7 @@ def labelled(opened: Bundle, data: Path, max_megapixels: float) -> tuple[Image, 
     """Images of a folder whose class folders are named as the bundle's labels: frames and label indices."""
     from edgecv.data.judging import everything
 
-    images, told = everything(data, tuple(opened.manifest.labels), max_megapixels)
+    images, told = everything(data, tuple(opened.manifest.labels), max_megapixels, opened.path)
     for line in told:
         say(f"{data}: {line}")
     assert images.labels is not None

@@ -1,16 +1,27 @@
-"""The images that a finished bundle is calibrated with and judged on: one reading for quantize, verify and bench."""
+"""The images that a finished bundle is calibrated with and judged on: one reading for quantize, verify and bench.
+
+The folder that `build` was given is read with the `data` section of the recipe beside the bundle, so that what it
+trained on is not judged on. Any other folder is read as a recipe without settings reads it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+import yaml
+
+from edgecv import recipe_text
 from edgecv.data.config import DataConfig
 from edgecv.data.dataset import Images
 from edgecv.data.folder import Parts, labelled
 from edgecv.data.layout import ALL, TEST, TRAIN, VAL
 from edgecv.data.split import calibrated
-from edgecv_runtime.errors import DatasetError
+from edgecv_runtime import records
+from edgecv_runtime.errors import BadInput, DatasetError
+
+_RECIPE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -22,59 +33,106 @@ class Judging:
     told: tuple[str, ...]
 
 
-def everything(data: Path, labels: tuple[str, ...], max_megapixels: float) -> tuple[Images, tuple[str, ...]]:
-    """The labelled images to score a bundle on, and what was taken: the validation part of a divided folder, else all.
+@dataclass(frozen=True)
+class _Reading:
+    """How a folder is read, and whether `build` read it so; told: that in words; unknown: why it is not known."""
 
+    config: DataConfig
+    is_built: bool
+    told: tuple[str, ...]
+    unknown: str = ""
+
+
+def everything(
+    data: Path, labels: tuple[str, ...], max_megapixels: float, bundle: Path
+) -> tuple[Images, tuple[str, ...]]:
+    """The labelled images to score a bundle on, and what was taken.
+
+    Of a divided folder the test part, else the validation part. Of another one what `build` held out when the recipe
+    beside the bundle names it, else all images.
     Raises DatasetError when no folder is named as a label, and what reading the folder raises.
     """
-    config = _config(data, max_megapixels)
-    parts = labelled(config, labels)
+    reading = _reading(data, max_megapixels, bundle)
+    parts = labelled(reading.config, labels)
     if parts is None:
         raise DatasetError(
             f"{data}: no class folders; expected one folder a class, named as the labels: {', '.join(labels[:5])}, ..."
         )
-    part = _to_judge(parts)
-    return parts.images[part], (*parts.notes, *_told(parts, part))
+    told = (*reading.told, *parts.notes)
+    if ALL in parts.images and not reading.is_built:
+        whole = parts.images[ALL]
+        return whole, (*told, f"judged on all {len(whole)} images: {reading.unknown}, so none are held out")
+    images, divided_as = _as_built(parts, reading.config)
+    part = next(part for part in (TEST, VAL, TRAIN) if part in images)
+    if part == VAL and divided_as:
+        count = f"judged on {len(images[VAL])} of {len(images[VAL]) + len(images.get(TRAIN, ()))} images"
+        return images[VAL], (*told, f"{count}, those that {divided_as} holds out")
+    return images[part], (*told, _told(parts, images, part))
 
 
-def divided(data: Path, labels: tuple[str, ...], max_megapixels: float) -> Judging | None:
+def divided(data: Path, labels: tuple[str, ...], max_megapixels: float, bundle: Path) -> Judging | None:
     """The labelled images to calibrate with and those to judge on; None when the folder's images have no labels.
 
-    A divided folder is calibrated with its training part and judged on its validation part; another one is divided as a
-    recipe does it by default, so that none of the photos that `build` trained on is judged on.
+    A divided folder is calibrated with its training part and judged on its validation part; another one is divided as
+    the recipe beside the bundle does it when it names the folder, else as a recipe does it by default, so that none of
+    the photos that `build` trained on is judged on.
     """
     if not data.is_dir() and data.suffix.lower() != ".zip":
         return None
-    config = _config(data, max_megapixels)
-    parts = labelled(config, labels)
+    reading = _reading(data, max_megapixels, bundle)
+    parts = labelled(reading.config, labels)
     if parts is None:
         return None
-    if ALL in parts.images:
-        calibration, judged = calibrated(parts.images[ALL], config.share, config.seed)
-        counts = f"{len(calibration)} images to calibrate with, {len(judged)} to judge on"
-        told = f"{counts}, as data.val={config.share} divides"
-        return Judging(calibration, judged, (*parts.notes, told))
-    part = _to_judge(parts)
-    if TRAIN not in parts.images or part == TRAIN:
+    images, divided_as = _as_built(parts, reading.config)
+    part = next((part for part in (VAL, TEST) if part in images), None)
+    if TRAIN not in images or part is None:
         raise DatasetError(f"{data}: calibrates on its training part and judges on another; both want images")
-    return Judging(parts.images[TRAIN], parts.images[part], (*parts.notes, *_told(parts, TRAIN, part)))
+    calibration, judged = images[TRAIN], images[part]
+    counts = f"{len(calibration)} images to calibrate with, {len(judged)} to judge on"
+    told = f"{counts}, as {divided_as} divides" if divided_as else _told(parts, images, TRAIN, part)
+    return Judging(calibration, judged, (*reading.told, *parts.notes, told))
 
 
-def _config(data: Path, max_megapixels: float) -> DataConfig:
-    return DataConfig(source="folder", path=str(data), max_megapixels=max_megapixels)
+def _reading(data: Path, max_megapixels: float, bundle: Path) -> _Reading:
+    """Begin from the recipe of the run that the bundle lies in, where that is of this folder."""
+    plain = DataConfig(source="folder", path=str(data), max_megapixels=max_megapixels)
+    recipe = bundle.absolute().parent / _RECIPE
+    if not recipe.is_file():
+        return _Reading(plain, False, (), f"no {_RECIPE} beside the bundle says what it was trained on")
+    try:
+        read = recipe_text.parse(recipe.read_text())
+        found = records.convert(read.get("data") if isinstance(read, dict) else None, DataConfig, f"{recipe}: data")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, BadInput) as exc:
+        why = f"{recipe} says nothing of data that can be read"
+        return _Reading(plain, False, (f"{why}: {' '.join(str(exc).split())}",), why)
+    if not _is_same(found, data, recipe.parent):
+        return _Reading(plain, False, (), f"{recipe} is of other images ({found.path or found.source})")
+    most = max(max_megapixels, found.max_megapixels)
+    config = msgspec.structs.replace(found, path=str(data), max_megapixels=most)
+    return _Reading(config, True, (f"read and divided as {recipe} says, of which the bundle was built",))
 
 
-def _to_judge(parts: Parts) -> str:
-    return next(part for part in (VAL, TEST, ALL, TRAIN) if part in parts.images)
+def _is_same(found: DataConfig, data: Path, run: Path) -> bool:
+    """Whether a recipe names a folder; its path may be relative to where `build` ran: here, or above the run folder."""
+    if found.source != "folder" or found.path is None:
+        return False
+    path, asked = Path(found.path).expanduser(), data.expanduser().resolve()
+    return any((base / path).resolve() == asked for base in (Path.cwd(), run, *run.parents))
 
 
-def _told(parts: Parts, *used: str) -> tuple[str, ...]:
-    """What is taken of a divided folder; nothing to say about an undivided one."""
-    if ALL in used:
-        return ()
-    verbs = {TRAIN: "calibrates on", VAL: "judged on", TEST: "judged on"}
-    return (
-        ", ".join(
-            f"{verbs[part]} the {len(parts.images[part])} images of '{parts.layout.names[part]}'" for part in used
-        ),
-    )
+def _as_built(parts: Parts, config: DataConfig) -> tuple[dict[str, Images], str]:
+    """The parts that `build` works with; and, where images were divided for them, by which settings."""
+    images = dict(parts.images)
+    whole = next((part for part in (ALL, TRAIN) if part in images), None)
+    if whole is None or VAL in images or (TEST in images and config.train is None):
+        return images, ""
+    images[TRAIN], images[VAL] = calibrated(images.pop(whole), config.share, config.seed)
+    filled = {part: held for part, held in images.items() if len(held)}
+    return filled, f"data.val={config.share} data.seed={config.seed}"
+
+
+def _told(parts: Parts, images: dict[str, Images], *used: str) -> str:
+    """What is taken of a divided folder."""
+    verbs = {TRAIN: "calibrates on" if len(used) > 1 else "judged on", VAL: "judged on", TEST: "judged on"}
+    names = parts.layout.names
+    return ", ".join(f"{verbs[part]} the {len(images[part])} images of '{names.get(part, '.')}'" for part in used)

@@ -73,11 +73,12 @@ class Layout:
 
 
 def read_layout(tree: Tree, where: str, given: Mapping[str, str] | None = None, labels: Iterable[str] = ()) -> Layout:
-    """Tell what a tree's folders are. given: part -> the folder that was named for it; labels: names of classes, known.
+    """Tell what a tree's folders are. given: part -> the folder that was named for it; labels: a bundle's.
 
     Raises DatasetError, with what to say, when the folders could be a division and do not prove what they are.
     """
-    folders = _Folders(tree, where)
+    labels = frozenset(labels)
+    folders = _Folders(tree, where, is_finished=bool(labels))
     if given:
         return folders.as_given(given)
     roles = {top: role for top in tree.tops if (role := role_of(top, tree.tops))}
@@ -88,7 +89,7 @@ def read_layout(tree: Tree, where: str, given: Mapping[str, str] | None = None, 
     inside = folders.class_first()
     if inside is not None:
         return inside
-    if not set(tree.tops) <= set(labels):
+    if not set(tree.tops) <= labels:
         folders.refuse_alike(tree.tops)
         folders.refuse_train(roles)
     return Layout({ALL: {top: top for top in tree.tops}})
@@ -144,9 +145,10 @@ def _owner(folders: Mapping[str, tuple[str, str]], name: str) -> tuple[str, str]
 class _Folders:
     """A tree's folders by their parents, and the questions that tell a division from classes."""
 
-    def __init__(self, tree: Tree, where: str) -> None:
+    def __init__(self, tree: Tree, where: str, is_finished: bool = False) -> None:
         self.tree = tree
         self.where = where
+        self.is_finished = is_finished  # whether a bundle's labels are known: what can be said then is no recipe
         self.children: dict[str, list[str]] = {}  # folder ("" is the root) -> names of the folders in it
         for name in tree.folders:
             parent, _, own = name.rpartition("/")
@@ -293,5 +295,8 @@ class _Folders:
         first = min(folders, key=lambda each: (TRAIN, None, VAL, TEST).index(roles[each]))
         rest = [each for each in folders if each != first and (self.children.get(each) or roles[first] != TRAIN)]
         second = min(rest, key=lambda each: (VAL, TEST, None, TRAIN).index(roles[each]), default=None)
+        if self.is_finished:
+            alone = f"give the folder of one of them alone, {second or first} say"
+            return f"a recipe says which is which; of a finished bundle, {alone}"
         said = f"data.train={first}" + (f" data.val={second}" if second else "")
         return f"say which is which: {said}, or data.train=. when the folders at the top are the classes"

@@ -1,25 +1,29 @@
 """One reading of labelled folders for every verb: calibrated on one part, judged on another."""
 
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from edgecv.data import DataConfig, load
 from edgecv.data.judging import divided, everything
 from edgecv_runtime.errors import DatasetError
 
+BUNDLE = Path("no/such/run/bundle")
 LABELS = ("ant", "cat", "dog", "eel")
 
 
 def test_a_divided_folder_calibrates_on_train_and_is_judged_on_val(photos):
     root = photos({f"{half}/{name}": count for half, count in (("Train", 6), ("Valid", 3)) for name in ("cat", "dog")})
-    found = divided(root, LABELS, 50.0)
+    found = divided(root, LABELS, 50.0, BUNDLE)
     assert {name.split("/")[0] for name in found.calibration.names} == {"Train"}
     assert {name.split("/")[0] for name in found.judged.names} == {"Valid"}
     assert list(found.judged.labels) == [1, 1, 1, 2, 2, 2]
     assert found.told[-1] == "calibrates on the 12 images of 'Train', judged on the 6 images of 'Valid'"
-    scored, told = everything(root, LABELS, 50.0)
+    scored, told = everything(root, LABELS, 50.0, BUNDLE)
     assert scored.names == found.judged.names
     assert told[-1] == "judged on the 6 images of 'Valid'"
 
@@ -27,16 +31,19 @@ def test_a_divided_folder_calibrates_on_train_and_is_judged_on_val(photos):
 def test_an_undivided_folder_is_divided_as_a_recipe_divides_it(photos):
     root = photos({"cat": 20, "dog": 15})
     built = load(DataConfig(source="folder", path=str(root)))
-    found = divided(root, LABELS, 50.0)
+    found = divided(root, LABELS, 50.0, BUNDLE)
     assert set(found.calibration.names) == set(built.train.names)
     assert set(found.judged.names) == set(built.val.names)
     assert [LABELS[label] for label in found.judged.labels] == [name.split("/")[0] for name in found.judged.names]
-    scored, told = everything(root, LABELS, 50.0)
-    assert (len(scored), told) == (35, ())
+    scored, told = everything(root, LABELS, 50.0, BUNDLE)
+    assert len(scored) == 35
+    assert told == (
+        "judged on all 35 images: no recipe.yaml beside the bundle says what it was trained on, so none are held out",
+    )
 
 
 def test_one_image_a_class_is_divided_too(photos):
-    found = divided(photos({"ant": 1, "cat": 1, "dog": 1, "eel": 2}), LABELS, 50.0)
+    found = divided(photos({"ant": 1, "cat": 1, "dog": 1, "eel": 2}), LABELS, 50.0, BUNDLE)
     assert len(found.calibration) + len(found.judged) == 5
     assert not set(found.calibration.names) & set(found.judged.names)
     for part in (found.calibration, found.judged):
@@ -45,24 +52,88 @@ def test_one_image_a_class_is_divided_too(photos):
 
 def test_folders_without_labels_have_none_and_half_of_them_is_refused(photos):
     plain = photos({"2019": 2, "2020": 2}, root="plain")
-    assert divided(plain, LABELS, 50.0) is None
+    assert divided(plain, LABELS, 50.0, BUNDLE) is None
     with pytest.raises(DatasetError, match="no class folders; expected one folder a class, named as the labels: ant"):
-        everything(plain, LABELS, 50.0)
+        everything(plain, LABELS, 50.0, BUNDLE)
     mixed = photos({"train/cat": 2, "train/dogs": 2, "val/cat": 1, "val/dogs": 1}, root="mixed")
     with pytest.raises(DatasetError, match="folders that are no labels: dogs; expected one folder a class"):
-        divided(mixed, LABELS, 50.0)
+        divided(mixed, LABELS, 50.0, BUNDLE)
 
 
 def test_what_both_parts_hold_is_said(photos):
     root = photos({f"{half}/{name}": 3 for half in ("train", "val") for name in ("cat", "dog")})
     (root / "val/cat/again.png").write_bytes((root / "train/cat/000.png").read_bytes())
-    told = divided(root, LABELS, 50.0).told
+    told = divided(root, LABELS, 50.0, BUNDLE).told
     assert "val/cat/again.png = train/cat/000.png" in told[0]
 
 
 def test_a_name_of_any_bytes_and_length_is_read(photos):
     root = photos({"cat": 3, "dog": 3})
     (root / "cat/000.png").rename(root / "cat" / os.fsdecode(b"caf\xe9" + b"x" * 247 + b".png"))
-    scored, _ = everything(root, LABELS, 50.0)
+    scored, _ = everything(root, LABELS, 50.0, BUNDLE)
     assert len(scored) == 6
     assert all(np.asarray(image).shape == (32, 32, 3) for image in scored)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Make a run folder whose recipe has this `data` section: run(path="photos", seed=7) -> where its bundle is."""
+
+    def make(**settings):
+        folder = tmp_path / "runs" / "pets"
+        folder.mkdir(parents=True)
+        (folder / "recipe.yaml").write_text(yaml.safe_dump({"name": "pets", "data": {"source": "folder", **settings}}))
+        return folder / "bundle"
+
+    return make
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_the_folder_of_the_recipe_is_divided_as_build_divided_it(photos, run, relative):
+    root = photos({"cat": 20, "dog": 15, "drafts": 2})
+    settings = {"val": 0.4, "seed": 7, "exclude": ("drafts",)}
+    bundle = run(path=root.name if relative else str(root), **{**settings, "exclude": ["drafts"]})
+    built = load(DataConfig(source="folder", path=str(root), **settings))
+    found = divided(root, LABELS, 50.0, bundle)
+    assert (set(found.calibration.names), set(found.judged.names)) == (set(built.train.names), set(built.val.names))
+    scored, told = everything(root, LABELS, 50.0, bundle)
+    assert set(scored.names) == set(built.val.names)
+    assert told[0] == f"read and divided as {bundle.parent}/recipe.yaml says, of which the bundle was built"
+    assert told[-1] == "judged on 14 of 35 images, those that data.val=0.4 data.seed=7 holds out"
+
+
+def test_parts_are_those_that_the_recipe_names(photos, run):
+    root = photos({f"{half}/{name}": count for half, count in (("A", 5), ("B", 2)) for name in ("cat", "dog")})
+    with pytest.raises(
+        DatasetError, match="of a finished bundle, give the folder of one of them alone, B say"
+    ) as caught:
+        everything(root, LABELS, 50.0, BUNDLE)
+    assert "\n" not in str(caught.value)
+    bundle = run(path=str(root), train="A", test="B")
+    built = load(DataConfig(source="folder", path=str(root), train="A", test="B"))
+    found = divided(root, LABELS, 50.0, bundle)
+    assert (set(found.calibration.names), set(found.judged.names)) == (set(built.train.names), set(built.val.names))
+    scored, told = everything(root, LABELS, 50.0, bundle)
+    assert set(scored.names) == set(built.test.names)
+    assert told[-1] == "judged on the 4 images of 'B'"
+
+
+def test_other_photos_than_the_recipes_are_scored_whole(photos, run):
+    bundle = run(path="photos", seed=7)
+    new = photos({"cat": 4, "dog": 3}, root="new")
+    scored, told = everything(new, LABELS, 50.0, bundle)
+    assert (len(scored), len(told)) == (7, 1)
+    assert told[0].startswith(f"judged on all 7 images: {bundle.parent}/recipe.yaml is of other images (photos)")
+    (bundle.parent / "recipe.yaml").write_text("- salt")
+    scored, told = everything(new, LABELS, 50.0, bundle)
+    assert (len(scored), len(told)) == (7, 2)
+    assert "recipe.yaml says nothing of data that can be read: " in told[0]
+
+
+def test_a_bundle_is_scored_on_the_test_part_and_quantized_without_it(photos):
+    root = photos({f"{half}/{name}": 3 for half in ("train", "val", "test") for name in ("cat", "dog")})
+    scored, told = everything(root, LABELS, 50.0, BUNDLE)
+    assert ({name.split("/")[0] for name in scored.names}, told) == ({"test"}, ("judged on the 6 images of 'test'",))
+    assert {name.split("/")[0] for name in divided(root, LABELS, 50.0, BUNDLE).judged.names} == {"val"}
+    shutil.rmtree(root / "val")
+    assert {name.split("/")[0] for name in divided(root, LABELS, 50.0, BUNDLE).judged.names} == {"test"}
