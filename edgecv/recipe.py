@@ -101,7 +101,7 @@ def read(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     path = Path(path)
     _check_kind(path)
     try:
-        data = recipe_text.parse(path.read_text())
+        data = recipe_text.parse(path.read_text(encoding="utf-8-sig"))
     except OSError as exc:
         raise BadInput(f"{path}: cannot be read: {exc.strerror}") from exc
     except (yaml.YAMLError, UnicodeDecodeError) as exc:

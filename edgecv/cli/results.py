@@ -106,9 +106,9 @@ def _is_known(entry: Entry, known: set[tuple[str, str, str, str]], manifest: Man
 
 def _verified(entries: list[Entry], manifest: Manifest) -> str:
     """How many ways to run gave what they should, on which frames, and how near float32 came."""
-    from edgecv_runtime.offers import is_faithful
+    from edgecv_runtime.offers import is_good
 
-    good = sum(is_faithful(entry, manifest) for entry in entries)
+    good = sum(is_good(entry, manifest) for entry in entries)
     compared = [entry.agreement for entry in entries if entry.agreement]
     frames = " and ".join(dict.fromkeys(f"{each.share.count} {each.frames or 'frames'}" for each in compared))
     floats = [entry for entry in entries if (entry.variant, entry.hint) == ("float32", "float32") and entry.agreement]
@@ -146,7 +146,7 @@ def bench(
         entries = run_bench(opened, seconds=seconds, rounds=rounds, batch=batch, threads=threads, progress=say)
         if (batch, threads) != (1, 0):
             say("not kept in the bundle: it is judged at batch 1, with the threads that a backend takes by itself")
-            found = table.of_evidence(opened, Evidence(tuple(entries)))
+            found = table.of_evidence(opened, Evidence(tuple(entries)), judged=opened.evidence())
             show_json(found) if json else _print(found, markdown)
             return
         if data is not None:

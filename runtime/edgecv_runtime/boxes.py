@@ -37,10 +37,10 @@ def avif(data: bytes) -> Picture:
     meta = next((body for kind, body in boxes(data) if kind == b"meta"), b"")
     inside = dict(boxes(meta[4:]))  # behind version and flags
     item = _primary(inside.get(b"pitm", b""))
-    properties = dict(boxes(inside.get(b"iprp", b"")))
-    listed = [*boxes(properties.get(b"ipco", b""))]
+    properties = [*boxes(inside.get(b"iprp", b""))]
+    listed = [each for kind, body in properties if kind == b"ipco" for each in boxes(body)]
     size, steps = None, []
-    for number in _associated(properties.get(b"ipma", b""), item):
+    for number in (each for kind, body in properties if kind == b"ipma" for each in _associated(body, item)):
         kind, body = listed[number - 1]
         if kind == b"ispe":
             width, height = struct.unpack(">II", body[4:12])

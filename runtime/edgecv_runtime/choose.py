@@ -205,10 +205,14 @@ class _Verdicts:
         self._elsewhere = [offers.offered(manifest, evidence, each) for each in others]
 
     def refused(self, key: Key) -> str:
-        """Why a way to run is withheld, or ""; by other machines only where it was not measured here, and all agree."""
+        """Why a way to run is withheld, or ""; by other machines only where it was not measured here, and all agree.
+
+        What another machine did not measure is no verdict.
+        """
         if key in self.here.why_not:
             return self.here.why_not[key]
         known = [(each.machine, each.why_not[key]) for each in self._elsewhere if key in each.why_not]
+        known = [(name, why) for name, why in known if why not in (offers.NOT_VERIFIED, offers.NOT_TIMED)]
         if not known or not all(why for _, why in known):
             return ""
         return f"{known[0][1]} (judged on {known[0][0]}; {offers.CURE} here)"

@@ -11,6 +11,7 @@ As a file, YAML or JSON, it lies beside the model:
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +43,27 @@ def read(path: str | Path) -> Description:
     """Read a description, YAML or (by its suffix) JSON; raises BadInput in one line that names the key."""
     path = Path(path)
     try:
-        content = path.read_bytes()
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # which editors on Windows write
     except OSError as exc:
         raise BadInput(f"{path}: cannot be read: {exc.strerror}") from exc
     data = records.decode(content, dict[str, Any], str(path)) if path.suffix == ".json" else _yaml(content, path)
     if isinstance(data.get("labels"), str):
         data["labels"] = _lines(path.parent / data["labels"], path)
-    for label in data.get("labels") or []:
-        if not isinstance(label, str):
-            raise BadInput(
-                f"{path}: labels: YAML takes {label!r} for a {type(label).__name__}; put the labels in quotes"
-            )
+    if "labels" in data:
+        _check_labels(data["labels"], path)
     return records.convert(data, Description, str(path))
+
+
+def _check_labels(labels: Any, where: Path) -> None:
+    if not isinstance(labels, list):
+        raise BadInput(
+            f"{where}: labels: a list such as [cat, dog], in the order of the outputs and without their numbers, or "
+            f"the name of a text file with one label a line; got {type(labels).__name__}"
+        )
+    for label in labels:
+        if not isinstance(label, str):
+            kind = type(label).__name__
+            raise BadInput(f"{where}: labels: {label!r} is read as {kind}, not text; put each label in double quotes")
 
 
 def _yaml(content: bytes, path: Path) -> dict[str, Any]:
@@ -72,7 +82,7 @@ def _yaml(content: bytes, path: Path) -> dict[str, Any]:
 
 def _lines(labels: Path, where: Path) -> list[str]:
     try:
-        lines = labels.read_text(encoding="utf-8").splitlines()
+        lines = labels.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
         raise BadInput(

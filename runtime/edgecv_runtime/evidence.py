@@ -139,8 +139,9 @@ class Evidence(Record, frozen=True):
         """Evidence in which `new` entries replace those of the same key, and keep what was measured before.
 
         Only figures of the same file and the same versions are kept. Labelled frames bring score and agreement, both
-        of the same frames. Agreement alone, on fewer frames, replaces no agreement on more unless it is shown to be
-        worse: a self-test on golden inputs can withhold, and never offer.
+        of the same frames; fewer of them replace those of more only where they show another drop. Agreement alone, on
+        fewer frames, replaces no agreement on more unless it is shown to be worse: a self-test on golden inputs can
+        withhold, and never offer. A finding stays as long as the agreement beside which it was found.
         """
         table = {entry.key: entry for entry in self.entries}
         for entry in new:
@@ -159,9 +160,12 @@ class Evidence(Record, frozen=True):
 
 
 def _joined(old: Entry, new: Entry) -> Entry:
-    """The new entry with what only the old one has, and the stronger of the two agreements."""
-    agreement = new.agreement or old.agreement
-    same = new.score is not None and new.agreement is not None and new.score.frames == new.agreement.frames != ""
+    """The new entry with what only the old one has, and the stronger of the two scores and agreements."""
+    agreement, score = new.agreement or old.agreement, new.score or old.score
+    if new.score and old.score and new.score.count < old.score.count:
+        score = old.score if new.score.drop_low <= old.score.drop <= new.score.drop_high else new.score
+    labelled = new.agreement if score is not None and score is new.score else None
+    same = labelled is not None and score is not None and score.frames == labelled.frames != ""
     if new.agreement and old.agreement and not same:
         fewer = new.agreement.share.count < old.agreement.share.count
         agrees = new.agreement.share.high >= old.agreement.share.low
@@ -169,7 +173,7 @@ def _joined(old: Entry, new: Entry) -> Entry:
     return msgspec.structs.replace(
         new,
         agreement=agreement,
-        score=new.score or old.score,
+        score=score,
         latency=new.latency or old.latency,
-        finding=new.finding if new.agreement else old.finding,
+        finding=new.finding or (old.finding if agreement is old.agreement else None),
     )

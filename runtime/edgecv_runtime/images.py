@@ -6,6 +6,7 @@ grey expanded, CMYK converted. A file without its end is refused, never half dec
 
 from __future__ import annotations
 
+import struct
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -87,7 +88,14 @@ def decode(data: bytes, where: str = "image", max_pixels: int = MAX_PIXELS) -> I
         what = f"{kind.name}, which this OpenCV does not decode" if kind else "not an image that can be decoded"
         raise ImageError(f"{where}: {what} (starts with {data[:8]!r})")
     image = np.asarray(image, np.uint8)
-    return boxes.avif(data).turned(image) if kind is not None and kind.name == "AVIF" else image
+    if kind is None or kind.name != "AVIF":
+        return image
+    try:
+        return boxes.avif(data).turned(image)
+    except (struct.error, IndexError) as exc:
+        raise ImageError(
+            f"{where}: how this AVIF is turned cannot be read: its boxes are damaged or unusual; save it as JPEG or PNG"
+        ) from exc
 
 
 def find(root: str | Path) -> list[Path]:

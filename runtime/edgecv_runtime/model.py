@@ -143,7 +143,7 @@ def load_asked(
     head = ClassificationHead(description.labels, description.scores or "logits", description.thresholds)
     try:
         task = ClassificationTask(
-            head, (output,), ending=header.endings[output.name], told=description.scores is not None
+            head, (output,), ending=header.endings[output.name], told=description.scores is not None, rows=entry.rows
         )
     except BadInput as exc:
         raise BadInput(f"{source}: {exc}") from exc
@@ -273,7 +273,8 @@ class Model:
         errors: give an item's EdgecvError in its place instead of raising it, and go on. Leaving the loop early
         cancels what was not begun.
         """
-        batches = _batches(frames, self._target.batch)
+        rows = max(1, self._target.rows)  # a graph that takes so many computes no fewer
+        batches = _batches(frames, -(-self._target.batch // rows) * rows)
         for results in self._busy().map(self._each, batches):
             for result in results:
                 if isinstance(result, EdgecvError) and not errors:

@@ -17,6 +17,7 @@ from edgecv_runtime.records import Record
 FLOAT_SHARE, FLOAT_MAX_ABS, FLOAT_MAX_SHARE = 0.995, 0.01, 1e-3
 FLOAT: Precision = "float32"
 CURE = "run 'edgecv verify' and 'edgecv bench'"
+NOT_VERIFIED, NOT_TIMED = "not verified; run 'edgecv verify'", "not measured here; run 'edgecv bench'"
 
 
 class Offers(Record, frozen=True):
@@ -76,10 +77,15 @@ def is_float32s(agreement: Agreement) -> bool:
     return agreement.share.value >= FLOAT_SHARE and agreement.max_abs <= allowed
 
 
-def is_faithful(entry: Entry, manifest: Manifest) -> bool:
+def is_good(entry: Entry, manifest: Manifest) -> bool:
     """Whether what was measured lies within the bundle's budget."""
     variant = manifest.variant(entry.variant)
-    return variant is not None and not (entry.hint == FLOAT and _unfaithful(entry, variant, manifest))
+    return variant is not None and not _unfaithful(entry, variant, manifest)
+
+
+def is_faithful(entry: Entry, manifest: Manifest) -> bool:
+    """The same, but for float32 in another precision, which is a hint: where it does not hold, nothing is lost."""
+    return is_good(entry, manifest) or (entry.hint != FLOAT and manifest.variant(entry.variant) is not None)
 
 
 def rivals(entry: Entry, here: list[Entry], manifest: Manifest) -> dict[str, float]:
@@ -112,7 +118,7 @@ def _why_not(entry: Entry, manifest: Manifest, here: list[Entry]) -> str:
     if entry.hint != FLOAT and (plain is None or _unfaithful(plain, variant, manifest)):
         return "float32 itself is not offered"
     if entry.latency is None or plain is None or plain.latency is None:
-        return "not measured here; run 'edgecv bench'"
+        return NOT_TIMED
     return _slower(entry.latency.p50_ms, rivals(entry, here, manifest))
 
 
@@ -132,7 +138,7 @@ def _unfaithful(entry: Entry, variant: Variant, manifest: Manifest) -> str:
     if entry.finding:
         return str(entry.finding)
     if entry.agreement is None:
-        return "not verified; run 'edgecv verify'"
+        return NOT_VERIFIED
     if variant.precision != FLOAT or entry.hint != FLOAT:
         return weigh(manifest.budget, entry.agreement, entry.score).broken
     if not is_float32s(entry.agreement):

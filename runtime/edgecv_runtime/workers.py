@@ -72,5 +72,6 @@ class Workers:
         """In a forked process, which has none of these threads: what waits for them ends with Closed."""
         self._pool, self._room = None, threading.Semaphore(self.most)  # a thread that is gone may hold the old one
         for future in list(self._running):
+            future._condition, future._waiters = threading.Condition(), []  # a thread that is gone may hold the old
             if not future.done():
                 future.set_exception(Closed(_ELSEWHERE))

@@ -431,7 +431,10 @@ def test_a_benchmark_at_another_batch_only_looks(finished_copy):
     before = (finished_copy / "bundle.json").read_bytes()
     done = edgecv("bench", finished_copy, "--batch", 4, "--seconds", 0.02, "--rounds", 1, "--json")
     assert done.returncode == 0, done.stderr
-    assert {row["latency"]["batch"] for row in json.loads(done.stdout)} == {4}
+    found = json.loads(done.stdout)
+    assert {row["latency"]["batch"] for row in found} == {4}
+    assert {row["variant"] for row in found if row["offered"]} >= {"float32"}  # by what the bundle says
+    assert not any("verif" in row["why_not"] for row in found)
     assert (finished_copy / "bundle.json").read_bytes() == before
 
 

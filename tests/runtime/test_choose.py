@@ -9,6 +9,7 @@ from edgecv_runtime import bundle as bundles
 from edgecv_runtime import choose, files, tuning
 from edgecv_runtime.backends.openvino import OpenVinoBackend
 from edgecv_runtime.errors import BackendUnavailable, BadInput
+from edgecv_runtime.evidence import Evidence
 from edgecv_runtime.offers import Offers
 
 
@@ -145,6 +146,16 @@ def test_what_another_machine_withheld_is_refused_with_where_and_the_cure(finish
     cure = rf"slower than float32 \(3.00 against 2.00 ms\) \({where}\)"
     with pytest.raises(BadInput, match=cure):
         rt.load(finished_copy, precision="int8")
+
+
+@pytest.mark.parametrize("left_out", ["latency", "agreement"])
+def test_what_another_machine_did_not_measure_is_no_verdict(finished_copy, left_out):
+    tell(finished_copy, int8({"onnxruntime": "", "openvino": ""}), ELSEWHERE)
+    with rt.Bundle(finished_copy) as opened:
+        entries = [msgspec.structs.replace(each, **{left_out: None}) for each in opened.evidence().entries]
+        bundles.update(opened, evidence=Evidence(tuple(entries)))
+    with rt.load(finished_copy, precision="int8", backend="onnxruntime") as model:
+        assert model.info.variant == "int8-u8s8"
 
 
 def test_a_measurement_is_not_taken_for_another_precision_of_the_islands(finished_copy, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import edgecv_runtime as rt
+from edgecv_runtime.description import read
 from edgecv_runtime.errors import BadInput
 from tests.runtime.foreign import LABELS, NORMALIZATION, PREPROCESS, frames, load, node, save
 
@@ -52,7 +53,9 @@ def test_a_description_says_what_arguments_say(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (YAML.replace("LABELS", "[yes, no]"), "labels: YAML takes True for a bool; put the labels in quotes"),
+        (YAML.replace("LABELS", "[yes, no]"), "labels: True is read as bool, not text; put each label in"),
+        ("labels: 5", r"labels: a list such as \[cat, dog\].*or the name of a text file.*got int"),
+        ("labels: {0: cat, 1: dog}", r"labels: a list such as \[cat, dog\].*without their numbers.*got dict"),
         (YAML.replace("LABELS", "[a]").replace("scores", "score"), "unknown key 'score'; did you mean 'scores'"),
         (
             YAML.replace("LABELS", "[a]").replace("sigmoid-logits", "sigmoids"),
@@ -70,6 +73,19 @@ def test_a_description_that_says_something_else_is_refused(text, said, tmp_path)
         rt.load(path, description=described(tmp_path, text))
     assert "m.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_notepad_writes_in_front_is_no_part_of_a_label(tmp_path):
+    """Editors on Windows begin a UTF-8 file with the bytes EF BB BF; Python's codec utf-8-sig writes them, too."""
+    whole = {"labels": ["cat"], "preprocess": {"size": [8, 8], "mode": "stretch"}}
+    (tmp_path / "labels.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    text = YAML.replace("LABELS", "labels.txt")
+    for name, content in {"m.yaml": text, "m.json": json.dumps(whole | {"labels": "labels.txt"})}.items():
+        (tmp_path / name).write_text(content, encoding="utf-8-sig")
+        assert read(tmp_path / name).labels == ("cat", "dog")
+    (tmp_path / "m.json").write_text(json.dumps(whole | {"labels": [0, 1]}))
+    with pytest.raises(BadInput, match="labels: 0 is read as int, not text; put each label in double quotes"):
+        read(tmp_path / "m.json")
 
 
 def test_what_is_said_twice_or_of_a_bundle_is_refused(exported, tmp_path):

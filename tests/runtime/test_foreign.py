@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 import edgecv_runtime as rt
 from edgecv_runtime import choose, onnxinline, tuning
-from edgecv_runtime.errors import ModelFileError, ShapeError
+from edgecv_runtime.errors import BadInput, ModelFileError, ShapeError
 from tests.runtime.foreign import NORMALIZATION, PREPROCESS, frames, load, node, save, softmax, truth
 
 REAL = ["onnxruntime", "openvino"]
@@ -107,6 +107,44 @@ def test_a_squeezed_frame_is_a_row_too(backend, tmp_path):
     wanted = [softmax(truth(path, frame)) for frame in many]
     for result, scores in zip(found, wanted * 2, strict=False):
         assert result.scores == pytest.approx(scores, abs=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "output"), [([3], (3,)), ([3, 1], (3, 1))])
+def test_a_graph_for_one_frame_may_leave_out_its_axis(shape, output, tmp_path):
+    tail = [node("Reshape", ["l", "as"], "y")]
+    whole = onnx.numpy_helper.from_array(np.array(shape), "as")
+    path = save(tmp_path / "m.onnx", tail, batch=1, output=output, constants=[whole])
+    plain = save(tmp_path / "plain.onnx")
+    many = frames(3)
+    with load(path) as model:
+        found = [*model(many), model(many[0])]
+    for result, frame in zip(found, [*many, many[0]], strict=True):
+        assert result.scores == pytest.approx(softmax(truth(plain, frame)), abs=1e-5)
+    with pytest.raises(BadInput, match="the model has 3 classes, but 2 labels"):
+        load(path, labels=["cat", "dog"])
+
+
+def test_map_fills_a_fixed_batch(tmp_path, monkeypatch):
+    """A graph that takes four frames computes four, however few it is given."""
+    from edgecv_runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+    path = save(tmp_path / "m.onnx", batch=4, output=(4, 3))
+    many = frames(9)
+    real, calls = OnnxRuntimeBackend.run, []
+
+    def run(self, feeds):
+        calls.append(len(feeds["x"]))
+        return real(self, feeds)
+
+    with load(path) as model:
+        wanted = [model(frame).scores for frame in many]
+        monkeypatch.setattr(OnnxRuntimeBackend, "run", run)
+        found = list(model.map(many))
+        assert calls == [4, 4, 4]
+        assert all((each.scores == scores).all() for each, scores in zip(found, wanted, strict=True))
+        many[5] = np.zeros((4, 4), np.uint8)
+        failed = list(model.map(many, errors=True))
+        assert [type(each).__name__ == "ShapeError" for each in failed] == [index == 5 for index in range(9)]
 
 
 def test_a_fixed_batch_is_measured_tuned_and_verified(tmp_path):

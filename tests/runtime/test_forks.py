@@ -74,6 +74,36 @@ def test_a_model_works_in_forked_processes(exported, backend, goal):
     assert done.returncode == 0, done.stderr
 
 
+HELD = """
+import os, signal, sys, threading
+from edgecv_runtime.workers import Workers
+
+workers, held, go = Workers(1), threading.Event(), threading.Event()
+future = workers.submit(lambda _: go.wait(), None)
+
+def hold():
+    with future._condition:
+        held.set()
+        go.wait()
+
+threading.Thread(target=hold).start()
+held.wait()
+if os.fork() == 0:
+    signal.alarm(5)
+    workers.abandon()
+    os._exit(0 if "another process" in str(future.exception(0)) else 1)
+status = os.wait()[1]
+go.set()
+sys.exit(status != 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_future_whose_lock_a_thread_of_the_parent_holds_does_not_hang_the_child():
+    done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_child_leaves_the_files_of_an_unpacked_bundle(finished, tmp_path):
     from edgecv_runtime import bundle as bundles
 

@@ -171,6 +171,32 @@ def test_boxes_end_where_a_size_cannot_be():
     assert list(boxes.boxes(struct.pack(">I4sQ", 1, b"free", 18) + b"xx")) == [(b"free", b"xx")]
 
 
+def test_all_associations_of_an_avif_count(picture):
+    """Properties may be told in several boxes, one for each version and width of their numbers."""
+    data = saved(picture, "AVIF", exif=exif(6))
+    wanted = boxes.avif(data)
+    assert wanted.steps
+    other = struct.pack(">I4sIIHB", 19, b"ipma", 0, 1, 99, 0)  # of an item 99, without properties
+    at = data.index(b"ipma") - 4
+    (length,) = struct.unpack(">I", data[at : at + 4])
+    more = bytearray(data[: at + length] + other + data[at + length :])
+    for kind in (b"iprp", b"meta"):  # the boxes around it grow
+        place = data.index(kind) - 4
+        struct.pack_into(">I", more, place, struct.unpack(">I", data[place : place + 4])[0] + len(other))
+    assert boxes.avif(bytes(more)) == wanted
+
+
+def test_an_avif_whose_boxes_cannot_be_read_is_refused(picture):
+    """A sequence needs none of the boxes of a picture: OpenCV decodes it by its tracks."""
+    file = io.BytesIO()
+    first, second = Image.fromarray(picture), Image.fromarray(picture[::-1].copy())
+    first.save(file, "AVIF", save_all=True, append_images=[second])
+    data = file.getvalue().replace(b"meta", b"free", 1).replace(b"avif", b"avis")
+    assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None
+    with pytest.raises(ImageError, match="x: how this AVIF is turned cannot be read"):
+        images.decode(data, "x")
+
+
 def test_a_large_picture_is_read_where_that_is_allowed(tmp_path):
     path = tmp_path / "pano.png"
     path.write_bytes(cv2.imencode(".png", np.full((60, 2000), 9, np.uint8))[1].tobytes())

@@ -6,10 +6,11 @@ from types import MappingProxyType
 import msgspec
 import pytest
 
+from edgecv.cli.results import _verified
 from edgecv_runtime import Bundle, backends, machine, verify
 from edgecv_runtime.evidence import Evidence
 from edgecv_runtime.manifest import Budget
-from edgecv_runtime.offers import offered
+from edgecv_runtime.offers import is_faithful, is_good, offered
 
 
 @pytest.fixture
@@ -79,6 +80,20 @@ def test_bf16_of_a_float32_that_differs_is_not_offered(judged):
     offers = judged({("float32", "float32"): (2.0, 950), ("float32", "bf16"): (1.0, 950)})
     assert "openvino" in offers.withheld("float32")
     assert offers.hints("float32") == {}
+
+
+def test_what_a_hint_loses_is_not_good_and_no_loss_of_the_bundle(finished):
+    with Bundle(finished) as opened:
+        manifest, entries = opened.manifest, opened.evidence().entries
+    like = next(each for each in entries if each.variant == "float32" and each.agreement)
+    assert (is_good(like, manifest), is_faithful(like, manifest)) == (True, True)
+    for failed in ("gave NaN", ""):
+        share = verify.wilson(1000, 1000) if failed else verify.wilson(100, 1000)
+        agreement = msgspec.structs.replace(like.agreement, share=share)
+        for hint, faithful in (("bf16", True), ("float32", False)):
+            entry = msgspec.structs.replace(like, hint=hint, failed=failed, agreement=agreement, score=None)
+            assert (is_good(entry, manifest), is_faithful(entry, manifest)) == (False, faithful)
+            assert _verified([like, entry], manifest).startswith("verified here: 1 of 2 give")
 
 
 def test_a_limit_on_instruction_sets_is_another_machine(judged, monkeypatch):

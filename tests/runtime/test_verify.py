@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgecv_runtime import Bundle, machine, verify
 from edgecv_runtime.errors import BadInput
-from edgecv_runtime.evidence import Evidence
+from edgecv_runtime.evidence import Evidence, Finding
 from edgecv_runtime.manifest import Budget
 from edgecv_runtime.offers import offered
 
@@ -220,6 +220,46 @@ def test_fewer_frames_that_agree_do_not_replace_more_frames(finished):
     other = msgspec.structs.replace(agreeing(old, 8, 8), versions={"onnxruntime": "9.9"}, latency=None)
     (new_version,) = before.merged([other]).entries
     assert (new_version.agreement.share.count, new_version.latency) == (8, None)
+
+
+def test_fewer_labelled_frames_replace_a_score_only_where_they_show_another_drop(finished):
+    """int8 withheld on 5000 labelled images stays so after ten photos, which could not tell 7 points from none."""
+    with Bundle(finished) as opened:
+        manifest = opened.manifest
+        like = next(each for each in opened.evidence().entries if each.variant == "int8-u8s8" and each.score)
+
+    def scored(count, drop, low, high, hits):
+        score = msgspec.structs.replace(
+            like.score, count=count, drop=drop, drop_low=low, drop_high=high, frames=f"images of {count}"
+        )
+        entry = agreeing(msgspec.structs.replace(like, finding=None, score=score), hits, count)
+        return msgspec.structs.replace(
+            entry, agreement=msgspec.structs.replace(entry.agreement, frames=f"images of {count}")
+        )
+
+    before = Evidence((scored(5000, 7.0, 6.2, 7.8, 4600),))
+    for few in (scored(10, 0.0, -23.0, 23.0, 10), scored(10, 0.0, -23.0, 23.0, 3)):
+        (kept,) = before.merged([few]).entries
+        assert kept.score == before.entries[0].score
+        assert kept.agreement.share.count == (5000 if few.agreement.share.value == 1 else 10)
+        why = offered(manifest, Evidence((kept,)), machine.this()).withheld("int8-u8s8")
+        assert "loses 7.00 points" in why[like.backend]
+    for other in (scored(800, 0.1, -0.5, 0.7, 790), scored(6000, 0.1, 0.0, 0.2, 5990)):
+        assert before.merged([other]).entries == (msgspec.structs.replace(other, latency=like.latency),)
+
+
+def test_a_finding_stays_with_the_agreement_beside_which_it_was_found(finished):
+    with Bundle(finished) as opened:
+        plain = msgspec.structs.replace(opened.evidence().entries[0], score=None, finding=None)
+    fault = Finding("quantization loses too much", "made up", "none")
+    before = Evidence((msgspec.structs.replace(agreeing(plain, 150, 200), finding=fault),))
+    (few,) = before.merged([agreeing(plain, 8, 8)]).entries
+    assert (few.agreement.share.count, few.finding) == (200, fault)
+    (more,) = before.merged([agreeing(plain, 400, 500)]).entries
+    assert (more.agreement.share.count, more.finding) == (500, None)
+    clean = Evidence((agreeing(plain, 200, 200),))
+    (withheld,) = clean.merged([msgspec.structs.replace(agreeing(plain, 8, 8), finding=fault)]).entries
+    assert withheld.finding == fault  # a self-test can withhold
 
 
 def test_nan_on_one_target_is_evidence_and_the_others_are_verified(finished_copy):

@@ -63,14 +63,16 @@ def of_evidence(bundle: Bundle, evidence: Evidence, judged: Evidence | None = No
         key: offers.offered(manifest, judged or evidence, machine).why_not
         for key, machine in evidence.machines().items()
     }
+    nowhere = f"not measured; {offers.CURE}"
     table: list[Row] = []
     for variant in manifest.variants:
         digest = bundle.sha256(variant.name)
         measured = [entry for entry in evidence.entries if entry.variant == variant.name and entry.sha256 == digest]
         measured.sort(key=lambda entry: (entry.machine.key, entry.backend, entry.hint != "float32", entry.hint))
-        table.extend(_row(manifest, variant, entry, verdicts[entry.machine.key][entry.target]) for entry in measured)
+        for entry in measured:
+            table.append(_row(manifest, variant, entry, verdicts[entry.machine.key].get(entry.target, nowhere)))
         if not measured:
-            table.append(_row(manifest, variant, None, f"not measured; {offers.CURE}"))
+            table.append(_row(manifest, variant, None, nowhere))
     return table
 
 

@@ -111,7 +111,8 @@ class Classification(Record, frozen=True):
 class ClassificationTask:
     """Outputs of a classifier to classifications: (N, C), with axes of length 1 behind or between them, too.
 
-    C is the number of labels; or 1, for one label or for a class and its opposite, which is named first.
+    A graph for one frame may leave out N. C is the number of labels; or 1, for one label or for a class and its
+    opposite, which is named first.
     """
 
     name = "classification"
@@ -123,8 +124,11 @@ class ClassificationTask:
         *,
         ending: Ending | None = None,
         told: bool = True,
+        rows: int = 0,
     ) -> None:
         """`ending`: what the graph ends in, where that is known; told: False leaves the head's `scores` to it.
+
+        rows: how many frames the graph takes at once; 0: any number.
 
         Raises BadInput when the output is not (N, C), C is not the number of labels, or the graph ends otherwise.
         """
@@ -139,7 +143,8 @@ class ClassificationTask:
         self._settled: Meaning | None = None
         if output.shape == ANY_SHAPE:
             return
-        sizes = [size for size in output.shape[1:] if size != 1]
+        squeezed = rows == 1 and isinstance(next(iter(output.shape), 1), int)
+        sizes = [size for size in output.shape[0 if squeezed else 1 :] if size != 1]
         if len(sizes) > 1 or not output.shape:
             raise BadInput(f"classification wants an output of shape (N, classes), '{output.name}' is {output.shape}")
         if all(isinstance(size, int) for size in sizes):
