@@ -106,7 +106,7 @@ def _reading(data: Path, max_megapixels: float, bundle: Path) -> _Reading:
         why = f"{recipe} says nothing of data that can be read"
         return _Reading(plain, False, (f"{why}: {' '.join(str(exc).split())}",), why)
     if not _is_same(found, data, recipe.parent):
-        return _Reading(plain, False, (), f"{recipe} is of other images ({found.path or found.source})")
+        return _Reading(plain, False, (), f"{recipe} names {found.path or found.source}, not this folder")
     most = max(max_megapixels, found.max_megapixels)
     config = msgspec.structs.replace(found, path=str(data), max_megapixels=most)
     return _Reading(config, True, (f"read and divided as {recipe} says, of which the bundle was built",))

@@ -123,7 +123,7 @@ def test_other_photos_than_the_recipes_are_scored_whole(photos, run):
     new = photos({"cat": 4, "dog": 3}, root="new")
     scored, told = everything(new, LABELS, 50.0, bundle)
     assert (len(scored), len(told)) == (7, 1)
-    assert told[0].startswith(f"judged on all 7 images: {bundle.parent}/recipe.yaml is of other images (photos)")
+    assert told[0].startswith(f"judged on all 7 images: {bundle.parent}/recipe.yaml names photos, not this folder")
     (bundle.parent / "recipe.yaml").write_text("- salt")
     scored, told = everything(new, LABELS, 50.0, bundle)
     assert (len(scored), len(told)) == (7, 2)
