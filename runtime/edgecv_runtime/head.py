@@ -11,6 +11,8 @@ from edgecv_runtime.records import Record
 # sigmoid-logits: each label for itself, before its sigmoid. percent: in 0..100; of classes that exclude each other,
 # or, with thresholds, of each label for itself.
 Scores = Literal["logits", "probabilities", "sigmoid", "sigmoid-logits", "percent"]
+# Those that have bounds: 0 and this.
+WHOLE: dict[Scores, int] = {"probabilities": 1, "sigmoid": 1, "percent": 100}
 
 
 class ClassificationHead(Record, frozen=True, tag_field="task", tag="classification"):

@@ -37,6 +37,8 @@ PROVEN = {
         np.array,
     ),
     "log-softmax": ([node("LogSoftmax", "l", "y", axis=1)], np.exp),
+    "logits, negated": ([node("Neg", "l", "y")], softmax),
+    "logits, bounded from below": ([node("Abs", "l", "s"), node("Neg", "s", "y")], softmax),
     "logarithm of a softmax": ([SOFTMAX, node("Log", "s", "y")], np.exp),
     "sigmoid": ([node("Sigmoid", "l", "y")], np.array),
     "hard sigmoid": ([node("HardSigmoid", "l", "y")], np.array),
@@ -86,6 +88,17 @@ UNPROVEN = {
         np.array,
         "say scores='probabilities'",
     ),
+    "softmax, negated": ([SOFTMAX, node("Neg", "s", "y")], "logits", softmax, "a Softmax with Neg behind it"),
+    "sigmoid, clipped and negated": (
+        [SIGMOID, node("Clip", "s", "t"), node("Neg", "t", "y")],
+        "sigmoid-logits",
+        sigmoid,
+        "a Sigmoid with Clip, Neg behind it",
+    ),
+    "logarithm of a sigmoid": ([SIGMOID, node("Log", "s", "y")], "logits", softmax, "a Sigmoid with Log behind it"),
+    "hyperbolic tangent": ([node("Tanh", "l", "y")], "logits", softmax, "ends in a Tanh"),
+    "hyperbolic tangent, scaled": ([node("Tanh", "l", "s"), *times(10)], "logits", softmax, "a Tanh with Mul behind"),
+    "error function": ([node("Erf", "l", "y")], "logits", softmax, "ends in an Erf"),
     "rectified logits": ([node("Abs", "l", "y")], "logits", softmax, "no output is negative"),
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_runtime.errors import BadInput, nearest
-from edgecv_runtime.head import Scores
+from edgecv_runtime.head import WHOLE, Scores
 from edgecv_runtime.onnxending import Ending
 from edgecv_runtime.records import Record
 
@@ -100,7 +100,7 @@ def settled(ending: Ending | None, rows: Rows) -> Scores:
     Raises BadInput with the choice when the graph proves nothing and the rows could be several things.
     """
     operator = ending.operator if ending is not None else ""
-    if ending is not None and ending.changed:
+    if ending is not None and (ending.changed or ending.bounded):
         raise _unclear(f"the graph ends in {ending}", rows)
     if ending is not None and operator in _PROVEN:
         if operator in ("Softmax", "LogSoftmax") and not _sum_to(
@@ -140,7 +140,7 @@ def _unclear(why: str, rows: Rows) -> BadInput:
 
 def check_rows(scores: Scores, rows: Rows, exclusive: bool, ending: Ending | None) -> None:
     """Outputs that cannot be what was told are refused; raises BadInput."""
-    whole = {"probabilities": 1, "sigmoid": 1, "percent": 100}.get(scores)
+    whole = WHOLE.get(scores)
     if whole is None:
         return
     beyond = rows[(rows < -_SLACK * whole) | (rows > whole + _SLACK * whole)]
