@@ -16,7 +16,7 @@ from edgecv_export.graph import Deployed
 from edgecv_runtime import bundle, onnxfile
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.golden import Golden, Picture
-from edgecv_runtime.head import ClassificationHead
+from edgecv_runtime.head import WHOLE, ClassificationHead
 from edgecv_runtime.images import decode
 from edgecv_runtime.manifest import Budget, Manifest, TensorSpec, Variant
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
@@ -31,7 +31,7 @@ FLOAT32 = Variant(name="float32", file="model.onnx", precision="float32")
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export proved: the largest difference from PyTorch per backend, relative to the largest logit.
+    """What an export proved: the largest difference from PyTorch per backend, relative to the largest output.
 
     merged: convolutions that took the place of several parallel branches and norms.
     """
@@ -82,9 +82,9 @@ def export(
         file.write_bytes(model.SerializeToString())
         header = onnxfile.read(file)
         task = ClassificationTask(asked, header.outputs, ending=header.endings[OUTPUT], told=scores is not None)
-        differences = parity.gate(file, deployed, images)
         outputs = graph.reference(deployed, images[:GOLDEN_IMAGES], batch=GOLDEN_IMAGES)
         meaning = task.settle(outputs)
+        differences = parity.gate(file, deployed, images, parity.SHARES if meaning.scores in WHOLE else parity.LOGITS)
         golden = Golden(
             images=images[:GOLDEN_IMAGES],
             outputs={OUTPUT: outputs},

@@ -17,15 +17,17 @@ from edgecv_runtime.preprocess import Image
 from edgecv_runtime.verify import distance, trace
 
 BATCHES = (1, 3, 8)
-# Largest difference allowed, relative to the largest logit (at least 1): float32 rounding stays below a tenth of it.
+# Largest difference allowed, relative to the largest output: float32 rounding stays below a tenth of it. Logits count
+# as at least 1; scores in 0..1 or 0..100 do not, which are all small among many classes: at least as a thousandth.
 TOLERANCE = 1e-3
+LOGITS, SHARES = 1.0, 1e-3
 
 
-def gate(path: Path, deployed: Deployed, frames: Image) -> dict[str, float]:
+def gate(path: Path, deployed: Deployed, frames: Image, floor: float = LOGITS) -> dict[str, float]:
     """Compare an ONNX file with PyTorch on every backend of this machine, at batch 1, 3 and 8.
 
-    frames: at least 8 real images, (N, H, W, C) uint8, preprocessed.
-    Gives the largest difference per backend, relative to the largest logit; raises ParityError that says on which
+    frames: at least 8 real images, (N, H, W, C) uint8, preprocessed. floor: LOGITS, or SHARES of scores with bounds.
+    Gives the largest difference per backend, relative to the largest output; raises ParityError that says on which
     backend, at which batch size and where in the network the graph starts to differ.
     """
     check_frames(frames, max(BATCHES), "the parity gate")
@@ -38,7 +40,7 @@ def gate(path: Path, deployed: Deployed, frames: Image) -> dict[str, float]:
             for batch in BATCHES:
                 wanted = reference(deployed, frames[:batch])
                 (got,) = backend.run({INPUT: np.ascontiguousarray(frames[:batch])}).values()
-                difference = distance(wanted, got)
+                difference = distance(wanted, got, floor)
                 if not difference <= TOLERANCE:
                     raise ParityError(
                         f"{path.name} differs from PyTorch on {name} at batch {batch}: by {difference:.2g} of the "

@@ -2,19 +2,23 @@
 
 import msgspec
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 import edgecv_runtime as rt
+from edgecv_export import merge
 from edgecv_export.export import export
-from edgecv_runtime import verify
+from edgecv_runtime import backends, bundle, verify
 from edgecv_runtime.backends import Executed
 from edgecv_runtime.budget import weigh
 from edgecv_runtime.choose import targets
-from edgecv_runtime.errors import BadInput, ComputationError
-from edgecv_runtime.verify import score
+from edgecv_runtime.errors import BadInput, ComputationError, ParityError
+from edgecv_runtime.head import ClassificationHead
+from edgecv_runtime.offers import is_float32s
+from edgecv_runtime.verify import faults, score, trace
 from edgecv_runtime.verify.blame import Case
 
 LABELS = ("cat", "dog", "owl")
@@ -201,6 +205,86 @@ def test_labelled_frames_do_not_hide_that_other_labels_are_lost(tmp_path):
         assert "agrees with golden on 0.0% of 40" in weigh(budget, each.entry.agreement, each.entry.score).broken
 
 
+def test_small_scores_do_not_hide_that_they_are_wrong(tmp_path, monkeypatch):
+    """Of 2000 classes each has a share of about 0.0005: zeros in their place are off by less than a thousandth."""
+    real = merge.merge_branches
+
+    def zeroed(model):
+        model, merged = real(model)
+        model.graph.node[-1].output[0] = "shares"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0), "zero"))
+        model.graph.node.append(onnx.helper.make_node("Mul", ["shares", "zero"], [model.graph.output[0].name]))
+        return model, merged
+
+    monkeypatch.setattr(merge, "merge_branches", zeroed)
+    given = {"classes": 2000, "labels": tuple(map(str, range(2000))), "scores": "probabilities"}
+    with pytest.raises(ParityError, match="differs from PyTorch"):
+        exported(lambda x: (0.01 * x.flatten(1)).softmax(1), tmp_path / "bundle", **given)
+
+
+@pytest.mark.parametrize(
+    ("scores", "off", "kept"),
+    [
+        ("logits", 0.0099, True),
+        ("probabilities", 0.0099, False),
+        ("sigmoid", 0.0099, False),
+        ("sigmoid-logits", 0.0099, True),
+        ("percent", 0.0099, True),
+        ("percent", 0.99, False),
+        ("probabilities", 1e-5, True),
+    ],
+)
+def test_rounding_is_a_share_of_scores_that_have_bounds(scores, off, kept):
+    right = np.float32([[0.9, 0.1]]) * (100 if scores == "percent" else 1)
+    found = verify.agreement(right, right + np.float32([[-off, off]]), "PyTorch")
+    assert is_float32s(found, ClassificationHead(("a", "b"), scores)) is kept
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_fault_of_a_graph_with_a_fixed_batch_is_named(rows, tmp_path):
+    """The reference of another network; what runs is the bundle's own file on every backend, however it is opened."""
+    exported(lambda x: x, tmp_path / "bundle")
+    with rt.Bundle(tmp_path / "bundle") as opened:
+        model = onnx.load(opened.variant_file("float32"))
+        for each in (*model.graph.input, *model.graph.output):
+            each.type.tensor_type.shape.dim[0].dim_value = rows
+        del model.graph.value_info[:]
+        spec, outputs = opened.manifest.input, opened.manifest.outputs
+        manifest = msgspec.structs.replace(
+            opened.manifest,
+            input=msgspec.structs.replace(spec, shape=(rows, *spec.shape[1:])),
+            outputs=tuple(msgspec.structs.replace(each, shape=(rows, *each.shape[1:])) for each in outputs),
+        )
+        bundle.update(opened, manifest=manifest, content={"model.onnx": model.SerializeToString()})
+    wrong = plain(lambda x: x.flatten(1)).numpy()[:, ::-1]
+    with rt.Bundle(tmp_path / "bundle") as opened:
+        done = verify.verify(opened, FRAMES, wrong, only=lambda target: target.hint == "float32")
+    assert [each.entry.finding.name for each in done] == [faults.OTHER_FILE.name] * 2
+
+
+def test_a_file_is_compiled_anew_as_its_target_is(tmp_path, monkeypatch):
+    given = []
+
+    class Backend:
+        streams = 1
+
+        def __init__(self, file, options):
+            given.append(options)
+
+        def run(self, feeds):
+            return {"y": np.zeros(1, np.float32)}
+
+        def close(self):
+            pass
+
+    exported(lambda x: x, tmp_path / "bundle")
+    with rt.Bundle(tmp_path / "bundle") as opened:
+        target = msgspec.structs.replace(targets(opened)[0], islands="bf16", device="NPU", threads=3)
+    monkeypatch.setattr(backends, "get", lambda _: Backend)
+    trace.compiled(target, b"", {})
+    assert given == [backends.Options(device="NPU", precision="bf16", threads=3)]  # and no digest: nothing is cached
+
+
 def test_what_the_verdict_keeps_is_no_fault_either(tmp_path):
     """A fifth of the answers change, as many to the right label as from it: labels say otherwise than agreement."""
     exported(lambda x: x, tmp_path / "bundle")
@@ -257,3 +341,14 @@ def test_a_device_s_own_scores_are_judged_by_the_head(tmp_path):
         assert verify.against(opened, list(right)) is None
         assert verify.against(opened, list(1 / (1 + np.exp(-right)))) is None
         assert "differ by up to" in verify.against(opened, list(right[:, ::-1])).detail
+
+
+@pytest.mark.parametrize(("act", "limits"), [(lambda x: x.softmax(1), ()), (torch.sigmoid, (0.5,))])
+def test_a_device_s_own_percent_are_read_as_percent(act, limits, tmp_path):
+    exported(lambda x: 100 * act(x.flatten(1)), tmp_path / "bundle", scores="percent", thresholds=limits)
+    with rt.Bundle(tmp_path / "bundle") as opened:
+        right = np.stack([picture.logits for picture in opened.golden().pictures])
+        rough = right + (0.2 if limits else 0.01) * np.sign(right - 50)  # as float16 or another decoder makes it
+        for device in (right, rough, right / 100):
+            assert verify.against(opened, list(device)) is None
+        assert verify.against(opened, list(right[:, ::-1])) is not None

@@ -87,7 +87,7 @@ class Case:
         meaning = tasks.create(self.manifest.head, self.manifest.outputs).meaning(self.outputs)
         found = agreement(self.reference, self.outputs, "", meaning=meaning)
         if self.precision == "float32":
-            return not is_float32s(found)
+            return not is_float32s(found, self.manifest.head)
         shifts = meaning.scores == "logits" and not meaning.thresholds and not meaning.opposites
         centred = _centred if shifts else np.asarray  # a softmax does not see what all logits share
         error = relative_error(centred(self.reference), centred(self.outputs))
@@ -95,10 +95,13 @@ class Case:
 
     @cached_property
     def picked(self) -> NDArray[np.int64]:
-        """Indices of the frames that differ most."""
+        """Indices of the frames that differ most: as many as a fixed batch takes, some more than once if need be."""
+        count = self.target.rows or FRAMES
         if self.outputs is None:
-            return np.arange(min(FRAMES, len(self.frames)))
-        return np.sort(np.argsort(-np.abs(self.outputs - self.reference).max(axis=1), kind="stable")[:FRAMES])
+            found = np.arange(min(count, len(self.frames)))
+        else:
+            found = np.argsort(-np.abs(self.outputs - self.reference).max(axis=1), kind="stable")[:count]
+        return np.sort(np.resize(found, self.target.rows or len(found)))
 
     @cached_property
     def feeds(self) -> dict[str, Image]:

@@ -30,6 +30,7 @@ Array = NDArray[Any]
 # What sound pipelines may differ by: decoders of JPEG round differently, so do builds of one resize.
 PIXELS_LOSSLESS, PIXELS_JPEG = 0.6, 2.0  # mean difference in levels of 255
 SCORES_LOSSLESS, SCORES_JPEG = 0.003, 0.05  # root mean square of the difference, relative to the scores'
+MORE_THAN_SHARES = 1.5  # of a network that gives percent, scores with one beyond this are percent, too
 LOW_PRECISION = 0.1  # a difference that half precision may make and no fault explains
 # A simulation explains what was seen when what it leaves over is small against both the signal and the fault's effect.
 LEFT_OF_SIGNAL, LEFT_OF_EFFECT = 0.25, 0.3
@@ -209,6 +210,8 @@ def _as_normalization(fit: Fit) -> str:
 def _of_scores(bundle: Bundle, seen: Array, pictures: Sequence[Picture], scenes: Sequence[Scene]) -> Finding | None:
     outputs = np.stack([picture.logits for picture in pictures])
     meaning = tasks.create(bundle.manifest.head, bundle.manifest.outputs).meaning(outputs)
+    if meaning.scores == "percent" and seen.max() > MORE_THAN_SHARES:
+        seen = seen / 100
     if meaning.thresholds:
         return _of_single_scores(meaning, outputs, seen)
     logits = _as_logits(outputs, meaning)

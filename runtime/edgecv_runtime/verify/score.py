@@ -88,11 +88,11 @@ def wilson(hits: int, count: int, z: float = Z) -> Interval:
     )
 
 
-def distance(wanted: NDArray[Any], got: NDArray[Any]) -> float:
-    """Largest difference, relative to the largest wanted value (at least 1); infinite for other shapes or NaN."""
+def distance(wanted: NDArray[Any], got: NDArray[Any], floor: float = 1.0) -> float:
+    """Largest difference, relative to the largest wanted value (at least `floor`); infinite for other shapes or NaN."""
     if wanted.shape != got.shape or not np.isfinite(got).all():
         return float("inf")
-    return float(np.abs(wanted - got).max(initial=0)) / max(1.0, float(np.abs(wanted).max(initial=0)))
+    return float(np.abs(wanted - got).max(initial=0)) / max(floor, float(np.abs(wanted).max(initial=0)))
 
 
 def relative_error(wanted: NDArray[Any], got: NDArray[Any]) -> float:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from numpy.typing import NDArray
 
-from edgecv_runtime import backends, onnxgraph, telemetry
-from edgecv_runtime.backends import Options, Tensors
+from edgecv_runtime import onnxgraph, telemetry
+from edgecv_runtime.backends import Tensors
 from edgecv_runtime.choose import Target
 from edgecv_runtime.errors import BackendUnavailable
 from edgecv_runtime.onnxgraph import Node
@@ -44,20 +45,24 @@ def tensors(model: bytes, feeds: Tensors) -> Inside:
 
 
 def compiled_tensors(target: Target, model: bytes, feeds: Tensors) -> Inside:
-    """The same from a backend that compiles the graph with all of its tensors as outputs."""
+    """The same from a backend that compiles the graph with all of its tensors as outputs.
+
+    Of a graph whose batch is fixed, `feeds` are as many frames as it takes: not every tensor has a row for each.
+    """
+    plain = msgspec.structs.replace(target, rows=0)
     return {
         name: values
-        for name, values in compiled(target, onnxgraph.exposing(model, _inner(model)), feeds).items()
+        for name, values in compiled(plain, onnxgraph.exposing(model, _inner(model)), feeds).items()
         if values.dtype.kind == "f"
     }
 
 
 def compiled(target: Target, model: bytes, feeds: Tensors) -> Inside:
-    """Outputs of a model that the target's backend compiles from a file it has never seen."""
+    """Outputs of a model that is compiled as the target's own is, from a file that its backend has never seen."""
     with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
         file = Path(folder) / f"{Path(folder).name}.onnx"
         file.write_bytes(model)
-        backend = backends.get(target.backend)(file, Options(precision=target.hint, threads=target.threads))
+        backend = msgspec.structs.replace(target, file=file, sha256="").compile()
         try:
             return backend.run(feeds)
         finally:
