@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from edgecv_runtime import backends, files, machine, offers, onnxfile, tuning
+from edgecv_runtime import backends, machine, offers, onnxfile, tuning
 from edgecv_runtime.backends import DEFAULT_DEVICE, Backend, Options
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BackendUnavailable, BadInput, nearest
@@ -168,11 +168,7 @@ def _one_dialect(usable: list[Target], here: Offers) -> list[Target]:
 
 def for_file(file: Path, external: tuple[str, ...], entry: Input, ask: Ask) -> Target:
     """Choose for a plain ONNX file and the data files it names: only the backend and the float precision are open."""
-    import hashlib
-
-    digest = "".join(files.sha256(path) for path in (file, *(file.parent / name for name in external)))
-    if external:
-        digest = hashlib.sha256(digest.encode()).hexdigest()
+    digest = onnxfile.digest(file, external)
     usable = [
         Target(file.stem, file, digest, name, hint, ask.threads, ask.device, rows=entry.rows)
         for name in _names(ask.backend)

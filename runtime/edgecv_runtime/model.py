@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import backends, choose, forks, machine, onnxfile, tasks
+from edgecv_runtime import backends, choose, files, forks, machine, onnxfile, tasks
 from edgecv_runtime.backends import DEFAULT_DEVICE, Backend, Executed, Tensors
 from edgecv_runtime.bundle import ARCHIVE_SUFFIX, MANIFEST, Bundle
 from edgecv_runtime.choose import Ask, Target
@@ -25,6 +25,7 @@ from edgecv_runtime.errors import (
     BundleError,
     Closed,
     EdgecvError,
+    ModelFileError,
     NoMemory,
 )
 from edgecv_runtime.goals import Goal
@@ -147,8 +148,14 @@ def load_asked(
         )
     except BadInput as exc:
         raise BadInput(f"{source}: {exc}") from exc
+    parts = [source, *(source.parent / name for name in header.external)]
+    seen = [files.identity(part) for part in parts]
     target = choose.for_file(source, tuple(header.external), entry, ask)
-    return Model(target, entry, source.stem, task, header.outputs)
+    model = Model(target, entry, source.stem, task, header.outputs)
+    if seen != [files.identity(part) for part in parts]:  # measuring may take seconds
+        model.close()
+        raise ModelFileError(f"{source}: was exchanged while it was loaded; load it again")
+    return model
 
 
 def _is_bundle(source: Path) -> bool:
@@ -363,20 +370,32 @@ class Model:
         return self._backend or self._reopened()
 
     def _reopened(self) -> Backend:
-        """In a forked process, open the model again when it is first wanted; raises Closed after `close`."""
+        """In a forked process, open the model again when it is first wanted; raises Closed after `close`.
+
+        Raises BundleError or ModelFileError when another file has taken its place, for the labels are the old one's.
+        """
         with self._lock:
             if self._forked:
+                self._check_file()
                 try:
-                    self._backend = self._target.open()
+                    backend = self._target.open()
                 except EdgecvError as exc:
                     raise BackendUnavailable(
                         f"model '{self.name}' was loaded before this process forked, and {self._target.backend} cannot "
                         f"open it again here: {exc}; load it in each process, or start them by 'spawn'"
                     ) from exc
-                self._forked = False
+                self._check_file()  # what was read by its path is what was loaded
+                self._backend, self._forked = backend, False
             if self._backend is None:
                 raise Closed(f"model '{self.name}' is closed; load it again")
             return self._backend
+
+    def _check_file(self) -> None:
+        file = self._target.file
+        if self.bundle is not None:
+            self.bundle.check_unchanged(file.name)
+        elif onnxfile.digest(file, onnxfile.read(file).external) != self._target.sha256:
+            raise ModelFileError(f"{file}: was exchanged since it was loaded; load it again")
 
     def _after_fork(self) -> None:
         """Let go of what does not live on in the child: the threads, those of the runtime, and locks they may hold."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import mmap
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from edgecv_runtime import files
 from edgecv_runtime.errors import ModelFileError
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.onnxending import Ending, Maker
@@ -89,6 +91,16 @@ def read(path: str | Path) -> OnnxHeader:
     for location, size in header.external.items():
         _check_external(path, location, size)
     return header
+
+
+def digest(path: Path, external: Collection[str]) -> str:
+    """SHA-256 of a model, as 64 hexadecimal digits: of its file, or over those of it and of its external data files."""
+    found = "".join(files.sha256(each) for each in (path, *(path.parent / name for name in external)))
+    if not external:
+        return found
+    import hashlib
+
+    return hashlib.sha256(found.encode()).hexdigest()
 
 
 def parse(data: bytes | mmap.mmap, where: str) -> OnnxHeader:

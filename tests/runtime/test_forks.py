@@ -1,6 +1,7 @@
 """After fork a model works in the child, on every backend, and nothing waits for threads that stayed behind."""
 
 import functools
+import hashlib
 import importlib
 import multiprocessing
 import os
@@ -10,10 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 import edgecv_runtime as rt
-from edgecv_runtime import errors
+from edgecv_runtime import bundle as bundles
+from edgecv_runtime import choose, errors
+from edgecv_runtime.backends import Options
+from edgecv_runtime.backends.openvino import OpenVinoBackend
+from tests.runtime import foreign
 
 FORKED = """
 import multiprocessing, os, signal, sys
@@ -105,8 +112,6 @@ def test_a_future_whose_lock_a_thread_of_the_parent_holds_does_not_hang_the_chil
 
 
 def test_a_child_leaves_the_files_of_an_unpacked_bundle(finished, tmp_path):
-    from edgecv_runtime import bundle as bundles
-
     with rt.Bundle(finished) as opened:
         names = [*opened.manifest.files]
         bundles.write(tmp_path / "zipped.edgecv", opened.manifest, {name: opened.file(name) for name in names})
@@ -121,8 +126,6 @@ def test_a_child_leaves_the_files_of_an_unpacked_bundle(finished, tmp_path):
 
 
 def test_a_backend_that_cannot_be_opened_in_a_child_says_what_to_do(exported, monkeypatch):
-    from edgecv_runtime import choose
-
     model = rt.load(exported, backend="onnxruntime")
     model._after_fork()
 
@@ -137,6 +140,71 @@ def test_a_backend_that_cannot_be_opened_in_a_child_says_what_to_do(exported, mo
     model.close()
     with pytest.raises(errors.Closed):
         _ = model.run({})
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_bundle_that_is_exchanged_before_a_child_opens_it_is_not_run(bundle_copy, backend, tmp_path, monkeypatch):
+    """The child has the labels of the bundle that was loaded; OpenVINO finds what it compiled by the old hash."""
+    monkeypatch.setenv("EDGECV_CACHE", str(tmp_path / "cache"))
+    feeds = [{"image": np.full((rows, 32, 32, 3), 90, np.uint8)} for rows in (1, 2)]
+    old = (bundle_copy / "model.onnx").read_bytes()
+
+    def exchange(content):
+        with rt.Bundle(bundle_copy) as opened:
+            bundles.update(opened, content={"model.onnx": content})
+
+    with rt.load(bundle_copy, backend=backend) as model:
+        wanted = [model.run(each)["logits"] for each in feeds]
+        model._after_fork()
+        network = onnx.load_from_string(old)
+        bias = next(each for each in network.graph.initializer if each.name == network.graph.node[-1].input[2])
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.arange(10, dtype=np.float32), bias.name))
+        exchange(network.SerializeToString())
+        for each in (*feeds, *feeds):
+            with pytest.raises(errors.BundleError, match=r"model\.onnx: was exchanged.*load it again"):
+                model.run(each)
+        exchange(old)
+        for each, logits in zip(feeds, wanted, strict=True):
+            assert model.run(each)["logits"] == pytest.approx(logits, abs=1e-5)
+
+
+def test_a_plain_file_that_is_exchanged_before_a_child_opens_it_is_not_run(tmp_path):
+    path = foreign.save(tmp_path / "m.onnx")
+    frame = foreign.frames()[0]
+    with foreign.load(path) as model:
+        wanted = model(frame).scores
+        model._after_fork()
+        assert (model(frame).scores == wanted).all()
+        model._after_fork()
+        foreign.save(path, [foreign.node("Neg", "l", "y")])
+        with pytest.raises(errors.ModelFileError, match=r"m\.onnx: was exchanged since it was loaded; load it again"):
+            model(frame)
+
+
+def test_a_plain_file_that_is_exchanged_while_it_is_measured_is_not_run(tmp_path, monkeypatch):
+    path = foreign.save(tmp_path / "m.onnx")
+    real = choose.for_file
+
+    def measured(*given):
+        target = real(*given)
+        foreign.save(path, [foreign.node("Neg", "l", "y")])
+        return target
+
+    monkeypatch.setattr(choose, "for_file", measured)
+    with pytest.raises(errors.ModelFileError, match=r"m\.onnx: was exchanged while it was loaded; load it again"):
+        foreign.load(path)
+
+
+def test_openvino_keeps_what_it_compiled_only_under_the_hash_of_the_file_that_it_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGECV_CACHE", str(tmp_path))
+    path = foreign.save(tmp_path / "m.onnx")
+    right = hashlib.sha256(path.read_bytes()).hexdigest()
+    for digest, kept in (("0" * 64, 0), (right, 2)):
+        opened = OpenVinoBackend(path, Options(digest=digest))
+        for rows in (1, 2):
+            opened.run({"x": np.zeros((rows, 3, 8, 8), np.float32)})
+        opened.close()
+        assert len([*tmp_path.rglob("*.blob")]) == kept
 
 
 def test_a_model_that_is_pickled_says_what_to_do_instead(exported):

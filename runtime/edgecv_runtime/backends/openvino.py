@@ -144,9 +144,16 @@ class OpenVinoBackend:
             compiled = core().compile_model(model, self._device, self._config)
         except (RuntimeError, UnicodeDecodeError) as exc:  # the latter: its message quotes the file's bytes
             raise ModelFileError(f"{self._model}: openvino cannot load it: {_line(exc)}") from exc
-        if path:
+        if path and self._is_the_file():
             _write_cached(path, compiled)
         return _Graph(compiled)
+
+    def _is_the_file(self) -> bool:
+        """Whether the file is the one whose hash was given: what another one gave must not be kept under its name."""
+        try:
+            return onnxfile.digest(self._model, onnxfile.read(self._model).external) == self._digest
+        except (OSError, ModelFileError):
+            return False
 
     def _cache_file(self, single: bool) -> Path | None:
         """Named by everything that a compiled model depends on; None where the file's hash was not given."""
