@@ -672,3 +672,14 @@ def test_points_without_labels_are_refused(bundle_copy, folder):
     done = edgecv("--quiet", "quantize", bundle_copy, "--data", folder, "--max-drop", "0.5")
     assert done.returncode == 2
     assert "--max-drop counts points of accuracy on images with the bundle's labels" in one_line(done)
+
+
+def test_points_of_labels_that_may_hold_together_are_refused(bundle_copy, folder):
+    from edgecv_runtime import bundle
+
+    with Bundle(bundle_copy) as opened:
+        head = msgspec.structs.replace(opened.manifest.head, scores="sigmoid-logits", thresholds=(0.5,))
+        bundle.update(opened, manifest=msgspec.structs.replace(opened.manifest, head=head))
+    done = edgecv("--quiet", "quantize", bundle_copy, "--data", folder, "--max-drop", "0.5")
+    assert done.returncode == 2
+    assert "several of them may hold on one image: leave it out; agreement counts then" in one_line(done)
