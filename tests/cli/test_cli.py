@@ -483,10 +483,11 @@ def test_tune_says_when_it_cannot_remember(exported, monkeypatch, tmp_path):
     assert "takes it" not in done.stderr
 
 
-def test_a_file_that_is_no_bundle_is_said_to_be_none(exported):
+def test_a_plain_onnx_file_is_told_how_to_be_described(exported):
     done = edgecv("tune", exported / "model.onnx")
     assert done.returncode == 2
-    assert "model.onnx: an ONNX file, not a bundle" in one_line(done)
+    assert "model.onnx: a plain ONNX file carries no preprocessing" in one_line(done)
+    assert "--describe FILE" in one_line(done)
 
 
 def test_tune_refuses_an_unknown_goal(exported):
