@@ -104,6 +104,8 @@ class Manifest(Record, frozen=True):
         names = [variant.name for variant in self.variants]
         if len(set(names)) != len(names):
             raise BadInput(f"variant names repeat: {names}")
+        if not self.outputs:
+            raise BadInput("outputs: expected at least one, got none")
 
     def variant(self, name: str) -> Variant | None:
         """The variant of that name, or None."""

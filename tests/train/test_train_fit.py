@@ -127,6 +127,8 @@ def test_curves_are_a_table_and_a_picture(unbroken):
     assert ET.fromstring(picture).tag == "{http://www.w3.org/2000/svg}svg"
     assert f"best {100 * result.top1:.2f} %" in picture
     assert sorted(path.name for path in folder.iterdir()) == [
+        "batch-1.png",
+        "batch-2.png",
         "checkpoint.edgecv",
         "curves.csv",
         "curves.svg",
