@@ -120,7 +120,8 @@ def finished(exported, network, digits, tmp_path_factory):
     path = tmp_path_factory.mktemp("finished") / "bundle"
     shutil.copytree(exported, path)
     frames, labels = digits
-    quantize(path, frames[:150], QuantizeConfig(images=100, check_images=50, placements=("layers",)))
+    # without islands, which are chosen by what was measured: the same file every time
+    quantize(path, frames[:150], QuantizeConfig(images=100, check_images=50, placements=("layers",), islands=False))
     held, truth = frames[1400:1600], labels[1400:1600]
     with Bundle(path) as opened:
         expected = reference(Deployed(network, NORMALIZATION), held)

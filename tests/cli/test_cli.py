@@ -175,8 +175,9 @@ def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):
     done = edgecv("quantize", bundle_copy, "--data", tmp_path / "images", "--images", 40, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    for name in ("int8-u8s8 on openvino", "int8-u8s8 on onnxruntime"):
-        (said,) = [line for line in document["explanation"] if line.startswith(f"{name}: ")]
+    told = {line.partition(": ")[0]: line for line in document["explanation"] if re.match(r"int8\S* on \w+: ", line)}
+    assert {name.rpartition(" on ")[2] for name in told} == {"openvino", "onnxruntime"}  # each may have its own file
+    for name, said in told.items():
         own_ms, *others_ms = map(float, re.findall(r"([\d.]+) ms", said))
         if (verdict := document["offered"][name]) != "offered":  # of one measurement, they tell the same figures
             assert f"({own_ms:.2f} against {min(others_ms):.2f} ms)" in verdict
@@ -187,9 +188,10 @@ def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):
     record.write_bytes(records.encode(msgspec.structs.replace(shown, candidates=())))  # as of a search before
     again = edgecv("quantize", bundle_copy, "--data", tmp_path / "images", "--images", 40, "--plot", tmp_path / "a.svg")
     assert again.returncode == 0, again.stderr
-    assert "try " not in again.stderr  # every trial was in the book
+    # What was tried is in the book; what is worth improving depends on float32's own times, which are measured anew.
+    assert again.stderr.count("try ") < done.stderr.count("try ")
     assert "agrees with float32 on" in again.stdout
-    assert len(run.read(tmp_path).quantization.candidates) == len(shown.candidates)
+    assert {each.name for each in run.read(tmp_path).quantization.candidates} & {each.name for each in shown.candidates}
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
 
 
