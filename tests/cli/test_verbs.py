@@ -123,7 +123,9 @@ def test_the_shell_can_complete_verbs_and_options():
     for typed, wanted in (("edgecv pre", "predict"), ("edgecv stream --prec", "--precision")):
         place = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1), "_EDGECV_COMPLETE": "complete_bash"}
         assert edgecv(env={**os.environ, **place}).stdout.split() == [wanted]
-    assert "_EDGECV_COMPLETE=complete_bash" in edgecv("--show-completion", "bash").stdout
+    asked = f"{sys.executable} -m edgecv.cli --show-completion; true"  # the shell is found among the parents
+    shown = subprocess.run(["bash", "-c", asked], capture_output=True, text=True)
+    assert "_EDGECV_COMPLETE=complete_bash" in shown.stdout
 
 
 def test_in_a_pipe_no_column_of_a_table_is_left_out_or_cut(finished):
