@@ -105,10 +105,12 @@ def quantize(
         progress(f"calibrate on {len(calibration)} images")
         workshop.check_names(config.keep_float)
         budget = budget or opened.manifest.budget
-        laboratory = Laboratory(msgspec.structs.replace(opened.manifest, budget=budget), source, check, labels)
         head = opened.manifest.head  # what the outputs mean decides what a trial found
-        subject = [opened.sha256("float32"), head, digest(calibration, check, labels), config.int8[0]]
-        found = Search(workshop, laboratory, Book(book, *subject), budget, config, progress).run()
+        pages = Book(book, opened.sha256("float32"), head, digest(calibration, check, labels), config.int8[0])
+        manifest = msgspec.structs.replace(opened.manifest, budget=budget)
+        laboratory = Laboratory(manifest, source, check, labels, pages.floats(budget))
+        pages.add(budget, laboratory.floats)
+        found = Search(workshop, laboratory, pages, budget, config, progress).run()
         errors = workshop.errors(found.chosen.plan, DIALECTS[config.int8[0]])
         left = workshop.floats(found.chosen.plan)
         floats = laboratory.float_ms, laboratory.bf16_ms

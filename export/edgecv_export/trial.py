@@ -26,7 +26,7 @@ from edgecv_runtime.bench.timing import times_ms
 from edgecv_runtime.budget import weigh
 from edgecv_runtime.errors import BackendUnavailable, BadInput, ModelFileError
 from edgecv_runtime.evidence import Agreement, Score
-from edgecv_runtime.manifest import Manifest, Precision
+from edgecv_runtime.manifest import Budget, Manifest, Precision
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
 from edgecv_runtime.tasks.scores import Meaning
@@ -91,6 +91,14 @@ class Trial(Record, frozen=True):
         return (self.p50_ms if goal == "p50" else self.p99_ms).get(backend, math.inf)
 
 
+class Floats(Record, frozen=True):
+    """Milliseconds of the float32 file by backend; bf16_ms: of its bf16 where that keeps the budget."""
+
+    p50_ms: dict[str, float]
+    p99_ms: dict[str, float]
+    bf16_ms: dict[str, float]
+
+
 class Laboratory:
     """Measures files of one bundle: check images, float32's outputs on them, and labels where there are any.
 
@@ -98,14 +106,27 @@ class Laboratory:
     medians by backend.
     """
 
-    def __init__(self, manifest: Manifest, source: Path, check: Image, labels: NDArray[np.int64] | None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        source: Path,
+        check: Image,
+        labels: NDArray[np.int64] | None,
+        known: Floats | None = None,
+    ) -> None:
+        """`known`: float32's times from when the trials that they are compared with were measured."""
         self._manifest = manifest
         self._check = check
         self._labels = labels
         content = source.read_bytes()
-        ((self.float_ms, self._float_p99),) = self.times([content])
+        ((self.float_ms, self._float_p99),) = [(known.p50_ms, known.p99_ms)] if known else self.times([content])
         self.reference = self.outputs(content, min(self.float_ms, key=lambda each: self.float_ms[each]))
-        self.bf16_ms = self._bf16(content)
+        self.bf16_ms = known.bf16_ms if known else self._bf16(content)
+
+    @property
+    def floats(self) -> Floats:
+        """What float32 takes here."""
+        return Floats(self.float_ms, self._float_p99, self.bf16_ms)
 
     def measure(self, plan: Plan, content: bytes, times: Times) -> Trial:
         """Score a file; `times` are its own, or those of a file of the same operators."""
@@ -230,6 +251,7 @@ class _File:
 class _Page(Record, frozen=True):
     trials: dict[str, Trial] = {}
     sensitivities: dict[str, dict[str, float]] = {}
+    floats: dict[str, Floats] = {}
 
 
 class Book:
@@ -255,11 +277,17 @@ class Book:
         """Layer sensitivities that were measured before."""
         return self._page.sensitivities.get(self.key(plan))
 
-    def add(self, plan: Plan, found: Trial | dict[str, float]) -> None:
-        """Enter a trial or a plan's layer sensitivities."""
-        key = self.key(plan)
+    def floats(self, budget: Budget) -> Floats | None:
+        """What float32 took when the trials were made."""
+        return self._page.floats.get(self.key(budget))
+
+    def add(self, what: Plan | Budget, found: Trial | Floats | dict[str, float]) -> None:
+        """Enter a plan's trial or layer sensitivities, or float32's times under a budget."""
+        key = self.key(what)
         if isinstance(found, Trial):
             self._page = msgspec.structs.replace(self._page, trials={**self._page.trials, key: found})
+        elif isinstance(found, Floats):
+            self._page = msgspec.structs.replace(self._page, floats={**self._page.floats, key: found})
         else:
             known = {**self._page.sensitivities, key: found}
             self._page = msgspec.structs.replace(self._page, sensitivities=known)

@@ -188,10 +188,9 @@ def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):
     record.write_bytes(records.encode(msgspec.structs.replace(shown, candidates=())))  # as of a search before
     again = edgecv("quantize", bundle_copy, "--data", tmp_path / "images", "--images", 40, "--plot", tmp_path / "a.svg")
     assert again.returncode == 0, again.stderr
-    # What was tried is in the book; what is worth improving depends on float32's own times, which are measured anew.
-    assert again.stderr.count("try ") < done.stderr.count("try ")
+    assert "try " not in again.stderr  # every trial was in the book
     assert "agrees with float32 on" in again.stdout
-    assert {each.name for each in run.read(tmp_path).quantization.candidates} & {each.name for each in shown.candidates}
+    assert len(run.read(tmp_path).quantization.candidates) == len(shown.candidates)
     assert (tmp_path / "a.svg").read_text().startswith("<?xml")
 
 

@@ -1,4 +1,5 @@
 import shutil
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -8,6 +9,7 @@ from onnx import numpy_helper
 
 from edgecv_export import quantize
 from edgecv_export.quantize import QuantizeConfig
+from edgecv_export.trial import Floats
 from edgecv_runtime import Bundle, verify
 from edgecv_runtime import bundle as bundles
 from edgecv_runtime.errors import BadInput, BundleError, ComputationError
@@ -199,7 +201,7 @@ def test_trials_of_another_head_are_not_taken_from_the_book(bundle_copy, digits,
         keys.append(book.key("a plan"))
         raise Stop
 
-    monkeypatch.setattr(quantize, "Laboratory", lambda *_: None)
+    monkeypatch.setattr(quantize, "Laboratory", lambda *_: SimpleNamespace(floats=Floats({}, {}, {})))
     monkeypatch.setattr(quantize, "Search", search)
     for head in ({}, {}, {"scores": "sigmoid-logits"}, {"thresholds": (0.5,)}):
         with Bundle(bundle_copy) as opened:
