@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 import study
 import torch
-from edgecv_runtime.verify.agreement import wilson
+from edgecv_runtime.verify.score import wilson
 from numpy.typing import NDArray
 from torch.nn import functional as F
 from torch.utils.data import DataLoader

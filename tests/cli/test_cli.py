@@ -164,8 +164,11 @@ def test_verify_on_labelled_folders_scores_them(finished_copy, digits, tmp_path)
         cv2.imwrite(str(folder / f"{index}.png"), frames[index])
     done = edgecv("verify", finished_copy, "--data", tmp_path / "data", "--json")
     assert done.returncode in (0, 4), done.stderr
+    shown = [row["score"] for row in json.loads(done.stdout)]
+    assert {score["count"] for score in shown} == {40}
+    assert {score["frames"] for score in shown} == {"images of data"}
     document = json.loads((finished_copy / "evidence.json").read_text())
-    assert {entry["score"]["count"] for entry in document["entries"] if entry["hint"] == "float32"} == {40}
+    assert {entry["score"]["count"] for entry in document["entries"] if entry["hint"] == "float32"} == {200}  # no worse
 
 
 def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):
