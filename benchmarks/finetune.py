@@ -26,7 +26,6 @@ import cv2
 import numpy as np
 import study
 import torch
-from edgecv_runtime.verify.score import wilson
 from numpy.typing import NDArray
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -40,6 +39,7 @@ from edgecv.data.config import DataConfig
 from edgecv.train import TrainConfig, fit
 from edgecv.train.config import Augment
 from edgecv_runtime.preprocess import Preprocess
+from edgecv_runtime.verify.score import wilson
 
 MODEL, BATCH, LR, KEPT = "efficientnet_lite0", 32, 5e-4, 0.5
 SIZES, HOWS = (224, 128), ("edgecv", "plain", "plain, channels_last")
