@@ -13,7 +13,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecv_runtime import geometry
 from edgecv_runtime.errors import BadInput, ShapeError, Unavailable, nearest
+from edgecv_runtime.geometry import View
 from edgecv_runtime.records import Record
 
 Image = NDArray[np.uint8]
@@ -76,37 +78,29 @@ class Preprocess(Record, frozen=True):
         Raises ShapeError for another dtype or rank.
         """
         check_frame(image)
+        view = self.view(image.shape[:2])
+        found = self._resize(image[view.seen.slices], view.place.size)
+        if view.place.size != self.size:
+            canvas = np.full((*self.size, 3), self.fill, np.uint8)
+            canvas[view.place.slices] = found
+            found = canvas
+        return self._color(found)
+
+    def view(self, source: tuple[int, int]) -> View:
+        """How the network sees a frame of that (height, width)."""
         if self.mode == "letterbox":
-            return self._color(self._letterbox(image))
-        if self.mode == "crop":
-            image = self._crop(image)
-        return self._color(self._resize(image, self.size))
+            view = geometry.letterboxed(source, self.size)
+        elif self.mode == "crop":
+            view = geometry.cropped(source, self.size, self.shorter_side)
+        else:
+            view = geometry.stretched(source, self.size)
+        return geometry.halvable(view) if self.interpolation == "pyramid" else view
 
     def batch(self, images: Sequence[Image]) -> Image:
         """Preprocess several images of any sizes -> (N, height, width, C) uint8, contiguous."""
         if not images:
             raise BadInput("no images: a batch wants at least one")
         return np.stack([self(image) for image in images])
-
-    def _crop(self, image: Image) -> Image:
-        """Cut the centre that survives; resizing only that equals resizing everything and cropping, and costs less."""
-        height, width = image.shape[:2]
-        fits = min(height / self.size[0], width / self.size[1])  # source pixels per network pixel, at most
-        scale = fits * min(self.size) / self.shorter_side
-        rows = min(height, max(1, round(self.size[0] * scale)))
-        columns = min(width, max(1, round(self.size[1] * scale)))
-        top, left = (height - rows) // 2, (width - columns) // 2
-        return image[top : top + rows, left : left + columns]
-
-    def _letterbox(self, image: Image) -> Image:
-        height, width = image.shape[:2]
-        scale = min(self.size[0] / height, self.size[1] / width)
-        rows = min(self.size[0], max(1, round(height * scale)))
-        columns = min(self.size[1], max(1, round(width * scale)))
-        top, left = (self.size[0] - rows) // 2, (self.size[1] - columns) // 2
-        canvas = np.full((*self.size, 3), self.fill, np.uint8)
-        canvas[top : top + rows, left : left + columns] = self._resize(image, (rows, columns))
-        return canvas
 
     def _resize(self, image: Image, size: tuple[int, int]) -> Image:
         if image.shape[:2] == size:
@@ -139,15 +133,10 @@ class Preprocess(Record, frozen=True):
 
 
 def _halved(image: Image, size: tuple[int, int]) -> Image:
-    """Average 2x2 pixels (2x1, 1x2) for as long as a side is at least twice the wanted one.
-
-    Sides are cut to a multiple of their power of two first, around the centre: averages of whole pixels are exact.
-    """
+    """Average 2x2 pixels (2x1, 1x2) for as long as a side is at least twice the wanted one: see `geometry.halvable`."""
     cv2 = import_cv2()
-    down, across = ((have // want).bit_length() - 1 for have, want in zip(image.shape[:2], size, strict=True))
-    top, left = image.shape[0] % (1 << max(down, 0)) // 2, image.shape[1] % (1 << max(across, 0)) // 2
-    rows, columns = image.shape[0] >> max(down, 0) << max(down, 0), image.shape[1] >> max(across, 0) << max(across, 0)
-    image = image[top : top + rows, left : left + columns]
+    rows, columns = image.shape[:2]
+    down, across = geometry.halvings(rows, size[0]), geometry.halvings(columns, size[1])
     for _ in range(max(down, across)):
         rows, columns = rows >> (down > 0), columns >> (across > 0)
         down, across = down - 1, across - 1
