@@ -32,7 +32,7 @@ def load(table: Path) -> Dataset:
             names=tuple(path.name for path in paths),
             stamps=tuple(files.sha256(path) for path in paths),
             read=lambda index: images.read(paths[index]),
-            labels=np.array([classes.index(kind) for _, kind in chosen], np.int64),
+            truths=np.array([classes.index(kind) for _, kind in chosen], np.int64),
         )
 
     held_out = lines[::5]

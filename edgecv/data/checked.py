@@ -43,7 +43,7 @@ class Checked:
             names=tuple(file.name for file in self.good),
             stamps=tuple(self.stamps[file.name] for file in self.good),
             read=lambda index: images.decode(self.good[index].read(), self.good[index].name, self.max_pixels),
-            labels=labels,
+            truths=labels,
         )
 
 

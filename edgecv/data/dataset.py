@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +21,21 @@ _NAMED = 10  # classes that a line names; of more, the first seven and the last 
 class Images:
     """A sequence of images that are read when they are asked for.
 
-    names: file or frame of each image, for messages; stamps: what identifies each image's content (a SHA-256);
-    read: position -> (H, W, 3) uint8 BGR; labels: (N,) class positions, or None when there are none.
+    names: file or frame of each image, for messages; stamps: what identifies each image's content (a SHA-256) and that
+    of its truth where it is read lazily, too; read: position -> (H, W, 3) uint8 BGR.
+    truths: what is known to be right of each image, by position: (N,) int64 class positions, or a sequence of masks
+    (H, W) uint8 or of boxes, in the image's own geometry; None when there are none.
     """
 
     names: tuple[str, ...]
     stamps: tuple[str, ...]
     read: Callable[[int], Image]
-    labels: Labels | None = None
+    truths: Labels | Sequence[Any] | None = None
 
     def __post_init__(self) -> None:
-        labelled = len(self.names) if self.labels is None else len(self.labels)
-        if not len(self.names) == len(self.stamps) == labelled:
-            raise BadInput(f"{len(self.names)} names, {len(self.stamps)} stamps and {labelled} labels do not match")
+        known = len(self.names) if self.truths is None else len(self.truths)
+        if not len(self.names) == len(self.stamps) == known:
+            raise BadInput(f"{len(self.names)} names, {len(self.stamps)} stamps and {known} truths do not match")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -47,6 +50,11 @@ class Images:
     def name(self, index: int) -> str:
         """The file or frame that an image came from."""
         return self.names[index]
+
+    @property
+    def labels(self) -> Labels | None:
+        """The truths where each image has a class (N,), else None."""
+        return self.truths if isinstance(self.truths, np.ndarray) else None
 
     def labelled(self, labels: Labels) -> Images:
         """The same images with labels (N,)."""
@@ -66,7 +74,7 @@ class Images:
             names=tuple(self.names[index] for index in chosen),
             stamps=tuple(self.stamps[index] for index in chosen),
             read=lambda position: self.read(chosen[position]),
-            labels=None if self.labels is None else self.labels[np.array(chosen, np.int64)],
+            truths=None if self.truths is None else _picked(self.truths, chosen),
         )
 
     def take(self, count: int, seed: int = 0) -> Images:
@@ -115,6 +123,24 @@ def from_arrays(names: Sequence[str], images: Iterable[Image], labels: Labels | 
         image.flags.writeable = False
     stamps = tuple(hashlib.sha256(str(image.shape).encode() + image.tobytes()).hexdigest() for image in held)
     return Images(tuple(names), stamps, held.__getitem__, labels)
+
+
+def _picked(truths: Labels | Sequence[Any], chosen: list[int]) -> Labels | Sequence[Any]:
+    """The truths at some positions; those that are read lazily are still not read."""
+    return truths[np.array(chosen, np.int64)] if isinstance(truths, np.ndarray) else _Picked(truths, chosen)
+
+
+class _Picked(Sequence[Any]):
+    """Some of a sequence, each found when it is asked for."""
+
+    def __init__(self, inner: Sequence[Any], chosen: list[int]) -> None:
+        self._inner, self._chosen = inner, chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._inner[self._chosen[index]]
 
 
 def _rank_in_class(labels: Labels) -> Labels:
