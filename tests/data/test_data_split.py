@@ -100,7 +100,7 @@ def test_labels_are_part_of_what_identifies_images():
 
 
 def test_numbers_that_do_not_match_are_refused():
-    with pytest.raises(BadInput, match="2 names, 1 stamps and 2 labels"):
+    with pytest.raises(BadInput, match="2 names, 1 stamps and 2 truths"):
         Images(("a", "b"), ("a",), lambda index: index)
 
 
