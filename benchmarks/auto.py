@@ -19,9 +19,9 @@ import msgspec
 import study
 
 from edgecv_runtime import Bundle, tuning
-from edgecv_runtime.choose import Target, targets
 from edgecv_runtime.goals import Goal, Trial
 from edgecv_runtime.manifest import TensorSpec
+from edgecv_runtime.target import Target, targets
 
 MODELS = ("lenet5", "mobilenet_v3_small", "mobilenet_v2", "efficientnet_lite0", "resnet18")
 GOALS = tuple(map(Goal, ("latency", "throughput", "p99 <= 20 ms")))

@@ -36,8 +36,8 @@ from edgecv import models, recipe
 from edgecv.build import build
 from edgecv.data import Dataset, Images, load
 from edgecv.data.config import DataConfig
+from edgecv.recipe_train import Augment
 from edgecv.train import TrainConfig, fit
-from edgecv.train.config import Augment
 from edgecv_runtime.preprocess import Preprocess
 from edgecv_runtime.verify.score import wilson
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from edgecv_runtime import machine
-from edgecv_runtime.bench.timing import times_ms
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
+from edgecv_runtime.timing import times_ms
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -9,7 +9,7 @@ import yaml
 
 from edgecv import recipe_text
 from edgecv.data import DataConfig
-from edgecv.train import QuantizedTraining, TrainConfig
+from edgecv.recipe_train import QuantizedTraining, TrainConfig
 from edgecv_export.dialects import DIALECTS
 from edgecv_export.quantize import QuantizeConfig
 from edgecv_runtime import records

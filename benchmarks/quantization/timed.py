@@ -15,7 +15,7 @@ import numpy as np
 
 from edgecv_runtime import backends
 from edgecv_runtime.backends import Options
-from edgecv_runtime.bench.timing import times_ms
+from edgecv_runtime.timing import times_ms
 
 SECONDS = 0.25
 

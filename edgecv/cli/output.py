@@ -9,17 +9,15 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from traceback import clear_frames
-from types import FrameType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 
-from edgecv_runtime import jsontext
+from edgecv_runtime import jsontext, signals
 from edgecv_runtime.errors import EdgecvError, Unavailable
 
 P = ParamSpec("P")
@@ -159,30 +157,8 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came: what cleans up after Ctrl-C does so now, too."""
 
 
-@contextmanager
-def _signals_raised() -> Iterator[None]:
-    """In the main thread, the only one that may, turn SIGTERM and Ctrl-C into exceptions, once.
-
-    A second one ends the process where it is: raised among what is just being released, it would show a traceback, or
-    a runtime would abort.
-    """
-
-    def end(signum: int, _frame: FrameType | None) -> NoReturn:
-        signal.signal(signum, signal.SIG_DFL)
-        raise Terminated if signum == signal.SIGTERM else KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    # a shell's background job, say, ignores Ctrl-C
-    before = {number: signal.signal(number, end) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if signal.getsignal(number) == end:
-                signal.signal(number, handler)
+def _raise(number: int) -> NoReturn:
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
@@ -191,7 +167,9 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with _signals_raised():
+            # a second one ends the process where it is: raised among what is just being released, it would show a
+            # traceback, or a runtime would abort
+            with signals.at_first(_raise, then_end=True):
                 return command(*args, **kwargs)
         except EdgecvError as exc:
             if Mode.debug:

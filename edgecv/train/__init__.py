@@ -1,7 +1,7 @@
 """Training: from a data set and a network to weights, resumable at any moment."""
 
+from edgecv.recipe_train import Augment, QuantizedTraining, TrainConfig
 from edgecv.train.checkpoint import CheckpointError
-from edgecv.train.config import Augment, QuantizedTraining, TrainConfig
 from edgecv.train.evaluate import evaluate, normalize
 from edgecv.train.fit import TrainResult, fit
 from edgecv.train.signals import Interrupted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgecv.train.config import Augment
+from edgecv.recipe_train import Augment
 from edgecv_runtime.errors import Unavailable
 from edgecv_runtime.preprocess import Preprocess
 

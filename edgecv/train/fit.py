@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from edgecv.data import Dataset, Images, cached
+from edgecv.recipe_train import TrainConfig
 from edgecv.train import checkpoint, curves, memory
 from edgecv.train.augment import training_view
-from edgecv.train.config import TrainConfig
 from edgecv.train.curves import Epoch
 from edgecv.train.display import Display
 from edgecv.train.evaluate import evaluate

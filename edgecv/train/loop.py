@@ -21,10 +21,10 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgecv.models import Supervised
+from edgecv.recipe_train import TrainConfig
 from edgecv.train import checkpoint, curves, mosaic
 from edgecv.train.augment import augmentation, mixed
 from edgecv.train.averaging import estimate_statistics, follow
-from edgecv.train.config import TrainConfig
 from edgecv.train.curves import Epoch
 from edgecv.train.display import Display
 from edgecv.train.evaluate import evaluate, standardize

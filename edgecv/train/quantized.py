@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgecv.data import Dataset
-from edgecv.train.config import QuantizedTraining, TrainConfig
+from edgecv.recipe_train import QuantizedTraining, TrainConfig
 from edgecv.train.fit import TrainResult, fit
 from edgecv.train.optimizer import steps_per_epoch
 from edgecv_export.calibrate import Sample

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
+from edgecv_runtime import signals
 from edgecv_runtime.errors import EdgecvError
 
 
@@ -28,26 +26,7 @@ class Stop:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Note the first SIGTERM or SIGINT instead of dying of it; a second one acts as before, so that Ctrl-C twice ends.
-
-    Outside the main thread, where Python allows no handlers, signals are left alone.
-    """
+    """Note the first SIGTERM or SIGINT instead of dying of it; a second one acts as before: Ctrl-C twice ends."""
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
+    with signals.at_first(lambda number: setattr(stop, "signum", number)):
         yield stop
-        return
-
-    def note(signum: int, _frame: FrameType | None) -> None:
-        stop.signum = signum
-        restore()
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-    try:
-        yield stop
-    finally:
-        restore()

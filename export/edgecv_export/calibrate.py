@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_export.deadline import Tick, unbounded
-from edgecv_export.graph import INPUT
+from edgecv_export.interface import INPUT
 from edgecv_export.ranges import Statistics
 from edgecv_export.wiring import Wiring
 from edgecv_runtime import telemetry

@@ -13,6 +13,7 @@ from torch import nn
 import edgecv_runtime
 from edgecv_export import graph, merge, parity
 from edgecv_export.graph import Deployed
+from edgecv_export.interface import BATCH, INPUT, check_frames
 from edgecv_runtime import bundle, onnxfile
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.golden import Golden, Picture
@@ -68,7 +69,7 @@ def export(
     """
     if len(normalization.mean) != preprocess.channels:
         raise BadInput(f"normalization has {len(normalization.mean)} channels, preprocessing {preprocess.channels}")
-    graph.check_frames(images, max(parity.BATCHES), "export")
+    check_frames(images, max(parity.BATCHES), "export")
     deployed = Deployed(network, normalization)
     asked = ClassificationHead(tuple(labels), "logits" if scores is None else check_scores(scores), tuple(thresholds))
     facts = {"edgecv": edgecv_runtime.__version__, "torch": str(torch.__version__), **(provenance or {})}
@@ -94,7 +95,7 @@ def export(
         manifest = Manifest(
             name=name,
             head=ClassificationHead(tuple(labels), meaning.scores, meaning.thresholds),
-            input=TensorSpec(graph.INPUT, "uint8", (graph.BATCH, *preprocess.size, preprocess.channels)),
+            input=TensorSpec(INPUT, "uint8", (BATCH, *preprocess.size, preprocess.channels)),
             outputs=header.outputs,
             preprocess=preprocess,
             normalization=normalization,

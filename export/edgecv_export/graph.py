@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgecv_export.interface import BATCH, INPUT
 from edgecv_runtime.errors import BadInput, ComputationError
 from edgecv_runtime.preprocess import Image, Normalization
 
 # Opset 17 and IR 8 load on everything from TensorRT 8.6 and ONNX Runtime 1.12 on.
 OPSET = 17
-INPUT, BATCH = "image", "batch"
 
 
 class Deployed(nn.Module):
@@ -160,9 +160,3 @@ def check(model: Any) -> None:
     readers = [node.op_type for node in model.graph.node if INPUT in node.input]
     if readers != ["Cast"]:
         raise ComputationError(f"the uint8 input '{INPUT}' must be read by one Cast and nothing else, not by {readers}")
-
-
-def check_frames(frames: Sized, count: int, what: str) -> None:
-    """Refuse fewer frames than needed."""
-    if len(frames) < count:
-        raise BadInput(f"{what} wants at least {count} real images, got {len(frames)}")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_export.dialects import WEIGHT_STEPS, Dialect, Grid, WeightRanges, activation_grid, weight_grid
-from edgecv_export.graph import INPUT
+from edgecv_export.interface import INPUT
 from edgecv_export.placement import MOVING, Placement, cut_points
 from edgecv_export.ranges import Ranges, Statistics, weight_reach
 from edgecv_export.wiring import Layer, Wiring

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_export.dialects import Grid
-from edgecv_export.graph import INPUT
+from edgecv_export.interface import INPUT
 from edgecv_export.wiring import Layer, Wiring
 from edgecv_runtime import telemetry
 from edgecv_runtime.preprocess import Image

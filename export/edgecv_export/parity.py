@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgecv_export.graph import INPUT, Deployed, check_frames, reference
+from edgecv_export.graph import Deployed, reference
+from edgecv_export.interface import INPUT, check_frames
 from edgecv_runtime import backends
 from edgecv_runtime.backends import Options
 from edgecv_runtime.errors import BackendUnavailable, ParityError

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgecv_export import fp16, likeness
 from edgecv_export.calibrate import Images, Sample, check_real, sample
 from edgecv_export.dialects import DIALECTS
-from edgecv_export.graph import INPUT, check_frames
+from edgecv_export.interface import INPUT, check_frames
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.quantize_config import DIALECT, FP16, MIN_IMAGES, QuantizeConfig
 from edgecv_export.search import Found, Search

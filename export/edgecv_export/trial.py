@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 
 import edgecv_runtime
 from edgecv_export.calibrate import Sample
-from edgecv_export.graph import INPUT
+from edgecv_export.interface import INPUT
 from edgecv_export.plan import Plan
 from edgecv_runtime import backends, files, machine, records, tasks, verify
 from edgecv_runtime.backends import Options
-from edgecv_runtime.bench.timing import times_ms
 from edgecv_runtime.budget import weigh
 from edgecv_runtime.errors import BackendUnavailable, BadInput, ModelFileError
 from edgecv_runtime.evidence import Agreement, Score
@@ -30,6 +29,7 @@ from edgecv_runtime.manifest import Budget, Manifest, Precision
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
 from edgecv_runtime.tasks.scores import Meaning
+from edgecv_runtime.timing import times_ms
 
 Logits = NDArray[np.float32]
 Times = tuple[dict[str, float], dict[str, float]]  # median and 99th percentile in milliseconds, by backend

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgecv_runtime import backends, choose, files, forks, machine, onnxfile, tasks
 from edgecv_runtime.backends import DEFAULT_DEVICE, Backend, Executed, Tensors
 from edgecv_runtime.bundle import ARCHIVE_SUFFIX, MANIFEST, Bundle
-from edgecv_runtime.choose import Ask, Target
+from edgecv_runtime.choose import Ask
 from edgecv_runtime.description import EXAMPLE, Description
 from edgecv_runtime.description import read as read_description
 from edgecv_runtime.errors import (
@@ -34,6 +34,7 @@ from edgecv_runtime.inputs import Input, check_feeds, check_matches, fitting, on
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 from edgecv_runtime.records import Record
+from edgecv_runtime.target import Target
 from edgecv_runtime.tasks.classification import ClassificationTask
 from edgecv_runtime.tasks.scores import check as check_scores
 

@@ -16,7 +16,7 @@ from edgecv_runtime.records import Record
 
 if TYPE_CHECKING:
     from edgecv_runtime.backends import Backend
-    from edgecv_runtime.choose import Target
+    from edgecv_runtime.target import Target
 
 ROUNDS, SECONDS_EACH = 3, 0.08
 BATCHES = (1, 2, 4, 8)
@@ -209,7 +209,7 @@ def measure(targets: Sequence[Target], spec: TensorSpec) -> list[Trial]:
 
 
 def _busy(backend: Backend, feed: dict[str, Any], streams: int) -> tuple[list[float], float]:
-    from edgecv_runtime.bench.timing import concurrent_times_ms
+    from edgecv_runtime.timing import concurrent_times_ms
 
     return concurrent_times_ms(lambda: backend.run(feed), SECONDS_EACH, streams)
 

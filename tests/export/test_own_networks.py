@@ -14,10 +14,10 @@ from edgecv_export.export import export
 from edgecv_runtime import backends, bundle, verify
 from edgecv_runtime.backends import Executed
 from edgecv_runtime.budget import weigh
-from edgecv_runtime.choose import targets
 from edgecv_runtime.errors import BadInput, ComputationError, ParityError
 from edgecv_runtime.head import ClassificationHead
 from edgecv_runtime.offers import is_float32s
+from edgecv_runtime.target import targets
 from edgecv_runtime.verify import faults, score, trace
 from edgecv_runtime.verify.blame import Case
 

@@ -288,10 +288,10 @@ def test_golden_inputs_that_are_none_are_refused(bundle_copy):
 def test_a_bundle_exchanged_after_it_was_opened_is_not_run(bundle_copy, network):
     """Another process writes the bundle between the check of its files and the backend that reads them."""
     import edgecv_runtime as rt
-    from edgecv_runtime import choose
+    from edgecv_runtime.target import targets
 
     with Bundle(bundle_copy) as opened:
-        (target,) = choose.targets(opened, ["onnxruntime"])
+        (target,) = targets(opened, ["onnxruntime"])
         bundles.update(opened)  # the same files again, under other inodes
         rt.model.of_target(opened, target).close()
     opened = Bundle(bundle_copy)

@@ -11,6 +11,7 @@ from edgecv_runtime.backends.openvino import OpenVinoBackend
 from edgecv_runtime.errors import BackendUnavailable, BadInput
 from edgecv_runtime.evidence import Evidence
 from edgecv_runtime.offers import Offers
+from edgecv_runtime.target import Target, targets
 
 
 def test_auto_takes_the_fastest_of_what_is_offered_and_explains_it(finished_copy, monkeypatch):
@@ -257,7 +258,7 @@ def test_int8_takes_the_dialect_that_was_verified_on_the_backend(finished_copy, 
 )
 def test_tensorrt_takes_half_precision_between_int8_until_another_was_verified(finished, here, verified, taken):
     offers = Offers("this", {(name, "tensorrt", "float32"): "" for name in verified})
-    usable = [choose.Target(name, finished / "model.onnx", "", "tensorrt", "float32") for name in here]
+    usable = [Target(name, finished / "model.onnx", "", "tensorrt", "float32") for name in here]
     assert [each.variant for each in choose._one_dialect(usable, offers)] == [taken]
 
 
@@ -272,6 +273,6 @@ def test_islands_run_in_their_own_precision_where_the_backend_has_it(finished_co
         bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=variants))
     monkeypatch.setattr(backends.get("openvino"), "precisions", staticmethod(lambda device: ("float32", "bf16")))
     with rt.Bundle(finished_copy) as opened:
-        found = {(each.variant, each.backend, each.hint): each.islands for each in choose.targets(opened)}
+        found = {(each.variant, each.backend, each.hint): each.islands for each in targets(opened)}
     assert found["int8-u8s8", "openvino", "float32"] == "bf16"
     assert found["int8-u8s8", "onnxruntime", "float32"] == "float32"

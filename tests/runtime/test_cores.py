@@ -3,6 +3,7 @@
 import pytest
 
 from edgecv_runtime import cores
+from edgecv_runtime.target import targets
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_this_machine_may_use_no_more_than_it_sees():
 
 def test_backends_and_the_search_take_the_quota_for_the_cores(exported, monkeypatch):
     import edgecv_runtime as rt
-    from edgecv_runtime import choose, machine, tuning
+    from edgecv_runtime import machine, tuning
     from edgecv_runtime.backends.openvino import OpenVinoBackend
 
     monkeypatch.setattr(cores, "usable", lambda: 1)
@@ -108,7 +109,7 @@ def test_backends_and_the_search_take_the_quota_for_the_cores(exported, monkeypa
         with rt.load(exported, backend="onnxruntime", goal="throughput") as model:
             assert model.streams == 1
         with rt.Bundle(exported) as opened:
-            (target,) = choose.targets(opened, ["onnxruntime"])
+            (target,) = targets(opened, ["onnxruntime"])
         assert {(each.threads, each.streams) for each in tuning.settings(target)} == {(0, 1)}
     finally:
         monkeypatch.undo()

@@ -4,10 +4,10 @@ import onnxruntime
 import pytest
 
 import edgecv_runtime as rt
-from edgecv_runtime import choose
 from edgecv_runtime.backends import onnxruntime as ort_backend
 from edgecv_runtime.backends import openvino as ov_backend
 from edgecv_runtime.errors import BackendUnavailable, BadInput, Closed
+from edgecv_runtime.target import targets
 
 EVERY = [each.name for each in ort_backend.PROVIDERS.values()]
 
@@ -90,7 +90,7 @@ def test_an_int8_file_runs_where_there_is_no_float32(finished, monkeypatch):
 
     monkeypatch.setattr(real, "__init__", compile_)
     with rt.Bundle(finished) as opened:
-        found = {each.variant: each for each in choose.targets(opened, ["openvino"], device="npu")}
+        found = {each.variant: each for each in targets(opened, ["openvino"], device="npu")}
         assert found["float32"].hint == "fp16"
         found["int8-u8s8"].compile()
         found["float32"].compile()

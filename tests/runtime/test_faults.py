@@ -21,10 +21,10 @@ from edgecv_runtime import Bundle, Preprocess, machine, verify
 from edgecv_runtime import bundle as bundles
 from edgecv_runtime.backends import UNKNOWN, Executed
 from edgecv_runtime.backends.openvino import OpenVinoBackend, core
-from edgecv_runtime.choose import targets
 from edgecv_runtime.errors import BadInput, BundleError, ParityError
 from edgecv_runtime.golden import Golden
 from edgecv_runtime.offers import is_faithful, offered
+from edgecv_runtime.target import targets
 from edgecv_runtime.verify.run import explain
 from tests.conftest import LABELS, NORMALIZATION
 

@@ -20,6 +20,7 @@ from edgecv_runtime import bundle as bundles
 from edgecv_runtime import choose, errors
 from edgecv_runtime.backends import Options
 from edgecv_runtime.backends.openvino import OpenVinoBackend
+from edgecv_runtime.target import Target
 from tests.runtime import foreign
 
 FORKED = """
@@ -132,7 +133,7 @@ def test_a_backend_that_cannot_be_opened_in_a_child_says_what_to_do(exported, mo
     def refuses(_):
         raise errors.BackendUnavailable("tensorrt: cudaMalloc: initialization error")
 
-    monkeypatch.setattr(choose.Target, "open", refuses)
+    monkeypatch.setattr(Target, "open", refuses)
     with pytest.raises(errors.BackendUnavailable, match="before this process forked.*initialization.*load it in each"):
         model.run({})
     monkeypatch.undo()

@@ -14,9 +14,9 @@ import torch
 
 import edgecv_runtime as rt
 from edgecv_runtime import choose, machine, tuning
-from edgecv_runtime.choose import Target
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.goals import Goal, Trial
+from edgecv_runtime.target import Target
 
 
 def trial(p50=1.0, p99=2.0, per_s=100.0):
@@ -273,7 +273,7 @@ def test_a_bound_that_nothing_keeps_is_said(exported, monkeypatch, tmp_path):
 
 
 def test_times_from_several_threads_count_all_of_them():
-    from edgecv_runtime.bench.timing import concurrent_times_ms
+    from edgecv_runtime.timing import concurrent_times_ms
 
     seen = set()
     times, rate = concurrent_times_ms(lambda: seen.add(threading.get_ident()), 0.01, 3)
@@ -286,7 +286,7 @@ def test_times_from_several_threads_count_all_of_them():
 
 def test_interrupted_measurements_leave_no_thread_inside_a_call():
     """A runtime that is taken down while a thread computes in it ends the process with SIGABRT."""
-    from edgecv_runtime.bench.timing import concurrent_times_ms
+    from edgecv_runtime.timing import concurrent_times_ms
 
     before, begun, inside = set(threading.enumerate()), [], set()
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgecv_export.deadline import Tick, unbounded
 from edgecv_export.dialects import Float
-from edgecv_export.graph import INPUT
+from edgecv_export.interface import INPUT
 from edgecv_export.wiring import Layer, Wiring, attribute
 from edgecv_runtime.preprocess import Image
 

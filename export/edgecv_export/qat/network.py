@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from edgecv_export import qdq
 from edgecv_export.dialects import Dialect, Grid
-from edgecv_export.graph import INPUT
 from edgecv_export.grids import weight_grids
+from edgecv_export.interface import INPUT
 from edgecv_export.passes.setting import Setting
 from edgecv_export.qat import fake
 from edgecv_export.qat.norms import Normed

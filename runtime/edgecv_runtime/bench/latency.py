@@ -14,13 +14,12 @@ import numpy as np
 
 from edgecv_runtime import machine
 from edgecv_runtime.backends import Executed
-from edgecv_runtime.bench.timing import STEADY
 from edgecv_runtime.bench.worker import Job, Ready, Round
 from edgecv_runtime.bundle import Bundle
-from edgecv_runtime.choose import Target, targets
 from edgecv_runtime.errors import BadInput, ComputationError
 from edgecv_runtime.evidence import Entry, Latency
-from edgecv_runtime.verify import failed_entry, new_entry
+from edgecv_runtime.target import Target, failed_entry, new_entry, targets
+from edgecv_runtime.timing import STEADY
 
 T = TypeVar("T")
 FRAME_SIZE = (1080, 1920)

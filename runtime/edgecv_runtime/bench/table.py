@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from edgecv_runtime import offers
-from edgecv_runtime.bench.timing import STEADY
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.evidence import Agreement, Entry, Evidence, Finding, Interval, Latency, Score
 from edgecv_runtime.manifest import Manifest, Variant
 from edgecv_runtime.records import Record
+from edgecv_runtime.timing import STEADY
 
 MISSING = "–"
 

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from edgecv_runtime.backends import Executed
-from edgecv_runtime.bench.timing import times_ms
 from edgecv_runtime.machine import peak_rss_mb
 from edgecv_runtime.records import Record
+from edgecv_runtime.timing import times_ms
 
 
 class Job(Record, frozen=True):
@@ -52,8 +52,8 @@ def main() -> int:
     import numpy as np
 
     from edgecv_runtime.bundle import Bundle
-    from edgecv_runtime.choose import targets
     from edgecv_runtime.model import of_target
+    from edgecv_runtime.target import targets
 
     start = time.perf_counter()
     bundle = Bundle(job.bundle)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
+from edgecv_runtime import signals
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.stream.buffer import WhenLate
@@ -75,26 +74,19 @@ class SignalEvent(threading.Event):
 
 
 @contextmanager
-def stop_on_signals(*signals: int) -> Iterator[SignalEvent]:
+def stop_on_signals(*numbers: int) -> Iterator[SignalEvent]:
     """An event for `run(stop=...)` that SIGTERM and SIGINT (or the given ones) set; in the main thread only.
 
     A second signal does what it would have done without.
     """
     stop = SignalEvent()
-    before: dict[int, Any] = {}
 
-    def on_signal(number: int, _: FrameType | None) -> None:
+    def note(number: int) -> None:
         stop.signum = number
         stop.set()
-        signal.signal(number, before[number])
 
-    for number in signals or (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, on_signal)
-    try:
+    with signals.at_first(note, *numbers):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Lane:

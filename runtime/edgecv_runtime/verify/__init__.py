@@ -10,10 +10,8 @@ from __future__ import annotations
 from edgecv_runtime.verify.diagnose import against, against_file, diagnose, write_pictures
 from edgecv_runtime.verify.run import (
     Verified,
-    failed_entry,
     float_outputs,
     infer,
-    new_entry,
     self_test,
     verify,
 )
@@ -28,10 +26,8 @@ __all__ = [
     "check",
     "diagnose",
     "distance",
-    "failed_entry",
     "float_outputs",
     "infer",
-    "new_entry",
     "score",
     "self_test",
     "verify",

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from edgecv_runtime import onnxgraph, tasks
 from edgecv_runtime.backends import UNKNOWN, Executed
 from edgecv_runtime.budget import weigh
-from edgecv_runtime.choose import Target
 from edgecv_runtime.errors import EdgecvError
 from edgecv_runtime.evidence import Finding, Score
 from edgecv_runtime.golden import Golden
@@ -23,6 +22,7 @@ from edgecv_runtime.offers import is_float32s
 from edgecv_runtime.onnxfile import OnnxHeader
 from edgecv_runtime.onnxgraph import Node
 from edgecv_runtime.preprocess import Image
+from edgecv_runtime.target import Target
 from edgecv_runtime.verify import faults, trace
 from edgecv_runtime.verify.faults import Fault
 from edgecv_runtime.verify.score import agreement, relative_error

@@ -13,15 +13,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import backends, machine, onnxfile, tasks
+from edgecv_runtime import backends, onnxfile, tasks
 from edgecv_runtime.backends import Executed
 from edgecv_runtime.bundle import GOLDEN, Bundle
-from edgecv_runtime.choose import Target, targets
 from edgecv_runtime.errors import BadInput, BundleError, EdgecvError, InvalidOutput, ParityError
 from edgecv_runtime.evidence import Entry, Finding, Score
 from edgecv_runtime.golden import Golden
 from edgecv_runtime.manifest import Manifest
 from edgecv_runtime.preprocess import Image
+from edgecv_runtime.target import Target, failed_entry, new_entry, targets
 from edgecv_runtime.verify import blame
 from edgecv_runtime.verify.blame import Case, unlike
 from edgecv_runtime.verify.score import agreement, score
@@ -37,25 +37,6 @@ class Verified:
 
     entry: Entry
     outputs: NDArray[np.float32] | None
-
-
-def new_entry(target: Target, executed: Executed) -> Entry:
-    """An entry of this machine with nothing measured yet."""
-    return Entry(
-        variant=target.variant,
-        sha256=target.sha256,
-        backend=target.backend,
-        hint=target.hint,
-        executed=executed.precision,
-        layers=executed.layers,
-        versions=backends.available()[target.backend],
-        machine=machine.this(),
-    )
-
-
-def failed_entry(target: Target, error: EdgecvError) -> Entry:
-    """An entry that says why a backend could not run a file."""
-    return msgspec.structs.replace(new_entry(target, Executed(precision="", layers={})), failed=str(error))
 
 
 def verify(

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from edgecv_runtime import onnxgraph, telemetry
 from edgecv_runtime.backends import Tensors
-from edgecv_runtime.choose import Target
 from edgecv_runtime.errors import BackendUnavailable
 from edgecv_runtime.onnxgraph import Node
+from edgecv_runtime.target import Target
 from edgecv_runtime.verify.score import relative_error
 
 # A node's error is its own when it goes beyond this. Float32 rounding stays below a hundredth of it; a quantized tensor

@@ -1,0 +1,46 @@
+"""SIGTERM and Ctrl-C, once: what streams, trainings and commands do at the first of them."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def at_first(act: Callable[[int], object], *numbers: int, then_end: bool = False) -> Iterator[None]:
+    """Call `act` with the number of the first signal (SIGTERM or SIGINT, or the given ones) that comes.
+
+    A second one does what it would have done without this; with `then_end` it ends the process where it is. Signals
+    that the process ignores stay ignored, as those of a shell's background job. Outside the main thread, where Python
+    allows no handlers, signals are left alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {}
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if then_end:
+            signal.signal(number, signal.SIG_DFL)
+        else:
+            restore()
+        act(number)
+
+    def restore() -> None:
+        for number, handler in before.items():
+            if signal.getsignal(number) is on_signal:
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    for number in numbers or ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        restore()
