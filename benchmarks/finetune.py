@@ -144,7 +144,7 @@ def by_edgecv(train: Images, val: Images, classes: tuple[str, ...], size: int, e
             folder,
             progress=False,
         )
-    return done.last_top1
+    return done.last_score
 
 
 def measured(how: str, photos: Path, size: int, epochs: int) -> dict[str, float]:

@@ -24,8 +24,8 @@ from edgecv.recipe import Quantizing, Recipe
 from edgecv.report import front, verified
 from edgecv.report.run import beside
 from edgecv.staging import RECIPE, Workplace
+from edgecv.tasks.augment import training_view
 from edgecv.train import TrainConfig, fit
-from edgecv.train.augment import training_view
 from edgecv.train.fit import check_labels, statistics_images
 from edgecv.train.quantized import train_quantized
 from edgecv_export import graph
@@ -301,8 +301,8 @@ class _Run:
             progress=self._progress,
         )
         self._say(
-            f"train: {result.top1:.2%} on validation at its best epoch, {result.best_epoch} of {result.epochs}, "
-            f"{result.last_top1:.2%} at the last; {result.seconds:.0f} s"
+            f"train: {result.metric} {result.score:.2%} on validation at its best epoch, {result.best_epoch} of "
+            f"{result.epochs}, {result.last_score:.2%} at the last; {result.seconds:.0f} s"
         )
         return {"weights": files.sha256(self.weights)}
 

@@ -19,16 +19,18 @@ from edgecv_runtime.records import Record
 class Training(Record, frozen=True):
     """One training of a run: its place in the run folder, and what it is of.
 
-    in_use: whether it is the run's own, which is never pruned. top1: share of validation images of its best epoch, None
-    before the first; epochs: how many were run; finished: whether weights were written. date: of its last change, as
-    ISO 8601 with the zone. bytes: on the disk, decoded images included.
+    in_use: whether it is the run's own, which is never pruned. score: on the validation images of its best epoch, 0..1,
+    None before the first; metric: of what, as curves.csv names it ("top1", "mIoU"). epochs: how many were run;
+    finished: whether weights were written. date: of its last change, as ISO 8601 with the zone. bytes: on the disk,
+    decoded images included.
     """
 
     run: str
     name: str
     in_use: bool
     model: str
-    top1: float | None
+    score: float | None
+    metric: str
     epochs: int
     finished: bool
     date: str
@@ -108,7 +110,8 @@ def _is_copy(run: Path, waiting: Path) -> bool:
 
 def _training(run: Path, place: Path) -> Training:
     columns = read_curves(place / "curves.csv") or {}
-    scores = columns.get("val_top1", [])
+    metric = next((name for name in columns if name.startswith("val_") and name != "val_loss"), "")
+    scores = columns.get(metric, [])
     weights = place / "weights.safetensors"
     changed = max(each.stat().st_mtime for each in [place, *place.glob("*")])
     return Training(
@@ -116,7 +119,8 @@ def _training(run: Path, place: Path) -> Training:
         name=str(place.relative_to(run)),
         in_use=place in trainings.homes(run),
         model=_model(place, run),
-        top1=max(scores, default=None),
+        score=max(scores, default=None),
+        metric=metric.removeprefix("val_"),
         epochs=len(scores),
         finished=weights.is_file(),
         date=datetime.datetime.fromtimestamp(changed).astimezone().isoformat(timespec="seconds"),

@@ -177,7 +177,7 @@ def test_runs_are_listed_and_pruned(run, recipe_file):
         ("train.1", "lenet5", 1, True),
     ]
     curve = (run / "train.1" / "curves.csv").read_text().splitlines()[1].split(",")
-    assert rows[1].top1 == float(curve[5])
+    assert rows[1].score == float(curve[5])
     printed = CliRunner().invoke(app, ["runs", str(run.parent)])
     assert printed.exit_code == 0
     cells = [line.split() for line in printed.stdout.splitlines()]

@@ -60,7 +60,7 @@ def main() -> None:
         if given.only and run.model not in given.only:
             continue
         result = train(run, dataset, given.out / run.model, given.epochs or run.epochs)
-        print(f"{run.model}: {result.top1:.4f} after {result.epochs} epochs, {result.seconds:.0f} s", flush=True)
+        print(f"{run.model}: {result.score:.4f} after {result.epochs} epochs, {result.seconds:.0f} s", flush=True)
         rows.append((run, result))
     if not given.only:
         write(rows)
@@ -92,8 +92,8 @@ def write(rows: list[tuple[Run, TrainResult]]) -> None:
     ]
     for run, result in rows:
         lines.append(
-            f"| {run.model} | {run.size} | {result.epochs} | {100 * result.top1:.2f} ({result.best_epoch}) "
-            f"| {100 * result.last_top1:.2f} | {result.seconds:.0f} |"
+            f"| {run.model} | {run.size} | {result.epochs} | {100 * result.score:.2f} ({result.best_epoch}) "
+            f"| {100 * result.last_score:.2f} | {result.seconds:.0f} |"
         )
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "quantization-training.md").write_text("\n".join(lines) + "\n")

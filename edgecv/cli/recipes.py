@@ -101,14 +101,14 @@ def _print_runs(rows: list[Training]) -> None:
     from rich import box
     from rich.table import Table
 
-    headings = "run", "training", "model", "top-1", "epochs", "date", "MB"
+    headings = "run", "training", "model", "score", "epochs", "date", "MB"
     table = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False)
     for number in (3, 4, 6):
         table.columns[number].justify = "right"
     for row in rows:
-        top1 = "–" if row.top1 is None else f"{100 * row.top1:.2f} %"
+        score = "–" if row.score is None else f"{row.metric} {100 * row.score:.2f} %"
         epochs = f"{row.epochs}" + ("" if row.finished else ", unfinished")
-        table.add_row(row.run, row.name, row.model, top1, epochs, row.date[:16], f"{row.bytes / 1e6:.1f}")
+        table.add_row(row.run, row.name, row.model, score, epochs, row.date[:16], f"{row.bytes / 1e6:.1f}")
     stdout.print(table)
 
 

@@ -95,6 +95,7 @@ class Dataset:
 
     classes: names in the order of the labels, empty when the images have none; notes: counted warnings, one line each;
     test: images that choose nothing (no epoch, no int8 file) and only score what is finished, or None.
+    task: what their truths are for: "classification" of labels, "segmentation" of masks.
     """
 
     classes: tuple[str, ...]
@@ -102,6 +103,7 @@ class Dataset:
     val: Images
     notes: tuple[str, ...] = ()
     test: Images | None = None
+    task: str = "classification"
 
     def summary(self) -> str:
         """How many images of which classes, in one line: the first classes' names and the last."""

@@ -39,27 +39,27 @@ class Display:
         if self._progress is not None:
             self._progress.stop()
 
-    def step(self, epoch: int, loss: float, top1: float, images_per_s: float) -> None:
+    def step(self, epoch: int, loss: float, right: float, images_per_s: float) -> None:
         """Show the epoch's running loss, share of right answers and speed after one step more."""
         if self._progress is not None:
             self._progress.update(
                 self._task,
                 advance=1,
                 description=f"epoch {epoch}/{self._epochs}",
-                figures=f"loss {loss:.3f}  train {top1:.1%}{self._val}  {images_per_s:.0f} images/s",
+                figures=f"loss {loss:.3f}  train {right:.1%}{self._val}  {images_per_s:.0f} images/s",
             )
 
     def epoch(self, row: Epoch) -> None:
         """Show a finished epoch."""
-        self._val = f"  val {row.val_top1:.2%}"
+        self._val = f"  val {row.val_score:.2%}"
         log.info(
             "epoch %d/%d: loss %.3f, train %.2f %%, val loss %.3f, val %.2f %%, %.0f images/s",
             row.epoch,
             self._epochs,
             row.train_loss,
-            100 * row.train_top1,
+            100 * row.train_right,
             row.val_loss,
-            100 * row.val_top1,
+            100 * row.val_score,
             row.images_per_s,
         )
 

@@ -1,8 +1,9 @@
-"""Evaluate exactly as the device does: preprocessed uint8 images in, float32 logits out."""
+"""Evaluate exactly as the device does: preprocessed uint8 images in, float32 outputs out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,27 +34,39 @@ def evaluate(
     batch: int = 256,
     between: Callable[[], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Compute a model's logits in evaluation mode and float32 -> (N, classes) float32.
+    """Compute a model's output in evaluation mode and float32 -> (N, ...), of a classifier (N, classes).
 
     images: (N, H, W, C) uint8, preprocessed; batch: images at a time; between: called before each batch, may raise.
     The model keeps its device and its mode. Raises ShapeError for another dtype, rank or number of channels.
     """
+    found = [output.float().cpu() for _, output in batches(model, images, normalization, batch=batch, between=between)]
+    result: NDArray[np.float32] = torch.cat(found).numpy()
+    return result
+
+
+def batches(
+    model: nn.Module,
+    images: NDArray[np.uint8],
+    normalization: Normalization,
+    *,
+    batch: int = 256,
+    between: Callable[[], None] | None = None,
+) -> Iterator[tuple[NDArray[np.int64], Any]]:
+    """What a model gives in evaluation mode, batch by batch, with the positions of its images; else as `evaluate`."""
     check_images(images, normalization)
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     was_training = model.training
     model.eval()
-    logits: list[Tensor] = []
     try:
-        with torch.inference_mode():
-            for start in range(0, len(images), batch):
-                if between is not None:
-                    between()
-                chunk = torch.from_numpy(np.array(images[start : start + batch]))  # a copy: memory maps are read-only
-                logits.append(model(normalize(chunk.to(device), normalization)).float().cpu())
+        for positions in np.array_split(np.arange(len(images)), range(batch, len(images), batch)):
+            if between is not None:
+                between()
+            chunk = torch.from_numpy(images[positions])  # a copy: memory maps are read-only
+            with torch.inference_mode():
+                outputs = model(normalize(chunk.to(device), normalization))
+            yield positions, outputs
     finally:
         model.train(was_training)
-    result: NDArray[np.float32] = torch.cat(logits).numpy()
-    return result
 
 
 def check_images(images: NDArray[np.uint8], normalization: Normalization) -> None:

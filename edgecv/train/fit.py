@@ -1,4 +1,4 @@
-"""Train a classifier, so that it can be stopped at any moment and gone on with as if nothing had happened."""
+"""Train a network, so that it can be stopped at any moment and gone on with as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgecv import tasks
 from edgecv.data import Dataset, Images, cached
 from edgecv.recipe_train import TrainConfig
+from edgecv.tasks import Training
+from edgecv.tasks.augment import training_view
 from edgecv.train import checkpoint, curves, memory
-from edgecv.train.augment import training_view
 from edgecv.train.curves import Epoch
 from edgecv.train.display import Display
-from edgecv.train.evaluate import evaluate
+from edgecv.train.evaluate import batches
 from edgecv.train.loop import CHECKPOINT, Arrays, Loop
 from edgecv.train.signals import stop_signals
 from edgecv_runtime import files
-from edgecv_runtime.errors import BadInput, ComputationError, DatasetError, Unavailable
+from edgecv_runtime.errors import ComputationError, DatasetError, Unavailable
 from edgecv_runtime.preprocess import Normalization, Preprocess
 
 log = logging.getLogger("edgecv.train")
@@ -34,14 +36,16 @@ log = logging.getLogger("edgecv.train")
 class TrainResult:
     """What a run gave.
 
-    top1: share of validation images that the kept weights get right; best_epoch: the epoch they are of, chosen by that
-    very share, so that fresh images may score a little lower. last_top1: of the last epoch, chosen by nothing.
-    epochs: how many were run; seconds: spent on them, over all sessions. weights: the kept weights as .safetensors.
+    score: what the kept weights reach on the validation images, 0..1; metric: of what, "top-1" or as the task says.
+    best_epoch: the epoch they are of, chosen by that very score, so that fresh images may score a little lower.
+    last_score: of the last epoch, chosen by nothing. epochs: how many were run; seconds: spent on them, over all
+    sessions. weights: the kept weights as .safetensors.
     """
 
-    top1: float
+    score: float
+    metric: str
     best_epoch: int
-    last_top1: float
+    last_score: float
     epochs: int
     seconds: float
     weights: Path
@@ -63,11 +67,11 @@ def fit(
     progress: bool = True,
     checkpoint_s: float = 60.0,
 ) -> TrainResult:
-    """Train a classifier on a data set; the model ends up with the weights of the best epoch, in evaluation mode.
+    """Train a network on a data set; the model ends up with the weights of the best epoch, in evaluation mode.
 
-    model: takes (N, C, H, W) normalized float32, gives (N, classes) logits; seed its making for repeatable runs. In
-    training mode it may give `edgecv.models.Supervised`: the auxiliary losses are added with their weight, and the
-    curves show the loss of the main head.
+    model: takes (N, C, H, W) normalized float32, gives what the data set's task learns from, for classification (N,
+    classes) logits; seed its making for repeatable runs. In training mode it may give `edgecv.models.Supervised`: the
+    auxiliary losses are added with their weight, and the curves show the loss of the main head.
     folder: where the checkpoint, weights.safetensors, curves.csv, curves.svg and batch-1.png, batch-2.png (the first
     batches as the network saw them) are put. decoded: where the decoded
     images are kept, for other trainings, too; by default in the folder.
@@ -88,22 +92,22 @@ def fit(
     state = checkpoint.load(saved, run) if resume and saved.exists() else None
 
     decoded = folder / "decoded" if decoded is None else Path(decoded)
-    train, val = dataset.train, dataset.val
-    assert train.labels is not None
-    assert val.labels is not None
+    task = tasks.training(dataset, config, preprocess.size)
+    train, val, view = dataset.train, dataset.val, training_view(preprocess, config.augment)
     statistics = statistics_images(train, config)
     arrays = Arrays(
-        train=cached(train, training_view(preprocess, config.augment), decoded),
-        train_labels=train.labels,
+        train=cached(train, view, decoded),
+        train_targets=task.prepare(train, view, decoded),
         val=cached(val, preprocess, decoded),
-        val_labels=val.labels,
+        val_targets=task.prepare(val, preprocess, decoded),
         statistics=cached(statistics, preprocess, decoded) if len(statistics) else None,
     )
-    _check_output(model, arrays, normalization, len(dataset.classes))
+    _, outputs = next(batches(model, arrays.val[:1], normalization))
+    task.check(outputs)
 
     device = next(model.parameters()).device
     with torch.random.fork_rng(), memory.kept(), stop_signals() as stop:
-        loop = Loop(model, arrays, normalization, preprocess.color, config, folder, run, stop, checkpoint_s)
+        loop = Loop(model, task, arrays, normalization, preprocess.color, config, folder, run, stop, checkpoint_s)
         if state is not None:
             loop.restore(state)
             log.info("going on from %s: epoch %d, step %d", saved, loop.epoch + 1, loop.step)
@@ -114,22 +118,23 @@ def fit(
             except torch.OutOfMemoryError as exc:
                 raise ComputationError(f"the GPU's memory is full; lower train.batch (it is {config.batch})") from exc
     model.to(device)
-    return _finish(model, loop, folder)
+    return _finish(model, task, loop, folder)
 
 
-def _finish(model: nn.Module, loop: Loop, folder: Path) -> TrainResult:
+def _finish(model: nn.Module, task: Training, loop: Loop, folder: Path) -> TrainResult:
     """Leave the best weights in the model and in the folder, and the curves beside them."""
-    history, weights = loop.history, folder / "weights.safetensors"
+    history, weights, names = loop.history, folder / "weights.safetensors", curves.Names(task.progress, task.metric)
     best = history[loop.best_epoch - 1]
     model.load_state_dict(loop.best)
     model.eval()
-    _save_weights(weights, loop.best, {"epoch": best.epoch, "val_top1": best.val_top1})
-    curves.write_csv(folder / "curves.csv", history)
-    curves.write_svg(folder / "curves.svg", history)
+    _save_weights(weights, loop.best, {"epoch": best.epoch, "score": best.val_score, "metric": task.metric})
+    curves.write_csv(folder / "curves.csv", history, names)
+    curves.write_svg(folder / "curves.svg", history, names)
     return TrainResult(
-        top1=best.val_top1,
+        score=best.val_score,
+        metric=task.metric,
         best_epoch=best.epoch,
-        last_top1=history[-1].val_top1,
+        last_score=history[-1].val_score,
         epochs=len(history),
         seconds=sum(row.seconds for row in history),
         weights=weights,
@@ -139,7 +144,7 @@ def _finish(model: nn.Module, loop: Loop, folder: Path) -> TrainResult:
     )
 
 
-def _save_weights(path: Path, tensors: Mapping[str, Tensor], origin: Mapping[str, float]) -> None:
+def _save_weights(path: Path, tensors: Mapping[str, Tensor], origin: Mapping[str, float | str]) -> None:
     """Write tensors as .safetensors; the same ones give the same bytes, as long as the metadata is a single entry."""
     try:
         from safetensors.torch import save
@@ -179,14 +184,7 @@ def statistics_images(train: Images, config: TrainConfig) -> Images:
 def check_labels(dataset: Dataset) -> None:
     """Raise DatasetError for images that cannot be trained on."""
     for name, images in (("training", dataset.train), ("validation", dataset.val)):
-        if images.labels is None:
+        if images.truths is None:
             raise DatasetError(f"the {name} images have no labels; clips can be calibrated with, not trained on")
         if not len(images):
             raise DatasetError(f"there are no {name} images")
-
-
-def _check_output(model: nn.Module, arrays: Arrays, normalization: Normalization, classes: int) -> None:
-    """Run one image through the model before anything is trained."""
-    logits = evaluate(model, arrays.val[:1], normalization)
-    if logits.shape != (1, classes):
-        raise BadInput(f"the model gives {logits.shape[1:]} outputs an image, the data has {classes} classes")

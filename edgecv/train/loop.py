@@ -17,17 +17,16 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgecv.models import Supervised
 from edgecv.recipe_train import TrainConfig
+from edgecv.tasks import Prepared, Training
 from edgecv.train import checkpoint, curves, mosaic
-from edgecv.train.augment import augmentation, mixed
 from edgecv.train.averaging import estimate_statistics, follow
 from edgecv.train.curves import Epoch
 from edgecv.train.display import Display
-from edgecv.train.evaluate import evaluate, standardize
+from edgecv.train.evaluate import batches, standardize
 from edgecv.train.optimizer import learning_rate, make_optimizer, steps_per_epoch
 from edgecv.train.signals import Interrupted, Stop
 from edgecv_runtime.errors import ComputationError
@@ -38,12 +37,14 @@ CHECKPOINT = "checkpoint.edgecv"
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """Decoded images, (N, H, W, C) uint8, and their labels, (N,); `statistics` are for batch norm, None for none."""
+    """Decoded images, (N, H, W, C) uint8, and what is right of each, as the task prepared it; of those that a
+    validation takes, too. `statistics` are for batch norm, None for none.
+    """
 
     train: NDArray[np.uint8]
-    train_labels: NDArray[np.int64]
+    train_targets: Prepared
     val: NDArray[np.uint8]
-    val_labels: NDArray[np.int64]
+    val_targets: Prepared
     statistics: NDArray[np.uint8] | None
 
 
@@ -52,7 +53,7 @@ class Sums:
     """An epoch so far: loss and right answers summed over the images seen, and the seconds spent."""
 
     loss: float = 0.0
-    right: int = 0
+    right: float = 0.0
     seen: int = 0
     seconds: float = 0.0
 
@@ -63,6 +64,7 @@ class Loop:
     def __init__(
         self,
         model: nn.Module,
+        task: Training,
         arrays: Arrays,
         normalization: Normalization,
         color: str,
@@ -79,6 +81,7 @@ class Loop:
         self.best: dict[str, Tensor] = {}
         self.best_epoch = 0
         self._sums = Sums()
+        self._task, self._names = task, curves.Names(task.progress, task.metric)
         self._arrays, self._normalization, self._color = arrays, normalization, color
         self._folder, self._run, self._stop = folder, dict(run), stop
         self._checkpoint_s, self._saved_at = checkpoint_s, -math.inf
@@ -91,8 +94,6 @@ class Loop:
         self._optimizer = optimizer
         self._forward, self._update = self._fabric.setup(model, optimizer)
         self._average = copy.deepcopy(model) if config.ema else model
-        self._augment = augmentation(config.augment, arrays.val.shape[1:3])
-        self._classes = int(arrays.train_labels.max()) + 1
         self._layout = torch.channels_last if _channels_last(model, config) else torch.contiguous_format
 
     def run(self, display: Display) -> None:
@@ -103,7 +104,7 @@ class Loop:
             row = self._validate()
             self.history.append(row)
             display.epoch(row)
-            curves.write_csv(self._folder / "curves.csv", self.history)
+            curves.write_csv(self._folder / "curves.csv", self.history, self._names)
             self.epoch, self.step, self._sums = self.epoch + 1, 0, Sums()
             self._save_when_due()
         self._save()
@@ -143,13 +144,10 @@ class Loop:
         torch.manual_seed(_seed(config.seed, self.epoch, self.step))
 
         images = torch.from_numpy(self._arrays.train[chosen]).to(device)
-        labels = torch.from_numpy(self._arrays.train_labels[chosen]).to(device)
+        targets = self._task.collate(self._arrays.train_targets, chosen, device)
         with torch.no_grad():
-            pixels = self._augment(images.permute(0, 3, 1, 2).float() / 255)  # (N, C, H, W) of 0..1
+            pixels, targets = self._task.augment(images.permute(0, 3, 1, 2).float() / 255, targets)
             pixels = standardize(pixels, self._normalization).contiguous(memory_format=self._layout)
-        targets = labels
-        if config.mixup:
-            pixels, targets = mixed(pixels, F.one_hot(labels, self._classes).float(), config.mixup)
 
         if done < mosaic.BATCHES:
             mosaic.keep(self._folder, done, pixels, self._normalization, self._color)
@@ -167,27 +165,21 @@ class Loop:
         if self._average is not self._model:
             follow(self._average, self._model, config.ema, done)
         self._sums.loss += loss.item() * len(chosen)
-        self._sums.right += int((heads.logits.argmax(1) == labels).sum())
+        self._sums.right += self._task.right(heads.logits, targets)
         self._sums.seen += len(chosen)
 
-    def _losses(self, heads: Supervised, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, heads: Supervised, targets: Any) -> tuple[Tensor, Tensor]:
         """The loss of the main head, and what is minimized: with the weighted ones of the auxiliary heads."""
-        loss, *others = (
-            F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
-            for logits in (heads.logits, *heads.auxiliary)
-        )
+        loss, *others = (self._task.loss(outputs, targets) for outputs in (heads.logits, *heads.auxiliary))
         return loss, loss + heads.weight * sum(others)
 
     def _validate(self) -> Epoch:
         """Evaluate the average and keep it when it is the best so far; after an interruption this is done anew."""
         started = time.monotonic()
         kept = copy.deepcopy(self._average)
-        between = self._end_if_asked
         if self._arrays.statistics is not None:
-            estimate_statistics(kept, self._arrays.statistics, self._normalization, between=between)
-        logits = torch.from_numpy(evaluate(kept, self._arrays.val, self._normalization, between=between))
-        labels = torch.from_numpy(self._arrays.val_labels)
-        loss = F.cross_entropy(logits, labels).item()
+            estimate_statistics(kept, self._arrays.statistics, self._normalization, between=self._end_if_asked)
+        loss, score = self._judge(kept)
         if not math.isfinite(loss):
             raise ComputationError(
                 f"the validation loss is {loss} after epoch {self.epoch + 1}; lower train.lr (it is {self.config.lr:g})"
@@ -197,17 +189,28 @@ class Loop:
             epoch=self.epoch + 1,
             lr=learning_rate(self.config, (self.epoch + 1) * self.steps - 1, self.steps),
             train_loss=sums.loss / sums.seen,
-            train_top1=sums.right / sums.seen,
+            train_right=sums.right / sums.seen,
             val_loss=loss,
-            val_top1=float((logits.argmax(1) == labels).double().mean()),
+            val_score=score,
             images_per_s=sums.seen / sums.seconds,
             seconds=sums.seconds + time.monotonic() - started,
         )
         best = self.history[self.best_epoch - 1] if self.best_epoch else None
-        if best is None or (row.val_top1, -row.val_loss) > (best.val_top1, -best.val_loss):
+        if best is None or (row.val_score, -row.val_loss) > (best.val_score, -best.val_loss):
             self.best_epoch = row.epoch
             self.best = {name: tensor.cpu() for name, tensor in kept.state_dict().items()}
         return row
+
+    def _judge(self, kept: nn.Module) -> tuple[float, float]:
+        """Loss and score of weights on the validation images."""
+        task, arrays, device = self._task, self._arrays, self._fabric.device
+        loss, tallies = 0.0, list[Any]()
+        found = batches(kept, arrays.val, self._normalization, batch=task.at_once, between=self._end_if_asked)
+        for positions, outputs in found:
+            judged = task.judge(outputs, task.collate(arrays.val_targets, positions, device))
+            loss += judged.loss
+            tallies += judged.tallies
+        return loss / len(arrays.val), task.score(tallies)
 
     def _stale(self) -> bool:
         return 0 < self.config.patience <= self.epoch - self.best_epoch

@@ -76,7 +76,7 @@ def train_quantized(
     """
     if dialect not in DIALECTS:
         raise BadInput(f"dialects to train in are {', '.join(DIALECTS)}; got '{dialect}'{nearest(dialect, DIALECTS)}")
-    if dataset.train.labels is None:
+    if dataset.train.truths is None:
         raise DatasetError("quantize.train needs labels, and these images have none; leave quantize.train out")
     with bundle.Bundle(path) as opened:
         manifest = opened.manifest

@@ -6,6 +6,7 @@ import os
 import pty
 import threading
 import xml.etree.ElementTree as ET
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -90,10 +91,10 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 def test_digits_are_learned(unbroken):
     _, config, result = unbroken
     assert result.epochs == config.epochs == len(result.history)
-    assert result.top1 > 0.95
-    assert result.top1 == max(row.val_top1 for row in result.history)
-    assert result.history[result.best_epoch - 1].val_top1 == result.top1
-    assert result.last_top1 == result.history[-1].val_top1
+    assert result.score > 0.95
+    assert result.score == max(row.val_score for row in result.history)
+    assert result.history[result.best_epoch - 1].val_score == result.score
+    assert result.last_score == result.history[-1].val_score
     assert result.history[-1].train_loss < result.history[0].train_loss
 
 
@@ -103,11 +104,15 @@ def test_the_weights_file_is_what_was_validated(unbroken, val_arrays):
     model = tiny()
     model.load_state_dict(load_file(result.weights))
     logits = evaluate(model, images, NORMALIZATION)
-    assert (logits.argmax(1) == labels).mean() == pytest.approx(result.top1, abs=1e-12)
+    assert (logits.argmax(1) == labels).mean() == pytest.approx(result.score, abs=1e-12)
     loss = nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
     assert loss == pytest.approx(result.history[result.best_epoch - 1].val_loss, rel=1e-5)
     with safe_open(str(result.weights), "pt") as file:
-        assert json.loads(file.metadata()["edgecv"]) == {"epoch": result.best_epoch, "val_top1": result.top1}
+        assert json.loads(file.metadata()["edgecv"]) == {
+            "epoch": result.best_epoch,
+            "score": result.score,
+            "metric": "top-1",
+        }
 
 
 def test_the_model_leaves_with_those_weights(tmp_path):
@@ -122,10 +127,10 @@ def test_curves_are_a_table_and_a_picture(unbroken):
     folder, _, result = unbroken
     rows = [line.split(",") for line in result.curves_csv.read_text().splitlines()]
     assert rows[0] == ["epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "images_per_s", "seconds"]
-    assert [float(cell) for cell in rows[-1]] == [getattr(result.history[-1], name) for name in rows[0]]
+    assert [float(cell) for cell in rows[-1]] == list(astuple(result.history[-1]))
     picture = result.curves_svg.read_text()
     assert ET.fromstring(picture).tag == "{http://www.w3.org/2000/svg}svg"
-    assert f"best {100 * result.top1:.2f} %" in picture
+    assert f"best {100 * result.score:.2f} %" in picture
     assert sorted(path.name for path in folder.iterdir()) == [
         "batch-1.png",
         "batch-2.png",

@@ -10,8 +10,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel
 from train_lab import NORMALIZATION, some_digits, tiny
 
+from edgecv.tasks.augment import augmentation, mixed, training_view
 from edgecv.train import Augment, TrainConfig, evaluate, normalize
-from edgecv.train.augment import augmentation, mixed, training_view
 from edgecv.train.averaging import estimate_statistics, follow
 from edgecv.train.optimizer import learning_rate, make_optimizer
 from edgecv_runtime import records

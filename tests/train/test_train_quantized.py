@@ -121,7 +121,7 @@ def test_training_brings_back_what_plain_quantization_loses(copied, tmp_path):
     judged = [each.entry for each in found if each.entry.variant == "int8-u8s8"]
     assert judged
     assert all(entry.finding is None for entry in judged)  # "other weights" is said of strangers, not of these
-    assert all(entry.score.value == pytest.approx(done.training.top1, abs=0.01) for entry in judged)
+    assert all(entry.score.value == pytest.approx(done.training.score, abs=0.01) for entry in judged)
 
 
 def test_a_worse_file_does_not_take_the_place_of_a_better_one(copied, tmp_path):
