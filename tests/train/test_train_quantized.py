@@ -171,7 +171,7 @@ def test_an_interrupted_training_goes_on_to_the_same_file(copied, tmp_path):
 def no_labels(parts):
     network, data, *rest = parts
     train = data.train.pick(np.arange(len(data.train)))
-    object.__setattr__(train, "labels", None)
+    object.__setattr__(train, "truths", None)
     return network, type(data)(data.classes, train, data.val), *rest
 
 
