@@ -33,4 +33,35 @@ class ClassificationHead(Record, frozen=True, tag_field="task", tag="classificat
         return "classification"
 
 
+class DetectionHead(Record, frozen=True, tag_field="task", tag="detection"):
+    """Two outputs: "boxes" (N, A, 4), x1, y1, x2, y2 in pixels of the input, and "scores" (N, A, classes) in 0..1.
+
+    labels: of the classes, in the order of the scores. confidence: the score from which on a box is shown, for a class
+    with no threshold of its own. overlap: boxes of a class that overlap a better one by more than this (intersection
+    over union) are left out. candidates: the most boxes that are compared with each other, most: that a frame shows.
+    """
+
+    labels: tuple[str, ...]
+    confidence: float = 0.25
+    overlap: float = 0.65
+    candidates: int = 1000
+    most: int = 300
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise ValueError("a detection head wants at least one label")
+        for name, value in (("confidence", self.confidence), ("overlap", self.overlap)):
+            if not 0 < value < 1:
+                raise ValueError(f"{name} must lie between 0 and 1, both exclusive, got {value}")
+        if not 1 <= self.most <= self.candidates:
+            raise ValueError(
+                f"most must be at least 1 and at most candidates, got most={self.most}, candidates={self.candidates}"
+            )
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return "detection"
+
+
 Head = ClassificationHead  # a union, once there are more tasks

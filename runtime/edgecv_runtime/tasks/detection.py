@@ -1,0 +1,167 @@
+"""Detection: boxes with a label and a score each.
+
+The network gives boxes in pixels of its input and a score for each class; which of them are shown, where they lie in
+the frame, and what they are worth against the truth is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecv_runtime.backends import Tensors
+from edgecv_runtime.errors import BadInput, InvalidOutput
+from edgecv_runtime.geometry import View
+from edgecv_runtime.head import DetectionHead
+from edgecv_runtime.manifest import TensorSpec
+from edgecv_runtime.onnxfile import ANY_SHAPE
+from edgecv_runtime.tasks.average_precision import Matches, Summary, matches, summary
+from edgecv_runtime.tasks.detections import Boxes, Detections
+from edgecv_runtime.tasks.nms import areas, suppressed
+
+__all__ = ["BOXES", "FAINTEST", "SCORES", "Boxes", "DetectionTask", "Detections"]
+
+Rows = NDArray[np.float32]
+
+BOXES, SCORES = "boxes", "scores"  # names of the outputs
+FAINTEST = 0.001  # score of the faintest box that average precision ranks, as the field has it (mmdet's score_thr)
+_SLACK = 0.01  # by which a score may leave 0..1: half precision and int8 round
+_TINY = 1e-6  # the nearest to 0 and 1 that a score is taken for, so that its logarithm is a number
+
+
+class DetectionTask:
+    """Outputs "boxes" (N, A, 4) and "scores" (N, A, classes) to detections.
+
+    A is any number of places that the network looks at.
+    """
+
+    name = "detection"
+    metric = "AP50-95"
+
+    def __init__(
+        self, head: DetectionHead, outputs: tuple[TensorSpec, ...], *, thresholds: Sequence[float] = ()
+    ) -> None:
+        """thresholds: the score of each class from which on its boxes are shown; () takes the head's one for all.
+
+        Raises BadInput when the outputs or the thresholds do not fit the head.
+        """
+        if thresholds and len(thresholds) != len(head.labels):
+            raise BadInput(f"{len(thresholds)} thresholds for {len(head.labels)} labels; one a label is wanted")
+        wrong = [value for value in thresholds if not 0 <= value <= 1]
+        if wrong:
+            raise BadInput(f"thresholds of scores lie in 0..1, got {wrong[0]:g}")
+        self.head = head
+        self.labels = head.labels
+        self.thresholds = tuple(thresholds) or (head.confidence,) * len(head.labels)
+        self._outputs = outputs
+        self._least = np.array(self.thresholds, np.float32)
+        _check(outputs, len(head.labels))
+
+    def ranking(self) -> DetectionTask:
+        """The same task that gives all boxes down to FAINTEST: average precision ranks what nobody is shown, too."""
+        return DetectionTask(self.head, self._outputs, thresholds=(FAINTEST,) * len(self.labels))
+
+    def decode(self, outputs: Tensors, views: Sequence[View]) -> list[Detections]:
+        """The boxes of each frame in its own pixels, cut off at its edge; raises InvalidOutput where one is NaN."""
+        boxes, scores = outputs[BOXES], outputs[SCORES]
+        if boxes.shape != (len(views), boxes.shape[1], 4) or scores.shape[:2] != boxes.shape[:2]:
+            raise BadInput(f"{len(views)} frames gave boxes {boxes.shape} and scores {scores.shape}")
+        if scores.shape[2] != len(self.labels):
+            raise BadInput(f"the model scores {scores.shape[2]} classes, but there are {len(self.labels)} labels")
+        _check_scores(scores)
+        return [self._frame(boxes[index], scores[index], view) for index, view in enumerate(views)]
+
+    def truth(self, given: Boxes) -> Detections:
+        """The boxes of a data set as the detections that would be right."""
+        ones = np.ones(len(given), np.float32)
+        return Detections(given.xyxy, ones, given.class_id, self.labels, known=given)
+
+    def tally(self, result: Detections, truth: Detections) -> Matches:
+        """Which boxes of a frame are matched at ten overlaps, by the rules of COCO; a few bytes a box."""
+        return matches(result.xyxy, result.confidence, result.class_id, truth.boxes)
+
+    def score(self, tallies: Sequence[Matches]) -> float:
+        """Average precision over IoU 0.50:0.05:0.95, 0..1; where there is nothing to find, 1 if nothing was found."""
+        return self.summary(tallies).ap
+
+    def summary(self, tallies: Sequence[Matches]) -> Summary:
+        """All figures that COCO names, and AP by class."""
+        return summary(tallies, self.labels)
+
+    def divergence(self, wanted: Tensors, got: Tensors) -> Rows:
+        """How far outputs are from the wanted ones, frame by frame -> (N,), 0 where they are equal.
+
+        The Kullback-Leibler divergence of all scores, each with its opposite, in nats, and how little of each wanted
+        box the one in its place covers (1 - IoU), weighed by its best score; over the sum of these: it is by object.
+        """
+        right, found = (np.clip(np.asarray(each[SCORES], np.float32), _TINY, 1 - _TINY) for each in (wanted, got))
+        nats = right * np.log(right / found) + (1 - right) * np.log((1 - right) / (1 - found))
+        weights = right.max(axis=2)  # (N, A)
+        missed = [1 - _side_by_side(one, other) for one, other in zip(wanted[BOXES], got[BOXES], strict=True)]
+        total = nats.sum(axis=(1, 2)) + (weights * np.stack(missed)).sum(axis=1)
+        return np.asarray(total / (1 + weights.sum(axis=1)), np.float32)
+
+    def rows(self, outputs: Tensors) -> Rows:
+        """The scores of every place before their sigmoid -> (N A, classes)."""
+        scores = np.asarray(outputs[SCORES], np.float32).reshape(-1, len(self.labels))
+        clipped = np.clip(scores, _TINY, 1 - _TINY)
+        return np.asarray(np.log(clipped / (1 - clipped)), np.float32)
+
+    def _frame(self, boxes: NDArray[np.float32], scores: NDArray[np.float32], view: View) -> Detections:
+        """Boxes (A, 4) and scores (A, classes) of one frame."""
+        place, kind = np.nonzero(scores >= self._least)
+        chosen = scores[place, kind]
+        order = np.argsort(-chosen, kind="stable")
+        dropped = max(0, len(order) - self.head.candidates)
+        order = order[: self.head.candidates]
+        place, kind = place[order], kind[order]
+        xyxy = np.asarray(boxes[place], np.float32)
+        if not np.isfinite(xyxy).all():
+            broken = len(xyxy) - int(np.isfinite(xyxy).all(axis=1).sum())
+            raise InvalidOutput(f"{broken} of {len(xyxy)} boxes hold NaN or infinite values; run 'edgecv verify'")
+        stays = suppressed(xyxy, kind, self.head.overlap, len(order))
+        height, width = view.source
+        found = view.to_source(xyxy[stays])
+        np.clip(found, 0, np.array([width, height, width, height], np.float32), out=found)
+        inside = np.flatnonzero(areas(found) > 0)
+        dropped += max(0, len(inside) - self.head.most)
+        inside = inside[: self.head.most]
+        stays = stays[inside]
+        confidence = np.asarray(chosen[order[stays]], np.float32)
+        return Detections(found[inside], confidence, kind[stays].astype(np.int64), self.labels, dropped)
+
+
+def _check(outputs: tuple[TensorSpec, ...], labels: int) -> None:
+    """Raise BadInput where the outputs are no boxes and scores of so many classes."""
+    of = {output.name: output.shape for output in outputs}
+    if set(of) != {BOXES, SCORES}:
+        raise BadInput(f"detection wants the outputs '{BOXES}' and '{SCORES}', the model has {', '.join(of) or 'none'}")
+    for name, last, told in ((BOXES, 4, "(N, A, 4)"), (SCORES, labels, f"(N, A, {labels}), one a label")):
+        shape = of[name]
+        if shape != ANY_SHAPE and (len(shape) != 3 or (isinstance(shape[2], int) and shape[2] != last)):
+            raise BadInput(f"detection wants '{name}' of shape {told}, it is {shape}")
+    places = [shape[1] for shape in of.values() if shape != ANY_SHAPE and isinstance(shape[1], int)]
+    if len(set(places)) > 1:
+        raise BadInput(f"there are {places[0]} boxes and {places[1]} scores; a score a box is wanted")
+
+
+def _check_scores(scores: NDArray[np.float32]) -> None:
+    """Raise InvalidOutput where scores hold NaN, BadInput where they are no scores."""
+    lowest, highest = scores.min(initial=0), scores.max(initial=0)  # each is NaN where one is
+    if np.isnan(highest):
+        broken = int(np.isnan(scores).any(axis=(1, 2)).sum())
+        raise InvalidOutput(f"{broken} of {len(scores)} outputs hold NaN or infinite values; run 'edgecv verify'")
+    if lowest < -_SLACK or highest > 1 + _SLACK:
+        beyond = lowest if lowest < -_SLACK else highest
+        raise BadInput(f"'{SCORES}' lie in 0..1, but the network gave {beyond:.4g}: it lacks a sigmoid")
+
+
+def _side_by_side(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Intersection over union of each box with the one in its place, (n, 4) and (n, 4) -> (n,)."""
+    width = np.minimum(one[:, 2], other[:, 2]) - np.maximum(one[:, 0], other[:, 0])
+    height = np.minimum(one[:, 3], other[:, 3]) - np.maximum(one[:, 1], other[:, 1])
+    common = np.maximum(width, 0) * np.maximum(height, 0)
+    union = areas(one) + areas(other) - common
+    return np.asarray(np.divide(common, union, out=np.ones_like(common), where=union > 0))
