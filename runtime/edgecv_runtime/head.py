@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from edgecv_runtime.errors import BadInput
 from edgecv_runtime.records import Record
 
 # logits: a softmax makes scores of them (logarithms of probabilities stay what they are); of a single one, a sigmoid.
@@ -62,6 +63,32 @@ class DetectionHead(Record, frozen=True, tag_field="task", tag="detection"):
     def task(self) -> str:
         """Name of the task."""
         return "detection"
+
+
+class SegmentationHead(Record, frozen=True, tag_field="task", tag="segmentation"):
+    """One output, a class map (N, H, W) of integers or logits (N, classes, H, W).
+
+    labels: of the classes, in the order of their positions. ignore: the value of pixels that do not count; no class
+    has it. background: the position of the class that is nothing in particular, which is not drawn.
+    """
+
+    labels: tuple[str, ...]
+    ignore: int = 255
+    background: int | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.labels)
+        if not 1 <= count <= 255:
+            raise BadInput(f"segmentation wants 1 to 255 labels, one a class, got {count}")
+        if not count <= self.ignore <= 255:
+            raise BadInput(f"ignore is a value that no class has, {count} to 255, got {self.ignore}")
+        if self.background is not None and not 0 <= self.background < count:
+            raise BadInput(f"background is the position of a class, 0 to {count - 1}, got {self.background}")
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return "segmentation"
 
 
 Head = ClassificationHead  # a union, once there are more tasks
