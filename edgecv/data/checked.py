@@ -29,11 +29,15 @@ log = logging.getLogger("edgecv.data")
 
 @dataclass(frozen=True)
 class Checked:
-    """The files that can be decoded, each one's SHA-256 and perceptual hash by name, and why the others cannot."""
+    """The files that can be decoded, each one's SHA-256, perceptual hash and size by name, and why the others cannot.
+
+    sizes: (height, width) in pixels as decoded, that is, turned upright.
+    """
 
     good: tuple[File, ...]
     stamps: dict[str, str]
     hashes: dict[str, bytes]
+    sizes: dict[str, tuple[int, int]]
     bad: tuple[str, ...]  # one "name: reason" each
     max_pixels: int = images.MAX_PIXELS
 
@@ -76,6 +80,7 @@ class _Known(msgspec.Struct, array_like=True):
     stamp: str = ""
     reason: str = ""
     hash: bytes = b""
+    size: tuple[int, int] = (0, 0)
 
 
 class _Memory(msgspec.Struct):
@@ -91,7 +96,7 @@ def check(found: Sequence[File], root: Path, max_pixels: int = images.MAX_PIXELS
     root: the folder or .zip they are in, under which the answer is remembered.
     """
     place = _memory_file(root)
-    known = _remembered(place, f"{decoder_version()}, {max_pixels} pixels")
+    known = _remembered(place, f"{decoder_version()}, {max_pixels} pixels, with sizes")
     todo = [file for file in found if known.pictures.get(file.name, _Known()).version != file.version]
     for file, result in zip(todo, threaded(partial(_decode, max_pixels), todo, "checking images"), strict=True):
         known.pictures[file.name] = result
@@ -100,8 +105,14 @@ def check(found: Sequence[File], root: Path, max_pixels: int = images.MAX_PIXELS
     of = {file.name: known.pictures[file.name] for file in found}
     good = tuple(file for file in found if not of[file.name].reason)
     bad = tuple(f"{file.name}: {of[file.name].reason}" for file in found if of[file.name].reason)
-    stamps = {file.name: of[file.name].stamp for file in good}
-    return Checked(good, stamps, {file.name: of[file.name].hash for file in good}, bad, max_pixels)
+    return Checked(
+        good,
+        stamps={file.name: of[file.name].stamp for file in good},
+        hashes={file.name: of[file.name].hash for file in good},
+        sizes={file.name: of[file.name].size for file in good},
+        bad=bad,
+        max_pixels=max_pixels,
+    )
 
 
 def decoder_version() -> str:
@@ -119,7 +130,8 @@ def _decode(max_pixels: int, file: File) -> _Known:
         image = images.decode(data, file.name, max_pixels)
     except ImageError as exc:
         return _Known(file.version, reason=str(exc).removeprefix(f"{file.name}: "))
-    return _Known(file.version, hashlib.sha256(data).hexdigest(), hash=perceptual_hash(image))
+    height, width = image.shape[:2]
+    return _Known(file.version, hashlib.sha256(data).hexdigest(), hash=perceptual_hash(image), size=(height, width))
 
 
 def _memory_file(root: Path) -> Path | None:
