@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecv import journal, trainings
-from edgecv.report.run import read_curves
-from edgecv.staging import NEXT, RECIPE, STATE, Workplace, discard
+from edgecv.run import journal, trainings
+from edgecv.run.folder import read_curves
+from edgecv.run.staging import NEXT, RECIPE, STATE, Workplace, discard
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.records import Record
 

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 import edgecv_runtime as rt
 from edgecv import build as building
-from edgecv import recipe, runs, staging
+from edgecv import recipe, runs, steps
 from edgecv.build import build
 from edgecv.cli.app import app
+from edgecv.run import staging
 from edgecv_runtime.errors import BadInput, EdgecvError
 
 RECIPE = """
@@ -75,7 +76,7 @@ def test_whatever_step_fails_after_a_change_the_run_before_is_whole(change, run,
     changed = recipe.read(recipe_file, [change])
     for name, function in STEPS.items():
         with monkeypatch.context() as patch:
-            patch.setattr(building, function, failing)
+            patch.setattr(steps, function, failing)
             try:
                 done = build(changed, run, until=name, progress=False)
             except EdgecvError:
@@ -83,7 +84,7 @@ def test_whatever_step_fails_after_a_change_the_run_before_is_whole(change, run,
             else:
                 assert name in done.skipped
                 before["recipe.yaml"] = contents(run)["recipe.yaml"]
-    monkeypatch.setattr(building.report, "write", failing)
+    monkeypatch.setattr(steps.report, "write", failing)
     with pytest.raises(EdgecvError, match="this step fails"):
         build(changed, run, progress=False)
     now = contents(run)
@@ -133,7 +134,7 @@ def test_a_build_that_was_stopped_goes_on_and_another_recipe_does_not_lose_it(ru
             raise KeyboardInterrupt
         return train_epoch(self, display)
 
-    train_epoch = building.fit.__globals__["Loop"]._train_epoch
+    train_epoch = steps.fit.__globals__["Loop"]._train_epoch
     monkeypatch.setattr("edgecv.train.loop.Loop._train_epoch", stopped)
     with pytest.raises(KeyboardInterrupt):
         build(other, run, progress=False)

@@ -129,7 +129,8 @@ def test_an_epoch_sees_every_image(tmp_path, monkeypatch):
 
 
 def test_a_recipe_of_another_size_than_its_weights_is_warned_of():
-    from edgecv import models, preflight
+    from edgecv import models
+    from edgecv.run import preflight
     from edgecv_runtime.preprocess import Preprocess
 
     (source,) = models.spec("efficientnet_lite0").weights

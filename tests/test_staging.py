@@ -9,9 +9,10 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
-from edgecv import journal, runs, trainings
+from edgecv import runs
 from edgecv.cli.app import app
-from edgecv.staging import Workplace
+from edgecv.run import journal, trainings
+from edgecv.run.staging import Workplace
 from edgecv_runtime.errors import BadInput
 
 WHOLE = {

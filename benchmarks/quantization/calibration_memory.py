@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=MARKS[-1])
     given = parser.parse_args()
     network = models.create(NAME, classes=10, weights=None, in_channels=3, seed=0)
-    graph = to_onnx(Deployed(network, common.NORMALIZATION), (SIZE, SIZE), 3, "logits", {})
+    graph = to_onnx(Deployed(network, common.NORMALIZATION), (SIZE, SIZE), 3, {})
     resident: dict[int, float] = {}
 
     def watched() -> Iterator[Image]:

@@ -87,7 +87,7 @@ class Subject:
 
     def graph(self) -> Any:
         """The float32 ONNX graph."""
-        return to_onnx(Deployed(self.network(), self.normalization), (self.size, self.size), 3, "logits", {})
+        return to_onnx(Deployed(self.network(), self.normalization), (self.size, self.size), 3, {})
 
     def classes(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits of CIFAR-10's ten classes, (N, 10)."""

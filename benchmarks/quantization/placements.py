@@ -136,7 +136,7 @@ def network(name: str) -> tuple[Any, Any]:
         spec = models.spec(name)
         size, normalization = spec.size, spec.normalization
         model = models.create(name, classes=1000, weights=None, in_channels=3, seed=0)
-    graph = to_onnx(Deployed(model, normalization), size, 3, "logits", {})
+    graph = to_onnx(Deployed(model, normalization), size, 3, {})
     photos = [files("sklearn.datasets.images") / each for each in ("china.jpg", "flower.jpg")]
     batch = Preprocess(size).batch([images.decode(photo.read_bytes()) for photo in photos])
     return graph, np.concatenate([batch, batch[:, :, ::-1]])

@@ -40,7 +40,7 @@ class Loading:
     ] = None
     self_test: Annotated[bool, typer.Option("--self-test", help="Run the bundle's golden inputs first.")] = False
 
-    def model(self, source: Path) -> rt.Model:
+    def model(self, source: Path) -> rt.Model[Any]:
         """Load a bundle or an ONNX file as it was asked for."""
         return rt.load(
             source,

@@ -80,7 +80,8 @@ def quantize(
 ) -> None:
     """Find the fastest int8 file within a budget, prove and time it. A search that was stopped goes on."""
     from edgecv.report import front
-    from edgecv.report.run import beside
+    from edgecv.run.folder import beside
+    from edgecv_runtime import tasks
     from edgecv_runtime.bundle import Bundle
 
     try:
@@ -103,7 +104,7 @@ def quantize(
     plot = plot and plot.absolute()
     with Bundle(bundle) as opened:
         budget = _budget(opened.manifest.budget, max_drop, min_agreement)
-        several = bool(opened.manifest.head.thresholds)
+        several = not tasks.create(opened.manifest.head, opened.manifest.outputs).judged
         found = (
             None if data is None else _frames(opened, data, images if config.int8 else 0, check_images, max_megapixels)
         )
@@ -226,15 +227,16 @@ def _measured(path: Path, frames: Image | None, labels: NDArray[np.int64] | None
         # float32 is no proof of itself: against the golden outputs
         done = verify.verify(opened, only=lambda each: frames is None or (each.variant, each.hint) == (FLOAT, FLOAT))
         if frames is not None:
-            done += verify.verify(
-                opened,
-                frames,
-                verify.float_outputs(opened, frames),
-                reference_name="float32 here",
-                labels=labels,
-                frames_name="check images",
-                only=lambda each: (each.variant, each.hint) != (FLOAT, FLOAT),
-            )
+            with verify.float_reference(opened) as expected:
+                done += verify.verify(
+                    opened,
+                    frames,
+                    expected,
+                    reference_name="float32 here",
+                    labels=labels,
+                    frames_name="check images",
+                    only=lambda each: (each.variant, each.hint) != (FLOAT, FLOAT),
+                )
         timed = bench(opened, seconds=0.3, rounds=3, progress=say)
         entries = list(Evidence(entries=tuple(each.entry for each in done)).merged(timed).entries)
         evidence = opened.evidence().merged(entries)

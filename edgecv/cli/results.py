@@ -190,15 +190,15 @@ def _scored(opened: Bundle, data: Path, max_megapixels: float) -> list[Entry]:
     from edgecv_runtime import verify as verification
 
     frames, labels = labelled(opened, data, max_megapixels)
-    expected = verification.float_outputs(opened, frames)
-    done = verification.verify(
-        opened,
-        frames,
-        expected,
-        reference_name="float32 here",
-        labels=labels,
-        frames_name=f"images of {data.resolve().name}",
-    )
+    with verification.float_reference(opened) as expected:
+        done = verification.verify(
+            opened,
+            frames,
+            expected,
+            reference_name="float32 here",
+            labels=labels,
+            frames_name=f"images of {data.resolve().name}",
+        )
     proofs = verification.verify(opened, only=lambda each: (each.variant, each.hint) == ("float32", "float32"))
     proven = {each.entry.key: each.entry for each in proofs}
     entries = []

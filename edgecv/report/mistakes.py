@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgecv.report.pictures import SHOWN, Picture, picture, speaking
-from edgecv.report.run import Run
+from edgecv.run.folder import Run
 from edgecv_runtime.evidence import Interval
-from edgecv_runtime.tasks.classification import softmax
+from edgecv_runtime.tasks.scores import softmax
 from edgecv_runtime.verify.score import wilson
 
 CLASSES = 40  # rows of the table: the worst

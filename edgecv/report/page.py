@@ -9,7 +9,7 @@ from typing import Any
 
 from edgecv.pages import figures, html
 from edgecv.report import mistakes, pictures, plots, verdict
-from edgecv.report.run import Run, read
+from edgecv.run.folder import Run, read
 from edgecv_runtime import files
 from edgecv_runtime.bench import table
 from edgecv_runtime.errors import BadInput, SourceUnavailable

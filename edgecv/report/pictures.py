@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv.report.run import Run
-from edgecv.report.verified import Frames, Logits
-from edgecv_runtime import tasks
+from edgecv.run.folder import Run
+from edgecv.run.verified import Frames, Logits
 from edgecv_runtime.bench import table
 from edgecv_runtime.errors import SourceUnavailable
 from edgecv_runtime.preprocess import Image
+from edgecv_runtime.tasks.classification import classifying
 from edgecv_runtime.tasks.scores import Meaning
 
 SHOWN, CLIP_FRAMES, MAX_CONFUSION = 12, 4, 20
@@ -211,7 +211,7 @@ def picture(run: Run, frames: Frames, index: int, sources: list[tuple[str, Logit
 
 
 def _meaning(run: Run, outputs: Logits) -> Meaning:
-    return tasks.create(run.manifest.head, run.manifest.outputs).meaning(outputs)
+    return classifying(run.manifest.head, run.manifest.outputs).meaning(outputs)
 
 
 def _bgr(image: Image, color: str) -> Image:

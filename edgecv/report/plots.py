@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from edgecv.pages import svg
 from edgecv.pages.figures import Plot, plain
-from edgecv.report.run import Candidate, Quantization, Run
+from edgecv.run.folder import Candidate, Quantization, Run
 from edgecv_runtime.bench.table import Row, number
 
 if TYPE_CHECKING:

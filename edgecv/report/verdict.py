@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from edgecv.report.run import Run
+from edgecv.run.folder import Run
 from edgecv_runtime.bench import table
 from edgecv_runtime.bench.table import Row, number, signed
 from edgecv_runtime.manifest import Budget

@@ -19,7 +19,6 @@ from edgecv.tasks.base import Judged, Prepared, Training
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.geometry import Size
 from edgecv_runtime.preprocess import Preprocess
-from edgecv_runtime.tasks.scores import Meaning
 
 
 class Targets(NamedTuple):
@@ -78,7 +77,7 @@ class ClassificationTraining:
         """Cross-entropy without smoothing, and whether the top-1 class is right."""
         loss = F.cross_entropy(outputs.float(), targets.labels, reduction="sum")
         rows, labels = outputs.float().cpu().numpy(), targets.labels.cpu().numpy()
-        return Judged(loss.item(), Meaning().right(rows, labels).tolist())
+        return Judged(loss.item(), (rows.argmax(1) == labels).tolist())
 
     def score(self, tallies: Sequence[Any]) -> float:
         """Top-1 accuracy."""

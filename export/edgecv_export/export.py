@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 import edgecv_runtime
 from edgecv_export import graph, merge, parity
 from edgecv_export.graph import Deployed
-from edgecv_export.interface import BATCH, INPUT, check_frames
-from edgecv_runtime import bundle, onnxfile
+from edgecv_export.interface import BATCH, INPUT, OUTPUT, check_frames
+from edgecv_runtime import bundle, onnxfile, tasks
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.golden import Golden, Picture
-from edgecv_runtime.head import WHOLE, ClassificationHead
+from edgecv_runtime.head import ClassificationHead, Head
 from edgecv_runtime.images import decode
 from edgecv_runtime.manifest import Budget, Manifest, TensorSpec, Variant
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
@@ -26,7 +28,6 @@ from edgecv_runtime.tasks.scores import check as check_scores
 from edgecv_runtime.verify import pictures
 
 GOLDEN_IMAGES = 8
-OUTPUT = "logits"
 FLOAT32 = Variant(name="float32", file="model.onnx", precision="float32")
 
 
@@ -49,18 +50,23 @@ def export(
     name: str,
     preprocess: Preprocess,
     normalization: Normalization,
-    labels: Sequence[str],
     images: Image,
+    labels: Sequence[str] = (),
     scores: str | None = None,
     thresholds: Sequence[float] = (),
+    head: Head | None = None,
+    outputs: Sequence[str] = (OUTPUT,),
     budget: Budget | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> Exported:
     """Export a network to a bundle, behind the parity gate.
 
     network: takes (N, C, H, W) normalized float tensors and gives (N, classes); it is put into eval mode.
-    scores: what it gives: "logits", "probabilities", "sigmoid", "sigmoid-logits" or "percent" (docs/api.md); it may be
-    left out where the graph proves it. thresholds: of labels of which several may hold, one for all or one a label.
+    labels, scores, thresholds: of a classifier: its classes; what it gives, "logits", "probabilities", "sigmoid",
+    "sigmoid-logits" or "percent" (docs/api.md), which may be left out where the graph proves it; and of labels of which
+    several may hold, one threshold for all or one a label.
+    head, outputs: of a network for another task: what its outputs mean (see edgecv_runtime.head), and their names, for
+    tensors that it gives in a tuple of that order, or in a dict under these names.
     images: at least 8 real images, (N, H, W, C) uint8, preprocessed: the gate runs on them, and the first 8 travel as
     golden inputs. Nothing is written when the gate refuses. Parallel linear branches become one convolution (see
     `merge`); the gate compares the result with the network as given.
@@ -70,11 +76,15 @@ def export(
     if len(normalization.mean) != preprocess.channels:
         raise BadInput(f"normalization has {len(normalization.mean)} channels, preprocessing {preprocess.channels}")
     check_frames(images, max(parity.BATCHES), "export")
-    deployed = Deployed(network, normalization)
-    asked = ClassificationHead(tuple(labels), "logits" if scores is None else check_scores(scores), tuple(thresholds))
+    if head is not None and (labels or scores is not None or thresholds):
+        raise BadInput("labels, scores and thresholds are said by the head: leave them out")
+    deployed = Deployed(network, normalization, outputs)
+    asked = head or ClassificationHead(
+        tuple(labels), "logits" if scores is None else check_scores(scores), tuple(thresholds)
+    )
     facts = {"edgecv": edgecv_runtime.__version__, "torch": str(torch.__version__), **(provenance or {})}
-    metadata = {"edgecv.name": name, "edgecv.task": asked.task, "edgecv.labels": "\n".join(labels)}
-    model = graph.to_onnx(deployed, preprocess.size, preprocess.channels, OUTPUT, metadata)
+    metadata = {"edgecv.name": name, "edgecv.task": asked.task, "edgecv.labels": "\n".join(asked.labels)}
+    model = graph.to_onnx(deployed, preprocess.size, preprocess.channels, metadata)
     model, merged = merge.merge_branches(model)
     graph.check(model)
     facts |= {"merged": f"{merged} convolutions from parallel branches"} if merged else {}
@@ -82,19 +92,20 @@ def export(
         file = Path(folder) / FLOAT32.file
         file.write_bytes(model.SerializeToString())
         header = onnxfile.read(file)
-        task = ClassificationTask(asked, header.outputs, ending=header.endings[OUTPUT], told=scores is not None)
-        outputs = graph.reference(deployed, images[:GOLDEN_IMAGES], batch=GOLDEN_IMAGES)
-        meaning = task.settle(outputs)
-        differences = parity.gate(file, deployed, images, parity.SHARES if meaning.scores in WHOLE else parity.LOGITS)
+        sealed = graph.references(deployed, images[:GOLDEN_IMAGES], batch=GOLDEN_IMAGES)
+        if isinstance(asked, ClassificationHead):
+            asked = _settled(asked, header, sealed[outputs[0]], told=scores is not None or head is not None)
+        tasks.create(asked, header.outputs)  # refuses outputs that do not fit
+        differences = parity.gate(file, deployed, images, parity.LOGITS if asked.bound is None else parity.SHARES)
         golden = Golden(
             images=images[:GOLDEN_IMAGES],
-            outputs={OUTPUT: outputs},
-            labels=tuple(labels),
+            outputs=sealed,
+            labels=asked.labels,
             pictures=_pictures(deployed, preprocess),
         ).sealing(FLOAT32.file, file.read_bytes())
         manifest = Manifest(
             name=name,
-            head=ClassificationHead(tuple(labels), meaning.scores, meaning.thresholds),
+            head=asked,
             input=TensorSpec(INPUT, "uint8", (BATCH, *preprocess.size, preprocess.channels)),
             outputs=header.outputs,
             preprocess=preprocess,
@@ -111,5 +122,17 @@ def _pictures(deployed: Deployed, preprocess: Preprocess) -> tuple[Picture, ...]
     """Test cards with what our preprocessing and PyTorch make of them."""
     cards = pictures.draw(preprocess)
     pixels = preprocess.batch([decode(data, name) for name, data in cards.items()])
-    rows = zip(cards.items(), pixels, graph.reference(deployed, pixels), strict=True)
-    return tuple(Picture(name, data, image, {OUTPUT: logits}) for (name, data), image, logits in rows)
+    outputs = graph.references(deployed, pixels)
+    return tuple(
+        Picture(name, data, pixels[index], {output: values[index] for output, values in outputs.items()})
+        for index, (name, data) in enumerate(cards.items())
+    )
+
+
+def _settled(
+    asked: ClassificationHead, header: onnxfile.OnnxHeader, outputs: NDArray[np.float32], told: bool
+) -> ClassificationHead:
+    """A classifier's head with what its outputs mean, as was told, or as graph and first outputs prove."""
+    (name,) = (each.name for each in header.outputs)
+    meaning = ClassificationTask(asked, header.outputs, ending=header.endings[name], told=told).settle(outputs)
+    return ClassificationHead(asked.labels, meaning.scores, meaning.thresholds)

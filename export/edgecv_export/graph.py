@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgecv_export.interface import BATCH, INPUT
+from edgecv_export.interface import BATCH, INPUT, OUTPUT
 from edgecv_runtime.errors import BadInput, ComputationError
 from edgecv_runtime.preprocess import Image, Normalization
 
@@ -32,18 +32,39 @@ class Deployed(nn.Module):
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, network: nn.Module, normalization: Normalization) -> None:
+    def __init__(self, network: nn.Module, normalization: Normalization, outputs: Sequence[str] = (OUTPUT,)) -> None:
+        """`outputs`: names of what the network gives; several tensors in a tuple or under these names in a dict."""
         super().__init__()
         mean, std = torch.tensor(normalization.mean), torch.tensor(normalization.std)
         self.network = network
+        self.outputs = tuple(outputs)
         self.register_buffer("scale", (1 / (255 * std)).reshape(1, -1, 1, 1))
         self.register_buffer("offset", (-mean / std).reshape(1, -1, 1, 1))
         self.eval()
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Pixels (N, H, W, C) uint8 -> outputs of the network."""
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Pixels (N, H, W, C) uint8 -> outputs of the network, in the order of their names."""
         x = image.float().permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
-        return one_tensor(self.network(x * self.scale + self.offset))
+        return several(self.network(x * self.scale + self.offset), self.outputs)
+
+
+def several(outputs: Any, names: Sequence[str]) -> tuple[Tensor, ...]:
+    """What a network gives, as one tensor for each name: see `one_tensor`, or a dict or a tuple that holds so many.
+
+    Raises BadInput when it gives others.
+    """
+    if len(names) == 1 and not (isinstance(outputs, Mapping) and set(outputs) == set(names)):
+        return (one_tensor(outputs),)
+    found = (
+        [outputs[name] for name in names] if isinstance(outputs, Mapping) and set(outputs) == set(names) else outputs
+    )
+    if not isinstance(found, list | tuple) or len(found) != len(names) or not all(isinstance(e, Tensor) for e in found):
+        named = ", ".join(f"{where or 'output'}: {_shape(tensor)}" for where, tensor in _tensors(outputs, ""))
+        raise BadInput(
+            f"the network gives {named or 'no tensors'} in a {type(outputs).__name__}, and {', '.join(names)} are "
+            "wanted: a tuple of them in that order, or a dict with these names"
+        )
+    return tuple(found)
 
 
 def one_tensor(outputs: Any) -> Tensor:
@@ -80,19 +101,26 @@ def _tensors(outputs: Any, where: str) -> list[tuple[str, Tensor]]:
     return []
 
 
-def reference(deployed: Deployed, frames: Image, batch: int = 16) -> NDArray[np.float32]:
-    """PyTorch's own outputs for (N, H, W, C) uint8 frames: what every file is compared with."""
+def references(deployed: Deployed, frames: Image, batch: int = 16) -> dict[str, NDArray[Any]]:
+    """PyTorch's own outputs for (N, H, W, C) uint8 frames by name: what every file is compared with."""
     deployed.eval()
     with torch.inference_mode():
         parts = [
             deployed(torch.from_numpy(np.array(frames[start : start + batch])))
             for start in range(0, len(frames), batch)
         ]
-    outputs: NDArray[np.float32] = torch.cat(parts).numpy().astype(np.float32, copy=False)
-    return outputs
+    whole = (torch.cat(each) for each in zip(*parts, strict=True))
+    arrays = ((each.float() if each.is_floating_point() else each).numpy() for each in whole)
+    return dict(zip(deployed.outputs, arrays, strict=True))
 
 
-def to_onnx(deployed: Deployed, size: tuple[int, int], channels: int, output: str, metadata: dict[str, str]) -> Any:
+def reference(deployed: Deployed, frames: Image, batch: int = 16) -> NDArray[np.float32]:
+    """The first of them."""
+    found: NDArray[np.float32] = references(deployed, frames, batch)[deployed.outputs[0]]
+    return found
+
+
+def to_onnx(deployed: Deployed, size: tuple[int, int], channels: int, metadata: dict[str, str]) -> Any:
     """Export, simplify and check -> onnx.ModelProto with a dynamic batch.
 
     Raises ComputationError when the network cannot be exported or the graph is not valid.
@@ -100,7 +128,7 @@ def to_onnx(deployed: Deployed, size: tuple[int, int], channels: int, output: st
     import onnx
 
     try:
-        model = trace(deployed, torch.zeros((2, *size, channels), dtype=torch.uint8), INPUT, output)
+        model = trace(deployed, torch.zeros((2, *size, channels), dtype=torch.uint8), INPUT, deployed.outputs)
     except ComputationError as exc:
         given = f"it was given floats of (N, {channels}, {size[0]}, {size[1]}); one that wants channels last needs "
         raise ComputationError(f"{exc}; {given}x.permute(0, 2, 3, 1) before it") from exc
@@ -109,10 +137,11 @@ def to_onnx(deployed: Deployed, size: tuple[int, int], channels: int, output: st
     return model
 
 
-def trace(network: nn.Module, example: Tensor, source: str, output: str) -> Any:
-    """Export and simplify any network with one input and one output -> onnx.ModelProto with a dynamic batch.
+def trace(network: nn.Module, example: Tensor, source: str, outputs: Sequence[str]) -> Any:
+    """Export and simplify any network with one input -> onnx.ModelProto with a dynamic batch.
 
-    example: a batch of 2, whose other axes become fixed; source, output: names of the tensors in the graph.
+    example: a batch of 2, whose other axes become fixed; source, outputs: names of the tensors in the graph; the
+    network gives a tensor, or a tuple of them.
     PyTorch's TorchScript exporter is used: the newer one (`dynamo=True`) writes a Gather with computed indices for a
     flatten behind a dynamic batch, and has shipped wrong graphs (pytorch#169178).
     Raises ComputationError when the network cannot be exported.
@@ -132,8 +161,8 @@ def trace(network: nn.Module, example: Tensor, source: str, output: str) -> Any:
                 dynamo=False,
                 opset_version=OPSET,
                 input_names=[source],
-                output_names=[output],
-                dynamic_axes={source: {0: BATCH}, output: {0: BATCH}},
+                output_names=list(outputs),
+                dynamic_axes={name: {0: BATCH} for name in (source, *outputs)},
             )
         except BadInput:  # of `one_tensor`
             raise
@@ -141,9 +170,10 @@ def trace(network: nn.Module, example: Tensor, source: str, output: str) -> Any:
             raise ComputationError(f"PyTorch cannot export this network: {str(exc).strip().splitlines()[0]}") from exc
         model = onnxslim.slim(onnx.load(path))
     with torch.inference_mode():
-        shape = network(example).shape
-    for axis, length in list(enumerate(shape))[1:]:  # behind a Resize, the exporter does not know them
-        model.graph.output[0].type.tensor_type.shape.dim[axis].dim_value = length
+        given = network(example)
+    for output, tensor in zip(model.graph.output, (given,) if isinstance(given, Tensor) else given, strict=True):
+        for axis, length in list(enumerate(tensor.shape))[1:]:  # behind a Resize, the exporter does not know them
+            output.type.tensor_type.shape.dim[axis].dim_value = length
     model.doc_string = ""
     del model.metadata_props[:]
     return model

@@ -133,12 +133,12 @@ def convert(path: str | Path, budget: Budget | None = None) -> None:
 
 def _check_exported(opened: bundle.Bundle) -> None:
     """Refuse what cannot be calibrated, or not be sealed in the end, before the search begins."""
-    spec, outputs = opened.manifest.input, opened.manifest.outputs
-    if (spec.name, spec.dtype) != (INPUT, "uint8") or isinstance(spec.shape[0], int) or len(outputs) != 1:
+    spec = opened.manifest.input
+    if (spec.name, spec.dtype) != (INPUT, "uint8") or isinstance(spec.shape[0], int):
         shape = ", ".join(map(str, spec.shape))
         raise BadInput(
-            f"{opened.path}: quantization wants one input '{INPUT}', uint8 with a free batch, and one output, as "
-            f"'edgecv export' writes them; it has '{spec.name}', {spec.dtype} ({shape}), and {len(outputs)} outputs"
+            f"{opened.path}: quantization wants one input '{INPUT}', uint8 with a free batch, as 'edgecv export' "
+            f"writes it; it has '{spec.name}', {spec.dtype} ({shape})"
         )
     opened.golden()
 

@@ -8,9 +8,10 @@ import itertools
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -28,10 +29,10 @@ from edgecv_runtime.evidence import Agreement, Score
 from edgecv_runtime.manifest import Budget, Manifest, Precision
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
-from edgecv_runtime.tasks.scores import Meaning
 from edgecv_runtime.timing import times_ms
+from edgecv_runtime.verify import Outputs
 
-Logits = NDArray[np.float32]
+REMEMBERED_BYTES = 512 << 20  # of float32's outputs on the check images
 Times = tuple[dict[str, float], dict[str, float]]  # median and 99th percentile in milliseconds, by backend
 SECONDS, ROUNDS = 0.25, 3
 CHECK = "check images"
@@ -120,7 +121,9 @@ class Laboratory:
         self._labels = labels
         content = source.read_bytes()
         ((self.float_ms, self._float_p99),) = [(known.p50_ms, known.p99_ms)] if known else self.times([content])
-        self.reference = self.outputs(content, min(self.float_ms, key=lambda each: self.float_ms[each]))
+        self._task = tasks.create(manifest.head, manifest.outputs)
+        fastest = min(self.float_ms, key=lambda each: self.float_ms[each])
+        self.reference = Outputs(check, lambda frames: self._computed(content, fastest, frames), REMEMBERED_BYTES)
         self.bf16_ms = known.bf16_ms if known else self._bf16(content)
 
     @property
@@ -131,9 +134,9 @@ class Laboratory:
     def measure(self, plan: Plan, content: bytes, times: Times) -> Trial:
         """Score a file; `times` are its own, or those of a file of the same operators."""
         p50_ms, p99_ms = times
-        found = {name: self._scored(self.outputs(content, name)) for name in p50_ms}
-        agreements = {name: agreement for name, (agreement, _) in found.items()}
-        scores = {name: score for name, (_, score) in found.items() if score is not None}
+        found = {name: self._compared(content, name) for name in p50_ms}
+        agreements = {name: each.agreement for name, each in found.items()}
+        scores = {name: scored for name, each in found.items() if (scored := each.score) is not None}
         return Trial(plan, agreements, scores, p50_ms, p99_ms, len(content))
 
     def islands(self, trial: Trial, content: bytes, name: str) -> Precision:
@@ -147,7 +150,7 @@ class Laboratory:
             rounds = [[statistics.median(self._samples(file, name, each)) for each in _FLOATS] for _ in range(3)]
         plain, bf16 = (statistics.median(times) for times in zip(*rounds, strict=True))
         known = trial.agreements[name]
-        closeness, _ = self._scored(self.outputs(content, name, "bf16"))
+        closeness = self._compared(content, name, "bf16").agreement
         close = closeness.share.value >= known.share.value and closeness.divergence <= CLOSE * known.divergence
         return "bf16" if close and bf16 * GAIN < plain else "float32"
 
@@ -156,18 +159,22 @@ class Laboratory:
 
         Of a float file, or one with a single quantized layer, of which there are many: they run alike everywhere.
         """
-        outputs = self.outputs(content, "onnxruntime", images=RANKING_IMAGES)
-        reference = self.reference[:RANKING_IMAGES]
-        return verify.agreement(reference, outputs, "float32", meaning=self._meaning(outputs)).divergence
+        return self._compared(content, "onnxruntime", most=RANKING_IMAGES).agreement.divergence
 
-    def outputs(self, content: bytes, name: str, precision: Precision = "float32", images: int | None = None) -> Logits:
-        """Outputs on the check images, or on the first of them, on one backend."""
-        with _File(content) as file:
-            backend = backends.get(name)(file, Options(precision=precision))
-            try:
-                return verify.infer(backend, self._manifest, self._check[:images])
-            finally:
-                backend.close()
+    def _compared(
+        self, content: bytes, name: str, precision: Precision = "float32", most: int | None = None
+    ) -> verify.Comparison:
+        """A file on one backend beside float32 on the check images, or the first of them, and their labels."""
+        with _File(content) as file, self._opened(file, name, precision) as backend:
+            compute = verify.computing(backend, self._manifest)
+            given: dict[str, Any] = {"name": "float32", "frames": CHECK, "truths": self._labels, "most": most}
+            found, _ = verify.compare(self._task, self.reference, compute, **given, key=f"{precision} on {name}")
+        return found
+
+    def _computed(self, content: bytes, name: str, frames: Image) -> Mapping[str, NDArray[Any]]:
+        """Outputs of some frames, with a session of their own: they are remembered."""
+        with _File(content) as file, self._opened(file, name, "float32") as backend:
+            return verify.computing(backend, self._manifest)(frames)
 
     def times(self, contents: Sequence[bytes]) -> list[Times]:
         """Milliseconds of each file at batch 1, on every backend here that takes it.
@@ -201,22 +208,11 @@ class Laboratory:
         """Median milliseconds of the float32 file in bf16, on the backends that take it and keep the budget in bf16."""
         found = {}
         for name in (each for each in self.float_ms if "bf16" in backends.get(each).precisions()):
-            scores = self._scored(self.outputs(content, name, "bf16"))
-            if weigh(self._manifest.budget, *scores).met:
+            found_here = self._compared(content, name, "bf16")
+            if weigh(self._manifest.budget, found_here.agreement, found_here.score).met:
                 with _File(content) as file:
                     found[name] = statistics.median(self._samples(file, name, "bf16"))
         return found
-
-    def _meaning(self, outputs: Logits) -> Meaning:
-        return tasks.create(self._manifest.head, self._manifest.outputs).meaning(outputs)
-
-    def _scored(self, outputs: Logits) -> tuple[Agreement, Score | None]:
-        """Against float32 on the check images, and their labels where there are any."""
-        meaning = self._meaning(outputs)
-        scored = None
-        if self._labels is not None:
-            scored = verify.score(self.reference, outputs, self._labels, CHECK, meaning)
-        return verify.agreement(self.reference, outputs, "float32", CHECK, meaning), scored
 
     def _samples(self, file: Path, name: str, precision: Precision) -> list[float]:
         with self._running(file, name, precision) as call:
@@ -225,9 +221,14 @@ class Laboratory:
     @contextlib.contextmanager
     def _running(self, file: Path, name: str, precision: Precision) -> Iterator[Callable[[], object]]:
         """A file, opened: what runs its first check image."""
+        with self._opened(file, name, precision) as backend:
+            yield partial(backend.run, {INPUT: np.ascontiguousarray(self._check[:1])})
+
+    @contextlib.contextmanager
+    def _opened(self, file: Path, name: str, precision: Precision) -> Iterator[backends.Backend]:
         backend = backends.get(name)(file, Options(precision=precision))
         try:
-            yield partial(backend.run, {INPUT: np.ascontiguousarray(self._check[:1])})
+            yield backend
         finally:
             backend.close()
 

@@ -20,9 +20,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import onnxgraph, schema1
-from edgecv_runtime.errors import BundleError
-from edgecv_runtime.manifest import Manifest
+from edgecv_runtime import onnxgraph, schema1, tasks
+from edgecv_runtime.errors import BadInput, BundleError
+from edgecv_runtime.manifest import Manifest, TensorSpec
 from edgecv_runtime.preprocess import Image
 
 MAX_BYTES = 1 << 30
@@ -40,30 +40,30 @@ class Picture:
     name: str
     data: bytes
     pixels: Image
-    outputs: Mapping[str, NDArray[np.float32]]
+    outputs: Mapping[str, NDArray[Any]]
 
     @property
-    def logits(self) -> NDArray[np.float32]:
+    def logits(self) -> NDArray[Any]:
         """The first output."""
         return next(iter(self.outputs.values()))
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Real inputs with PyTorch's outputs: images (N, H, W, C) uint8; by name, float32 (N, classes) say.
+    """Real inputs with PyTorch's outputs: images (N, H, W, C) uint8; by name, float32 (N, classes), say.
 
     labels: the classes in the order of the outputs. pictures: image files, for checking a preprocessing.
     constants: CRC-32 of each constant's values by model file. All three are empty in bundles of older versions.
     """
 
     images: Image
-    outputs: Mapping[str, NDArray[np.float32]]
+    outputs: Mapping[str, NDArray[Any]]
     labels: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
     constants: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
-    def logits(self) -> NDArray[np.float32]:
+    def logits(self) -> NDArray[Any]:
         """The first output."""
         return next(iter(self.outputs.values()))
 
@@ -140,20 +140,31 @@ def _problem(golden: Golden, manifest: Manifest) -> str:
     """Why these inputs cannot be run through this network, or ""."""
     shape = manifest.input.shape[1:]
     inputs = [golden.images, *(picture.pixels[np.newaxis] for picture in golden.pictures)]
-    outputs = [golden.logits, *(picture.logits[np.newaxis] for picture in golden.pictures)]
-    for images, logits in zip(inputs, outputs, strict=True):
+    sealed = [golden.outputs]
+    sealed += [{name: each[np.newaxis] for name, each in picture.outputs.items()} for picture in golden.pictures]
+    for images, outputs in zip(inputs, sealed, strict=True):
         fits = images.ndim == len(shape) + 1 and all(
             size == wanted for size, wanted in zip(images.shape[1:], shape, strict=True) if isinstance(wanted, int)
         )
         if str(images.dtype) != manifest.input.dtype or not fits:
             return f"its inputs are {images.dtype} {images.shape}, the network's are {manifest.input}"
-        if logits.dtype != np.float32 or logits.ndim != 2 or len(logits) != len(images) or not len(images):
-            return f"its outputs are {logits.dtype} {logits.shape} for {len(images)} inputs"
-        if logits.shape[1] != golden.logits.shape[1] or not np.isfinite(logits).all():
-            return "its outputs are not finite, or not of one size"
+        for spec in manifest.outputs:
+            values, first = outputs[spec.name], golden.outputs[spec.name]
+            if not _is_output(values, spec) or len(values) != len(images) or not len(images):
+                return f"its outputs are {values.dtype} {values.shape} for {len(images)} inputs"
+            if values.shape[1:] != first.shape[1:] or not np.isfinite(values).all():
+                return "its outputs are not finite, or not of one size"
     if any(Path(picture.name).name != picture.name or not picture.name for picture in golden.pictures):
         return "the names of its pictures are no plain file names"
-    columns = golden.logits.shape[1]
-    if golden.labels and len(golden.labels) != columns and (len(golden.labels), columns) != (2, 1):
-        return f"it names {len(golden.labels)} classes, its outputs have {columns}"
+    if golden.labels:
+        try:
+            tasks.create(msgspec.structs.replace(manifest.head, labels=golden.labels), manifest.outputs)  # type: ignore[type-var]
+        except BadInput as exc:
+            return f"the classes that it names are of another network: {exc}"
     return ""
+
+
+def _is_output(values: NDArray[Any], spec: TensorSpec) -> bool:
+    """Whether values can be an output: of its type (floats are kept as float32) and rank."""
+    dtype = "float32" if spec.dtype.startswith("float") else spec.dtype
+    return str(values.dtype) == dtype and values.ndim == len(spec.shape)

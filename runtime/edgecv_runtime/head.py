@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
+from edgecv_runtime import records, task_table
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.records import Record
 
@@ -16,7 +17,28 @@ Scores = Literal["logits", "probabilities", "sigmoid", "sigmoid-logits", "percen
 WHOLE: dict[Scores, int] = {"probabilities": 1, "sigmoid": 1, "percent": 100}
 
 
-class ClassificationHead(Record, frozen=True, tag_field="task", tag="classification"):
+class Head:
+    """What every task's record has: the name of the task, and labels of the classes."""
+
+    task: ClassVar[str]
+    labels: tuple[str, ...]
+
+    @property
+    def bound(self) -> float | None:
+        """What outputs cannot exceed, where they have such a limit."""
+        return None
+
+    @staticmethod
+    def from_plain(data: Any) -> Head:
+        """The record of a task from what JSON holds of it; raises BadInput for a task that is not known here."""
+        name = data.get("task") if isinstance(data, dict) else None
+        if not isinstance(name, str):
+            raise BadInput("a head is a mapping with the key 'task'")
+        found: Head = records.convert(data, task_table.find(name).head, name)
+        return found
+
+
+class ClassificationHead(Record, Head, frozen=True, tag_field="task", tag="classification"):
     """One output, a row a frame and a column a class.
 
     labels: of the classes, in the order of the columns; one column for two labels is a class (the second) and its
@@ -28,13 +50,15 @@ class ClassificationHead(Record, frozen=True, tag_field="task", tag="classificat
     scores: Scores = "logits"
     thresholds: tuple[float, ...] = ()
 
+    task: ClassVar[str] = "classification"
+
     @property
-    def task(self) -> str:
-        """Name of the task."""
-        return "classification"
+    def bound(self) -> float | None:
+        """What the columns hold at most: 1 or 100, or None of logits."""
+        return WHOLE.get(self.scores)
 
 
-class DetectionHead(Record, frozen=True, tag_field="task", tag="detection"):
+class DetectionHead(Record, Head, frozen=True, tag_field="task", tag="detection"):
     """Two outputs: "boxes" (N, A, 4), x1, y1, x2, y2 in pixels of the input, and "scores" (N, A, classes) in 0..1.
 
     labels: of the classes, in the order of the scores. confidence: the score from which on a box is shown, for a class
@@ -59,13 +83,10 @@ class DetectionHead(Record, frozen=True, tag_field="task", tag="detection"):
                 f"most must be at least 1 and at most candidates, got most={self.most}, candidates={self.candidates}"
             )
 
-    @property
-    def task(self) -> str:
-        """Name of the task."""
-        return "detection"
+    task: ClassVar[str] = "detection"
 
 
-class SegmentationHead(Record, frozen=True, tag_field="task", tag="segmentation"):
+class SegmentationHead(Record, Head, frozen=True, tag_field="task", tag="segmentation"):
     """One output, a class map (N, H, W) of integers or logits (N, classes, H, W).
 
     labels: of the classes, in the order of their positions. ignore: the value of pixels that do not count; no class
@@ -85,10 +106,4 @@ class SegmentationHead(Record, frozen=True, tag_field="task", tag="segmentation"
         if self.background is not None and not 0 <= self.background < count:
             raise BadInput(f"background is the position of a class, 0 to {count - 1}, got {self.background}")
 
-    @property
-    def task(self) -> str:
-        """Name of the task."""
-        return "segmentation"
-
-
-Head = ClassificationHead  # a union, once there are more tasks
+    task: ClassVar[str] = "segmentation"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgecv_runtime import onnxfile
 from edgecv_runtime.errors import BadInput, BundleError, ModelFileError, ShapeError
+from edgecv_runtime.geometry import View
 from edgecv_runtime.manifest import Manifest, TensorSpec
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 from edgecv_runtime.records import Record
@@ -33,6 +34,10 @@ class Input(Record, frozen=True):
     normalization: Normalization | None
     layout: str = "NHWC"
     rows: int = 0
+
+    def views(self, frames: Sequence[Image]) -> list[View]:
+        """How the network sees frames of any size."""
+        return [self.preprocess.view(frame.shape[:2]) for frame in frames]
 
     def batch(self, frames: Sequence[Image]) -> NDArray[Any]:
         """Frames of any size -> the input tensor."""

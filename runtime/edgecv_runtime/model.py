@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import backends, choose, files, forks, machine, onnxfile, tasks
+from edgecv_runtime import backends, choose, files, forks, geometry, machine, onnxfile, tasks
 from edgecv_runtime.backends import DEFAULT_DEVICE, Backend, Executed, Tensors
 from edgecv_runtime.bundle import ARCHIVE_SUFFIX, MANIFEST, Bundle
 from edgecv_runtime.choose import Ask
@@ -28,6 +28,7 @@ from edgecv_runtime.errors import (
     ModelFileError,
     NoMemory,
 )
+from edgecv_runtime.geometry import View
 from edgecv_runtime.goals import Goal
 from edgecv_runtime.head import ClassificationHead
 from edgecv_runtime.inputs import Input, check_feeds, check_matches, fitting, one_output
@@ -35,6 +36,7 @@ from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 from edgecv_runtime.records import Record
 from edgecv_runtime.target import Target
+from edgecv_runtime.tasks.base import R
 from edgecv_runtime.tasks.classification import ClassificationTask
 from edgecv_runtime.tasks.scores import check as check_scores
 
@@ -88,7 +90,7 @@ def load(
     thresholds: Sequence[float] = (),
     description: Description | str | Path | None = None,
     self_test: bool = False,
-) -> Model:
+) -> Model[Any]:
     """Load a bundle (folder or .edgecv) or a plain ONNX file.
 
     backend: a name of `backends.names()`, or "auto": the best measured on this machine.
@@ -122,7 +124,7 @@ def load(
 
 def load_asked(
     source: Path, ask: Ask, description: Description | str | Path | None = None, *, self_test: bool = False
-) -> Model:
+) -> Model[Any]:
     """Load a bundle, or a plain ONNX file with its description, as it was asked for; verbs of the command line do."""
     if _is_bundle(source):
         if description is not None:
@@ -163,7 +165,7 @@ def _is_bundle(source: Path) -> bool:
     return source.is_dir() or source.suffix == ARCHIVE_SUFFIX or (source.suffix != ".onnx" and not source.exists())
 
 
-def load_bundle(source: Path, ask: Ask, *, self_test: bool = False) -> Model:
+def load_bundle(source: Path, ask: Ask, *, self_test: bool = False) -> Model[Any]:
     """Load a bundle as it was asked for; `load` and `edgecv tune` do."""
     bundle = Bundle(source, remembered=not self_test)
     try:
@@ -176,7 +178,7 @@ def load_bundle(source: Path, ask: Ask, *, self_test: bool = False) -> Model:
         raise
 
 
-def of_target(bundle: Bundle, target: Target) -> Model:
+def of_target(bundle: Bundle, target: Target) -> Model[Any]:
     """A model of an open bundle that runs exactly this target; it closes the bundle when it is closed."""
     manifest = bundle.manifest
     check_matches(onnxfile.read(target.file), manifest, f"{bundle.path}/{target.file.name}")
@@ -187,10 +189,11 @@ def of_target(bundle: Bundle, target: Target) -> Model:
     return model
 
 
-class Model:
+class Model(Generic[R]):
     """A loaded model: call it with frames, or `run` it with tensors; `with` closes it.
 
-    Calls may come from several threads.
+    It is generic in its result: `model: Model[Classification] = load(...)` tells an editor what a call gives. Calls
+    may come from several threads.
     """
 
     def __init__(
@@ -198,7 +201,7 @@ class Model:
         target: Target,
         entry: Input,
         name: str,
-        task: tasks.Task,
+        task: tasks.Task[R],
         outputs: tuple[TensorSpec, ...],
         bundle: Bundle | None = None,
     ) -> None:
@@ -215,6 +218,7 @@ class Model:
         self._executed: Executed | None = None
         self._workers: Workers | None = None
         self._lock = threading.RLock()
+        self._whole = geometry.whole(entry.preprocess.size)
         self._sizes = list(entry.spec.shape[1:])
         self._rows = entry.spec.shape[0] if isinstance(entry.spec.shape[0], int) else None
         self._dtype = np.dtype(entry.spec.dtype)
@@ -224,24 +228,28 @@ class Model:
         _LOADED.add(self)
 
     @overload
-    def __call__(self, frames: Image) -> Any: ...
+    def __call__(self, frames: Image) -> R: ...
     @overload
-    def __call__(self, frames: Sequence[Image]) -> list[Any]: ...
-    def __call__(self, frames: Image | Sequence[Image]) -> Any:
+    def __call__(self, frames: Sequence[Image]) -> list[R]: ...
+    def __call__(self, frames: Image | Sequence[Image]) -> R | list[R]:
         """Run one frame, (H, W, 3) uint8 BGR as OpenCV gives it, or a list of them as one batch.
 
         Gives the task's result (a Classification), or a list of them. Raises ShapeError for another dtype or rank,
         InvalidOutput for NaN or infinite outputs, Closed after `close`.
         """
         if isinstance(frames, (list, tuple)):
-            return self.results(self._entry.batch(frames))
-        return self.results(self._entry.batch([frames]))[0]  # type: ignore[list-item]
+            return self.results(self._entry.batch(frames), self._entry.views(frames))
+        one = [frames]
+        return self.results(self._entry.batch(one), self._entry.views(one))[0]  # type: ignore[arg-type]
 
-    def results(self, batch: NDArray[Any]) -> list[Any]:
-        """Run a ready input tensor (N, ...) and decode it: one result per row."""
+    def results(self, batch: NDArray[Any], views: Sequence[View] | None = None) -> list[R]:
+        """Run a ready input tensor (N, ...) and decode it: one result per row.
+
+        views: how the network sees each frame, so that results lie in the frame's pixels; without, in the input's.
+        """
         outputs = self._alive().run({self.input.name: batch})
         try:
-            return self._task.decode(outputs, len(batch))
+            return self._task.decode(outputs, views or [self._whole] * len(batch))
         except BadInput as exc:  # the outputs are not what they were said to be
             raise BadInput(f"model '{self.name}': {exc}") from exc
 
@@ -416,7 +424,7 @@ class Model:
             f"the path, and call edgecv_runtime.load({str(where)!r}, ...) in the other process"
         )
 
-    def __enter__(self) -> Model:
+    def __enter__(self) -> Model[R]:
         return self
 
     def __exit__(
@@ -425,7 +433,7 @@ class Model:
         self.close()
 
 
-_LOADED: weakref.WeakSet[Model] = weakref.WeakSet()
+_LOADED: weakref.WeakSet[Model[Any]] = weakref.WeakSet()
 
 
 def _after_fork() -> None:

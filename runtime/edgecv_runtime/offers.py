@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from edgecv_runtime.budget import weigh
 from edgecv_runtime.evidence import Agreement, Entry, Evidence, Key
-from edgecv_runtime.head import WHOLE, Head
+from edgecv_runtime.head import Head
 from edgecv_runtime.machine import Machine
 from edgecv_runtime.manifest import Manifest, Precision, Variant
 from edgecv_runtime.records import Record
@@ -75,7 +75,7 @@ def measured(manifest: Manifest, evidence: Evidence, machine: Machine) -> list[E
 
 def is_float32s(agreement: Agreement, head: Head) -> bool:
     """Whether a head's outputs differ from the reference by no more than float32 rounding does."""
-    whole = WHOLE.get(head.scores)
+    whole = head.bound
     allowed = max(FLOAT_MAX_ABS, FLOAT_MAX_SHARE * agreement.largest)
     if whole is not None:
         allowed = FLOAT_MAX_SHARE * max(agreement.largest or whole, LEAST_OF_WHOLE * whole)

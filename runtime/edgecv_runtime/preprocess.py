@@ -7,6 +7,7 @@ normalization, so that no floating-point preprocessing can differ between traini
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from types import ModuleType
 from typing import Any, Literal, get_args
 
@@ -88,13 +89,7 @@ class Preprocess(Record, frozen=True):
 
     def view(self, source: tuple[int, int]) -> View:
         """How the network sees a frame of that (height, width)."""
-        if self.mode == "letterbox":
-            view = geometry.letterboxed(source, self.size)
-        elif self.mode == "crop":
-            view = geometry.cropped(source, self.size, self.shorter_side)
-        else:
-            view = geometry.stretched(source, self.size)
-        return geometry.halvable(view) if self.interpolation == "pyramid" else view
+        return _view(self, source)
 
     def batch(self, images: Sequence[Image]) -> Image:
         """Preprocess several images of any sizes -> (N, height, width, C) uint8, contiguous."""
@@ -130,6 +125,17 @@ class Preprocess(Record, frozen=True):
             return grey[:, :, np.newaxis]  # type: ignore[no-any-return]
         rgb: Any = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         return rgb  # type: ignore[no-any-return]
+
+
+@lru_cache(64)  # a camera's frames have one size
+def _view(preprocess: Preprocess, source: tuple[int, int]) -> View:
+    if preprocess.mode == "letterbox":
+        view = geometry.letterboxed(source, preprocess.size)
+    elif preprocess.mode == "crop":
+        view = geometry.cropped(source, preprocess.size, preprocess.shorter_side)
+    else:
+        view = geometry.stretched(source, preprocess.size)
+    return geometry.halvable(view) if preprocess.interpolation == "pyramid" else view
 
 
 def _halved(image: Image, size: tuple[int, int]) -> Image:

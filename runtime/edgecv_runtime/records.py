@@ -30,7 +30,7 @@ def decode(raw: bytes, kind: type[T], where: str, error: type[BadInput] = BadInp
     Raises `error` in one line that names the field, what was expected and the nearest known name.
     """
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return msgspec.json.decode(raw, type=kind, dec_hook=_from_plain)
     except msgspec.ValidationError as exc:
         raise error(f"{where}: {_explain(exc, kind)}") from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -40,9 +40,14 @@ def decode(raw: bytes, kind: type[T], where: str, error: type[BadInput] = BadInp
 def convert(data: Any, kind: type[T], where: str, error: type[BadInput] = BadInput) -> T:
     """Turn plain dicts and lists (from YAML, say) into a record; raises as `decode` does."""
     try:
-        return msgspec.convert(data, type=kind)
+        return msgspec.convert(data, type=kind, dec_hook=_from_plain)
     except msgspec.ValidationError as exc:
         raise error(f"{where}: {_explain(exc, kind)}") from exc
+
+
+def _from_plain(kind: Any, data: Any) -> Any:
+    """A field whose type knows itself how to be read."""
+    return kind.from_plain(data)
 
 
 def encode(record: Any) -> bytes:

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgecv.report import run
+from edgecv.run import folder as run
 from edgecv_runtime import Bundle, records
 from edgecv_runtime.bundle import write
 from edgecv_runtime.errors import DatasetError

@@ -250,7 +250,7 @@ def mobilenet():
     from edgecv import models
 
     network = models.create("mobilenet_v3_small", classes=4, weights=None, in_channels=3, seed=0).eval()
-    return Wiring(to_onnx(Deployed(network, NORMALIZATION), (32, 32), 3, "logits", {}))
+    return Wiring(to_onnx(Deployed(network, NORMALIZATION), (32, 32), 3, {}))
 
 
 def test_merged_placements_put_nothing_between_a_convolution_and_its_hard_swish(mobilenet, digits):

@@ -143,5 +143,5 @@ class NotExportable(nn.Module):
 
 def test_what_pytorch_cannot_export_is_one_line():
     with pytest.raises(ComputationError, match="PyTorch cannot export this network") as caught:
-        to_onnx(Deployed(NotExportable(), NORMALIZATION), (8, 8), 3, "logits", {})
+        to_onnx(Deployed(NotExportable(), NORMALIZATION), (8, 8), 3, {})
     assert "\n" not in str(caught.value)

@@ -38,7 +38,7 @@ class Row(nn.Module):
 
 @pytest.fixture(scope="module", params=[nn.ReLU, nn.ReLU6, nn.Hardswish])
 def row(request, digits):
-    graph = to_onnx(Deployed(Row(request.param).eval(), NORMALIZATION), (32, 32), 3, "logits", {})
+    graph = to_onnx(Deployed(Row(request.param).eval(), NORMALIZATION), (32, 32), 3, {})
     return Workshop(graph, sample(digits[0], 64))
 
 

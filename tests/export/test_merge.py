@@ -104,7 +104,7 @@ def answers(model, frames):
 def merged(block):
     """The merged graph, how many convolutions it says took others' place; it gives PyTorch's outputs."""
     deployed = Deployed(network(block), Normalization())
-    model, count = merge_branches(to_onnx(deployed, (23, 26), 3, "logits", {}))
+    model, count = merge_branches(to_onnx(deployed, (23, 26), 3, {}))
     frames = np.random.default_rng(0).integers(0, 256, (3, 23, 26, 3), np.uint8)
     np.testing.assert_allclose(answers(model, frames), reference(deployed, frames), rtol=1e-4, atol=1e-5)
     return model, count

@@ -11,14 +11,14 @@ from torch import nn
 import edgecv_runtime as rt
 from edgecv_export import merge
 from edgecv_export.export import export
-from edgecv_runtime import backends, bundle, verify
+from edgecv_runtime import backends, bundle, tasks, verify
 from edgecv_runtime.backends import Executed
 from edgecv_runtime.budget import weigh
 from edgecv_runtime.errors import BadInput, ComputationError, ParityError
 from edgecv_runtime.head import ClassificationHead
 from edgecv_runtime.offers import is_float32s
 from edgecv_runtime.target import targets
-from edgecv_runtime.verify import faults, score, trace
+from edgecv_runtime.verify import Outputs, compare, faults, trace
 from edgecv_runtime.verify.blame import Case
 
 LABELS = ("cat", "dog", "owl")
@@ -295,14 +295,17 @@ def test_what_the_verdict_keeps_is_no_fault_either(tmp_path):
     labels = np.arange(count) % 2
     with rt.Bundle(tmp_path / "bundle") as opened:
         target = msgspec.structs.replace(targets(opened)[0], hint="bf16")
-        frames = np.zeros((count, 8, 8, 3), np.uint8)
-        given = target, opened.manifest, Executed("bf16", {}), frames, reference, outputs, opened.golden()
-        case = Case(*given, opened.variant_file("float32"))
-        assert case.disagrees  # without labels agreement decides
-        kept = Case(*given, opened.variant_file("float32"), score(reference, outputs, labels))
-        assert not kept.disagrees
-        lost = Case(*given, opened.variant_file("float32"), score(reference, outputs, np.zeros(count, np.int64)))
-        assert lost.disagrees
+        expected = Outputs(np.zeros((count, 8, 8, 3), np.uint8), {"logits": reference})
+        task = tasks.create(opened.manifest.head, opened.manifest.outputs)
+
+        def case(truths):
+            found, _ = compare(task, expected, {"logits": outputs}, name="", truths=truths)
+            given = target, opened.manifest, Executed("bf16", {}), expected, found
+            return Case(*given, opened.golden(), opened.variant_file("float32"))
+
+        assert case(None).disagrees  # without labels agreement decides
+        assert not case(labels).disagrees
+        assert case(np.zeros(count, np.int64)).disagrees
 
 
 def test_the_search_measures_what_the_head_gives(tmp_path):

@@ -208,7 +208,7 @@ def attention():
 
 def made(network, frames, dialect="int8-u8s8", placement="all", live=0, rate=1.0):
     """The fake-quantized network with the setting it was made of."""
-    model = to_onnx(Deployed(network, NORMALIZATION), (32, 32), 3, "logits", {})
+    model = to_onnx(Deployed(network, NORMALIZATION), (32, 32), 3, {})
     setting = Workshop(model, sample(frames[:100])).setting(Plan(placement=placement, passes=()), DIALECTS[dialect])
     normed = norms.find(network, setting.wiring, EXAMPLE)
     return FakeQuantized(setting, DIALECTS[dialect], normed, live, rate), setting, model
@@ -302,7 +302,7 @@ def test_the_rate_of_the_scales_is_that_of_the_optimizer_times_theirs(kind, lr, 
 
 
 def test_batch_norms_are_found_by_the_values_that_export_folded(network, digits):
-    wiring = Wiring(to_onnx(Deployed(network, NORMALIZATION), (32, 32), 3, "logits", {}))
+    wiring = Wiring(to_onnx(Deployed(network, NORMALIZATION), (32, 32), 3, {}))
     found = norms.find(network, wiring, EXAMPLE)
     assert [each.norm.num_features for each in found.values()] == [16, 16]
     for name, pair in found.items():
@@ -344,7 +344,7 @@ def test_batch_norms_are_frozen_late(network, digits):
 
 
 def test_a_graph_of_another_exporter_is_refused(network, digits):
-    model = to_onnx(Deployed(network, NORMALIZATION), (32, 32), 3, "logits", {})
+    model = to_onnx(Deployed(network, NORMALIZATION), (32, 32), 3, {})
     setting = Workshop(model, sample(digits[0][:32])).setting(Plan(passes=()))
     next(node for node in setting.wiring.model.graph.node if node.op_type == "Add").op_type = "Sub"
     with pytest.raises(BadInput, match="wants a graph that edgecv exported"):
@@ -352,7 +352,7 @@ def test_a_graph_of_another_exporter_is_refused(network, digits):
 
 
 def test_an_operator_that_cannot_be_trained_through_is_named(network, digits):
-    model = to_onnx(Deployed(network, NORMALIZATION), (32, 32), 3, "logits", {})
+    model = to_onnx(Deployed(network, NORMALIZATION), (32, 32), 3, {})
     setting = Workshop(model, sample(digits[0][:32])).setting(Plan(passes=()))
     node = next(node for node in setting.wiring.model.graph.node if node.op_type == "HardSwish")
     node.op_type = "Mish"

@@ -1,5 +1,6 @@
 """The search: what it tries, what it picks, that it goes on where it stopped; and a network that it has to rescue."""
 
+import contextlib
 import dataclasses
 import shutil
 from types import SimpleNamespace
@@ -450,8 +451,11 @@ def test_what_is_not_quantized_runs_in_bf16_only_where_that_gains(
     monkeypatch.setattr(backends.get("openvino"), "precisions", staticmethod(lambda: has))
     times = {"float32": [1.0], "bf16": [bf16_ms]}
     monkeypatch.setattr(laboratory, "_samples", lambda _file, _name, precision: times[precision])
-    noise = moved * np.random.default_rng(0).normal(size=laboratory.reference.shape).astype(np.float32)
-    monkeypatch.setattr(laboratory, "outputs", lambda *_: laboratory.reference + noise)
+    plain = {part.start: outputs["logits"] for part, outputs in laboratory.reference.batches()}
+    noise = moved * np.random.default_rng(0).normal(size=next(iter(plain.values())).shape).astype(np.float32)
+    given = iter(plain.values())
+    monkeypatch.setattr(verify, "computing", lambda *_: lambda _: {"logits": next(given) + noise})
+    monkeypatch.setattr(laboratory, "_opened", lambda *_: contextlib.nullcontext())
     measured = made(Plan("layers"), 1.0, 0.01, 0.0)
     agreements = {"openvino": measured.agreement}
     measured = msgspec.structs.replace(measured, p50_ms={"openvino": 1.0}, agreements=agreements)

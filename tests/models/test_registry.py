@@ -99,13 +99,13 @@ class Subject:
         assert self.trained
         network = self.network.eval()
         if self.spec.task == "sequence":
-            model = graph.trace(network, torch.zeros(2, self.spec.channels, *self.size), "signal", "logits")
+            model = graph.trace(network, torch.zeros(2, self.spec.channels, *self.size), "signal", ["logits"])
             inputs = {"signal": np.random.default_rng(0).standard_normal((BATCH, 1, *self.size), np.float32)}
             with torch.inference_mode():
                 expected = network(torch.from_numpy(inputs["signal"])).numpy()
         else:
             deployed = graph.Deployed(network, self.spec.normalization)
-            model = graph.to_onnx(deployed, self.size, 3, "logits", {})
+            model = graph.to_onnx(deployed, self.size, 3, {})
             inputs = {"image": np.random.default_rng(0).integers(0, 256, (BATCH, *self.size, 3), np.uint8)}
             expected = graph.reference(deployed, inputs["image"])
         onnx.save(model, self.path)

@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from edgecv.report.run import Candidate, Quantization
+from edgecv.run.folder import Candidate, Quantization
 from edgecv_export import graph
 from edgecv_export.export import export
 from edgecv_export.quantize import QuantizeConfig, quantize
@@ -79,7 +79,7 @@ def make_run(path: Path) -> Path:
 
     outputs = {}
     for each in verified:
-        entry, logits = each.entry, each.outputs
+        entry, logits = each.entry, each.outputs["logits"]
         if entry.executed == "int8":
             logits = np.concatenate([np.roll(logits[:3], 1, axis=1), logits[3:]])  # int8 is wrong on the first frames
         outputs[f"outputs/{entry.variant}/{entry.backend}/{entry.hint}/{entry.sha256}"] = logits

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgecv.pages import svg
 from edgecv.report import plots
-from edgecv.report.run import Candidate, Quantization
+from edgecv.run.folder import Candidate, Quantization
 
 SPOTS = st.lists(st.tuples(st.integers(0, 9).map(float), st.integers(-3, 9).map(float)), min_size=1, max_size=12)
 

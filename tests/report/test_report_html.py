@@ -20,8 +20,9 @@ from report_lab import FRAMES, LABELS, NAME, PICTURED
 
 from edgecv import report
 from edgecv.data import Images
-from edgecv.report import mistakes, pictures, verdict, verified
-from edgecv.report.run import read
+from edgecv.report import mistakes, pictures, verdict
+from edgecv.run import verified
+from edgecv.run.folder import read
 from edgecv_runtime import Bundle, bundle
 from edgecv_runtime.bench import table
 from edgecv_runtime.errors import BadInput, BundleError
@@ -239,7 +240,7 @@ def test_pictures_of_the_surest_errors_are_kept_however_many_frames_there_are() 
     frames = np.arange(count, dtype=np.uint16).view(np.uint8).reshape(count, 1, 2, 1)
     names = tuple(f"{index}.jpg" for index in range(count))
     images = Images(names, names, frames.__getitem__, labels)
-    with np.load(io.BytesIO(verified.pack([], frames, logits, images, "test"))) as arrays:
+    with np.load(io.BytesIO(verified.pack([], frames, {"logits": logits}, images, "test"))) as arrays:
         kept = [int(each.tobytes()[0]) + 256 * int(each.tobytes()[1]) for each in arrays["images"]]
         assert [f"{index}.jpg" for index in kept] == list(arrays["names"][: verified.PICTURES])
         assert sorted(arrays["names"]) == sorted(names)

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 import edgecv_runtime as rt
 from edgecv_export.export import export
-from edgecv_runtime import Bundle, Preprocess, machine, verify
+from edgecv_runtime import Bundle, Preprocess, machine, tasks, verify
 from edgecv_runtime import bundle as bundles
 from edgecv_runtime.backends import UNKNOWN, Executed
 from edgecv_runtime.backends.openvino import OpenVinoBackend, core
@@ -25,6 +25,7 @@ from edgecv_runtime.errors import BadInput, BundleError, ParityError
 from edgecv_runtime.golden import Golden
 from edgecv_runtime.offers import is_faithful, offered
 from edgecv_runtime.target import targets
+from edgecv_runtime.verify import Outputs, compare
 from edgecv_runtime.verify.run import explain
 from tests.conftest import LABELS, NORMALIZATION
 
@@ -746,10 +747,10 @@ def test_a_precision_that_the_runtime_does_not_tell_is_no_fault(finished):
     with Bundle(finished) as opened:
         golden = opened.golden()
         target = next(each for each in targets(opened) if (each.variant, each.hint) == ("float32", "float32"))
-        told = [
-            explain(opened, target, Executed(precision, {}), golden.images, golden.logits, golden.logits)
-            for precision in (UNKNOWN, "bf16")
-        ]
+        expected = Outputs(golden.images, golden.outputs)
+        task = tasks.create(opened.manifest.head, opened.manifest.outputs)
+        found, _ = compare(task, expected, golden.outputs, name="golden")
+        told = [explain(opened, target, Executed(precision, {}), expected, found) for precision in (UNKNOWN, "bf16")]
     assert told[0] is None
     assert "bf16 ran where float32 was claimed" in str(told[1])
 

@@ -9,7 +9,7 @@ import pytest
 import edgecv_runtime as rt
 from edgecv_runtime import backends
 from edgecv_runtime.errors import BadInput, BundleError, Closed, InvalidOutput, ModelFileError, NoMemory, ShapeError
-from edgecv_runtime.tasks.classification import softmax
+from edgecv_runtime.tasks.scores import softmax
 from tests.conftest import LABELS, NORMALIZATION, PREPROCESS
 
 REAL = ["onnxruntime", "openvino"]

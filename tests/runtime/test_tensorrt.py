@@ -68,7 +68,7 @@ def variants(request, tmp_path_factory):
     thin = THIN.get(request.param)
     network = thin() if thin else models.create(families()[request.param], classes=10)
     side = max(32, network.smallest)
-    model = graph.to_onnx(Deployed(network.eval(), Normalization()), (side, side), 3, "logits", {})
+    model = graph.to_onnx(Deployed(network.eval(), Normalization()), (side, side), 3, {})
     folder = tmp_path_factory.mktemp(request.param)
     for name, change in CHANGES.items():
         onnx.save(change(model), folder / f"{name}.onnx")

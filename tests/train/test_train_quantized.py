@@ -117,7 +117,8 @@ def test_training_brings_back_what_plain_quantization_loses(copied, tmp_path):
         variant = opened.manifest.variant("int8-u8s8")
         assert variant.calibration.trained
         assert opened.sha256("float32") == float_file  # what it is compared with is the float training's
-        found = verify.verify(opened, frames, verify.float_outputs(opened, frames), labels=copied[1].val.labels)
+        with verify.float_reference(opened) as expected:
+            found = verify.verify(opened, frames, expected, labels=copied[1].val.labels)
     judged = [each.entry for each in found if each.entry.variant == "int8-u8s8"]
     assert judged
     assert all(entry.finding is None for entry in judged)  # "other weights" is said of strangers, not of these

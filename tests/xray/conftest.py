@@ -23,7 +23,7 @@ def exported_onnx(tmp_path_factory):
             different(network)
             deployed = graph.Deployed(network, Normalization())
             with torch.no_grad():
-                onnx.save(graph.to_onnx(deployed, size, 3, "logits", {}), path)
+                onnx.save(graph.to_onnx(deployed, size, 3, {}), path)
         return path
 
     return make

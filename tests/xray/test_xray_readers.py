@@ -92,7 +92,7 @@ def small_vit():
 )
 def test_onnx_and_torch_give_the_same_numbers(make, size, tmp_path):
     network = make()
-    model = graph.to_onnx(graph.Deployed(network, Normalization()), (size, size), 3, "logits", {})
+    model = graph.to_onnx(graph.Deployed(network, Normalization()), (size, size), 3, {})
     onnx.save(model, tmp_path / "model.onnx")
     ours, file = xray.table(from_torch.read(network, (3, size, size))), xray.table(xray.read(tmp_path / "model.onnx"))
     assert file.total.macs == ours.total.macs

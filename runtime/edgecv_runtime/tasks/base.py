@@ -7,13 +7,14 @@ agreement, the search for int8 and validation in training.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_runtime.backends import Tensors
 from edgecv_runtime.geometry import View
+from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.preprocess import Image
 
 Rows = NDArray[np.float32]
@@ -39,14 +40,31 @@ R = TypeVar("R", bound=Result)
 
 
 class Task(Protocol[R]):
-    """What a task does with the outputs of a batch and with results; `metric` is the name of its score."""
+    """What a task does with the outputs of a batch and with results.
 
+    head: the record that a bundle holds of it, tagged with its name. metric: the name of its score.
+    """
+
+    head: ClassVar[type[Any]]
     labels: tuple[str, ...]
     metric: str
+
+    def __init__(self, head: Any, outputs: tuple[TensorSpec, ...]) -> None:
+        """Raises BadInput when the head does not match the outputs."""
+        ...
+
+    @property
+    def judged(self) -> bool:
+        """Whether what a data set knows of a frame can score a result."""
+        ...
 
     @property
     def name(self) -> str:
         """As a bundle's head is tagged."""
+        ...
+
+    def ranking(self) -> Task[R]:
+        """The task as it is scored: where results are cut off at a confidence, without that; else itself."""
         ...
 
     def decode(self, outputs: Tensors, views: Sequence[View]) -> list[R]:
@@ -70,5 +88,7 @@ class Task(Protocol[R]):
         ...
 
     def rows(self, outputs: Tensors) -> Rows:
-        """The outputs as rows (R, classes) of scores before their softmax or sigmoid, for the diagnosis of faults."""
+        """The outputs as rows (R, C) for the diagnosis of faults, of which only what matters is left: of logits, say,
+        what not all of a row share.
+        """
         ...

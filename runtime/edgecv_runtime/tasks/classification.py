@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_runtime.backends import Tensors
 from edgecv_runtime.errors import BadInput, InvalidOutput
-from edgecv_runtime.head import ClassificationHead, Scores
+from edgecv_runtime.geometry import View
+from edgecv_runtime.head import ClassificationHead, Head, Scores
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.onnxending import Ending
 from edgecv_runtime.onnxfile import ANY_SHAPE
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
 from edgecv_runtime.tasks import scores as meaning
-from edgecv_runtime.tasks.scores import Meaning, softmax
-
-__all__ = ["Classification", "ClassificationTask", "Guess", "printable", "softmax"]
+from edgecv_runtime.tasks.drawing import printable
+from edgecv_runtime.tasks.scores import Meaning, Rows
 
 
 class Guess(Record, frozen=True):
@@ -44,6 +45,9 @@ class Classification(Record, frozen=True):
     def index(self) -> int:
         """Index of the top-1 class."""
         return int(self.scores.argmax())
+
+    def __str__(self) -> str:
+        return ", ".join(f"{guess.label} {guess.score:.0%}" for guess in self.present) or "no label"
 
     @property
     def label(self) -> str:
@@ -108,6 +112,13 @@ class Classification(Record, frozen=True):
         return picture
 
 
+def classifying(head: Head, outputs: tuple[TensorSpec, ...]) -> ClassificationTask:
+    """The task of a head that must be a classifier's; raises BadInput for another."""
+    if not isinstance(head, ClassificationHead):
+        raise BadInput(f"this is for classifiers, the network's task is {head.task}")
+    return ClassificationTask(head, outputs)
+
+
 class ClassificationTask:
     """Outputs of a classifier to classifications: (N, C), with axes of length 1 behind or between them, too.
 
@@ -116,6 +127,8 @@ class ClassificationTask:
     """
 
     name = "classification"
+    head: ClassVar[type[ClassificationHead]] = ClassificationHead
+    metric = "top-1"
 
     def __init__(
         self,
@@ -141,6 +154,7 @@ class ClassificationTask:
         self._scores = meaning.told(head.scores, ending) if told else None
         self._given = head.thresholds
         self._settled: Meaning | None = None
+        self._classes = len(head.labels)
         if output.shape == ANY_SHAPE:
             return
         squeezed = rows == 1 and isinstance(next(iter(output.shape), 1), int)
@@ -148,9 +162,11 @@ class ClassificationTask:
         if len(sizes) > 1 or not output.shape:
             raise BadInput(f"classification wants an output of shape (N, classes), '{output.name}' is {output.shape}")
         if all(isinstance(size, int) for size in sizes):
-            classes = int(sizes[0]) if sizes else 1
-            self._check_count(classes)
-            self._spread(self._scores or meaning.expected(ending), classes)  # refuses thresholds that mean nothing
+            self._classes = int(sizes[0]) if sizes else 1
+            self._check_count(self._classes)
+            self._spread(
+                self._scores or meaning.expected(ending), self._classes
+            )  # refuses thresholds that mean nothing
 
     def settle(self, rows: NDArray[np.float32]) -> Meaning:
         """What the outputs mean, as these rows (N, C) of the first frames confirm; raises BadInput with the choice."""
@@ -161,23 +177,61 @@ class ClassificationTask:
         self._settled = found  # threads that come here at once find the same
         return found
 
-    def decode(self, outputs: Tensors, count: int) -> list[Classification]:
+    @property
+    def judged(self) -> bool:
+        """Whether a class is the truth of a frame: not where several labels may hold at once."""
+        return not self._spread(self._scores, self._classes)
+
+    def ranking(self) -> ClassificationTask:
+        """Itself: all of a result counts."""
+        return self
+
+    def decode(self, outputs: Tensors, views: Sequence[View]) -> list[Classification]:
         """One Classification per frame; raises InvalidOutput when one holds NaN or infinite values.
 
         Raises BadInput when the first frames show that the outputs are not what they were said to be, or do not show
         what they are.
         """
-        rows = self.rows(outputs[self._output], count)
+        rows = self.checked(outputs[self._output], len(views))
         settled = self._settled or self.settle(rows)
         return [Classification(row, self.labels, settled.thresholds) for row in settled.of(rows)]
 
+    def truth(self, given: Any) -> Classification:
+        """The classification that says a class, by its position, and nothing else."""
+        scores = np.zeros(len(self.labels), np.float32)
+        scores[given] = 1
+        return Classification(scores, self.labels)
+
+    def tally(self, result: Classification, truth: Classification) -> bool:
+        """Whether the top-1 label is the true one; where several may hold, whether just those of the truth do."""
+        if not result.thresholds:
+            return result.index == truth.index
+        return bool(((result.scores >= result.thresholds) == (truth.scores >= result.thresholds)).all())
+
+    def score(self, tallies: Sequence[bool]) -> float:
+        """The share of frames that are right."""
+        return sum(tallies) / len(tallies)
+
+    def divergence(self, wanted: Tensors, got: Tensors) -> Rows:
+        """Kullback-Leibler divergence of each frame's scores from the wanted ones -> (N,) in nats."""
+        right, found = (self.checked(each[self._output], len(each[self._output])) for each in (wanted, got))
+        return self.meaning(right).divergence(right, found)
+
+    def rows(self, outputs: Tensors) -> Rows:
+        """The outputs as rows (N, C); of logits less their mean, for a softmax does not see what all share."""
+        rows = self.checked(outputs[self._output], len(outputs[self._output]))
+        meaning = self.meaning(rows)
+        shifts = meaning.scores == "logits" and not meaning.thresholds and not meaning.opposites
+        return rows - rows.mean(axis=1, keepdims=True) if shifts else rows
+
     def meaning(self, rows: NDArray[np.float32]) -> Meaning:
         """How to read rows (N, C): as was told, or settled by the first frames."""
-        assert self._scores is not None
+        if self._scores is None:
+            return self.settle(rows)
         classes = rows.shape[1]
         return Meaning(self._scores, self._spread(self._scores, classes), classes == 1 and len(self.labels) == 2)
 
-    def rows(self, output: NDArray[Any], count: int) -> NDArray[np.float32]:
+    def checked(self, output: NDArray[Any], count: int) -> Rows:
         """The output of `count` frames as finite rows (count, C)."""
         if output.ndim != 2 or len(output) != count:  # seldom: the axes of length 1 do not matter
             wanted = [size for size in (count, output.size // count) if size != 1]
@@ -197,8 +251,3 @@ class ClassificationTask:
         labels = len(self.labels)
         if classes != labels and (classes, labels) != (1, 2):
             raise BadInput(f"the model has {classes} classes, but {labels} labels were given")
-
-
-def printable(text: str) -> str:
-    """Text in the characters that OpenCV's fonts have; others become '?'."""
-    return text.encode("ascii", "replace").decode()

@@ -39,6 +39,7 @@ class DetectionTask:
 
     name = "detection"
     metric = "AP50-95"
+    judged = True
 
     def __init__(
         self, head: DetectionHead, outputs: tuple[TensorSpec, ...], *, thresholds: Sequence[float] = ()

@@ -121,7 +121,7 @@ class Detections(Record, frozen=True, eq=False):
         """A copy of the (H, W, 3) BGR frame with the boxes, their labels and scores drawn on it."""
         import cv2
 
-        from edgecv_runtime.tasks.classification import printable
+        from edgecv_runtime.tasks.drawing import printable
 
         picture = frame.copy()
         unit = max(0.35, min(frame.shape[:2]) / 600)  # text and lines grow with the frame

@@ -187,10 +187,6 @@ class Meaning(Record, frozen=True):
             return np.asarray(right.argmax(axis=1) == found.argmax(axis=1))
         return np.asarray(((right >= self.thresholds) == (found >= self.thresholds)).all(axis=1))
 
-    def right(self, rows: Rows, truths: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether the best label of each row is the true one -> (N,)."""
-        return np.asarray(self.of(rows).argmax(axis=1) == truths)
-
 
 def divergence(wanted: Rows, got: Rows, exclusive: bool) -> NDArray[np.float32]:
     """Kullback-Leibler divergence of scores (N, labels) from the wanted ones -> (N,) in nats.

@@ -16,7 +16,7 @@ from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.onnxfile import ANY_SHAPE
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
-from edgecv_runtime.tasks.classification import printable
+from edgecv_runtime.tasks.drawing import printable
 from edgecv_runtime.tasks.scores import softmax
 
 Mask = NDArray[np.uint8]
@@ -112,6 +112,7 @@ class SegmentationTask:
 
     name = "segmentation"
     metric = "mIoU"
+    judged = True
 
     def __init__(self, head: SegmentationHead, outputs: tuple[TensorSpec, ...]) -> None:
         """Raises BadInput for more than one output, one of another shape, and a C that is not that of the labels."""
@@ -131,6 +132,10 @@ class SegmentationTask:
             )
         if isinstance(output.shape[1], int):
             self._check_count(output.shape[1])
+
+    def ranking(self) -> SegmentationTask:
+        """Itself: all of a result counts."""
+        return self
 
     def decode(self, outputs: Tensors, views: Sequence[View]) -> list[Segmentation]:
         """One Segmentation per frame, in the frame's own pixels; what the network did not see of it is `ignore`.

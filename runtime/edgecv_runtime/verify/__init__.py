@@ -7,27 +7,25 @@ golden inputs on a device) is the caller's affair.
 
 from __future__ import annotations
 
+from edgecv_runtime.verify.compare import Comparison, Outputs, agreement, compare, score
 from edgecv_runtime.verify.diagnose import against, against_file, diagnose, write_pictures
-from edgecv_runtime.verify.run import (
-    Verified,
-    float_outputs,
-    infer,
-    self_test,
-    verify,
-)
-from edgecv_runtime.verify.score import agreement, distance, score, wilson
+from edgecv_runtime.verify.run import Verified, computing, float_reference, self_test, verify
+from edgecv_runtime.verify.score import distance, wilson
 from edgecv_runtime.verify.sealed import check
 
 __all__ = [
+    "Comparison",
+    "Outputs",
     "Verified",
     "against",
     "against_file",
     "agreement",
     "check",
+    "compare",
+    "computing",
     "diagnose",
     "distance",
-    "float_outputs",
-    "infer",
+    "float_reference",
     "score",
     "self_test",
     "verify",

@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import onnxgraph, tasks
-from edgecv_runtime.backends import UNKNOWN, Executed
+from edgecv_runtime import onnxgraph
+from edgecv_runtime.backends import UNKNOWN, Executed, Tensors
 from edgecv_runtime.budget import weigh
 from edgecv_runtime.errors import EdgecvError
-from edgecv_runtime.evidence import Finding, Score
+from edgecv_runtime.evidence import Finding
 from edgecv_runtime.golden import Golden
 from edgecv_runtime.inputs import mismatch, other_labels
 from edgecv_runtime.manifest import Manifest, Precision
@@ -24,10 +25,10 @@ from edgecv_runtime.onnxgraph import Node
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.target import Target
 from edgecv_runtime.verify import faults, trace
+from edgecv_runtime.verify.compare import WORST, Comparison, Outputs
 from edgecv_runtime.verify.faults import Fault
-from edgecv_runtime.verify.score import agreement, relative_error
+from edgecv_runtime.verify.score import relative_error
 
-FRAMES = 2  # that are looked into: the ones that differ most
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # Quantized logits this far off, relative to the right ones, are no rounding any more.
 QUANTIZED_LOGITS = 0.7
@@ -40,12 +41,10 @@ class Case:
     target: Target
     manifest: Manifest
     executed: Executed
-    frames: Image
-    reference: NDArray[np.float32]
-    outputs: NDArray[np.float32] | None  # None: they were not finite
+    expected: Outputs  # the reference's, and the frames
+    comparison: Comparison | None  # None: what came out was not finite
     golden: Golden
     float_file: Path
-    score: Score | None = None  # where the frames have labels
 
     @cached_property
     def model(self) -> bytes:
@@ -82,31 +81,24 @@ class Case:
     @cached_property
     def disagrees(self) -> bool:
         """Whether the outputs differ by more than this precision may, or break the budget as the verdict weighs it."""
-        if self.outputs is None:
+        if self.comparison is None:
             return True
-        meaning = tasks.create(self.manifest.head, self.manifest.outputs).meaning(self.outputs)
-        found = agreement(self.reference, self.outputs, "", meaning=meaning)
+        found = self.comparison.agreement
         if self.precision == "float32":
             return not is_float32s(found, self.manifest.head)
-        shifts = meaning.scores == "logits" and not meaning.thresholds and not meaning.opposites
-        centred = _centred if shifts else np.asarray  # a softmax does not see what all logits share
-        error = relative_error(centred(self.reference), centred(self.outputs))
-        return bool(weigh(self.manifest.budget, found, self.score).broken) or error > QUANTIZED_LOGITS
+        broken = weigh(self.manifest.budget, found, self.comparison.score).broken
+        return bool(broken) or self.comparison.error > QUANTIZED_LOGITS
 
     @cached_property
-    def picked(self) -> NDArray[np.int64]:
+    def picked(self) -> list[int]:
         """Indices of the frames that differ most: as many as a fixed batch takes, some more than once if need be."""
-        count = self.target.rows or FRAMES
-        if self.outputs is None:
-            found = np.arange(min(count, len(self.frames)))
-        else:
-            found = np.argsort(-np.abs(self.outputs - self.reference).max(axis=1), kind="stable")[:count]
-        return np.sort(np.resize(found, self.target.rows or len(found)))
+        worst = range(min(WORST, len(self.expected))) if self.comparison is None else self.comparison.worst
+        return sorted(int(index) for index in np.resize(list(worst), self.target.rows or len(worst)))
 
     @cached_property
     def feeds(self) -> dict[str, Image]:
         """These frames, as the network takes them."""
-        return {self.manifest.input.name: np.ascontiguousarray(self.frames[self.picked])}
+        return {self.manifest.input.name: np.ascontiguousarray(self.expected.frames[self.picked])}
 
     @cached_property
     def inside(self) -> trace.Inside:
@@ -114,20 +106,22 @@ class Case:
         return trace.tensors(self.model, self.feeds)
 
     @cached_property
-    def fresh(self) -> NDArray[np.float32]:
+    def fresh(self) -> Tensors:
         """The outputs of the same backend when it compiles the file anew, under a name it has never seen."""
-        found: NDArray[np.float32] = trace.compiled(self.target, self.model, self.feeds)[self.manifest.outputs[0].name]
-        return found
+        return trace.compiled(self.target, self.model, self.feeds)
 
     @cached_property
-    def cached(self) -> NDArray[np.float32]:
+    def cached(self) -> Tensors:
         """The outputs of the same frames as the backend gave them under the file's own name."""
         backend = self.target.open()
         try:
-            found: NDArray[np.float32] = backend.run(self.feeds)[self.manifest.outputs[0].name]
+            return backend.run(self.feeds)
         finally:
             backend.close()
-        return found
+
+    def off(self, wanted: Tensors, got: Tensors) -> float:
+        """How far outputs are off, by the one that is farthest: floats by their error, others by how many differ."""
+        return max(_off(wanted[each.name], got[each.name]) for each in self.manifest.outputs if each.name in wanted)
 
 
 def name(case: Case) -> Finding | None:
@@ -193,20 +187,19 @@ def _other_training(case: Case) -> str:
 
 
 def _not_finite(case: Case) -> str:
-    return "an output is NaN or infinite" if case.outputs is None else ""
+    return "an output is NaN or infinite" if case.comparison is None else ""
 
 
 def _stale(case: Case) -> str:
-    cached, fresh = case.cached, case.fresh
-    if relative_error(fresh, cached) <= trace.FLOAT_ERROR:
+    if case.off(case.fresh, case.cached) <= trace.FLOAT_ERROR:
         return ""
     return f"{case.target.backend} answers otherwise when it compiles the same file anew"
 
 
 def _backend(case: Case) -> str:
-    wanted = case.inside[case.manifest.outputs[0].name]
+    wanted = {each.name: case.inside[each.name] for each in case.manifest.outputs}
     is_float = case.precision == "float32"
-    off, own = relative_error(wanted, case.fresh), relative_error(case.reference[case.picked], wanted)
+    off, own = case.off(wanted, case.fresh), case.off(case.expected.of(case.picked), wanted)
     is_right = own <= (trace.STEP_ERROR if is_float else trace.QUANTIZED_ERROR)  # else the file itself is to blame
     if not is_right or off <= (trace.FLOAT_ERROR if is_float else trace.STEP_ERROR):
         return ""
@@ -223,8 +216,10 @@ def _foreign(case: Case) -> str:
 
 
 def _other_file(case: Case) -> str:
-    found = agreement(case.reference, case.outputs, "") if case.outputs is not None else None
-    return f"its logits are off by up to {found.max_abs:.3g}" if found else "its outputs are not finite"
+    if case.comparison is None:
+        return "its outputs are not finite"
+    found = case.comparison.agreement
+    return f"its {found.metric} agreement is {found.share.value:.1%}, its outputs are off by up to {found.max_abs:.3g}"
 
 
 # Where it starts
@@ -289,9 +284,10 @@ TABLE = (
 )
 
 
-def _centred(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    centred: NDArray[np.float32] = logits - logits.mean(axis=1, keepdims=True)
-    return centred
+def _off(wanted: NDArray[Any], got: NDArray[Any]) -> float:
+    if wanted.dtype.kind == "f" or wanted.shape != got.shape:
+        return relative_error(wanted, got)
+    return float((wanted != got).mean())
 
 
 def _listed(names: list[str]) -> str:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import backends, golden, onnxgraph, tasks
+from edgecv_runtime import backends, golden, onnxgraph
 from edgecv_runtime.backends import Options
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BackendUnavailable, BadInput, BundleError, ParityError, nearest
 from edgecv_runtime.evidence import Finding
 from edgecv_runtime.golden import Picture
+from edgecv_runtime.tasks.classification import classifying
 from edgecv_runtime.tasks.scores import Meaning
 from edgecv_runtime.verify import faults
 from edgecv_runtime.verify.faults import Fault, Scene
@@ -209,7 +210,7 @@ def _as_normalization(fit: Fit) -> str:
 
 def _of_scores(bundle: Bundle, seen: Array, pictures: Sequence[Picture], scenes: Sequence[Scene]) -> Finding | None:
     outputs = np.stack([picture.logits for picture in pictures])
-    meaning = tasks.create(bundle.manifest.head, bundle.manifest.outputs).meaning(outputs)
+    meaning = classifying(bundle.manifest.head, bundle.manifest.outputs).meaning(outputs)
     if meaning.scores == "percent" and seen.max() > MORE_THAN_SHARES:
         seen = seen / 100
     if meaning.thresholds:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgecv_runtime import images
 from edgecv_runtime.preprocess import Image, Interpolation, Mode, Normalization, Preprocess, import_cv2
-from edgecv_runtime.tasks.classification import softmax
+from edgecv_runtime.tasks.scores import softmax
 from edgecv_runtime.verify import resizing
 from edgecv_runtime.verify.pictures import decode_unturned
 

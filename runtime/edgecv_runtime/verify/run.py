@@ -1,13 +1,15 @@
 """Prove that a file computes what PyTorch computed: agreement, scores and executed precision on real frames.
 
-Everything here compares arrays; where the reference comes from (PyTorch in `edgecv_export`, golden inputs on a device)
-is the caller's affair.
+Where the reference comes from (PyTorch in `edgecv_export`, golden inputs on a device) is the caller's affair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,68 +19,70 @@ from edgecv_runtime import backends, onnxfile, tasks
 from edgecv_runtime.backends import Executed
 from edgecv_runtime.bundle import GOLDEN, Bundle
 from edgecv_runtime.errors import BadInput, BundleError, EdgecvError, InvalidOutput, ParityError
-from edgecv_runtime.evidence import Entry, Finding, Score
+from edgecv_runtime.evidence import Entry, Finding
+from edgecv_runtime.geometry import View
 from edgecv_runtime.golden import Golden
 from edgecv_runtime.manifest import Manifest
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.target import Target, failed_entry, new_entry, targets
 from edgecv_runtime.verify import blame
 from edgecv_runtime.verify.blame import Case, unlike
-from edgecv_runtime.verify.score import agreement, score
+from edgecv_runtime.verify.compare import Arrays, Comparison, Compute, Outputs, Truths, compare
 from edgecv_runtime.verify.sealed import check
 
-BATCH = 8
 GOLDEN_FRAMES = "golden inputs"
 
 
 @dataclass(frozen=True)
 class Verified:
-    """One target's evidence, and the outputs (N, classes) float32 behind it; None when the backend could not run it."""
+    """One target's evidence, and outputs behind it by name: of the first frames, as many as fit in some megabytes.
+
+    None when the backend could not run it.
+    """
 
     entry: Entry
-    outputs: NDArray[np.float32] | None
+    outputs: dict[str, NDArray[Any]] | None
 
 
 def verify(
     bundle: Bundle,
     frames: Image | None = None,
-    reference: NDArray[np.float32] | None = None,
+    reference: NDArray[np.float32] | Arrays | Compute | Outputs | None = None,
     *,
     reference_name: str = "golden",
-    labels: NDArray[np.int64] | None = None,
+    labels: Truths | None = None,
+    views: Sequence[View] | None = None,
     frames_name: str = "",
     only: Callable[[Target], bool] = lambda _: True,
 ) -> list[Verified]:
     """Run every variant on every backend of this machine and compare with the reference.
 
-    frames: (N, H, W, C) uint8, preprocessed; reference: (N, classes) logits of the same frames. Both default to the
-    bundle's golden inputs. labels: (N,) class indices, when there are any: they give a score beside agreement, but for
-    a head of which several labels may hold.
-    frames_name: which frames they are, for the evidence.
+    frames: (N, H, W, C) uint8, preprocessed; reference: outputs of the same frames by name, an array of the first one,
+    or what computes them batch by batch, so that memory does not grow with the frames (`Outputs` keeps some). Both
+    default to the bundle's golden inputs. labels: what is known to be right of each frame (class indices (N,), masks,
+    boxes), when it is: that gives a score beside agreement, but for a head of which several labels may hold. views: how
+    the network saw each frame; by default the frames are its input. frames_name: which frames they are, for the
+    evidence.
     A target that disagrees gets the name of the fault and the first node that differs; one that cannot run, or gives
     NaN or infinite values, is evidence too. Raises BadInput when arrays do not match.
     """
     if frames is None or reference is None:
         golden = bundle.golden()
-        frames, reference, frames_name = golden.images, golden.logits, GOLDEN_FRAMES
-    if len(frames) != len(reference) or (labels is not None and len(labels) != len(frames)):
-        raise BadInput(f"{len(frames)} frames, {len(reference)} reference outputs: there must be one for each frame")
-    compared = _Compared(frames, reference, reference_name, labels, frames_name)
-    return [_verified(target, bundle, compared) for target in filter(only, targets(bundle))]
+        frames, reference, frames_name = golden.images, golden.outputs, GOLDEN_FRAMES
+    if isinstance(reference, np.ndarray):
+        reference = {bundle.manifest.outputs[0].name: reference}
+    expected = reference if isinstance(reference, Outputs) else Outputs(frames, reference)
+    for what, given in (("labels", labels), ("views", views)):
+        if given is not None and len(given) != len(frames):
+            raise BadInput(f"{len(frames)} frames, {len(given)} {what}: there must be one for each frame")
+    task = tasks.create(bundle.manifest.head, bundle.manifest.outputs)
+    run = partial(compare, task, expected, name=reference_name, frames=frames_name, views=views, truths=labels)
+    return [_verified(target, bundle, expected, run) for target in filter(only, targets(bundle))]
 
 
-@dataclass(frozen=True)
-class _Compared:
-    """What every target is compared with: see `verify`."""
-
-    frames: Image
-    reference: NDArray[np.float32]
-    reference_name: str
-    labels: NDArray[np.int64] | None
-    frames_name: str
-
-
-def _verified(target: Target, bundle: Bundle, given: _Compared) -> Verified:
+def _verified(
+    target: Target, bundle: Bundle, expected: Outputs, run: Callable[..., tuple[Comparison, dict[str, NDArray[Any]]]]
+) -> Verified:
     """One target's evidence; a file that the backend cannot run is evidence too."""
     try:
         found = unlike(onnxfile.read(target.file), bundle.manifest)
@@ -89,43 +93,34 @@ def _verified(target: Target, bundle: Bundle, given: _Compared) -> Verified:
         try:
             bundle.check_unchanged(target.file.name)
             executed = opened.executed()
-            outputs = infer(opened, bundle.manifest, given.frames, target.key)
+            comparison, outputs = run(computing(opened, bundle.manifest), key=target.key)
         finally:
             opened.close()
     except InvalidOutput as exc:
-        finding = explain(bundle, target, executed, given.frames, given.reference, None)
+        finding = explain(bundle, target, executed, expected, None)
         return Verified(msgspec.structs.replace(failed_entry(target, exc), finding=finding), None)
     except EdgecvError as exc:
         return Verified(failed_entry(target, exc), None)
-    meaning = tasks.create(bundle.manifest.head, bundle.manifest.outputs).meaning(outputs)
-    scored = None
-    if given.labels is not None:
-        scored = score(given.reference, outputs, given.labels, given.frames_name, meaning)
     entry = msgspec.structs.replace(
         new_entry(target, executed),
-        finding=explain(bundle, target, executed, given.frames, given.reference, outputs, scored),
-        agreement=agreement(given.reference, outputs, given.reference_name, given.frames_name, meaning),
-        score=scored,
+        finding=explain(bundle, target, executed, expected, comparison),
+        agreement=comparison.agreement,
+        score=comparison.score,
     )
     return Verified(entry, outputs)
 
 
 def explain(
-    bundle: Bundle,
-    target: Target,
-    executed: Executed,
-    frames: Image,
-    reference: NDArray[np.float32],
-    outputs: NDArray[np.float32] | None,
-    scored: Score | None = None,
+    bundle: Bundle, target: Target, executed: Executed, expected: Outputs, comparison: Comparison | None
 ) -> Finding | None:
-    """Name the fault when outputs (None: not finite) are not what the reference's are; None when all is well.
-
-    scored: what they lose of the reference's score, where the frames have labels.
-    """
-    golden = bundle.golden() if GOLDEN in bundle.manifest.files else Golden(frames[:0], {"": reference[:0]})
+    """Name the fault when outputs (None: not finite) are not what the reference's are; None when all is well."""
+    golden = (
+        bundle.golden()
+        if GOLDEN in bundle.manifest.files
+        else Golden(expected.frames[:0], {"": np.zeros((0, 1), "f4")})
+    )
     float_file = bundle.variant_file("float32")
-    return blame.name(Case(target, bundle.manifest, executed, frames, reference, outputs, golden, float_file, scored))
+    return blame.name(Case(target, bundle.manifest, executed, expected, comparison, golden, float_file))
 
 
 def self_test(bundle: Bundle, target: Target, backend: backends.Backend) -> None:
@@ -135,34 +130,36 @@ def self_test(bundle: Bundle, target: Target, backend: backends.Backend) -> None
     """
     golden = bundle.golden()
     findings = check(bundle)
-    try:
-        outputs = infer(backend, bundle.manifest, golden.images, target.key)
-    except InvalidOutput:
-        outputs = None
-    found = explain(bundle, target, backend.executed(), golden.images, golden.logits, outputs)
+    expected = Outputs(golden.images, golden.outputs)
+    task = tasks.create(bundle.manifest.head, bundle.manifest.outputs)
+    comparison = None
+    with suppress(InvalidOutput):  # which is a finding
+        comparison, _ = compare(task, expected, computing(backend, bundle.manifest), name="golden", key=target.key)
+    found = explain(bundle, target, backend.executed(), expected, comparison)
     for each in [*findings, *([found] if found else [])]:
         raise ParityError(f"{bundle.path}: {target.key} failed its self-test: {each}")
 
 
-def float_outputs(bundle: Bundle, frames: Image) -> NDArray[np.float32]:
-    """Outputs of the float32 variant on the first backend here: the reference where there is no PyTorch."""
+@contextmanager
+def float_reference(bundle: Bundle) -> Iterator[Compute]:
+    """The float32 variant on the first backend here: what to compare with where there is no PyTorch."""
     target = next(each for each in targets(bundle) if each.variant == "float32")
     opened = target.open()
     try:
-        return infer(opened, bundle.manifest, frames, target.key)
+        yield computing(opened, bundle.manifest)
     finally:
         opened.close()
 
 
-def infer(backend: backends.Backend, manifest: Manifest, frames: Image, key: str = "") -> NDArray[np.float32]:
-    """Outputs of the first output tensor for all frames, in batches; raises InvalidOutput for NaN or infinity."""
-    name = manifest.outputs[0].name
-    parts = [
-        backend.run({manifest.input.name: np.ascontiguousarray(frames[start : start + BATCH])})[name]
-        for start in range(0, len(frames), BATCH)
-    ]
-    outputs: NDArray[np.float32] = np.concatenate(parts).astype(np.float32, copy=False)
-    broken = int((~np.isfinite(outputs).all(axis=1)).sum())
-    if broken:
-        raise InvalidOutput(f"{key}: {broken} of {len(outputs)} outputs hold NaN or infinite values")
-    return outputs
+def computing(backend: backends.Backend, manifest: Manifest) -> Compute:
+    """What a loaded backend makes of a batch of frames: the network's outputs by name, floats as float32."""
+    names = [each.name for each in manifest.outputs]
+
+    def compute(frames: Image) -> Arrays:
+        outputs = backend.run({manifest.input.name: frames})
+        return {
+            name: each.astype(np.float32, copy=False) if (each := outputs[name]).dtype.kind == "f" else each
+            for name in names
+        }
+
+    return compute

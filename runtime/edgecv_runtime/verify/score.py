@@ -1,8 +1,9 @@
-"""How far outputs are from a reference: agreement, scores with their intervals, distance."""
+"""Figures of a comparison: shares and scores with their intervals, distances."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,66 +11,52 @@ from numpy.typing import NDArray
 
 from edgecv_runtime.budget import Z, paired
 from edgecv_runtime.errors import BadInput
-from edgecv_runtime.evidence import Agreement, Interval, Score
-from edgecv_runtime.tasks.scores import Meaning
+from edgecv_runtime.evidence import Interval
 
-METRIC = "top-1"
-LOGITS = Meaning()  # of classes that exclude each other
+SAMPLES = 200  # of a bootstrap
+_QUANTILES = (0.025, 0.975)
+
+Metric = Callable[[Sequence[Any]], float]
 
 
-def agreement(
-    reference: NDArray[np.float32],
-    outputs: NDArray[np.float32],
-    name: str,
-    frames: str = "",
-    meaning: Meaning = LOGITS,
-) -> Agreement:
-    """Compare outputs (N, C) with the reference's: agreement, differences, Kullback-Leibler divergence of the scores.
-
-    name: of the reference; frames: which they are, in words; meaning: what the outputs are.
+def interval(metric: Metric, tallies: Sequence[Any]) -> Interval:
+    """The metric over the frames behind these tallies with its 95 % interval: Wilson's where each is right or wrong,
+    else a bootstrap over frames (Efron 1979, percentiles): what one frame holds is not independent.
     """
-    difference = np.abs(outputs - reference)
-    return Agreement(
-        reference=name,
-        metric=METRIC,
-        share=wilson(int(meaning.same(reference, outputs).sum()), len(reference)),
-        divergence=max(0.0, float(meaning.divergence(reference, outputs).mean())),
-        max_abs=float(difference.max()),
-        mean_abs=float(difference.mean()),
-        largest=float(np.abs(reference).max()),
-        frames=frames,
-    )
+    if _are_hits(tallies):
+        return wilson(sum(tallies), len(tallies))
+    value = metric(tallies)
+    low, high = _percentiles([metric([tallies[i] for i in chosen]) for chosen in _samples(len(tallies))])
+    return Interval(value=value, low=min(value, low), high=max(value, high), count=len(tallies))
 
 
-def score(
-    reference: NDArray[np.float32],
-    outputs: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    frames: str = "",
-    meaning: Meaning = LOGITS,
-) -> Score | None:
-    """Top-1 of both on the same labelled frames, and the drop in points with its paired 95 % interval.
+def lost(metric: Metric, before: Sequence[Any], after: Sequence[Any]) -> tuple[float, float, float]:
+    """How much less the metric is after than before on the same frames, with its paired 95 % interval."""
+    if _are_hits(before) and _are_hits(after):
+        losses = sum(was and not is_ for was, is_ in zip(before, after, strict=True))
+        gains = sum(is_ and not was for was, is_ in zip(before, after, strict=True))
+        return (losses - gains) / len(before), *paired(losses, gains, len(before))
+    drop = metric(before) - metric(after)
+    found = [
+        metric([before[i] for i in chosen]) - metric([after[i] for i in chosen]) for chosen in _samples(len(before))
+    ]
+    low, high = _percentiles(found)
+    return drop, min(drop, low), max(drop, high)
 
-    None where several labels may hold at once: the best one may stay right while the others are lost.
-    """
-    if meaning.thresholds:
-        return None
-    good, known = meaning.right(outputs, labels), meaning.right(reference, labels)
-    lost, gained = int((known & ~good).sum()), int((good & ~known).sum())
-    low, high = paired(lost, gained, len(labels))
-    own = wilson(int(good.sum()), len(labels))
-    return Score(
-        metric=METRIC,
-        value=own.value,
-        low=own.low,
-        high=own.high,
-        count=own.count,
-        reference=float(known.mean()),
-        drop=100 * (lost - gained) / len(labels),
-        drop_low=100 * low,
-        drop_high=100 * high,
-        frames=frames,
-    )
+
+def _are_hits(tallies: Sequence[Any]) -> bool:
+    return all(isinstance(each, bool) for each in tallies)
+
+
+def _samples(count: int) -> Iterator[NDArray[np.int64]]:
+    """The same choices of frames every time: pairs stay pairs, and a second look gives the same figures."""
+    drawn = np.random.default_rng(0)
+    return (drawn.integers(0, count, count) for _ in range(SAMPLES))
+
+
+def _percentiles(values: list[float]) -> tuple[float, float]:
+    low, high = np.quantile(values, _QUANTILES)
+    return float(low), float(high)
 
 
 def wilson(hits: int, count: int, z: float = Z) -> Interval:

@@ -11,7 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
-from edgecv.journal import digest
+from edgecv.run.journal import digest
 from edgecv_runtime import files
 
 MARKER = "inputs"  # file in a training's folder: the digest of all that it depends on

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from edgecv import trainings
+from edgecv.run import trainings
 from edgecv_runtime import files
 
 NEXT = "next"

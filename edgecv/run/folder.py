@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgecv.report.verified import Frames, read_frames
+from edgecv.run.verified import Frames, read_frames
 from edgecv_runtime import records
 from edgecv_runtime.bench import table
 from edgecv_runtime.bench.table import Row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,7 +16,7 @@ from edgecv.data import Images
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.manifest import Manifest
 from edgecv_runtime.preprocess import Image
-from edgecv_runtime.tasks.classification import softmax
+from edgecv_runtime.tasks.scores import softmax
 from edgecv_runtime.verify import Verified
 
 Logits = NDArray[np.float32]
@@ -42,11 +42,15 @@ class Frames:
     division: Division = ""
 
 
-def pack(done: Sequence[Verified], frames: Image, reference: Logits, images: Images, division: Division) -> bytes:
+def pack(
+    done: Sequence[Verified], frames: Image, kept: Mapping[str, Logits], images: Images, division: Division
+) -> bytes:
     """The file's content: the frames of some images with PyTorch's outputs, labels, names, and each target's outputs.
 
     frames: (M, H, W, C), of which PICTURES are kept as pictures, among them the errors that PyTorch is most sure of.
+    kept: PyTorch's outputs by name.
     """
+    reference = next(iter(kept.values()))
     order = _pictured_first(reference, images.labels)
     arrays: dict[str, NDArray[Any]] = {
         "images": frames[order[:PICTURES]],
@@ -59,7 +63,8 @@ def pack(done: Sequence[Verified], frames: Image, reference: Logits, images: Ima
     for each in done:
         if each.outputs is not None:
             entry = each.entry
-            arrays[f"outputs/{entry.variant}/{entry.backend}/{entry.hint}/{entry.sha256}"] = each.outputs[order]
+            outputs = next(iter(each.outputs.values()))
+            arrays[f"outputs/{entry.variant}/{entry.backend}/{entry.hint}/{entry.sha256}"] = outputs[order]
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()

@@ -6,10 +6,11 @@ import fcntl
 import hashlib
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 
@@ -34,18 +35,26 @@ class State(Record, frozen=True):
     steps: dict[str, Done] = {}
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step: what it depends on, how it runs (giving its outputs), and whether recorded outputs are still there.
+class Step(ABC):
+    """One step of a build."""
 
-    check: looks for all that can be known to go wrong before any step runs: raises, or gives notes, a line each.
-    """
+    name: ClassVar[str]
 
-    name: str
-    inputs: Callable[[], object]
-    run: Callable[[], dict[str, str]]
-    whole: Callable[[dict[str, str]], bool]
-    check: Callable[[], Iterable[str]]
+    def check(self) -> Iterable[str]:
+        """Look for all that can be known to go wrong before any step runs: raises, or gives notes, a line each."""
+        return ()
+
+    @abstractmethod
+    def inputs(self) -> object:
+        """What the step depends on, in plain values."""
+
+    @abstractmethod
+    def run(self) -> dict[str, str]:
+        """Do it; gives what was made, by name, as hashes."""
+
+    @abstractmethod
+    def is_whole(self, outputs: dict[str, str]) -> bool:
+        """Whether what was made is still there."""
 
 
 class Journal:
@@ -61,7 +70,7 @@ class Journal:
     def unchanged(self, step: Step) -> bool:
         """Whether a step need not run: what it depends on is as it was, and what it made is still there."""
         known = self._steps().get(step.name)
-        return known is not None and known.inputs == self._inputs(step) and step.whole(known.outputs)
+        return known is not None and known.inputs == self._inputs(step) and step.is_whole(known.outputs)
 
     def skip(self, step: Step) -> None:
         """Say that a step need not run."""

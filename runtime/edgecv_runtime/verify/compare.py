@@ -1,0 +1,310 @@
+"""A comparison of outputs with a reference's: a fold over batches, whose memory does not grow with the frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecv_runtime import geometry
+from edgecv_runtime.backends import Tensors
+from edgecv_runtime.errors import BadInput, InvalidOutput
+from edgecv_runtime.evidence import Agreement, Score
+from edgecv_runtime.geometry import View
+from edgecv_runtime.head import ClassificationHead
+from edgecv_runtime.manifest import TensorSpec
+from edgecv_runtime.preprocess import Image
+from edgecv_runtime.tasks.base import Task
+from edgecv_runtime.tasks.classification import ClassificationTask
+from edgecv_runtime.tasks.scores import Meaning
+from edgecv_runtime.verify.score import interval, lost
+
+BATCH = 8
+REMEMBERED_BYTES = 64 << 20  # of outputs that are asked for again
+WORST = 2  # frames that are looked into when something is wrong
+WHOLE = geometry.whole((1, 1))  # where geometry does not matter
+TINY = 1e-12
+
+Arrays = Mapping[str, NDArray[Any]]
+Compute = Callable[[Image], Arrays]
+Truths = Sequence[Any] | NDArray[Any]
+LOGITS = Meaning()  # of classes that exclude each other
+
+
+class Outputs:
+    """What somebody computes of frames, batch by batch: the first batches are remembered, the others computed again.
+
+    frames: (N, H, W, C) uint8, preprocessed. Give `compute`, or arrays with one row a frame that are there already.
+    """
+
+    def __init__(self, frames: Image, compute: Compute | Arrays, remembered: int = REMEMBERED_BYTES) -> None:
+        self.frames = frames
+        self._compute = compute if callable(compute) else None
+        self._given = None if callable(compute) else compute
+        self._known: dict[int, Arrays] = {}
+        self._left = remembered
+        for each in (self._given or {}).values():
+            if len(each) != len(frames):
+                raise BadInput(f"{len(frames)} frames, {len(each)} reference outputs: there must be one for each frame")
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def batches(self, most: int | None = None) -> Iterator[tuple[slice, Arrays]]:
+        """Which frames, and their outputs; most: of so many frames, the first ones."""
+        count = len(self) if most is None else min(most, len(self))
+        for start in range(0, count, BATCH):
+            part = slice(start, min(start + BATCH, count))
+            yield part, self[part]
+
+    def __getitem__(self, part: slice) -> Arrays:
+        """The outputs of a batch, which begins at a multiple of BATCH."""
+        if self._given is not None:
+            return {name: each[part] for name, each in self._given.items()}
+        known = self._known.get(part.start)
+        if known is not None and len(next(iter(known.values()))) >= part.stop - part.start:
+            return {name: each[: part.stop - part.start] for name, each in known.items()}
+        assert self._compute is not None
+        found = self._compute(np.ascontiguousarray(self.frames[part]))
+        size = sum(each.nbytes for each in found.values())
+        if size > self._left:
+            self._left = 0  # what is remembered are the first batches, without a gap
+        else:
+            self._left -= size
+            self._known[part.start] = {name: np.array(each) for name, each in found.items()}  # a backend may reuse it
+        return found
+
+    def of(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """The outputs of single frames."""
+        rows = [
+            self[slice(index // BATCH * BATCH, min(index // BATCH * BATCH + BATCH, len(self)))] for index in indices
+        ]
+        return {
+            name: np.stack([row[name][i % BATCH] for i, row in zip(indices, rows, strict=True)]) for name in rows[0]
+        }
+
+    def kept(self) -> dict[str, NDArray[Any]]:
+        """The outputs of the first frames, as many as are remembered."""
+        if self._given is not None:
+            return dict(self._given)
+        parts = [self._known[start] for start in range(0, len(self), BATCH) if start in self._known]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+
+class Comparison:
+    """Outputs beside the reference's, frame by frame: agreement, score, and the worst frames.
+
+    reference, frames: what is compared with, and which frames these are, in words. views: how the network saw each
+    frame, or all of them. truths: what is known to be right of each frame, or None.
+    """
+
+    def __init__(
+        self,
+        task: Task[Any],
+        reference: str,
+        frames: str = "",
+        views: Sequence[View] | View = WHOLE,
+        truths: Truths | None = None,
+    ) -> None:
+        self.task = task
+        self._ranking = task.ranking()
+        self._reference, self._frames, self._views = reference, frames, views
+        self._truths = truths if task.judged else None
+        self._kept: list[Any] = []  # tallies of the outputs with the reference's results as truths
+        self._right: list[Any] = []  # of the outputs with the truths
+        self._known: list[Any] = []  # of the reference with the truths
+        self._divergences: list[NDArray[np.float32]] = []
+        self._spans: dict[str, _Span] = {}
+        self._wrong = self._signal = 0.0  # sums of squares of the rows: of their difference, of the reference's
+        self._worst: list[tuple[float, int]] = []
+
+    def add(self, start: int, wanted: Arrays, got: Arrays) -> None:
+        """Take in a batch of frames, of which the first is number `start`."""
+        count = len(next(iter(wanted.values())))
+        views = [self._views] * count if isinstance(self._views, View) else self._views[start : start + count]
+        shown, found = self.task.decode(wanted, views), self._ranking.decode(got, views)
+        self._kept += [self.task.tally(*pair) for pair in zip(found, shown, strict=True)]
+        if self._truths is not None:
+            right = shown if self._ranking is self.task else self._ranking.decode(wanted, views)
+            truths = [self.task.truth(each) for each in self._truths[start : start + count]]
+            self._right += [self.task.tally(*pair) for pair in zip(found, truths, strict=True)]
+            self._known += [self.task.tally(*pair) for pair in zip(right, truths, strict=True)]
+        divergences = np.asarray(self.task.divergence(wanted, got), np.float32)
+        self._divergences.append(divergences)
+        for name in wanted:
+            if wanted[name].dtype.kind == "f":
+                self._spans.setdefault(name, _Span()).add(wanted[name], got[name])
+        rows, others = self.task.rows(wanted), self.task.rows(got)
+        self._wrong += float(np.square(others.astype(np.float64) - rows).sum())
+        self._signal += float(np.square(rows, dtype=np.float64).sum())
+        apart = _apart(wanted, got) if self._spans else divergences
+        self._worst = sorted([*self._worst, *((-float(each), start + i) for i, each in enumerate(apart))])[:WORST]
+
+    @property
+    def worst(self) -> list[int]:
+        """The frames that differ most, in their order."""
+        return sorted(index for _, index in self._worst)
+
+    @property
+    def error(self) -> float:
+        """Root mean square of the difference of the rows, relative to the reference's rows."""
+        return math.sqrt(self._wrong) / max(math.sqrt(self._signal), TINY)
+
+    @property
+    def agreement(self) -> Agreement:
+        """How far the outputs are from the reference's: the task's score with its results as truths, differences."""
+        span = max(self._spans.values(), key=lambda each: each.share, default=_Span())
+        return Agreement(
+            reference=self._reference,
+            metric=self.task.metric,
+            share=interval(self.task.score, self._kept),
+            divergence=max(0.0, float(np.concatenate(self._divergences).mean(dtype=np.float64))),
+            max_abs=span.max_abs,
+            mean_abs=span.sum_abs / max(1, span.count),
+            largest=span.largest,
+            frames=self._frames,
+        )
+
+    @property
+    def score(self) -> Score | None:
+        """The metric on the frames' truths, and what is lost of the reference's; None without truths, or a use of them.
+
+        Where several labels may hold at once, a class folder is no truth: the best one may stay right while the others
+        are lost.
+        """
+        if self._truths is None:
+            return None
+        own, reference = interval(self.task.score, self._right), self.task.score(self._known)
+        drop, low, high = lost(self.task.score, self._known, self._right)
+        return Score(
+            metric=self.task.metric,
+            value=own.value,
+            low=own.low,
+            high=own.high,
+            count=own.count,
+            reference=reference,
+            drop=100 * drop,
+            drop_low=100 * low,
+            drop_high=100 * high,
+            frames=self._frames,
+        )
+
+
+class _Span:
+    """How far one output is from the reference's, over all frames."""
+
+    def __init__(self) -> None:
+        self.max_abs = self.sum_abs = self.largest = 0.0
+        self.count = 0
+
+    def add(self, wanted: NDArray[Any], got: NDArray[Any]) -> None:
+        difference = np.abs(got.astype(np.float32, copy=False) - wanted)
+        self.max_abs = max(self.max_abs, float(difference.max(initial=0)))
+        self.sum_abs += float(difference.sum(dtype=np.float64))
+        self.count += difference.size
+        self.largest = max(self.largest, float(np.abs(wanted).max(initial=0)))
+
+    @property
+    def share(self) -> float:
+        """Of the largest value."""
+        return self.max_abs / max(self.largest, TINY)
+
+
+def compare(
+    task: Task[Any],
+    reference: Outputs,
+    compute: Compute | Arrays,
+    *,
+    name: str,
+    frames: str = "",
+    views: Sequence[View] | None = None,
+    truths: Truths | None = None,
+    most: int | None = None,
+    key: str = "",
+) -> tuple[Comparison, dict[str, NDArray[Any]]]:
+    """Compute all frames and compare with the reference -> with the outputs of the first frames that fit in memory.
+
+    most: of so many frames, the first ones. name: of the reference; key: of what computes, for messages.
+    Raises InvalidOutput for NaN or infinite outputs.
+    """
+    whole = geometry.whole(reference.frames.shape[1:3])
+    found = Comparison(task, name, frames, whole if views is None else views, truths)
+    own = Outputs(reference.frames, compute)
+    broken = 0
+    for part, wanted in reference.batches(most):
+        got = own[part]
+        bad = broken_frames(got)
+        broken += bad
+        if not bad:
+            found.add(part.start, wanted, got)
+    if broken:
+        raise InvalidOutput(f"{key}: {broken} of {len(reference)} outputs hold NaN or infinite values")
+    return found, own.kept()
+
+
+def broken_frames(outputs: Arrays) -> int:
+    """How many frames of a batch hold NaN or infinite values."""
+    rows = len(next(iter(outputs.values())))
+    finite = np.ones(rows, bool)
+    for each in outputs.values():
+        if each.dtype.kind == "f":
+            finite &= np.isfinite(each).reshape(rows, -1).all(axis=1)
+    return int((~finite).sum())
+
+
+def _apart(wanted: Tensors, got: Tensors) -> NDArray[np.float32]:
+    """The largest difference of each frame, of all outputs that are floats -> (N,)."""
+    floats = [name for name in wanted if wanted[name].dtype.kind == "f"]
+    each = [np.abs(got[name] - wanted[name]).reshape(len(wanted[name]), -1).max(axis=1, initial=0) for name in floats]
+    return np.asarray(np.max(each, axis=0), np.float32)
+
+
+# Classifiers whose outputs are in memory
+
+
+def agreement(
+    reference: NDArray[np.float32],
+    outputs: NDArray[np.float32],
+    name: str,
+    frames: str = "",
+    meaning: Meaning = LOGITS,
+) -> Agreement:
+    """Compare a classifier's outputs (N, C) with the reference's: agreement, differences, divergence of the scores.
+
+    name: of the reference; frames: which they are, in words; meaning: what the outputs are.
+    """
+    return _of_rows(reference, outputs, None, name, frames, meaning).agreement
+
+
+def score(
+    reference: NDArray[np.float32],
+    outputs: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    frames: str = "",
+    meaning: Meaning = LOGITS,
+) -> Score | None:
+    """Top-1 of both on the same labelled frames, and the drop in points with its paired 95 % interval.
+
+    None where several labels may hold at once: the best one may stay right while the others are lost.
+    """
+    return _of_rows(reference, outputs, labels, "", frames, meaning).score
+
+
+def _of_rows(
+    reference: NDArray[np.float32],
+    outputs: NDArray[np.float32],
+    labels: NDArray[np.int64] | None,
+    name: str,
+    frames: str,
+    meaning: Meaning,
+) -> Comparison:
+    classes = reference.shape[1]
+    names = tuple(f"class {index}" for index in range(2 if meaning.opposites else classes))
+    head = ClassificationHead(names, meaning.scores, meaning.thresholds)
+    task = ClassificationTask(head, (TensorSpec("rows", "float32", ("N", classes)),))
+    found = Comparison(task, name, frames, truths=labels)
+    found.add(0, {"rows": reference}, {"rows": outputs})
+    return found
