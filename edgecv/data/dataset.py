@@ -95,7 +95,7 @@ class Dataset:
 
     classes: names in the order of the labels, empty when the images have none; notes: counted warnings, one line each;
     test: images that choose nothing (no epoch, no int8 file) and only score what is finished, or None.
-    task: what their truths are for: "classification" of labels, "segmentation" of masks.
+    task: what their truths are for: "classification" of labels, "segmentation" of masks, "detection" of boxes.
     """
 
     classes: tuple[str, ...]

@@ -54,7 +54,7 @@ def load(config: DataConfig) -> Dataset:
     elif VAL not in parts:
         parts[VAL] = parts.pop(TEST)
         notes += (_test_validates(layout),)
-    notes += _leaks(parts, read.hashes)
+    notes += leaks(parts, read.hashes)
     return Dataset(classes, parts[TRAIN], parts[VAL], notes, parts.get(TEST))
 
 
@@ -82,7 +82,7 @@ def labelled(config: DataConfig, labels: Sequence[str]) -> Parts | None:
     images = {part: held for part, held in read.images.items() if len(held)}
     if not images:
         raise DatasetError(f"{where}: holds no images")
-    return Parts(images, read.hashes, layout, (*read.notes, *_leaks(images, read.hashes)))
+    return Parts(images, read.hashes, layout, (*read.notes, *leaks(images, read.hashes)))
 
 
 def _read(
@@ -199,7 +199,7 @@ def _two_labels(parts: Sequence[Images]) -> tuple[str, ...]:
     return (f"{len(names)} files have a copy under another class: {listed(names)}",) if names else ()
 
 
-def _leaks(parts: Mapping[str, Images], hashes: Mapping[str, bytes]) -> tuple[str, ...]:
+def leaks(parts: Mapping[str, Images], hashes: Mapping[str, bytes]) -> tuple[str, ...]:
     """Notes on images that are in two parts, as they are or as a copy: what is judged on must not be trained on."""
     notes: tuple[str, ...] = ()
     for judged, told in ((VAL, "validation"), (TEST, "test")):

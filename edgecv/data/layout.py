@@ -109,6 +109,18 @@ def role_of(name: str, beside: Iterable[str] = ()) -> str | None:
     return told.pop() if len(told) == 1 and not unknown else None
 
 
+def role_within(path: str) -> str | None:
+    """The one part that a word in a file's name says, or else in the folder above it, whatever else stands there.
+
+    "annotations/instances_train2017.json" and "train/_annotations.coco.json" are training.
+    """
+    for name in reversed(path.rpartition(".")[0].split("/") if "." in path else path.split("/")):
+        told = {role for word in _words(name) if (role := _role(word))}
+        if told:
+            return told.pop() if len(told) == 1 else None
+    return None
+
+
 def _words(name: str) -> list[str]:
     """The words of a folder's name: letters only, case folded; "TestImages" has two, "train2017" one."""
     text = unicodedata.normalize("NFKC", name)
