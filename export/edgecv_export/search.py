@@ -11,6 +11,7 @@ import msgspec
 
 from edgecv_export.deadline import Deadline, TimeIsOver, unbounded
 from edgecv_export.dialects import DIALECTS
+from edgecv_export.passes import CORRECTIONS
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.quantize_config import QuantizeConfig
@@ -20,7 +21,8 @@ from edgecv_runtime.manifest import Budget
 
 # How many of the most sensitive layers stay in float, one after the other; the first ones are tried in any case.
 ISLANDS, ALWAYS = (1, 2, 4, 8, 16), 2
-ROUNDING = "rounding"
+# No ranking of the layers takes more of the time than this: islands out of those that were reached are tried then.
+RANKING_SHARE = 0.25
 # A float pass shall change nothing: what it moves must be small beside what quantization does, and nothing beside that.
 MOVES, MOVES_OF_INT8 = 1e-7, 0.1
 
@@ -46,10 +48,11 @@ class Found:
 class Search:
     """On each backend where int8 is worth it: placements in the order of their speed until one is within the budget.
 
-    Ranges and passes do not change how fast a file runs: they are tried on one placement at a time, and the closest
-    wins. One and two islands are always tried, for they may be faster, too; more of them as long as the budget is not
-    kept, or the check images cannot tell whether it is. The time ends it in the middle of a calibration, too: what is
-    not finished is dropped, and begun anew by the next search.
+    Corrections cost the device nothing and are always made. One and two islands come next and are always tried: they
+    may be faster, too, and where they are no slower everything else builds on them. Ranges and float passes do not
+    change how fast a file runs: they are tried on one placement at a time, and the closest wins. More islands follow as
+    long as the budget is not kept, or the check images cannot tell whether it is. The time ends it in the middle of a
+    calibration, too: what is not finished is dropped, and begun anew by the next search.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Search:
     ) -> None:
         self._workshop, self._laboratory, self._book, self._budget = workshop, laboratory, book, budget
         self._config, self._progress = config, progress
-        self._deadline = Deadline(config.budget_s, clock)
+        self._clock, self._deadline = clock, Deadline(config.budget_s, clock)
         self._trials: dict[Plan, Trial] = {}
         self._sensitivities: dict[Plan, dict[str, float]] = {}
         self._moved: dict[str, float] = {}  # by float pass, in nats
@@ -116,7 +119,7 @@ class Search:
 
     def _first_plans(self) -> Iterator[Plan]:
         """Every placement once; placements that give the same nodes here are one."""
-        passes = tuple(name for name in ("bias",) if name in self._config.passes)
+        passes = tuple(name for name in CORRECTIONS if name in self._config.passes)
         seen: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
         for placement in self._config.placements:
             ranges, weights = self._config.ranges[0], self._config.weight_ranges[0]
@@ -145,19 +148,22 @@ class Search:
         return list(self._trials.values())
 
     def _bring_closer(self, first: Trial, name: str) -> None:
-        """Improve one placement for one backend: what costs the device nothing, then islands."""
+        """Improve one placement for one backend: islands that are free, what costs the device nothing, more islands."""
         best = first
-        for plan in self._with_ranges(first.plan):
-            best = self._closer(best, self._try(plan, first), name)
+        for count, plan in self._with_islands(first.plan):
+            if count > ALWAYS:
+                break
+            trial = self._try(plan, first, alone=True)
+            if trial is not None and trial.cost(self._speed, name) <= TIE * first.cost(self._speed, name):
+                best = self._closer(best, trial, name)
+        for plan in self._with_ranges(best.plan):
+            best = self._closer(best, self._try(plan, best), name)
         unchanged = best
         for plan in self._with_float_passes(unchanged):
-            best = self._closer(best, self._try(plan, first), name)
+            best = self._closer(best, self._try(plan, best), name)
         if best is not unchanged:
             for plan in self._with_ranges(best.plan):
-                best = self._closer(best, self._try(plan, first), name)
-        if ROUNDING in self._config.passes:
-            plan = msgspec.structs.replace(best.plan, passes=(ROUNDING, *best.plan.passes))
-            best = self._closer(best, self._try(plan, first), name)
+                best = self._closer(best, self._try(plan, best), name)
         for count, plan in self._with_islands(best.plan):
             if count > ALWAYS and self._settled(best, name):
                 return
@@ -207,20 +213,24 @@ class Search:
                 yield count, msgspec.structs.replace(plan, islands=(*self._config.keep_float, *ranking[:count]))
 
     def _alone(self, plan: Plan) -> Plan:
-        """What the costs of a plan's layers depend on: corrections are for all layers together."""
-        passes = tuple(name for name in plan.passes if name in self._workshop.float_forms)
-        return msgspec.structs.replace(plan, passes=passes, islands=self._config.keep_float)
+        """What the order of a plan's layers depends on; that they cost a little more or less by ranges is no matter."""
+        ranges, weights = self._config.ranges[0], self._config.weight_ranges[0]
+        return Plan(plan.placement, ranges, weights, plan.passes, self._config.keep_float)
 
     def _known(self, plan: Plan) -> dict[str, float]:
         return self._sensitivities.get(self._alone(plan), {})
 
     def _ranking(self, plan: Plan) -> list[str]:
-        """Layers by what quantizing each alone costs, in nats on check images; the dearest first."""
+        """Layers by what quantizing each alone costs, in nats on the images that all of them move most."""
         alone = self._alone(plan)
-        wiring, _ = self._workshop.form(alone.passes)
+        wiring, _ = self._workshop.form(tuple(name for name in alone.passes if name in self._workshop.float_forms))
         names = [node.name for node in quantized_nodes(wiring, PLACEMENTS[plan.placement], alone.islands)]
         layers = [name for name in names if wiring.layer(wiring.nodes[name]) is not None]
         known = self._sensitivities.setdefault(alone, dict(self._book.sensitivities(alone) or {}))
+        left = [name for name in layers if name not in known]
+        whole = self._made(alone, f"rank {len(left)} layers") if left else None
+        images = self._laboratory.hardest(whole) if whole is not None else None
+        deadline = Deadline(RANKING_SHARE * self._config.budget_s, self._clock)
         for index, name in enumerate(layers, start=1):
             if name in known:
                 continue
@@ -229,14 +239,17 @@ class Search:
             content = self._made(only, f"sensitivity of layer {index} of {len(layers)}: {name}")
             if content is None:
                 break
-            known[name] = self._laboratory.divergence(content)
+            known[name] = self._laboratory.divergence(content, images)
             self._book.add(alone, dict(known))
+            if deadline.passed:
+                self._stopped = True
+                break
         return sorted(known, key=lambda name: -known[name])
 
-    def _try(self, plan: Plan, first: Trial, alone: bool = False) -> Trial | None:
+    def _try(self, plan: Plan, like: Trial, alone: bool = False) -> Trial | None:
         """Make and measure a plan, or find it in the book; None when the time is over.
 
-        first: of the same placement, whose times are the plan's, too, unless it is timed by itself, beside that one.
+        like: of the same operators, whose times are the plan's, too, unless it is timed by itself, beside that one.
         """
         if plan in self._trials:
             return self._trials[plan]
@@ -245,19 +258,19 @@ class Search:
             content = self._made(plan, f"try {plan.name}")
             if content is None:
                 return None
-            times = self._beside(first, content) if alone else (first.p50_ms, first.p99_ms)
+            times = self._beside(like, content) if alone else (like.p50_ms, like.p99_ms)
             trial = self._laboratory.measure(plan, content, times)
             self._book.add(plan, trial)
         self._trials[plan] = trial
         return trial
 
-    def _beside(self, first: Trial, content: bytes) -> tuple[dict[str, float], dict[str, float]]:
-        """Milliseconds of a file, as if it had been timed when `first` was: both take turns now, the ratio counts."""
-        known = self._workshop.make(first.plan, dialect=DIALECTS[self._config.int8[0]])
+    def _beside(self, like: Trial, content: bytes) -> tuple[dict[str, float], dict[str, float]]:
+        """Milliseconds of a file, as if it had been timed when `like` was: both take turns now, the ratio counts."""
+        known = self._workshop.make(like.plan, dialect=DIALECTS[self._config.int8[0]])
         before, own = self._laboratory.times([known, content])
         p50, p99 = (
             {name: then[name] * ms / old[name] for name, ms in new.items() if name in old and name in then}
-            for then, old, new in zip((first.p50_ms, first.p99_ms), before, own, strict=True)
+            for then, old, new in zip((like.p50_ms, like.p99_ms), before, own, strict=True)
         )
         return p50, p99
 

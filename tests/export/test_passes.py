@@ -149,6 +149,56 @@ def test_equalization_fills_the_grid_of_every_channel_and_brings_int8_closer(cap
     assert errors[1] < 0.8 * errors[0]
 
 
+class Residual(nn.Module):
+    """Residual blocks whose stage ends in a pool and a linear layer; the channels of the stage reach unequally far."""
+
+    def __init__(self, linear):
+        super().__init__()
+        torch.manual_seed(5)
+        self.after = nn.Identity() if linear else nn.ReLU()  # MobileNetV2's bottlenecks are linear, ResNet's are not
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(16, 32, 1), nn.ReLU6(), nn.Conv2d(32, 32, 3, 1, 1, 1, 32), nn.ReLU6(), nn.Conv2d(32, 16, 1)
+            )
+            for _ in range(2)
+        )
+        self.head = nn.Linear(16, 10)
+        factors = torch.logspace(-1.5, 1, 16)[torch.randperm(16)]
+        with torch.no_grad():
+            for layer in (self.stem, *(block[4] for block in self.blocks)):
+                layer.weight.mul_(factors.reshape(-1, 1, 1, 1))
+                layer.bias.mul_(factors)
+            for layer in (*(block[0] for block in self.blocks), self.head):
+                layer.weight.div_(factors.reshape(1, -1, *[1] * (layer.weight.ndim - 2)))
+
+    def forward(self, x):
+        x = self.after(self.stem(x))
+        for block in self.blocks:
+            x = self.after(x + block(x))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("linear", [True, False], ids=["linear", "relu"])
+def test_what_a_residual_sum_joins_is_equalized_together(linear, digits):
+    """Oracle: the float outputs of both graphs, and of the int8 files made of them."""
+    model, frames = exported_graph(Residual(linear)), digits[0]
+    equal = FLOAT_PASSES["equalize"](Wiring(model), calibrate(model, [frames[:128]]))
+    wanted = run(model, frames[256:512])
+    assert error(run(equal.model, frames[256:512]), wanted) < 1e-5
+    sums = [node.output[0] for node in model.graph.node if node.op_type == "Add"][1:]  # the first one normalizes
+    assert len(sums) == 2
+    before, after = (calibrate(each, [frames[:128]]) for each in (model, equal.model))
+    for name in sums:
+        spread = [np.ptp(np.log(np.max(np.abs(each[name].channel_ranges()), axis=0))) for each in (before, after)]
+        assert spread[1] < 0.7 * spread[0]
+    errors = [
+        error(run(written(made, CORRECTIONS["bias"](made)), frames[256:512]), wanted)
+        for made in (setting_of(each, frames[:128], "all") for each in (model, equal.model))
+    ]
+    assert errors[1] < 0.8 * errors[0]
+
+
 def lost(before, after, rows):
     """Variance of what rounding a layer's weights (outputs, inputs) adds to each output, on rows (N, inputs)."""
     return (rows @ (after - before).T).var(axis=0)

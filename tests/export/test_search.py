@@ -93,11 +93,12 @@ def test_the_search_restores_a_network_that_breaks_plain_quantization(hostile, d
     budget = Budget(max_drop_points=1.0)
     config = QuantizeConfig(images=200, placements=("layers", "merged"), ranges=("min-max", "mse"))
     done = quantize(copy, frames[:200], config, check=frames[1200:], labels=labels[1200:], budget=budget)
-    plain = [each for each in done.candidates if each.plan.passes == ("bias",) and not each.plan.islands]
+    plain = [each for each in done.candidates if each.plan.passes == ("rounding", "bias") and not each.plan.islands]
+    assert plain
     assert all(each.score.drop > 3 for each in plain)  # plain quantization fails, whatever the ranges
     assert done.found.kept
     assert done.chosen.score.drop <= 1.0
-    assert set(done.chosen.plan.passes) != {"bias"} or done.chosen.plan.islands
+    assert set(done.chosen.plan.passes) != {"rounding", "bias"} or done.chosen.plan.islands
     with Bundle(copy) as opened:
         assert opened.manifest.variant("int8-u8s8").calibration.passes == done.chosen.plan.passes
         (again,) = verify.verify(
@@ -193,7 +194,12 @@ def test_sensitivities_are_those_of_the_chosen_placement(monkeypatch):
         def make(self, plan, **_):
             return plan
 
-        def divergence(self, plan):
+        def hardest(self, plan):
+            assert not plan.islands
+            return np.arange(8)
+
+        def divergence(self, plan, images):
+            assert len(images) == 8
             (alone,) = set(layers[plan.placement]) - set(plan.islands)
             return costs[alone]
 
@@ -283,13 +289,14 @@ def test_the_time_bounds_the_search():
 
 
 class Clock:
-    """It stands still until it runs; then every look at it takes a second. Hears the progress of a search."""
+    """It stands still until it runs; then every look takes a second, or `step`. Hears the progress of a search."""
 
-    def __init__(self, runs_from):
+    def __init__(self, runs_from, step=1.0):
+        self.step = step
         self.runs_from, self.now, self.running, self.said = runs_from, 0.0, False, []
 
     def __call__(self):
-        self.now += self.running
+        self.now += self.step * self.running
         return self.now
 
     def hear(self, line):
@@ -315,13 +322,24 @@ def test_sensitivities_that_the_time_ended_are_gone_on_with(hostile, digits, tmp
     clock.hear = lambda line: (Clock.hear(clock, line), setattr(clock, "now", 100.0 * clock.running))
     stopped = searched(path, digits[0], book, clock, passes=(), islands=True)
     assert stopped.stopped
-    assert [line.split(":")[0] for line in clock.said[1:]] == [
+    assert [line.split(":")[0] for line in clock.said[2:]] == [
         f"sensitivity of layer {index} of 6" for index in (1, 2, 3)
     ]
     again = Clock(runs_from="never")
     assert not searched(path, digits[0], book, again, passes=(), islands=True).stopped
     layers = [line.split(":")[0] for line in again.said if line.startswith("sensitivity")]
     assert layers == [f"sensitivity of layer {index} of 6" for index in (4, 5, 6)]
+
+
+def test_one_and_two_islands_are_tried_when_the_time_is_short(hostile, digits):
+    """The ranking takes a quarter of 40 seconds, then islands are tried of the layers that it reached."""
+    clock = Clock(runs_from="rank 6 layers", step=2.0)
+    done = searched(hostile[0], digits[0], None, clock, passes=("bias",), islands=True)
+    tried = [index for index, line in enumerate(clock.said) if line.startswith("try") and "islands" in line]
+    assert [clock.said[index].split(", ")[-1] for index in tried[:2]] == ["1 islands", "2 islands"]
+    assert sum(line.startswith("sensitivity") for line in clock.said[: tried[0]]) == 3
+    assert {0, 1, 2} <= {len(each.plan.islands) for each in done.trials}
+    assert done.stopped
 
 
 def test_a_pass_that_is_cut_short_leaves_nothing_behind(hostile, digits):

@@ -16,6 +16,7 @@ from edgecv_export.wiring import Layer, Wiring, attribute
 from edgecv_runtime.preprocess import Image
 
 LARGEST = 1280  # inputs of one output that are looked at together; of a layer with more there are no moments
+PLACES = 16  # of an output's rows and columns that are looked at, evenly: their neighbours see nearly the same
 
 
 @dataclass
@@ -95,6 +96,8 @@ def _rows(node: Any, source: Float, weights: Float) -> Float:
     windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(2, 2 + axes)))
     picks = [slice(None), slice(None), *(slice(None, None, each) for each in (*steps, *gaps))]
     windows = windows[tuple(picks)]
+    some = (slice(None, None, -(-size // PLACES)) for size in windows.shape[2 : 2 + axes])
+    windows = windows[(slice(None), slice(None), *some)]
     images, channels = source.shape[:2]
     taps = int(np.prod(weights.shape[2:]))
     split = windows.reshape(images, groups, channels // groups, -1, taps)

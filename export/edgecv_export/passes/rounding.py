@@ -14,6 +14,7 @@ from edgecv_export.passes.moments import Moments
 from edgecv_export.passes.setting import Setting
 from edgecv_export.wiring import Wiring
 
+BLOCK = 64  # inputs whose losses are handed on to all that are behind them at once
 DAMPING = 0.01  # of the mean variance, added to each: inputs that never vary would make the matrix singular
 
 
@@ -62,10 +63,14 @@ def _places(wanted: NDArray[np.float64], covariances: NDArray[np.float64], grid:
     factors = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)  # upper: each row is for what comes behind
     left = np.take_along_axis(wanted, order[:, None, :], 2)
     places = np.empty_like(left)
-    for index in range(inputs):
-        places[:, :, index] = np.clip(np.round(left[:, :, index]), grid.lowest, grid.highest)
-        lost = (left[:, :, index] - places[:, :, index]) / factors[:, index, index, None]
-        left[:, :, index + 1 :] -= lost[:, :, None] * factors[:, None, index, index + 1 :]
+    for start in range(0, inputs, BLOCK):
+        end = min(start + BLOCK, inputs)
+        lost = np.empty((*left.shape[:2], end - start))
+        for index in range(start, end):
+            places[:, :, index] = np.clip(np.round(left[:, :, index]), grid.lowest, grid.highest)
+            lost[:, :, index - start] = (left[:, :, index] - places[:, :, index]) / factors[:, index, index, None]
+            left[:, :, index + 1 : end] -= lost[:, :, index - start, None] * factors[:, None, index, index + 1 : end]
+        left[:, :, end:] -= lost @ factors[:, start:end, end:]
     found = np.empty_like(places)
     np.put_along_axis(found, np.broadcast_to(order[:, None, :], places.shape), places, 2)
     nearest = np.clip(np.round(wanted), grid.lowest, grid.highest)
