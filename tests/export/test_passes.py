@@ -227,6 +227,21 @@ def test_rounding_comes_near_the_best_of_all_ways_to_round():
     assert learned.mean() < 0.2 * nearest.mean()
 
 
+def test_rounding_takes_inputs_whose_covariance_float32_does_not_tell():
+    """They lie a million times further from zero than they vary; where they are not finite, the nearest is taken."""
+    random = np.random.default_rng(0)
+    rows, weights = (1e6 + random.normal(size=(500, 6))).astype(np.float32), random.normal(size=(4, 6))
+    grid = weight_grid(np.abs(weights).max(axis=1), 0, U8S8)
+    for far in (1.0, np.inf):
+        seen = Moments(np.zeros((1, 6)), np.zeros((1, 6, 6)))
+        seen.add(rows[None])
+        seen.products *= far
+        with np.errstate(invalid="ignore"):
+            after, _ = rounding._rounded(weights, seen, grid)
+        assert np.abs(after / grid.scale[:, None] - weights / grid.scale[:, None]).max() < 3
+    assert np.allclose(after, grid.fake(weights))
+
+
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_rounding_brings_the_layers_of_a_written_file_closer(act, capped, digits):
     """Oracle: each layer's input in float, and the weights in the file, multiplied by PyTorch."""

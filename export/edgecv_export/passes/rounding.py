@@ -15,7 +15,9 @@ from edgecv_export.passes.setting import Setting
 from edgecv_export.wiring import Wiring
 
 BLOCK = 64  # inputs whose losses are handed on to all that are behind them at once
-DAMPING = 0.01  # of the mean variance, added to each: inputs that never vary would make the matrix singular
+# Of the mean variance, added to each: inputs that never vary would make the matrix singular. More of it where inputs
+# lie so far from zero that float32 does not tell how they vary.
+DAMPING = (0.01, 0.1, 1.0)
 
 
 def round_weights(setting: Setting) -> Wiring:
@@ -58,9 +60,10 @@ def _places(wanted: NDArray[np.float64], covariances: NDArray[np.float64], grid:
     inputs = wanted.shape[2]
     variances = np.einsum("gii->gi", covariances)
     order = np.argsort(-variances, axis=1)  # those that count most are rounded while others can still make up for it
-    damped = covariances + DAMPING * np.maximum(variances.mean(axis=1), 1e-12)[:, None, None] * np.eye(inputs)
-    damped = np.take_along_axis(np.take_along_axis(damped, order[:, :, None], 1), order[:, None, :], 2)
-    factors = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)  # upper: each row is for what comes behind
+    factors = _factors(np.take_along_axis(np.take_along_axis(covariances, order[:, :, None], 1), order[:, None, :], 2))
+    nearest = np.clip(np.round(wanted), grid.lowest, grid.highest)
+    if factors is None:
+        return nearest
     left = np.take_along_axis(wanted, order[:, None, :], 2)
     places = np.empty_like(left)
     for start in range(0, inputs, BLOCK):
@@ -73,6 +76,17 @@ def _places(wanted: NDArray[np.float64], covariances: NDArray[np.float64], grid:
         left[:, :, end:] -= lost @ factors[:, start:end, end:]
     found = np.empty_like(places)
     np.put_along_axis(found, np.broadcast_to(order[:, None, :], places.shape), places, 2)
-    nearest = np.clip(np.round(wanted), grid.lowest, grid.highest)
     errors = [(((each - wanted) @ covariances) * (each - wanted)).sum(axis=2) for each in (found, nearest)]
     return np.where((errors[0] < errors[1])[:, :, None], found, nearest)
+
+
+def _factors(covariances: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Upper Cholesky factors of the inverses, whose rows are for what comes behind; None where there are none."""
+    variances = np.maximum(np.einsum("gii->gi", covariances).mean(axis=1), 1e-12)
+    for damping in DAMPING:
+        damped = covariances + damping * variances[:, None, None] * np.eye(covariances.shape[1])
+        try:
+            return np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
+        except np.linalg.LinAlgError:
+            continue
+    return None
