@@ -53,11 +53,10 @@ class Outputs:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def batches(self, most: int | None = None) -> Iterator[tuple[slice, Arrays]]:
-        """Which frames, and their outputs; most: of so many frames, the first ones."""
-        count = len(self) if most is None else min(most, len(self))
-        for start in range(0, count, BATCH):
-            part = slice(start, min(start + BATCH, count))
+    def batches(self) -> Iterator[tuple[slice, Arrays]]:
+        """Which frames, and their outputs."""
+        for start in range(0, len(self), BATCH):
+            part = slice(start, min(start + BATCH, len(self)))
             yield part, self[part]
 
     def __getitem__(self, part: slice) -> Arrays:
@@ -222,19 +221,18 @@ def compare(
     frames: str = "",
     views: Sequence[View] | None = None,
     truths: Truths | None = None,
-    most: int | None = None,
     key: str = "",
 ) -> tuple[Comparison, dict[str, NDArray[Any]]]:
     """Compute all frames and compare with the reference -> with the outputs of the first frames that fit in memory.
 
-    most: of so many frames, the first ones. name: of the reference; key: of what computes, for messages.
+    name: of the reference; key: of what computes, for messages.
     Raises InvalidOutput for NaN or infinite outputs.
     """
     whole = geometry.whole(reference.frames.shape[1:3])
     found = Comparison(task, name, frames, whole if views is None else views, truths)
     own = Outputs(reference.frames, compute)
     broken = 0
-    for part, wanted in reference.batches(most):
+    for part, wanted in reference.batches():
         got = own[part]
         bad = broken_frames(got)
         broken += bad
