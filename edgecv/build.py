@@ -16,6 +16,7 @@ from edgecv.recipe import Recipe
 from edgecv.run import journal
 from edgecv.run.context import Context, as_yaml
 from edgecv.run.staging import Workplace
+from edgecv.tasks import TRAININGS
 from edgecv_runtime.errors import BadInput
 
 
@@ -91,8 +92,8 @@ def build(
 def _check_task(recipe: Recipe) -> None:
     """Refuse a network whose outputs no step here understands."""
     spec = models.spec(recipe.model.name)
-    if spec.task != "classification":
+    if spec.task not in TRAININGS:
         raise BadInput(
-            f"recipe '{recipe.name}': {spec.name} is a model for {spec.task}, and recipes make classifiers "
-            "(`edgecv models` lists the tasks); train it in Python from edgecv.models.create"
+            f"recipe '{recipe.name}': {spec.name} is a model for {spec.task}, and recipes are for "
+            f"{', '.join(TRAININGS)} (`edgecv models` lists the tasks); use it in Python by edgecv.models.create"
         )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from edgecv import report
 from edgecv.data import bytes_to_write
 from edgecv.recipe import Quantizing
 from edgecv.report import front
-from edgecv.run import preflight, verified
+from edgecv.run import drawn, preflight, verified
 from edgecv.run.context import Context
+from edgecv.run.drawn import PYTORCH
 from edgecv.run.folder import beside
 from edgecv.run.journal import Step
 from edgecv.tasks.augment import training_view
@@ -22,15 +25,15 @@ from edgecv_export import graph
 from edgecv_export.calibrate import sample
 from edgecv_export.explain import explain
 from edgecv_export.export import GOLDEN_IMAGES, export
-from edgecv_export.interface import OUTPUT
 from edgecv_export.parity import BATCHES
 from edgecv_export.quantize import convert, quantize
-from edgecv_runtime import backends, bundle, files, machine
+from edgecv_runtime import backends, bundle, files, machine, records
 from edgecv_runtime.bench.latency import bench
 from edgecv_runtime.errors import BackendUnavailable, BadInput
 from edgecv_runtime.offers import offered
 from edgecv_runtime.preprocess import Image
-from edgecv_runtime.verify import Outputs, verify
+from edgecv_runtime.target import targets
+from edgecv_runtime.verify import Outputs, compare, computing, verify
 
 PARITY_IMAGES = max(GOLDEN_IMAGES, *BATCHES)
 
@@ -142,12 +145,13 @@ class Export(_Step):
         if self.on.source and not self.on.recipe.train:
             provenance["weights"] = f"{self.on.source.name}, {self.on.source.origin}"
         done = export(
-            self.on.deployed.network,
+            self.on.deployment.network,
             self.on.bundle,
             name=self.on.recipe.name,
             preprocess=self.on.preprocess,
             normalization=self.on.normalization,
-            labels=self.on.labels,
+            head=self.on.deployment.head,
+            outputs=self.on.deployment.outputs,
             images=frames,
             budget=self.on.recipe.budget,
             provenance=provenance,
@@ -173,7 +177,8 @@ class Quantize(_Step):
         config = self.on.recipe.quantize
         assert config is not None
         if config.train is not None and self.on.data.train.labels is None:
-            raise BadInput(f"quantize.train needs labels, and data source '{self.on.recipe.data.source}' has none")
+            source = self.on.recipe.data.source
+            raise BadInput(f"quantize.train needs labels, one class an image, and data source '{source}' has none")
         if config.int8:
             yield from preflight.calibration(self.on.data, config)
 
@@ -195,7 +200,7 @@ class Quantize(_Step):
             beside(self.on.bundle, "quantize").unlink(missing_ok=True)  # of a search that this recipe asked for before
             self.on.say("quantize: converted to half precision, without a search")
             return {name: self.on.hash(name) for name in config.dialects}
-        labelled = self.on.data.val.labels is not None
+        labelled = self.on.data.val.truths is not None
         images = self.on.frames(self.on.data.train.take(config.images + (0 if labelled else config.check_images)))
         check = self.on.data.val.take(config.check_images) if labelled else None
         done = quantize(
@@ -204,7 +209,8 @@ class Quantize(_Step):
             config,
             self.on.lines("quantize"),
             check=None if check is None else np.asarray(self.on.frames(check)),
-            labels=None if check is None else check.labels,
+            labels=None if check is None else check.truths,
+            views=None if check is None else self.on.views(check),
             book=beside(self.on.bundle, "trials"),
         )
         front.keep(done, self.on.recipe.budget, self.on.bundle)
@@ -264,22 +270,28 @@ class Verify(_Step):
     def run(self) -> dict[str, str]:
         images = self.on.scored
         frames = np.asarray(self.on.frames(images))
-        expected = Outputs(frames, lambda batch: {OUTPUT: graph.reference(self.on.deployed, batch)})
+        expected = Outputs(frames, lambda batch: graph.references(self.on.deployed, batch))
+        views = self.on.views(images)
         with bundle.Bundle(self.on.bundle) as opened:
             done = verify(
                 opened,
                 frames,
                 expected,
                 reference_name="PyTorch float32",
-                labels=images.labels,
+                labels=images.truths,
+                views=views,
                 frames_name=f"{self.on.division} images",
             )
             evidence = opened.evidence().merged([each.entry for each in done])
             bundle.update(opened, evidence=evidence)
-        files.write(
-            self.on.folder / "verify.npz", verified.pack(done, frames, expected.kept(), images, self.on.division)
-        )
-        if images.labels is not None:
+        if views is None:
+            packed = verified.pack(done, frames, expected.kept(), images, self.on.division)
+            files.write(self.on.folder / verified.FILE, packed)
+        else:
+            shown = drawn.draw(self.on.task, done, images, views, expected, self.on.division)
+            files.write(self.on.folder / drawn.FILE, records.encode(shown))
+            self._fit_thresholds()
+        if images.truths is not None:
             chose = "chose nothing before" if self.on.division == "test" else "also chose the epoch and the int8 file"
             self.on.say(f"verify: scored on {len(images)} {self.on.division} images, which {chose}")
         for each in done:
@@ -293,6 +305,30 @@ class Verify(_Step):
                 f"agrees with PyTorch on {entry.agreement.share.value:.2%} of {entry.agreement.share.count}"
             )
         return {}
+
+    def _fit_thresholds(self) -> None:
+        """Give each variant the confidences from which its own results are shown, by validation images."""
+        images = self.on.data.val.take(self.on.recipe.verify.frames)
+        if images.truths is None or not self.on.task.fitted(()):
+            return
+        found = Outputs(np.asarray(self.on.frames(images)), lambda batch: graph.references(self.on.deployed, batch))
+        name = next(iter(backends.available()))
+        given: dict[str, Any] = {"name": PYTORCH, "views": self.on.views(images), "truths": images.truths}
+        with bundle.Bundle(self.on.bundle) as opened:
+            variants = []
+            for target in targets(opened, [name]):
+                variant = opened.manifest.variant(target.variant)
+                if variant is None or target.hint != "float32":
+                    continue
+                backend = target.open()
+                try:
+                    compared, _ = compare(self.on.task, found, computing(backend, opened.manifest), **given)
+                finally:
+                    backend.close()
+                variants.append(msgspec.structs.replace(variant, thresholds=self.on.task.fitted(compared.tallies)))
+            fitted = {each.name: each for each in variants}
+            every = tuple(fitted.get(each.name, each) for each in opened.manifest.variants)
+            bundle.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=every))
 
     def is_whole(self, _: dict[str, str]) -> bool:
         return self.on.measured("agreement")

@@ -22,6 +22,7 @@ from edgecv_runtime.errors import BadInput, EdgecvError, ImageError
 if TYPE_CHECKING:
     from edgecv_runtime.preprocess import Image
     from edgecv_runtime.stream import StreamReport
+    from edgecv_runtime.tasks.base import Result
 
 ModelPath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, or an ONNX file with --describe.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -34,14 +35,14 @@ def predict(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Images, or folders of them.")],
     loading: Loading,
     top: Annotated[int, typer.Option(help="How many labels to show.")] = 1,
-    save: Annotated[Path | None, typer.Option("--save", help="Folder for annotated copies.")] = None,
+    save: Annotated[Path | None, typer.Option("--save", help="Folder for annotated copies, and masks as PNG.")] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Count unreadable images and go on (exit code 4).")
     ] = False,
     max_megapixels: Annotated[float, typer.Option(help="A larger picture is refused unread.")] = 50.0,
     json: Json = False,
 ) -> None:
-    """Label images and folders of images; where folders are named as labels, tell how many are right."""
+    """Find labels, boxes or masks on images; where folders are named as labels, tell how many are right."""
     gathered, left_out = photos.gather(bundle, paths)
     found = [(root, file, _place(save, root, file)) for root, file in gathered]
     if top < 1:
@@ -61,13 +62,16 @@ def predict(
                 bad.append(str(exc))
                 continue
             result = model(frame)
-            scores.add(root, file, result.label)
+            if isinstance(result, rt.Classification):
+                scores.add(root, file, result.label)
             if place is not None:
                 _save(place, result.draw(frame))
+                for ending, content in result.files().items():
+                    files.write(place.with_suffix(ending), content)
             if json:
-                results.append({"path": str(file), **result.as_dict(max(top, 5))})
+                results.append({"path": str(file), **_plain_result(result, top)})
             else:
-                stdout.print(f"{_readable(file)}: {_guesses(result, top)}", soft_wrap=True)
+                stdout.print(f"{_readable(file)}: {_said(result, top)}", soft_wrap=True)
         if json:
             facts = {"model": model.info, "results": results, "unreadable": bad, "left_out": left_out}
             show_json({**facts, "scores": scores.rows()})
@@ -240,8 +244,15 @@ def _read(file: Path, max_pixels: int) -> Image:
     return frame
 
 
-def _guesses(result: rt.Classification, top: int) -> str:
-    """The best labels with their scores; of labels of which several may hold, those that do."""
+def _plain_result(result: Result, top: int) -> dict[str, Any]:
+    """A result for JSON; of labels at least five."""
+    return result.as_dict(max(top, 5)) if isinstance(result, rt.Classification) else result.as_dict()
+
+
+def _said(result: Result, top: int) -> str:
+    """A result in words; of labels the best with their scores, or where several may hold those that do."""
+    if not isinstance(result, rt.Classification):
+        return str(result)
     if result.thresholds and top == 1:
         found = result.present
         if not found:

@@ -28,6 +28,7 @@ class Section:
     facts: list[tuple[str, str]]
     columns: tuple[list[figures.Plot], list[figures.Plot]]
     gallery: pictures.Gallery | None
+    beside: pictures.Beside | None
     confusion: pictures.Confusion | None
     mistakes: mistakes.Mistakes | None
     batches: list[str]
@@ -51,6 +52,7 @@ def _section(run: Run, anchor: str) -> Section:
         facts=_facts(run),
         columns=figures.columns(plots.draw(run, anchor)),
         gallery=pictures.gallery(run),
+        beside=pictures.beside(run),
         confusion=pictures.confusion(run),
         mistakes=mistakes.of(run),
         batches=pictures.batches(run),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecv.run.drawn import Shown
 from edgecv.run.folder import Run
 from edgecv.run.verified import Frames, Logits
 from edgecv_runtime.bench import table
@@ -58,6 +59,22 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Frames with results drawn on them, each a row of panes, and figures of each source, for tasks of places.
+
+    figures: by name, those of each source in the order of `sources`; by_class: the metric of each class.
+    """
+
+    metric: str
+    count: int
+    worst: list[list[Picture]]
+    best: list[list[Picture]]
+    sources: list[str]
+    figures: list[tuple[str, list[float | None]]]
+    by_class: list[tuple[str, list[float | None]]]
+
+
+@dataclass(frozen=True)
 class Confusion:
     """Counts of frames by true label (rows) and predicted label (columns), of one target."""
 
@@ -89,6 +106,40 @@ def gallery(run: Run) -> Gallery | None:
         disagreeing=len(differ),
         compared=len(frames.reference) if quantized is not None else 0,
     )
+
+
+def beside(run: Run) -> Beside | None:
+    """What was drawn when the run was verified; None of a task whose results are a label."""
+    shown = run.drawn
+    if shown is None:
+        return None
+    told = shown.told
+    figures: list[tuple[str, list[float | None]]] = [(shown.metric, [each.value for each in told])]
+    return Beside(
+        metric=shown.metric,
+        count=shown.count,
+        worst=[_panes(each) for each in shown.worst],
+        best=[_panes(each) for each in shown.best],
+        sources=[each.source for each in told],
+        figures=[*figures, *_by_name([each.figures for each in told])],
+        by_class=_by_name([each.by_class for each in told]),
+    )
+
+
+def _panes(shown: Shown) -> list[Picture]:
+    name = shown.name
+    found = []
+    for pane in shown.panes:
+        uri = f"data:image/jpeg;base64,{base64.b64encode(pane.jpeg).decode()}"
+        found.append(Picture(uri, False, [Saying(pane.source, pane.said, pane.score)], name))
+        name = ""
+    return found
+
+
+def _by_name(told: list[dict[str, float]]) -> list[tuple[str, list[float | None]]]:
+    """Rows of a table: each name that anybody told, with what each told."""
+    names = dict.fromkeys(name for each in told for name in each)
+    return [(name, [each.get(name) for each in told]) for name in names]
 
 
 def confusion(run: Run) -> Confusion | None:

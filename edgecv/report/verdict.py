@@ -80,13 +80,17 @@ def _quality(run: Run) -> Iterable[str]:
 def _scored_on(run: Run) -> Iterable[str]:
     """Which images the accuracy is of, and what else those have decided."""
     frames = run.frames
-    if frames is None or frames.labels is None or not frames.division:
+    if run.drawn is not None:
+        division, count = run.drawn.division, run.drawn.count
+    elif frames is not None and frames.labels is not None:
+        division, count = frames.division, len(frames.reference)
+    else:
         return
-    if frames.division == "test":
-        yield f"Scored on {len(frames.reference)} test images, which chose nothing before."
-    elif run.curves is not None:
+    if division == "test":
+        yield f"Scored on {count} test images, which chose nothing before."
+    elif division and run.curves is not None:
         yield (
-            f"Scored on {len(frames.reference)} validation images, which also chose the epoch and the int8 file: fresh "
+            f"Scored on {count} validation images, which also chose the epoch and the int8 file: fresh "
             "photos may score lower. A folder test/ beside train/ and val/ is scored in their place."
         )
 
@@ -102,12 +106,12 @@ def _accuracy(row: Row, budget: Budget) -> str:
     if score is None:
         return ""
     share, interval = table.share(score)
-    text = f"{row.target}: {share} of {score.count} frames right ({interval})"
+    text = f"{row.target}: {score.metric} {share} on {score.count} frames ({interval})"
     if row.variant == "float32":
         return f"{text}; PyTorch {100 * score.reference:.2f} %."
     drop = score.drop
     if drop == 0:
-        change = "as many as PyTorch"
+        change = "as much as PyTorch"
     else:
         by_chance = score.drop_low <= 0 <= score.drop_high
         change = f"{signed(abs(drop), 2)} points {'below' if drop > 0 else 'above'} PyTorch"
@@ -119,7 +123,8 @@ def _agreement(row: Row, budget: Budget) -> str:
     if row.agreement is None:
         return ""
     share, interval = table.share(row.agreement.share)
-    text = f"{row.target} gives {row.agreement.reference}'s label on {share} of {row.agreement.share.count} frames"
+    found = row.agreement
+    text = f"{row.target} keeps {share} of {found.reference}'s results ({found.metric}, {found.share.count} frames)"
     limit = "" if row.variant == "float32" else f"; at least {100 * budget.least_agreement:g} % was asked for"
     return f"{text} ({interval}){limit}."
 

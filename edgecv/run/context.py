@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,12 +15,15 @@ from numpy.typing import NDArray
 from edgecv import models
 from edgecv.data import Dataset, Images, cached, load
 from edgecv.recipe import Recipe
-from edgecv.run import trainings, verified
+from edgecv.run import drawn, trainings, verified
 from edgecv.run.staging import RECIPE, Workplace
+from edgecv.tasks import Deployment, deployment
 from edgecv_export import graph
-from edgecv_runtime import backends, bundle, files, machine
+from edgecv_runtime import backends, bundle, files, machine, tasks
 from edgecv_runtime.errors import BadInput, BundleError
+from edgecv_runtime.geometry import View
 from edgecv_runtime.preprocess import Normalization, Preprocess
+from edgecv_runtime.tasks import Task
 
 
 class Context:
@@ -113,8 +117,23 @@ class Context:
     @cached_property
     def deployed(self) -> graph.Deployed:
         """The finished network as the device will see it, in PyTorch."""
+        return graph.Deployed(self.deployment.network, self.normalization, self.deployment.outputs)
+
+    @cached_property
+    def deployment(self) -> Deployment:
+        """The finished network with what its task puts behind it."""
         finished = self.weights if self.recipe.train else self.recipe.model.weights
-        return graph.Deployed(self.network(finished), self.normalization)
+        return deployment(models.spec(self.recipe.model.name).task, self.network(finished), self.labels)
+
+    @cached_property
+    def task(self) -> Task[Any]:
+        """What results of the bundle mean."""
+        with bundle.Bundle(self.bundle) as opened:
+            return tasks.create(opened.manifest.head, opened.manifest.outputs)
+
+    def views(self, images: Images) -> list[View] | None:
+        """How the network sees images, where results lie in places of them; their files are read for their sizes."""
+        return drawn.seen(images, self.preprocess) if self.task.spatial else None
 
     def frames(self, images: Images) -> NDArray[np.uint8]:
         """Images preprocessed, from a cache on disk."""

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import msgspec
 
-from edgecv.run.verified import Frames, read_frames
+from edgecv.run import drawn
+from edgecv.run.drawn import Drawn
+from edgecv.run.verified import FILE, Frames, read_frames
 from edgecv_runtime import records
 from edgecv_runtime.bench import table
 from edgecv_runtime.bench.table import Row
 from edgecv_runtime.bundle import GOLDEN, Bundle
+from edgecv_runtime.head import ClassificationHead
 from edgecv_runtime.machine import Machine
 from edgecv_runtime.manifest import Manifest
 from edgecv_runtime.records import Record
@@ -65,6 +68,7 @@ class Run:
     rows: list[Row]
     machines: list[Machine]
     frames: Frames | None
+    drawn: Drawn | None
     curves: dict[str, list[float]] | None
     quantization: Quantization | None
     seconds: dict[str, float] | None
@@ -86,16 +90,20 @@ def read(path: Path) -> Run:
         machines = bundle.evidence().machines()
         golden = bundle.golden() if GOLDEN in manifest.files else None
     absent = []
-    frames = read_frames(path / "verify.npz", manifest)
-    if frames is None:
+    shown = drawn.read(path / drawn.FILE, manifest)
+    frames = read_frames(path / FILE, manifest)
+    if shown is not None:
+        frames = None
+    elif frames is None:
         absent.append("Labels beside pictures, disagreements: no verify.npz; 'edgecv build' writes it.")
     elif gone := {each.name for each in manifest.variants} - {variant for variant, *_ in frames.outputs}:
         absent.append(f"What {', '.join(sorted(gone))} says of the frames: verify.npz is not of the bundle's file.")
-    if frames is None and golden is not None:
+    is_classifier = isinstance(manifest.head, ClassificationHead)
+    if shown is None and frames is None and golden is not None and is_classifier:
         frames = Frames(golden.images, golden.logits, None, {})
-    if frames is None:
-        absent.append("Pictures: the bundle has no golden inputs.")
-    elif frames.labels is None:
+    if frames is None and shown is None:
+        absent.append("Pictures: the bundle has no golden inputs, or the files that were drawn are no longer in it.")
+    elif frames is not None and frames.labels is None:
         absent.append("Accuracy and confusion matrix: the frames have no labels, so agreement stands in their place.")
     curves = read_curves(path / "train" / "curves.csv")
     if curves is None:
@@ -115,7 +123,9 @@ def read(path: Path) -> Run:
         absent.append("Recipe: no recipe.yaml.")
     if not any(row.latency for row in rows):
         absent.append("Latency: nothing was timed; run 'edgecv bench'.")
-    return Run(path, manifest, rows, list(machines.values()), frames, curves, quantization, seconds, text, absent)
+    return Run(
+        path, manifest, rows, list(machines.values()), frames, shown, curves, quantization, seconds, text, absent
+    )
 
 
 def _decoded(path: Path, kind: type[records.T]) -> records.T | None:

@@ -18,7 +18,17 @@ RECIPE, STATE = "recipe.yaml", "state.json"
 _READY = "ready"  # in `next/`: it is whole, and is taking the run's place; lists files that the run no longer has
 _RESULTS = {"train": "train/weights.safetensors", "export": "bundle"}
 _BOOK = "bundle.trials.json"
-_PARTS = ("train", "train-quantized", "bundle", "bundle.quantize.json", _BOOK, "verify.npz", RECIPE, STATE)
+_PARTS = (
+    "train",
+    "train-quantized",
+    "bundle",
+    "bundle.quantize.json",
+    _BOOK,
+    "verify.npz",
+    "verify.json",
+    RECIPE,
+    STATE,
+)
 
 
 class Workplace:

@@ -19,6 +19,7 @@ from edgecv_runtime.preprocess import Image
 from edgecv_runtime.tasks.scores import softmax
 from edgecv_runtime.verify import Verified
 
+FILE = "verify.npz"
 Logits = NDArray[np.float32]
 PICTURES = 300  # that the report may choose from
 ERRORS = 24  # of them at least: errors that the network was most sure of

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from torch import nn
+
 from edgecv.data import Dataset
 from edgecv.recipe_train import TrainConfig
-from edgecv.tasks.base import Judged, Prepared, Training
+from edgecv.tasks.base import Deployment, Judged, Prepared, Training
+from edgecv_runtime.errors import BadInput, nearest
 from edgecv_runtime.geometry import Size
 
-__all__ = ["TRAININGS", "Judged", "Prepared", "Training", "training"]
+__all__ = ["TRAININGS", "Deployment", "Judged", "Prepared", "Training", "deployment", "training"]
 
-# A data set's task -> the module that makes its training, imported when it is used.
+# A task -> the module that makes its training and its deployment, imported when it is used.
 TRAININGS: dict[str, str] = {
     "classification": "edgecv.tasks.classification",
 }
@@ -23,4 +26,12 @@ def training(dataset: Dataset, config: TrainConfig, size: Size) -> Training:
     Raises BadInput for a setting that means nothing for this task.
     """
     made: Training = import_module(TRAININGS[dataset.task]).make(dataset, config, size)
+    return made
+
+
+def deployment(task: str, network: nn.Module, labels: tuple[str, ...]) -> Deployment:
+    """A trained network of the zoo as it is exported; raises BadInput for a task that no device runs."""
+    if task not in TRAININGS:
+        raise BadInput(f"a model for {task} is not exported to a bundle{nearest(task, TRAININGS)}")
+    made: Deployment = import_module(TRAININGS[task]).deployment(network, labels)
     return made

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgecv.data import Images
+from edgecv_runtime.head import Head
 from edgecv_runtime.preprocess import Preprocess
 
 # What is right of each image, by position; of many the same, an array (N, ...).
@@ -23,6 +24,14 @@ class Judged(NamedTuple):
 
     loss: float
     tallies: Sequence[Any]
+
+
+class Deployment(NamedTuple):
+    """A trained network as it is exported: with what only a device wants put behind it, what that gives and means."""
+
+    network: nn.Module
+    head: Head
+    outputs: tuple[str, ...]
 
 
 class Training(Protocol):

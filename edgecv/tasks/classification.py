@@ -9,15 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgecv.data import Dataset, Images
 from edgecv.recipe_train import TrainConfig
 from edgecv.tasks.augment import augmentation, mixed
-from edgecv.tasks.base import Judged, Prepared, Training
+from edgecv.tasks.base import Deployment, Judged, Prepared, Training
+from edgecv_export.interface import OUTPUT
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.geometry import Size
+from edgecv_runtime.head import ClassificationHead
 from edgecv_runtime.preprocess import Preprocess
 
 
@@ -87,3 +89,8 @@ class ClassificationTraining:
 def make(dataset: Dataset, config: TrainConfig, size: Size) -> Training:
     """The training of a classifier on a data set."""
     return ClassificationTraining(len(dataset.classes), config, size)
+
+
+def deployment(network: nn.Module, labels: tuple[str, ...]) -> Deployment:
+    """The classifier as it is: it gives logits."""
+    return Deployment(network, ClassificationHead(labels), (OUTPUT,))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from edgecv_export import fp16, likeness
 from edgecv_export.calibrate import Images, Sample, check_real, sample
@@ -20,11 +19,12 @@ from edgecv_export.search import Found, Search
 from edgecv_export.trial import Book, Laboratory, Trial, digest
 from edgecv_runtime import backends, bundle
 from edgecv_runtime.errors import BadInput
+from edgecv_runtime.geometry import View
 from edgecv_runtime.manifest import Budget, Calibration, Precision, Variant
 from edgecv_runtime.preprocess import Image
+from edgecv_runtime.verify import Truths
 
 __all__ = ["DIALECT", "QuantizeConfig", "Quantized", "convert", "quantize"]
-Labels = NDArray[np.int64]
 Made = tuple[Variant, bytes]
 LOOKED_AT = 64  # how many calibration images are looked at as images
 
@@ -69,15 +69,17 @@ def quantize(
     progress: Callable[[str], None] = lambda _: None,
     *,
     check: Image | None = None,
-    labels: Labels | None = None,
+    labels: Truths | None = None,
+    views: Sequence[View] | None = None,
     budget: Budget | None = None,
     book: Path | None = None,
 ) -> Quantized:
     """Add int8 variants to a bundle, calibrated on real images; the bundle changes only at the end, atomically.
 
     images: to calibrate with, preprocessed: (N, H, W, C) uint8, or read when they are asked for. check: more of them,
-    that choose between candidates, with their `labels` (N,) if there are any; without, they are taken off `images`:
-    config.check_images of them, or a third when there are fewer. budget: what may be lost, by default the bundle's.
+    that choose between candidates, with what is known to be right of each if there is anything: `labels` (N,), or masks
+    or boxes, and `views`, how the network saw each; without, they are taken off `images`: config.check_images of them,
+    or a third when there are fewer. budget: what may be lost, by default the bundle's.
     book: a file of trials that lets an interrupted search go on.
     The variants are offered nowhere until `verify` and `bench` have judged them.
     Raises BadInput for dialects without int8 (see `convert`), too few images, images that are no images (random or
@@ -94,7 +96,7 @@ def quantize(
         calibration, check = _divided(images, check, config)
         sampled = calibration.some(LOOKED_AT)
         check_real(sampled)
-        if labels is not None and len(np.unique(labels)) < 2:
+        if isinstance(labels, np.ndarray) and len(np.unique(labels)) < 2:
             raise BadInput("labelled images of one class only cannot tell accuracy; give images of several classes")
         warnings = likeness.warnings(opened, sampled)
         for warning in warnings:
@@ -108,7 +110,7 @@ def quantize(
         head = opened.manifest.head  # what the outputs mean decides what a trial found
         pages = Book(book, opened.sha256("float32"), head, digest(calibration, check, labels), config.int8[0])
         manifest = msgspec.structs.replace(opened.manifest, budget=budget)
-        laboratory = Laboratory(manifest, source, check, labels, pages.floats(budget))
+        laboratory = Laboratory(manifest, source, check, labels, pages.floats(budget), views)
         pages.add(budget, laboratory.floats)
         found = Search(workshop, laboratory, pages, budget, config, progress).run()
         errors = workshop.errors(found.chosen.plan, DIALECTS[config.int8[0]])

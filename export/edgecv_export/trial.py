@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import math
+import pickle
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,11 +27,12 @@ from edgecv_runtime.backends import Options
 from edgecv_runtime.budget import weigh
 from edgecv_runtime.errors import BackendUnavailable, BadInput, ModelFileError
 from edgecv_runtime.evidence import Agreement, Score
+from edgecv_runtime.geometry import View
 from edgecv_runtime.manifest import Budget, Manifest, Precision
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
 from edgecv_runtime.timing import times_ms
-from edgecv_runtime.verify import Outputs
+from edgecv_runtime.verify import Outputs, Truths
 
 REMEMBERED_BYTES = 512 << 20  # of float32's outputs on the check images
 Times = tuple[dict[str, float], dict[str, float]]  # median and 99th percentile in milliseconds, by backend
@@ -113,13 +115,18 @@ class Laboratory:
         manifest: Manifest,
         source: Path,
         check: Image,
-        labels: NDArray[np.int64] | None,
+        labels: Truths | None,
         known: Floats | None = None,
+        views: Sequence[View] | None = None,
     ) -> None:
-        """`known`: float32's times from when the trials that they are compared with were measured."""
+        """`known`: float32's times from when the trials that they are compared with were measured.
+
+        labels, views: what is right of each check image, and how the network saw it; see `verify`.
+        """
         self._manifest = manifest
         self._check = check
         self._labels = labels
+        self._views = views
         content = source.read_bytes()
         ((self.float_ms, self._float_p99),) = [(known.p50_ms, known.p99_ms)] if known else self.times([content])
         self._task = tasks.create(manifest.head, manifest.outputs)
@@ -181,7 +188,7 @@ class Laboratory:
         """A file on one backend beside float32 on the check images, and their labels."""
         with _File(content) as file, self._opened(file, name, precision) as backend:
             compute = verify.computing(backend, self._manifest)
-            given: dict[str, Any] = {"name": "float32", "frames": CHECK, "truths": self._labels}
+            given: dict[str, Any] = {"name": "float32", "frames": CHECK, "truths": self._labels, "views": self._views}
             found, _ = verify.compare(self._task, self.reference, compute, **given, key=f"{precision} on {name}")
         return found
 
@@ -318,9 +325,14 @@ class Book:
             return _Page()  # of another version, or damaged: everything is tried again
 
 
-def digest(calibration: Sample, check: Image, labels: NDArray[np.int64] | None) -> str:
-    """SHA-256 over the content of images and labels."""
+def digest(calibration: Sample, check: Image, labels: Truths | None) -> str:
+    """SHA-256 over the content of images and of what is right of them."""
     found = hashlib.sha256()
-    for batch in itertools.chain(calibration.batches(), [check, check[:0] if labels is None else labels]):
+    for batch in itertools.chain(calibration.batches(), [check]):
         found.update(np.ascontiguousarray(batch).tobytes())
+    if isinstance(labels, np.ndarray):
+        found.update(labels.tobytes())
+    else:
+        for truth in labels or ():
+            found.update(pickle.dumps(truth, protocol=5))
     return found.hexdigest()

@@ -50,7 +50,8 @@ class Variant(Record, frozen=True):
     """One ONNX file of the bundle; where it is offered follows from the evidence.
 
     name: "float32" or the dialect, "int8-u8s8" say. islands: float precision of what is not quantized, on the backends
-    that have it natively; in "int8-s8s8-fp16" the file itself has it.
+    that have it natively; in "int8-s8s8-fp16" the file itself has it. thresholds: the confidence of each class from
+    which on results are shown, fitted to this file's own outputs, which int8 shifts; () where a task has none.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Variant(Record, frozen=True):
     precision: Precision
     calibration: Calibration | None = None
     islands: Precision = "float32"
+    thresholds: tuple[float, ...] = ()
 
 
 AGREEMENT = 0.9  # of the reference's results, where nothing else was asked for and there are no labels

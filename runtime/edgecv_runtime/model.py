@@ -183,7 +183,8 @@ def of_target(bundle: Bundle, target: Target) -> Model[Any]:
     manifest = bundle.manifest
     check_matches(onnxfile.read(target.file), manifest, f"{bundle.path}/{target.file.name}")
     entry = fitting((manifest.input,), manifest.preprocess, None, str(bundle.path))
-    task = tasks.create(manifest.head, manifest.outputs)
+    variant = manifest.variant(target.variant)
+    task = tasks.create(manifest.head, manifest.outputs).at(variant.thresholds if variant is not None else ())
     model = Model(target, entry, manifest.name, task, manifest.outputs, bundle)
     bundle.check_unchanged(target.file.name)
     return model

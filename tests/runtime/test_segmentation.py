@@ -101,7 +101,7 @@ def test_scores_are_those_of_scikit_learn(seed, count, classes):
     assert judge.score(tallies) == pytest.approx(jaccard_score(right, told, average="macro"))
     assert judge.pixel_accuracy(tallies) == pytest.approx(accuracy_score(right, told))
     occur = np.union1d(right, told)
-    each = judge.by_class(tallies)
+    each = judge.overlaps(tallies)
     assert each[occur] == pytest.approx(jaccard_score(right, told, average=None, labels=occur))
     assert np.isnan(np.delete(each, occur)).all()
 
@@ -111,7 +111,7 @@ def test_what_was_not_seen_is_missed_and_what_nobody_knows_does_not_count():
     truth = np.array([[0, 0, 1, 1], [255, 255, 1, 1]], np.uint8)
     result = np.array([[0, 0, 255, 255], [2, 2, 1, 1]], np.uint8)
     tally = judge.tally(judge.truth(result), judge.truth(truth))
-    assert judge.by_class([tally])[:2].tolist() == [1.0, 0.5]
+    assert judge.overlaps([tally])[:2].tolist() == [1.0, 0.5]
     assert judge.score([tally]) == 0.75
     assert judge.pixel_accuracy([tally]) == pytest.approx(4 / 6)
     assert judge.score([]) == judge.score([judge.tally(judge.truth(result), judge.truth(np.full((2, 4), 255)))]) == 0

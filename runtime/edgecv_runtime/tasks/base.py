@@ -35,6 +35,10 @@ class Result(Protocol):
         """A copy of the BGR frame with the result drawn on it."""
         ...
 
+    def files(self) -> dict[str, bytes]:
+        """What is kept of it beside the drawn frame: the content of files, by their endings (".mask.png")."""
+        ...
+
 
 R = TypeVar("R", bound=Result)
 
@@ -42,12 +46,14 @@ R = TypeVar("R", bound=Result)
 class Task(Protocol[R]):
     """What a task does with the outputs of a batch and with results.
 
-    head: the record that a bundle holds of it, tagged with its name. metric: the name of its score.
+    head: the record that a bundle holds of it, tagged with its name. metric: the name of its score. spatial: whether a
+    result lies in places of its frame, so that it is looked at on the frame.
     """
 
     head: ClassVar[type[Any]]
     labels: tuple[str, ...]
     metric: str
+    spatial: bool
 
     def __init__(self, head: Any, outputs: tuple[TensorSpec, ...]) -> None:
         """Raises BadInput when the head does not match the outputs."""
@@ -81,6 +87,22 @@ class Task(Protocol[R]):
 
     def score(self, tallies: Sequence[Any]) -> float:
         """The metric over the frames behind these tallies, 0..1."""
+        ...
+
+    def figures(self, tallies: Sequence[Any]) -> dict[str, float]:
+        """What else is told of these frames, by the field's names, 0..1; {} where the score says all."""
+        ...
+
+    def by_class(self, tallies: Sequence[Any]) -> dict[str, float]:
+        """The metric of each class that occurs, by its label; {} where tallies do not tell."""
+        ...
+
+    def fitted(self, tallies: Sequence[Any]) -> tuple[float, ...]:
+        """The confidence of each class from which on a result is shown, fitted to these tallies; () where all is."""
+        ...
+
+    def at(self, thresholds: Sequence[float]) -> Task[R]:
+        """The task with these confidences; itself for ()."""
         ...
 
     def divergence(self, wanted: Tensors, got: Tensors) -> Rows:

@@ -84,6 +84,10 @@ class Classification(Record, frozen=True):
 
         return notebook.shares((guess.label, guess.score) for guess in self.top(5))
 
+    def files(self) -> dict[str, bytes]:
+        """Nothing beside the drawn frame."""
+        return {}
+
     def draw(self, frame: Image) -> Image:
         """A copy of the (H, W, 3) BGR frame with the three best labels and their bars in the corner."""
         import cv2
@@ -129,6 +133,7 @@ class ClassificationTask:
     name = "classification"
     head: ClassVar[type[ClassificationHead]] = ClassificationHead
     metric = "top-1"
+    spatial = False
 
     def __init__(
         self,
@@ -211,6 +216,24 @@ class ClassificationTask:
     def score(self, tallies: Sequence[bool]) -> float:
         """The share of frames that are right."""
         return sum(tallies) / len(tallies)
+
+    def figures(self, tallies: Sequence[bool]) -> dict[str, float]:  # noqa: ARG002 - as every task's
+        """Nothing beside the score."""
+        return {}
+
+    def by_class(self, tallies: Sequence[bool]) -> dict[str, float]:  # noqa: ARG002
+        """A tally does not know its frame's class."""
+        return {}
+
+    def fitted(self, tallies: Sequence[bool]) -> tuple[float, ...]:  # noqa: ARG002
+        """The best label is always shown; of several that may hold, the head says from where on."""
+        return ()
+
+    def at(self, thresholds: Sequence[float]) -> ClassificationTask:
+        """Itself; raises BadInput for thresholds."""
+        if thresholds:
+            raise BadInput("thresholds of a classifier stand in its head")
+        return self
 
     def divergence(self, wanted: Tensors, got: Tensors) -> Rows:
         """Kullback-Leibler divergence of each frame's scores from the wanted ones -> (N,) in nats."""

@@ -7,6 +7,7 @@ the frame, and what they are worth against the truth is decided here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from edgecv_runtime.geometry import View
 from edgecv_runtime.head import DetectionHead
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.onnxfile import ANY_SHAPE
-from edgecv_runtime.tasks.average_precision import Matches, Summary, matches, summary
+from edgecv_runtime.tasks.average_precision import Matches, Summary, fitted_thresholds, matches, summary
 from edgecv_runtime.tasks.detections import Boxes, Detections
 from edgecv_runtime.tasks.nms import areas, suppressed
 
@@ -38,8 +39,9 @@ class DetectionTask:
     """
 
     name = "detection"
+    head: ClassVar[type[DetectionHead]] = DetectionHead
     metric = "AP50-95"
-    judged = True
+    judged = spatial = True
 
     def __init__(
         self, head: DetectionHead, outputs: tuple[TensorSpec, ...], *, thresholds: Sequence[float] = ()
@@ -53,7 +55,7 @@ class DetectionTask:
         wrong = [value for value in thresholds if not 0 <= value <= 1]
         if wrong:
             raise BadInput(f"thresholds of scores lie in 0..1, got {wrong[0]:g}")
-        self.head = head
+        self.config = head
         self.labels = head.labels
         self.thresholds = tuple(thresholds) or (head.confidence,) * len(head.labels)
         self._outputs = outputs
@@ -62,7 +64,7 @@ class DetectionTask:
 
     def ranking(self) -> DetectionTask:
         """The same task that gives all boxes down to FAINTEST: average precision ranks what nobody is shown, too."""
-        return DetectionTask(self.head, self._outputs, thresholds=(FAINTEST,) * len(self.labels))
+        return DetectionTask(self.config, self._outputs, thresholds=(FAINTEST,) * len(self.labels))
 
     def decode(self, outputs: Tensors, views: Sequence[View]) -> list[Detections]:
         """The boxes of each frame in its own pixels, cut off at its edge; raises InvalidOutput where one is NaN."""
@@ -91,6 +93,25 @@ class DetectionTask:
         """All figures that COCO names, and AP by class."""
         return summary(tallies, self.labels)
 
+    def figures(self, tallies: Sequence[Matches]) -> dict[str, float]:
+        """COCO's other figures, of the kinds of boxes that are there."""
+        found = self.summary(tallies)
+        told = {"AP50": found.ap50, "AP75": found.ap75, "AP small": found.small, "AP medium": found.medium}
+        told |= {"AP large": found.large, "AR100": found.ar100}
+        return {name: value for name, value in told.items() if value is not None}
+
+    def by_class(self, tallies: Sequence[Matches]) -> dict[str, float]:
+        """Average precision of each class that is there."""
+        return self.summary(tallies).by_class
+
+    def fitted(self, tallies: Sequence[Matches]) -> tuple[float, ...]:
+        """The score of each class at which F1 is the best; see `fitted_thresholds`."""
+        return fitted_thresholds(tallies, self.labels, self.config.confidence)
+
+    def at(self, thresholds: Sequence[float]) -> DetectionTask:
+        """The task that shows boxes from these scores on; itself for ()."""
+        return DetectionTask(self.config, self._outputs, thresholds=thresholds) if thresholds else self
+
     def divergence(self, wanted: Tensors, got: Tensors) -> Rows:
         """How far outputs are from the wanted ones, frame by frame -> (N,), 0 where they are equal.
 
@@ -115,20 +136,20 @@ class DetectionTask:
         place, kind = np.nonzero(scores >= self._least)
         chosen = scores[place, kind]
         order = np.argsort(-chosen, kind="stable")
-        dropped = max(0, len(order) - self.head.candidates)
-        order = order[: self.head.candidates]
+        dropped = max(0, len(order) - self.config.candidates)
+        order = order[: self.config.candidates]
         place, kind = place[order], kind[order]
         xyxy = np.asarray(boxes[place], np.float32)
         if not np.isfinite(xyxy).all():
             broken = len(xyxy) - int(np.isfinite(xyxy).all(axis=1).sum())
             raise InvalidOutput(f"{broken} of {len(xyxy)} boxes hold NaN or infinite values; run 'edgecv verify'")
-        stays = suppressed(xyxy, kind, self.head.overlap, len(order))
+        stays = suppressed(xyxy, kind, self.config.overlap, len(order))
         height, width = view.source
         found = view.to_source(xyxy[stays])
         np.clip(found, 0, np.array([width, height, width, height], np.float32), out=found)
         inside = np.flatnonzero(areas(found) > 0)
-        dropped += max(0, len(inside) - self.head.most)
-        inside = inside[: self.head.most]
+        dropped += max(0, len(inside) - self.config.most)
+        inside = inside[: self.config.most]
         stays = stays[inside]
         confidence = np.asarray(chosen[order[stays]], np.float32)
         return Detections(found[inside], confidence, kind[stays].astype(np.int64), self.labels, dropped)

@@ -117,6 +117,10 @@ class Detections(Record, frozen=True, eq=False):
         ]
         return notebook.table(("label", "score", "left", "top", "right", "bottom"), rows, str(self))
 
+    def files(self) -> dict[str, bytes]:
+        """Nothing beside the drawn frame."""
+        return {}
+
     def draw(self, frame: Image) -> Image:
         """A copy of the (H, W, 3) BGR frame with the boxes, their labels and scores drawn on it."""
         import cv2

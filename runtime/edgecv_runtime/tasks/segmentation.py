@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,10 @@ class Segmentation(Record, frozen=True):
         assert done
         return bytes(data)
 
+    def files(self) -> dict[str, bytes]:
+        """The mask."""
+        return {".mask.png": self.png()}
+
     def draw(self, frame: Image) -> Image:
         """A copy of the (H, W, 3) BGR frame with each class in its colour over it and a legend in the corner.
 
@@ -111,8 +115,9 @@ class SegmentationTask:
     """Outputs of a segmenter to masks: a class map (N, H, W) of integers, or logits (N, C, H, W)."""
 
     name = "segmentation"
+    head: ClassVar[type[SegmentationHead]] = SegmentationHead
     metric = "mIoU"
-    judged = True
+    judged = spatial = True
 
     def __init__(self, head: SegmentationHead, outputs: tuple[TensorSpec, ...]) -> None:
         """Raises BadInput for more than one output, one of another shape, and a C that is not that of the labels."""
@@ -169,10 +174,29 @@ class SegmentationTask:
 
     def score(self, tallies: Sequence[Tally]) -> float:
         """Mean intersection over union of the classes that occur, over all frames' pixels; 0 where nothing is known."""
-        each = self.by_class(tallies)
+        each = self.overlaps(tallies)
         return float(np.nanmean(each)) if np.isfinite(each).any() else 0.0
 
-    def by_class(self, tallies: Sequence[Tally]) -> NDArray[np.float64]:
+    def figures(self, tallies: Sequence[Tally]) -> dict[str, float]:
+        """The share of pixels that are right."""
+        return {"pixel accuracy": self.pixel_accuracy(tallies)}
+
+    def by_class(self, tallies: Sequence[Tally]) -> dict[str, float]:
+        """Intersection over union of each class that occurs."""
+        each = self.overlaps(tallies)
+        return {label: float(value) for label, value in zip(self.labels, each, strict=True) if np.isfinite(value)}
+
+    def fitted(self, tallies: Sequence[Tally]) -> tuple[float, ...]:  # noqa: ARG002 - as every task's
+        """The best class of a pixel is always shown."""
+        return ()
+
+    def at(self, thresholds: Sequence[float]) -> SegmentationTask:
+        """Itself; raises BadInput for thresholds."""
+        if thresholds:
+            raise BadInput("segmentation has no thresholds: the best class of a pixel is always shown")
+        return self
+
+    def overlaps(self, tallies: Sequence[Tally]) -> NDArray[np.float64]:
         """Intersection over union of each class over all frames' pixels -> (C,), NaN for those that do not occur."""
         right, found, true = self._summed(tallies)
         union = found + true - right

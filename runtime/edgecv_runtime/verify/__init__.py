@@ -7,7 +7,7 @@ golden inputs on a device) is the caller's affair.
 
 from __future__ import annotations
 
-from edgecv_runtime.verify.compare import Comparison, Outputs, agreement, compare, score
+from edgecv_runtime.verify.compare import Comparison, Outputs, Truths, agreement, compare, score
 from edgecv_runtime.verify.diagnose import against, against_file, diagnose, write_pictures
 from edgecv_runtime.verify.run import Verified, computing, float_reference, self_test, verify
 from edgecv_runtime.verify.score import distance, wilson
@@ -16,6 +16,7 @@ from edgecv_runtime.verify.sealed import check
 __all__ = [
     "Comparison",
     "Outputs",
+    "Truths",
     "Verified",
     "against",
     "against_file",

@@ -128,7 +128,7 @@ class Comparison:
         self._kept += [self.task.tally(*pair) for pair in zip(found, shown, strict=True)]
         if self._truths is not None:
             right = shown if self._ranking is self.task else self._ranking.decode(wanted, views)
-            truths = [self.task.truth(each) for each in self._truths[start : start + count]]
+            truths = [self.task.truth(self._truths[index]) for index in range(start, start + count)]
             self._right += [self.task.tally(*pair) for pair in zip(found, truths, strict=True)]
             self._known += [self.task.tally(*pair) for pair in zip(right, truths, strict=True)]
         divergences = np.asarray(self.task.divergence(wanted, got), np.float32)
@@ -141,6 +141,16 @@ class Comparison:
         self._signal += float(np.square(rows, dtype=np.float64).sum())
         apart = _apart(wanted, got) if self._spans else divergences
         self._worst = sorted([*self._worst, *((-float(each), start + i) for i, each in enumerate(apart))])[:WORST]
+
+    @property
+    def tallies(self) -> list[Any]:
+        """What each frame adds to the score of the outputs, or of their agreement where there are no truths."""
+        return self._kept if self._truths is None else self._right
+
+    @property
+    def reference_tallies(self) -> list[Any]:
+        """The same of the reference; [] where there are no truths."""
+        return self._known
 
     @property
     def worst(self) -> list[int]:

@@ -35,13 +35,14 @@ GOLDEN_FRAMES = "golden inputs"
 
 @dataclass(frozen=True)
 class Verified:
-    """One target's evidence, and outputs behind it by name: of the first frames, as many as fit in some megabytes.
+    """One target's evidence, and what is behind it; None when the backend could not run it.
 
-    None when the backend could not run it.
+    outputs: by name, of the first frames, as many as fit in some megabytes. comparison: what each frame adds.
     """
 
     entry: Entry
     outputs: dict[str, NDArray[Any]] | None
+    comparison: Comparison | None = None
 
 
 def verify(
@@ -107,7 +108,7 @@ def _verified(
         agreement=comparison.agreement,
         score=comparison.score,
     )
-    return Verified(entry, outputs)
+    return Verified(entry, outputs, comparison)
 
 
 def explain(

@@ -1,0 +1,149 @@
+"""`verify.json`: what the report shows of a task whose results lie in places of their frames: pictures, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecv.data import Images
+from edgecv.run.verified import Division
+from edgecv_runtime import records
+from edgecv_runtime.geometry import View
+from edgecv_runtime.manifest import Manifest
+from edgecv_runtime.preprocess import Image, Preprocess
+from edgecv_runtime.records import Record
+from edgecv_runtime.tasks import Result, Task
+from edgecv_runtime.verify import Outputs, Verified
+
+FILE = "verify.json"
+WORST, BEST, WIDTH = 4, 4, 640  # frames shown of each kind, and their width in pixels
+PYTORCH = "PyTorch"
+
+
+class Pane(Record, frozen=True):
+    """A frame with a result drawn on it, as a JPEG; source: whose result; score: of this frame, 0..1."""
+
+    source: str
+    said: str
+    jpeg: bytes
+    score: float | None = None
+
+
+class Shown(Record, frozen=True):
+    """One frame: its name, and the panes beside each other."""
+
+    name: str
+    panes: tuple[Pane, ...]
+
+
+class Told(Record, frozen=True):
+    """What a source's results came to: the metric, other figures, and the metric by class; all 0..1."""
+
+    source: str
+    value: float
+    figures: dict[str, float]
+    by_class: dict[str, float]
+
+
+class Drawn(Record, frozen=True):
+    """The file. count: frames behind the figures. files: the hash of each variant that was drawn."""
+
+    metric: str
+    count: int
+    division: Division
+    told: tuple[Told, ...]
+    worst: tuple[Shown, ...]
+    best: tuple[Shown, ...]
+    files: dict[str, str]
+
+
+def draw(
+    task: Task[Any],
+    done: Sequence[Verified],
+    images: Images,
+    views: Sequence[View],
+    expected: Outputs,
+    division: Division,
+) -> Drawn:
+    """Draw the frames that were kept on which the smallest file does worst and best, beside PyTorch and the truth.
+
+    images: in full size, with their truths; views: how the network saw each; expected: PyTorch's outputs.
+    """
+    ran = [each for each in done if each.comparison is not None and each.outputs]
+    told = [
+        _told(task, f"{each.entry.variant} on {each.entry.backend}", each.comparison.tallies)
+        for each in ran
+        if each.comparison
+    ]
+    first = ran[0].comparison if ran else None
+    if first is not None and first.reference_tallies:
+        told.insert(0, _told(task, PYTORCH, first.reference_tallies))
+    chosen = next((each for each in reversed(ran) if each.entry.executed == "int8"), ran[0] if ran else None)
+    worst: list[Shown] = []
+    best: list[Shown] = []
+    if chosen is not None and chosen.comparison is not None and chosen.outputs:
+        scores = [task.score([tally]) for tally in chosen.comparison.tallies]
+        kept = min(len(each) for each in chosen.outputs.values())
+        order = np.argsort(scores[:kept], kind="stable")
+        lowest = order[:WORST]
+        highest = order[len(lowest) :][::-1][:BEST]
+        for frames, shown in ((lowest, worst), (highest, best)):
+            shown += [_shown(task, chosen, int(index), images, views[int(index)], expected, scores) for index in frames]
+    files = {each.entry.variant: each.entry.sha256 for each in ran}
+    return Drawn(task.metric, len(images), division, tuple(told), tuple(worst), tuple(best), files)
+
+
+def read(path: Path, manifest: Manifest) -> Drawn | None:
+    """What was drawn of files that are still in the bundle; None without the file, or where it is of others."""
+    if not path.is_file():
+        return None
+    found = records.decode(path.read_bytes(), Drawn, str(path))
+    here = {each.name: manifest.files[each.file].sha256 for each in manifest.variants}
+    return found if all(here.get(name) == digest for name, digest in found.files.items()) else None
+
+
+def seen(images: Images, preprocess: Preprocess) -> list[View]:
+    """How the network sees each image, by its size; each is read once."""
+    return [preprocess.view(image.shape[:2]) for image in images]
+
+
+def _key(each: Verified) -> str:
+    hint = f" ({each.entry.hint})" if each.entry.hint != "float32" else ""
+    return f"{each.entry.variant} on {each.entry.backend}{hint}"
+
+
+def _told(task: Task[Any], source: str, tallies: Sequence[Any]) -> Told:
+    return Told(source, task.score(tallies), task.figures(tallies), task.by_class(tallies))
+
+
+def _shown(
+    task: Task[Any],
+    chosen: Verified,
+    index: int,
+    images: Images,
+    view: View,
+    expected: Outputs,
+    scores: Sequence[float],
+) -> Shown:
+    assert chosen.outputs is not None
+    frame = images[index]
+    (known,) = task.decode(expected.of([index]), [view])
+    (found,) = task.decode({name: each[index : index + 1] for name, each in chosen.outputs.items()}, [view])
+    panes = [] if images.truths is None else [_pane("true", task.truth(images.truths[index]), frame)]
+    panes.append(_pane(PYTORCH, known, frame))
+    panes.append(_pane(_key(chosen), found, frame, scores[index]))
+    return Shown(images.name(index), tuple(panes))
+
+
+def _pane(source: str, result: Result, frame: Image, score: float | None = None) -> Pane:
+    import cv2
+
+    picture = result.draw(frame)
+    if picture.shape[1] > WIDTH:
+        size = WIDTH, round(picture.shape[0] * WIDTH / picture.shape[1])
+        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return Pane(source, str(result), np.asarray(data).tobytes(), score)
