@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,9 +15,6 @@ from edgecv_runtime import files
 from edgecv_runtime.errors import BadInput, Unavailable, nearest
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from edgecv_export.calibrate import Images
     from edgecv_export.quantize import QuantizeConfig
     from edgecv_runtime.bundle import Bundle
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
     from edgecv_runtime.manifest import Budget, Manifest
     from edgecv_runtime.preprocess import Image, Preprocess
 
-    Found = tuple[Images, Image | None, NDArray[np.int64] | None]  # calibration images, check images, their labels
+    Found = tuple[Images, results.Given | None]  # calibration images, check images
 
 FLOAT = "float32"
 EVERY_S = 0.1  # between frames of a clip; more in long ones
@@ -108,8 +105,8 @@ def quantize(
         found = (
             None if data is None else _frames(opened, data, images if config.int8 else 0, check_images, max_megapixels)
         )
-    calibration, check, labels = found or (None, None, None)
-    if max_drop is not None and (labels is None or several):
+    calibration, check = found or (None, None)
+    if max_drop is not None and (check is None or several):
         given = f"{data} has no folders named as them" if data else "without --data there are none"
         given = "several of them may hold on one image" if several else given
         raise BadInput(
@@ -121,15 +118,19 @@ def quantize(
     try:
         files.check_replaceable(bundle)
         if calibration is not None and config.int8:
-            done = search(bundle, calibration, config, say, check=check, labels=labels, budget=budget, book=book)
+            on: dict[str, Any] = (
+                {} if check is None else {"check": check.frames, "labels": check.truths, "views": check.views}
+            )
+            done = search(bundle, calibration, config, say, budget=budget, book=book, **on)
         else:
             convert(bundle, budget)
     except OSError as exc:
         raise Unavailable(f"{exc.filename or bundle}: {exc.strerror}; the bundle is as it was") from exc
     if done is not None:
         front.keep(done, budget, bundle)
-    frames = sample(calibration).some(check_images) if check is None and calibration is not None else check
-    manifest, evidence = _measured(bundle, frames, labels)
+    if check is None and calibration is not None:
+        check = results.Given(sample(calibration).some(check_images), [], None)
+    manifest, evidence = _measured(bundle, check)
     facts: dict[str, object] = {}
     lines: list[str] = []
     if done is not None:
@@ -200,24 +201,25 @@ def _frames(opened: Bundle, data: Path, calibrating: int, checking: int, max_meg
     from edgecv.data import DataConfig, clips
     from edgecv.data.judging import divided
 
-    labelled = divided(data, tuple(opened.manifest.labels), max_megapixels, opened.path)
+    manifest = opened.manifest
+    labelled = divided(data, tuple(manifest.labels), max_megapixels, opened.path, manifest.task)
     if labelled is None:
         count = calibrating + checking
         source = DataConfig(source="clips", path=str(data), every_s=EVERY_S, max_megapixels=max_megapixels)
         found, notes = clips.spread(source, count, opened.manifest.preprocess)
         for note in notes:
             say(f"warning: {note}")
-        return found.take(count), None, None
+        return found.take(count), None
     for line in labelled.told:
         say(f"{data}: {line}")
     calibration = labelled.calibration.take(calibrating)
     check = labelled.judged.take(checking)
     read = Preprocessed(opened.manifest.preprocess, calibration.__getitem__, len(calibration))
-    return read, results.preprocessed(opened, check), check.labels
+    return read, results.preprocessed(opened, check)
 
 
-def _measured(path: Path, frames: Image | None, labels: NDArray[np.int64] | None) -> tuple[Manifest, Evidence]:
-    """Verify, on frames or on the golden inputs, and time what is now in the bundle: its manifest and evidence."""
+def _measured(path: Path, given: results.Given | None) -> tuple[Manifest, Evidence]:
+    """Verify, on given frames or the golden inputs, and time what is now in the bundle: its manifest and evidence."""
     from edgecv_runtime import verify
     from edgecv_runtime.bench.latency import bench
     from edgecv_runtime.bundle import Bundle
@@ -225,15 +227,16 @@ def _measured(path: Path, frames: Image | None, labels: NDArray[np.int64] | None
 
     with Bundle(path) as opened:
         # float32 is no proof of itself: against the golden outputs
-        done = verify.verify(opened, only=lambda each: frames is None or (each.variant, each.hint) == (FLOAT, FLOAT))
-        if frames is not None:
+        done = verify.verify(opened, only=lambda each: given is None or (each.variant, each.hint) == (FLOAT, FLOAT))
+        if given is not None:
             with verify.float_reference(opened) as expected:
                 done += verify.verify(
                     opened,
-                    frames,
+                    given.frames,
                     expected,
                     reference_name="float32 here",
-                    labels=labels,
+                    labels=given.truths,
+                    views=given.views or None,
                     frames_name="check images",
                     only=lambda each: (each.variant, each.hint) != (FLOAT, FLOAT),
                 )

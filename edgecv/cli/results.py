@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,15 +12,15 @@ from edgecv.cli.output import say, show_json, stderr, stdout
 from edgecv_runtime.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from edgecv.data import Images
     from edgecv_runtime.bench.table import Row
     from edgecv_runtime.bundle import Bundle
     from edgecv_runtime.evidence import Entry, Evidence, Finding
+    from edgecv_runtime.geometry import View
     from edgecv_runtime.manifest import Manifest
     from edgecv_runtime.offers import Offers
     from edgecv_runtime.preprocess import Image
+    from edgecv_runtime.verify import Truths
 
 EXIT_LOSSES = 4  # finished, with losses that were reported
 
@@ -32,7 +32,7 @@ Data = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="Folder with one folder of images a class, named as the labels; of a divided one test/, else val/.",
+        help="A folder of images a class, named as the labels, or images with masks or boxes; its test/, else val/.",
     ),
 ]
 MaxMegapixels = Annotated[float, typer.Option("--max-megapixels", help="A larger picture is refused unread.")]
@@ -189,14 +189,15 @@ def _scored(opened: Bundle, data: Path, max_megapixels: float) -> list[Entry]:
 
     from edgecv_runtime import verify as verification
 
-    frames, labels = labelled(opened, data, max_megapixels)
+    given = labelled(opened, data, max_megapixels)
     with verification.float_reference(opened) as expected:
         done = verification.verify(
             opened,
-            frames,
+            given.frames,
             expected,
             reference_name="float32 here",
-            labels=labels,
+            labels=given.truths,
+            views=given.views,
             frames_name=f"images of {data.resolve().name}",
         )
     proofs = verification.verify(opened, only=lambda each: (each.variant, each.hint) == ("float32", "float32"))
@@ -249,11 +250,25 @@ def _say_found(finding: Finding | None, json: bool) -> None:
         raise typer.Exit(EXIT_LOSSES)
 
 
-def preprocessed(opened: Bundle, frames: Iterable[Image]) -> Image:
-    """Frames as the network sees them, one after the other: full-size frames are not held together."""
+@dataclass(frozen=True)
+class Given:
+    """Images as the network sees them (N, H, W, C), how it sees each, and what is known to be right of them."""
+
+    frames: Image
+    views: list[View]
+    truths: Truths | None
+
+
+def preprocessed(opened: Bundle, images: Images) -> Given:
+    """Images as the network sees them, one after the other: full-size frames are not held together."""
     import numpy as np
 
-    return np.stack([opened.manifest.preprocess(frame) for frame in frames])
+    preprocess = opened.manifest.preprocess
+    frames, views = [], []
+    for frame in images:
+        frames.append(preprocess(frame))
+        views.append(preprocess.view(frame.shape[:2]))
+    return Given(np.stack(frames), views, images.truths)
 
 
 def _show(opened: Bundle, evidence: Evidence, json: bool, markdown: bool, judged: Evidence | None = None) -> None:
@@ -273,12 +288,12 @@ def _print(found: list[Row], markdown: bool) -> None:
         print_table(found, stdout)
 
 
-def labelled(opened: Bundle, data: Path, max_megapixels: float) -> tuple[Image, NDArray[np.int64]]:
-    """Images of a folder whose class folders are named as the bundle's labels: frames and label indices."""
+def labelled(opened: Bundle, data: Path, max_megapixels: float) -> Given:
+    """Images whose truths are known, in class folders named as the bundle's labels, with masks or with boxes."""
     from edgecv.data.judging import everything
 
-    images, told = everything(data, tuple(opened.manifest.labels), max_megapixels, opened.path)
+    manifest = opened.manifest
+    images, told = everything(data, tuple(manifest.labels), max_megapixels, opened.path, manifest.task)
     for line in told:
         say(f"{data}: {line}")
-    assert images.labels is not None
-    return preprocessed(opened, images), images.labels
+    return preprocessed(opened, images)

