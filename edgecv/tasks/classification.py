@@ -87,7 +87,10 @@ class ClassificationTraining:
 
 
 def make(dataset: Dataset, config: TrainConfig, size: Size) -> Training:
-    """The training of a classifier on a data set."""
+    """The training of a classifier on a data set; raises BadInput for settings that are for masks."""
+    for name, value in (("dice", config.dice), ("class_weights", config.class_weights)):
+        if value is not None:
+            raise BadInput(f"train.{name} is for masks, and this data set has a class for each image: leave it out")
     return ClassificationTraining(len(dataset.classes), config, size)
 
 

@@ -26,7 +26,7 @@ from edgecv.train.evaluate import batches
 from edgecv.train.loop import CHECKPOINT, Arrays, Loop
 from edgecv.train.signals import stop_signals
 from edgecv_runtime import files
-from edgecv_runtime.errors import ComputationError, DatasetError, Unavailable
+from edgecv_runtime.errors import BadInput, ComputationError, DatasetError, Unavailable
 from edgecv_runtime.preprocess import Normalization, Preprocess
 
 log = logging.getLogger("edgecv.train")
@@ -102,8 +102,7 @@ def fit(
         val_targets=task.prepare(val, preprocess, decoded),
         statistics=cached(statistics, preprocess, decoded) if len(statistics) else None,
     )
-    _, outputs = next(batches(model, arrays.val[:1], normalization))
-    task.check(outputs)
+    _check_outputs(model, task, arrays, normalization)
 
     device = next(model.parameters()).device
     with torch.random.fork_rng(), memory.kept(), stop_signals() as stop:
@@ -188,3 +187,14 @@ def check_labels(dataset: Dataset) -> None:
             raise DatasetError(f"the {name} images have no labels; clips can be calibrated with, not trained on")
         if not len(images):
             raise DatasetError(f"there are no {name} images")
+
+
+def _check_outputs(model: nn.Module, task: Training, arrays: Arrays, normalization: Normalization) -> None:
+    """Run one image through the model before anything is trained."""
+    try:
+        _, outputs = next(batches(model, arrays.val[:1], normalization))
+    except RuntimeError as exc:
+        height, width = arrays.val.shape[1:3]
+        reason = " ".join(str(exc).split())[:200]
+        raise BadInput(f"the model cannot take images of {height}x{width}: {reason}; set preprocess.size") from exc
+    task.check(outputs)
