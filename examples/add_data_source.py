@@ -66,7 +66,7 @@ def main() -> None:
             folder / "run",
             progress=False,
         )
-        print(f"{len(dataset.train)} images of {', '.join(dataset.classes)}: {trained.top1:.0%} of the held-out right")
+        print(f"{len(dataset.train)} images of {', '.join(dataset.classes)}: {trained.score:.0%} of the held-out right")
 
 
 if __name__ == "__main__":

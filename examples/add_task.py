@@ -1,30 +1,33 @@
-"""Another meaning for a network's outputs: a classifier that says "unsure" where no class reaches 90 %.
+"""Another meaning for a network's outputs: a classifier that says "unsure" where no class reaches 99 %.
 
     python examples/add_task.py BUNDLE
 
 A task decodes tensors into results and knows nothing of backends; a bundle's head names its task. Inside edgecv the
-same is a file in `edgecv_runtime/tasks/` and a row in the table `TASKS`.
+same is a file in `edgecv_runtime/tasks/` and a row in the table `TASKS`; in a package of its own, an entry point of the
+group "edgecv.tasks" whose class has a `head` record of its own.
 """
 
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
 import edgecv_runtime as rt
-from edgecv_runtime import stream, tasks
+from edgecv_runtime import stream, task_table
 from edgecv_runtime.backends import Tensors
+from edgecv_runtime.geometry import View
 from edgecv_runtime.tasks.classification import ClassificationTask
 
-SURE = 0.9
+SURE = 0.99
 
 
 # --- the task
 class OrUnsure(ClassificationTask):
     """As a classification, with one class more: "unsure"."""
 
-    def decode(self, outputs: Tensors, count: int) -> list[rt.Classification]:
-        """One result per frame of the batch of `count`."""
-        return [self._judged(result) for result in super().decode(outputs, count)]
+    def decode(self, outputs: Tensors, views: Sequence[View]) -> list[rt.Classification]:
+        """One result per frame of the batch."""
+        return [self._judged(result) for result in super().decode(outputs, views)]
 
     def _judged(self, result: rt.Classification) -> rt.Classification:
         if result.score >= SURE:
@@ -33,7 +36,7 @@ class OrUnsure(ClassificationTask):
         return rt.Classification(scores, (*result.labels, "unsure"))
 
 
-tasks.TASKS["classification"] = OrUnsure
+task_table.TASKS["classification"] = f"{__name__}:OrUnsure"
 # --- that is all
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from edgecv import models
 from edgecv.cli.app import app
-from edgecv_runtime import backends, tasks
+from edgecv_runtime import backends, task_table
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ARCHITECTURE = EXAMPLES.parent / "docs" / "architecture.md"
@@ -25,7 +25,7 @@ SAID = {
 @pytest.fixture
 def tables():
     """What an example registers is gone for the next test."""
-    before = [(table, dict(table)) for table in (models.ZOO, tasks.TASKS)]
+    before = [(table, dict(table)) for table in (models.ZOO, task_table.TASKS)]
     yield
     for table, rows in before:
         table.clear()

@@ -44,13 +44,15 @@ def draw(run: Run, prefix: str) -> list[Plot]:
 
 
 def curves(run: Run) -> Figure | None:
-    """Loss, accuracy and learning rate over the epochs, whatever of it the header of curves.csv names."""
+    """Loss, accuracy or the task's score, and learning rate over the epochs, whatever the header of curves.csv names."""
     if not run.curves:
         return None
     names = [name for name in run.curves if any(map(math.isfinite, run.curves[name]))]
     steps = next((run.curves[name] for name in names if name.lower() in ("epoch", "step")), None)
     kinds = {"loss": ("loss",), "accuracy": ("acc", "top1", "top_1"), "learning rate": ("learning", "lr")}
     found = {kind: [name for name in names if any(key in name.lower() for key in keys)] for kind, keys in kinds.items()}
+    told = {name for columns in found.values() for name in columns}
+    found["score"] = [name for name in names if name.startswith(("train_", "val_")) and name not in told]
     found = {kind: columns for kind, columns in found.items() if columns}
     if not found:
         return None
@@ -63,7 +65,7 @@ def curves(run: Run) -> Figure | None:
         axis.set_ylabel(kind)
         axis.grid(axis="y")
         shares = all(value <= 1 for name in columns for value in run.curves[name] if math.isfinite(value))
-        plain(axis.yaxis, share=kind == "accuracy" and shares)
+        plain(axis.yaxis, share=kind in ("accuracy", "score") and shares)
         if len(columns) > 1:
             axis.legend(ncols=len(columns), loc="best")
     axes[-1].set_xlabel("epoch")
