@@ -44,7 +44,7 @@ def draw(run: Run, prefix: str) -> list[Plot]:
 
 
 def curves(run: Run) -> Figure | None:
-    """Loss, accuracy or the task's score, and learning rate over the epochs, whatever the header of curves.csv names."""
+    """Loss, the task's score and learning rate over the epochs, whatever the header of curves.csv names."""
     if not run.curves:
         return None
     names = [name for name in run.curves if any(map(math.isfinite, run.curves[name]))]
