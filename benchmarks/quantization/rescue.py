@@ -13,6 +13,7 @@ import time
 import common
 
 from edgecv_export.calibrate import sample
+from edgecv_export.passes import CORRECTIONS
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.ranges import ESTIMATORS
@@ -44,14 +45,14 @@ def main() -> None:
 def plans(workshop: Workshop, islands: tuple[str, ...]) -> list[Plan]:
     """Nothing, then every estimator and pass by itself, then together."""
     base = Plan("layers", passes=())
-    passes = ("bias", *workshop.float_forms)
+    passes = (*workshop.float_forms, *CORRECTIONS)
     alone = [Plan("layers", passes=(name,)) for name in passes]
     ranges = [Plan("layers", ranges=each, passes=()) for each in ESTIMATORS[1:]]
     weights = [Plan("layers", weight_ranges="mse", passes=())]
     kept = [Plan("layers", passes=(), islands=islands)]
-    every = (*workshop.float_forms, "bias")
+    every = (*workshop.float_forms, *CORRECTIONS)
     together = [
-        Plan("layers", "mean-min-max", passes=("bias",)),
+        Plan("layers", "mean-min-max", passes=tuple(CORRECTIONS)),
         Plan("layers", "mean-min-max", passes=every),
         Plan("layers", "mean-min-max", passes=every, islands=islands),
     ]

@@ -67,7 +67,7 @@ def _floats(done: Quantized) -> list[str]:
 def _layers(done: Quantized) -> list[str]:
     """The islands, and the int8 layers that cost most: measured one by one, or by their outputs in the chosen file."""
     known = done.found.sensitivities
-    costs = {name: f"quantized alone it costs {nats:.2g} nats" for name, nats in known.items()}
+    costs = {name: f"quantized alone it costs {nats:.2g} nats where int8 moves most" for name, nats in known.items()}
     lines = [f"island {name}: {costs.get(name, 'as a rule')}" for name in done.chosen.plan.islands]
     costs = costs or {name: f"its output is off by {100 * error:.3g} %" for name, error in done.errors.items()}
     rest = sorted(costs.keys() - set(done.chosen.plan.islands), key=lambda name: -(known or done.errors)[name])
