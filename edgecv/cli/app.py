@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import edgecv
-from edgecv.cli import cost, device, inspect, output, quantizing, recipes, results
+from edgecv.cli import adopting, cost, device, inspect, output, quantizing, recipes, results
 
 
 class Verb(NamedTuple):
@@ -35,6 +35,7 @@ VERBS = {
     "Single steps of a build": (
         Verb(recipes.train, "edgecv train recipes/photos.yaml data.path=photos train.epochs=5"),
         Verb(recipes.export, "edgecv export recipes/photos.yaml data.path=photos"),
+        Verb(adopting.adopt, "edgecv adopt mine.onnx --describe mine.yaml --data photos"),
         Verb(quantizing.quantize, "edgecv quantize runs/photos/bundle --data photos"),
         Verb(results.report, "edgecv report runs/photos runs/other --out report.html"),
     ),

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 import edgecv_runtime
 from edgecv_export import graph, merge, parity
 from edgecv_export.graph import Deployed
-from edgecv_export.interface import BATCH, INPUT, OUTPUT, check_frames
-from edgecv_runtime import bundle, onnxfile, tasks
+from edgecv_export.interface import OUTPUT, check_frames
+from edgecv_export.sealing import FLOAT32, GOLDEN_IMAGES, Reference, seal
 from edgecv_runtime.errors import BadInput
-from edgecv_runtime.golden import Golden, Picture
 from edgecv_runtime.head import ClassificationHead, Head
-from edgecv_runtime.images import decode
-from edgecv_runtime.manifest import Budget, Manifest, TensorSpec, Variant
+from edgecv_runtime.manifest import Budget
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
-from edgecv_runtime.tasks.classification import ClassificationTask
 from edgecv_runtime.tasks.scores import check as check_scores
-from edgecv_runtime.verify import pictures
 
-GOLDEN_IMAGES = 8
-FLOAT32 = Variant(name="float32", file="model.onnx", precision="float32")
+__all__ = ["FLOAT32", "GOLDEN_IMAGES", "Exported", "export"]
 
 
 @dataclass(frozen=True)
@@ -79,60 +72,26 @@ def export(
     if head is not None and (labels or scores is not None or thresholds):
         raise BadInput("labels, scores and thresholds are said by the head: leave them out")
     deployed = Deployed(network, normalization, outputs)
-    asked = head or ClassificationHead(
-        tuple(labels), "logits" if scores is None else check_scores(scores), tuple(thresholds)
-    )
+    meaning = None if scores is None else check_scores(scores)
+    asked = head or ClassificationHead(tuple(labels), meaning, tuple(thresholds))
     facts = {"edgecv": edgecv_runtime.__version__, "torch": str(torch.__version__), **(provenance or {})}
-    metadata = {"edgecv.name": name, "edgecv.task": asked.task, "edgecv.labels": "\n".join(asked.labels)}
-    model = graph.to_onnx(deployed, preprocess.size, preprocess.channels, metadata)
+    model = graph.to_onnx(deployed, preprocess.size, preprocess.channels, {})
     model, merged = merge.merge_branches(model)
-    graph.check(model)
     facts |= {"merged": f"{merged} convolutions from parallel branches"} if merged else {}
-    with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
-        file = Path(folder) / FLOAT32.file
-        file.write_bytes(model.SerializeToString())
-        header = onnxfile.read(file)
-        sealed = graph.references(deployed, images[:GOLDEN_IMAGES], batch=GOLDEN_IMAGES)
-        if isinstance(asked, ClassificationHead):
-            asked = _settled(asked, header, sealed[outputs[0]], told=scores is not None or head is not None)
-        tasks.create(asked, header.outputs)  # refuses outputs that do not fit
-        differences = parity.gate(file, deployed, images, parity.LOGITS if asked.bound is None else parity.SHARES)
-        golden = Golden(
-            images=images[:GOLDEN_IMAGES],
-            outputs=sealed,
-            labels=asked.labels,
-            pictures=_pictures(deployed, preprocess),
-        ).sealing(FLOAT32.file, file.read_bytes())
-        manifest = Manifest(
-            name=name,
-            head=asked,
-            input=TensorSpec(INPUT, "uint8", (BATCH, *preprocess.size, preprocess.channels)),
-            outputs=header.outputs,
-            preprocess=preprocess,
-            normalization=normalization,
-            variants=(FLOAT32,),
-            budget=budget or Budget(),
-            provenance=facts,
-        )
-        bundle.write(path, manifest, {FLOAT32.file: file, bundle.GOLDEN: golden.to_bytes()})
-    return Exported(Path(path), differences, merged)
-
-
-def _pictures(deployed: Deployed, preprocess: Preprocess) -> tuple[Picture, ...]:
-    """Test cards with what our preprocessing and PyTorch make of them."""
-    cards = pictures.draw(preprocess)
-    pixels = preprocess.batch([decode(data, name) for name, data in cards.items()])
-    outputs = graph.references(deployed, pixels)
-    return tuple(
-        Picture(name, data, pixels[index], {output: values[index] for output, values in outputs.items()})
-        for index, (name, data) in enumerate(cards.items())
+    sealed = seal(
+        model,
+        path,
+        name=name,
+        head=asked,
+        preprocess=preprocess,
+        normalization=normalization,
+        images=images,
+        reference=Reference(
+            "PyTorch",
+            partial(graph.references, deployed),
+            lambda file, frames: parity.first_difference(file, deployed, frames),
+        ),
+        budget=budget,
+        provenance=facts,
     )
-
-
-def _settled(
-    asked: ClassificationHead, header: onnxfile.OnnxHeader, outputs: NDArray[np.float32], told: bool
-) -> ClassificationHead:
-    """A classifier's head with what its outputs mean, as was told, or as graph and first outputs prove."""
-    (name,) = (each.name for each in header.outputs)
-    meaning = ClassificationTask(asked, header.outputs, ending=header.endings[name], told=told).settle(outputs)
-    return ClassificationHead(asked.labels, meaning.scores, meaning.thresholds)
+    return Exported(Path(path), sealed, merged)

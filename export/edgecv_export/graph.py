@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgecv_export.interface import BATCH, INPUT, OUTPUT
+from edgecv_export.interface import BATCH, INPUT, OUTPUT, check
 from edgecv_runtime.errors import BadInput, ComputationError
 from edgecv_runtime.preprocess import Image, Normalization
 
@@ -177,16 +177,3 @@ def trace(network: nn.Module, example: Tensor, source: str, outputs: Sequence[st
     model.doc_string = ""
     del model.metadata_props[:]
     return model
-
-
-def check(model: Any) -> None:
-    """ONNX's full checker with shape inference, and our own promise on the input; raises ComputationError."""
-    import onnx
-
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise ComputationError(f"the exported graph is not valid ONNX: {str(exc).strip().splitlines()[0]}") from exc
-    readers = [node.op_type for node in model.graph.node if INPUT in node.input]
-    if readers != ["Cast"]:
-        raise ComputationError(f"the uint8 input '{INPUT}' must be read by one Cast and nothing else, not by {readers}")

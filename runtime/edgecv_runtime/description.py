@@ -2,24 +2,32 @@
 
 As a file, YAML or JSON, it lies beside the model:
 
+    task: classification          # or segmentation, detection
     labels: [cat, dog]            # or the name of a text file with one label a line
     preprocess: {size: [224, 224], mode: crop, resize: 256}
     normalization: {mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}   # of a float input
     scores: logits                # where the graph does not prove it
     thresholds: [0.5]             # of labels of which several may hold
+
+What else a task's head has is said beside its labels, and so is where its outputs stand (see `forms`).
 """
 
 from __future__ import annotations
 
 import codecs
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgecv_runtime import records
-from edgecv_runtime.errors import BadInput, Unavailable
-from edgecv_runtime.head import Scores
+import msgspec
+
+from edgecv_runtime import records, task_table
+from edgecv_runtime.errors import BadInput, Unavailable, nearest
+from edgecv_runtime.head import Head
 from edgecv_runtime.preprocess import Normalization, Preprocess
 from edgecv_runtime.records import Record
+
+if TYPE_CHECKING:
+    from edgecv_runtime.forms import Form
 
 EXAMPLE = "labels: [cat, dog], preprocess: {size: [224, 224]}, normalization: {mean: [...], std: [...]}"
 
@@ -27,16 +35,28 @@ EXAMPLE = "labels: [cat, dog], preprocess: {size: [224, 224]}, normalization: {m
 class Description(Record, frozen=True):
     """What has to be said of a plain ONNX file.
 
-    labels: in the order of the outputs. normalization: None where the input is uint8 and the graph normalizes. scores:
-    what the outputs are, None where the graph proves it (see tasks.scores). thresholds: of labels of which several may
-    hold, one for all or one a label.
+    head: what the outputs mean. normalization: None where the input is uint8 and the graph normalizes. outputs: how
+    the graph's outputs become those that the task wants; None where they need nothing.
     """
 
-    labels: tuple[str, ...]
+    head: Head
     preprocess: Preprocess
     normalization: Normalization | None = None
-    scores: Scores | None = None
-    thresholds: tuple[float, ...] = ()
+    outputs: Form | None = None
+
+    @property
+    def form(self) -> Form:
+        """What is said of the outputs, or the task's usual form."""
+        from edgecv_runtime import forms
+
+        return self.outputs or forms.find(self.head.task)()
+
+
+class _Pixels(Record, frozen=True):
+    """What is said of the input."""
+
+    preprocess: Preprocess
+    normalization: Normalization | None = None
 
 
 def read(path: str | Path) -> Description:
@@ -51,7 +71,46 @@ def read(path: str | Path) -> Description:
         data["labels"] = _lines(path.parent / data["labels"], path)
     if "labels" in data:
         _check_labels(data["labels"], path)
-    return records.convert(data, Description, str(path))
+    return _described(data, path)
+
+
+def _described(data: dict[str, Any], path: Path) -> Description:
+    """A description of what a file says: each key belongs to the input, to the task's head or to its form."""
+    from edgecv_runtime import forms
+
+    task = data.pop("task", "classification")
+    if not isinstance(task, str):
+        raise BadInput(f"{path}: task: a name such as {', '.join(task_table.TASKS)}; got {task!r}")
+    try:
+        kind = task_table.find(task).head
+    except BadInput as exc:
+        raise BadInput(f"{path}: task: {exc}") from exc
+    form = forms.find(task)
+    pixels, outputs, head = (_of(data, each) for each in (_Pixels, form, kind))
+    unknown = [name for name in data if not any(name in part for part in (pixels, outputs, head))]
+    if unknown:
+        known = [name for each in (_Pixels, form, kind) for name in _names(each)]
+        raise BadInput(f"{path}: unknown key '{unknown[0]}'{nearest(str(unknown[0]), known)} (task: {task})")
+    seen = records.convert(pixels, _Pixels, str(path))
+    return Description(
+        records.convert({"task": task, **kind.unsaid, **head}, kind, str(path)),
+        seen.preprocess,
+        seen.normalization,
+        records.convert(outputs, form, str(path)),
+    )
+
+
+def _names(kind: Any) -> list[str]:
+    return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+def _of(data: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """What a mapping says of a record's fields."""
+    return {
+        field.encode_name: data[field.encode_name]
+        for field in msgspec.structs.fields(kind)
+        if field.encode_name in data
+    }
 
 
 def _check_labels(labels: Any, where: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from edgecv_runtime import records, task_table
@@ -22,6 +23,8 @@ class Head:
 
     task: ClassVar[str]
     labels: tuple[str, ...]
+    # What is open where a description says nothing of it, and found out from the graph; a bundle always says it.
+    unsaid: ClassVar[Mapping[str, Any]] = {}
 
     @property
     def bound(self) -> float | None:
@@ -42,20 +45,21 @@ class ClassificationHead(Record, Head, frozen=True, tag_field="task", tag="class
     """One output, a row a frame and a column a class.
 
     labels: of the classes, in the order of the columns; one column for two labels is a class (the second) and its
-    opposite. scores: what the columns hold. thresholds: the scores from which on a label holds, where several may hold
-    at once: one for all, or one a label.
+    opposite. scores: what the columns hold; None where the graph and the first frames are to show it. thresholds: the
+    scores from which on a label holds, where several may hold at once: one for all, or one a label.
     """
 
     labels: tuple[str, ...]
-    scores: Scores = "logits"
+    scores: Scores | None = "logits"
     thresholds: tuple[float, ...] = ()
 
     task: ClassVar[str] = "classification"
+    unsaid: ClassVar[Mapping[str, Any]] = {"scores": None}
 
     @property
     def bound(self) -> float | None:
         """What the columns hold at most: 1 or 100, or None of logits."""
-        return WHOLE.get(self.scores)
+        return None if self.scores is None else WHOLE.get(self.scores)
 
 
 class DetectionHead(Record, Head, frozen=True, tag_field="task", tag="detection"):

@@ -41,7 +41,10 @@ class Input(Record, frozen=True):
 
     def batch(self, frames: Sequence[Image]) -> NDArray[Any]:
         """Frames of any size -> the input tensor."""
-        pixels: NDArray[Any] = self.preprocess.batch(frames)
+        return self.tensor(self.preprocess.batch(frames))
+
+    def tensor(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Preprocessed frames (N, H, W, C) uint8 -> the input tensor."""
         if self.normalization is not None:
             mean = np.asarray(self.normalization.mean, np.float32)
             std = np.asarray(self.normalization.std, np.float32)
@@ -109,8 +112,9 @@ def one_output(outputs: tuple[TensorSpec, ...], where: str) -> TensorSpec:
     found = ", ".join(f"'{spec.name}' {readable(spec)}" for spec in outputs)
     if len(outputs) != 1:
         raise ModelFileError(
-            f"{where}: a classifier has one output, this one has {len(outputs)}: {found}; keep that of the scores: "
-            "onnx.utils.extract_model(path, new_path, [input], [output])"
+            f"{where}: a classifier has one output, this one has {len(outputs)}: {found}; say which is that of the "
+            "scores, output: NAME in its description, or keep it alone: onnx.utils.extract_model(path, new_path, "
+            "[input], [output])"
         )
     if outputs[0].dtype not in _FLOATS:
         raise ModelFileError(

@@ -31,13 +31,12 @@ from edgecv_runtime.errors import (
 from edgecv_runtime.geometry import View
 from edgecv_runtime.goals import Goal
 from edgecv_runtime.head import ClassificationHead
-from edgecv_runtime.inputs import Input, check_feeds, check_matches, fitting, one_output
+from edgecv_runtime.inputs import Input, check_feeds, check_matches, fitting
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 from edgecv_runtime.records import Record
 from edgecv_runtime.target import Target
 from edgecv_runtime.tasks.base import R
-from edgecv_runtime.tasks.classification import ClassificationTask
 from edgecv_runtime.tasks.scores import check as check_scores
 
 if TYPE_CHECKING:
@@ -118,7 +117,8 @@ def load(
         _refuse(given, f"{source}: the description says it")
     elif preprocess is not None and labels is not None:
         meaning = None if scores is None else check_scores(scores)
-        description = Description(tuple(labels), preprocess, normalization, meaning, tuple(thresholds))
+        head = ClassificationHead(tuple(labels), meaning, tuple(thresholds))
+        description = Description(head, preprocess, normalization)
     return load_asked(source, ask, description, self_test=self_test)
 
 
@@ -142,19 +142,15 @@ def load_asked(
         )
     if not isinstance(description, Description):
         description = read_description(description)
-    output = one_output(header.outputs, str(source))
     entry = fitting(header.inputs, description.preprocess, description.normalization, str(source))
-    head = ClassificationHead(description.labels, description.scores or "logits", description.thresholds)
     try:
-        task = ClassificationTask(
-            head, (output,), ending=header.endings[output.name], told=description.scores is not None, rows=entry.rows
-        )
+        decoder = description.form.decoder(description.head, header, entry)
     except BadInput as exc:
-        raise BadInput(f"{source}: {exc}") from exc
+        raise type(exc)(f"{source}: {exc}") from exc
     parts = [source, *(source.parent / name for name in header.external)]
     seen = [files.identity(part) for part in parts]
     target = choose.for_file(source, tuple(header.external), entry, ask)
-    model = Model(target, entry, source.stem, task, header.outputs)
+    model = Model(target, entry, source.stem, decoder, header.outputs)
     if seen != [files.identity(part) for part in parts]:  # measuring may take seconds
         model.close()
         raise ModelFileError(f"{source}: was exchanged while it was loaded; load it again")
@@ -202,18 +198,18 @@ class Model(Generic[R]):
         target: Target,
         entry: Input,
         name: str,
-        task: tasks.Task[R],
+        decoder: tasks.Decoder[R],
         outputs: tuple[TensorSpec, ...],
         bundle: Bundle | None = None,
     ) -> None:
         """Use `load`; this is for code that has found a target itself."""
-        self.labels = task.labels
+        self.labels = decoder.labels
         self.preprocess = entry.preprocess
         self.input = entry.spec
         self.outputs = outputs
         self.name = name
         self.bundle = bundle
-        self._task = task
+        self._decoder = decoder
         self._entry = entry
         self._target = target
         self._executed: Executed | None = None
@@ -250,7 +246,7 @@ class Model(Generic[R]):
         """
         outputs = self._alive().run({self.input.name: batch})
         try:
-            return self._task.decode(outputs, views or [self._whole] * len(batch))
+            return self._decoder.decode(outputs, views or [self._whole] * len(batch))
         except BadInput as exc:  # the outputs are not what they were said to be
             raise BadInput(f"model '{self.name}': {exc}") from exc
 
@@ -333,7 +329,7 @@ class Model(Generic[R]):
             self._executed = self._alive().executed()
         return Info(
             name=self.name,
-            task=self._task.name,
+            task=self._decoder.name,
             variant=self._target.variant,
             backend=self._target.backend,
             precision=self._executed.precision,

@@ -11,6 +11,11 @@ SIZE = 8
 LABELS = ["cat", "dog", "owl"]
 PREPROCESS = rt.Preprocess(size=(SIZE, SIZE), mode="stretch")
 NORMALIZATION = rt.Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+YAML = """
+labels: [cat, dog, owl]
+preprocess: {size: [8, 8], mode: stretch}
+normalization: {mean: [0.4, 0.5, 0.6], std: [0.2, 0.25, 0.3]}
+"""
 TYPES = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16, TensorProto.UINT8: np.uint8}
 
 _RANDOM = np.random.default_rng(5)

@@ -7,6 +7,7 @@ import pytest
 import edgecv_runtime as rt
 from edgecv_runtime.description import read
 from edgecv_runtime.errors import BadInput
+from edgecv_runtime.head import ClassificationHead
 from tests.runtime.foreign import LABELS, NORMALIZATION, PREPROCESS, frames, load, node, save
 
 FRAME = frames()[0]
@@ -38,7 +39,7 @@ def test_a_description_says_what_arguments_say(tmp_path):
         described(tmp_path, YAML.replace("LABELS", str(LABELS))),
         str(described(tmp_path, YAML.replace("LABELS", "labels.txt"), "n.yml")),
         described(tmp_path, json.dumps(whole), "m.json"),
-        rt.Description(tuple(LABELS), PREPROCESS, NORMALIZATION, "sigmoid-logits", (0.3,)),
+        rt.Description(ClassificationHead(tuple(LABELS), "sigmoid-logits", (0.3,)), PREPROCESS, NORMALIZATION),
     ]
     with load(path, scores="sigmoid-logits", thresholds=[0.3]) as model:
         wanted = model(FRAME)
@@ -82,7 +83,7 @@ def test_what_notepad_writes_in_front_is_no_part_of_a_label(tmp_path):
     text = YAML.replace("LABELS", "labels.txt")
     for name, content in {"m.yaml": text, "m.json": json.dumps(whole | {"labels": "labels.txt"})}.items():
         (tmp_path / name).write_text(content, encoding="utf-8-sig")
-        assert read(tmp_path / name).labels == ("cat", "dog")
+        assert read(tmp_path / name).head.labels == ("cat", "dog")
     (tmp_path / "m.json").write_text(json.dumps(whole | {"labels": [0, 1]}))
     with pytest.raises(BadInput, match="labels: 0 is read as int, not text; put each label in double quotes"):
         read(tmp_path / "m.json")
@@ -90,7 +91,7 @@ def test_what_notepad_writes_in_front_is_no_part_of_a_label(tmp_path):
 
 def test_what_is_said_twice_or_of_a_bundle_is_refused(exported, tmp_path):
     path = save(tmp_path / "m.onnx")
-    description = rt.Description(tuple(LABELS), PREPROCESS, NORMALIZATION)
+    description = rt.Description(ClassificationHead(tuple(LABELS)), PREPROCESS, NORMALIZATION)
     with pytest.raises(BadInput, match="the description says it: leave out labels"):
         rt.load(path, labels=LABELS, description=description)
     with pytest.raises(BadInput, match="a bundle describes itself"):

@@ -34,6 +34,13 @@ class FixedBatch:
         ]
         if len(groups) == 1 and count == self._rows:
             return groups[0]
+        for name in groups[0]:
+            shapes = sorted({group[name].shape[1:] for group in groups})
+            if len(shapes) > 1:
+                raise ModelFileError(
+                    f"{self._where}: output '{name}' is {shapes[0]} for one frame and {shapes[-1]} for another: export "
+                    "the network with outputs of one size, before it drops any"
+                )
         return {name: np.concatenate([group[name] for group in groups])[:count] for name in groups[0]}
 
     def executed(self) -> Executed:

@@ -11,9 +11,9 @@ from typing import Any
 from edgecv_runtime import task_table
 from edgecv_runtime.head import Head
 from edgecv_runtime.manifest import TensorSpec
-from edgecv_runtime.tasks.base import Result, Task
+from edgecv_runtime.tasks.base import Decoder, Result, Task
 
-__all__ = ["Result", "Task", "create"]
+__all__ = ["Decoder", "Result", "Task", "create"]
 
 
 def create(head: Head, outputs: tuple[TensorSpec, ...]) -> Task[Any]:

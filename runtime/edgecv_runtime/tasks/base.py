@@ -43,7 +43,22 @@ class Result(Protocol):
 R = TypeVar("R", bound=Result)
 
 
-class Task(Protocol[R]):
+class Decoder(Protocol[R]):
+    """What makes results of outputs: a task, or what reads a network from elsewhere for one."""
+
+    labels: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the task, as a bundle's head is tagged."""
+        ...
+
+    def decode(self, outputs: Tensors, views: Sequence[View]) -> list[R]:
+        """One result per frame; views: how the network saw each, so that results lie in the frames' own pixels."""
+        ...
+
+
+class Task(Decoder[R], Protocol[R]):
     """What a task does with the outputs of a batch and with results.
 
     head: the record that a bundle holds of it, tagged with its name. metric: the name of its score. spatial: whether a
@@ -51,7 +66,6 @@ class Task(Protocol[R]):
     """
 
     head: ClassVar[type[Any]]
-    labels: tuple[str, ...]
     metric: str
     spatial: bool
 
@@ -64,17 +78,8 @@ class Task(Protocol[R]):
         """Whether what a data set knows of a frame can score a result."""
         ...
 
-    @property
-    def name(self) -> str:
-        """As a bundle's head is tagged."""
-        ...
-
     def ranking(self) -> Task[R]:
         """The task as it is scored: where results are cut off at a confidence, without that; else itself."""
-        ...
-
-    def decode(self, outputs: Tensors, views: Sequence[View]) -> list[R]:
-        """One result per frame; views: how the network saw each, so that results lie in the frames' own pixels."""
         ...
 
     def truth(self, given: Any) -> R:

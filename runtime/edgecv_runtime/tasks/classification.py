@@ -141,10 +141,9 @@ class ClassificationTask:
         outputs: tuple[TensorSpec, ...],
         *,
         ending: Ending | None = None,
-        told: bool = True,
         rows: int = 0,
     ) -> None:
-        """`ending`: what the graph ends in, where that is known; told: False leaves the head's `scores` to it.
+        """`ending`: what the graph ends in, where that is known; it shows what a head without `scores` leaves open.
 
         rows: how many frames the graph takes at once; 0: any number.
 
@@ -156,7 +155,7 @@ class ClassificationTask:
         self.labels = head.labels
         self._output = output.name
         self._ending = ending
-        self._scores = meaning.told(head.scores, ending) if told else None
+        self._scores = None if head.scores is None else meaning.told(head.scores, ending)
         self._given = head.thresholds
         self._settled: Meaning | None = None
         self._classes = len(head.labels)

@@ -1,0 +1,81 @@
+"""`edgecv adopt`: an ONNX file from elsewhere becomes a bundle. Without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgecv.cli import results
+from edgecv.cli.output import say, show_json, stdout
+from edgecv_runtime import files
+from edgecv_runtime.errors import BadInput, Unavailable
+
+if TYPE_CHECKING:
+    from edgecv_runtime.preprocess import Image, Preprocess
+
+IMAGES = 64  # that the gate runs on at most; eight of them travel
+EVERY_S = 0.5  # between frames of a clip; more in long ones
+
+Describe = Annotated[
+    Path,
+    typer.Option(
+        "--describe", metavar="FILE", help="YAML with task, labels, preprocess, normalization, and where outputs stand."
+    ),
+]
+Images = Annotated[Path, typer.Option("--data", help="Images or clips of what the camera will see, at least 8.")]
+Out = Annotated[Path | None, typer.Option("--out", help="The bundle, by default named as the file.")]
+
+
+def adopt(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A float ONNX file from elsewhere.")],
+    describe: Describe,
+    data: Images,
+    out: Out = None,
+    max_megapixels: results.MaxMegapixels = 50.0,
+    json: results.Json = False,
+) -> None:
+    """Make a bundle of an ONNX file from elsewhere, proven to compute what the file does; no torch is needed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxslim  # noqa: F401
+    except ImportError as exc:
+        raise Unavailable(f"this command needs {exc.name}: pip install onnx onnxslim") from exc
+    from edgecv_export.adopt import adopt as adopted
+    from edgecv_runtime import description, onnxfile
+
+    onnxfile.read(model)  # what is no model is said before images are read
+    place = place_of(out, model.stem)
+    said = description.read(describe)
+    done = adopted(model, said, place, images=frames(data, said.preprocess, max_megapixels))
+    for note in done.notes:
+        say(f"{model}: {note}")
+    if json:
+        show_json({"bundle": str(done.path), "parity": done.parity, "rows": done.rows, "notes": done.notes})
+        return
+    stdout.print(str(done.path), soft_wrap=True)
+
+
+def place_of(out: Path | None, name: str) -> Path:
+    """Where the bundle goes; refuses what it would take the place of, unless that was named."""
+    if out is None:
+        out = Path(name)
+        if out.exists():
+            raise BadInput(f"{out}: is there already; say --out {out} to replace a bundle, or another place")
+    files.check_replaceable(out)
+    return out
+
+
+def frames(data: Path, preprocess: Preprocess, max_megapixels: float) -> Image:
+    """Images from all over a folder, of stills and clips, as the network sees them -> (N, H, W, C) uint8."""
+    import numpy as np
+
+    from edgecv.data import DataConfig, clips
+
+    source = DataConfig(source="clips", path=str(data), every_s=EVERY_S, max_megapixels=max_megapixels)
+    found, notes = clips.spread(source, IMAGES, preprocess)
+    for note in notes:
+        say(f"warning: {note}")
+    chosen = found.take(IMAGES)
+    return np.stack([chosen[index] for index in range(len(chosen))])

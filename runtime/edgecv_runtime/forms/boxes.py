@@ -1,0 +1,378 @@
+"""The form of detectors' outputs: where boxes and scores stand, in which columns, units and steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecv_runtime.backends import Tensors
+from edgecv_runtime.errors import BadInput
+from edgecv_runtime.forms.base import Form, Size, named
+from edgecv_runtime.forms.single import Layout
+from edgecv_runtime.forms.ways import T, Ways
+from edgecv_runtime.head import Head
+from edgecv_runtime.inputs import readable
+from edgecv_runtime.manifest import TensorSpec
+from edgecv_runtime.onnxfile import ANY_SHAPE
+from edgecv_runtime.records import Record
+
+BOXES, SCORES = "boxes", "scores"
+Column = Literal["x1", "y1", "x2", "y2", "cx", "cy", "w", "h", "left", "top", "right", "bottom"]
+_AXES: tuple[dict[str, str], dict[str, str]] = (
+    {"x1": "first", "x2": "last", "cx": "centre", "w": "length", "left": "before", "right": "behind"},
+    {"y1": "first", "y2": "last", "cy": "centre", "h": "length", "top": "before", "bottom": "behind"},
+)
+_PAIRS = ({"first", "last"}, {"centre", "length"}, {"first", "length"}, {"before", "behind"})
+
+
+class Grid(Record, frozen=True):
+    """Of boxes that are told from the cell of a grid that they belong to, in its steps: grids one after the other.
+
+    strides: pixels of the input a cell, the grids in their order, each row by row. offset: where in its cell the place
+    lies that positions and distances count from, 0 for the corner, 0.5 for the middle. sizes: whether widths and
+    heights are exponents.
+    """
+
+    strides: tuple[int, ...]
+    offset: float = 0.0
+    sizes: Literal["exp", "linear"] = "exp"
+
+    def __post_init__(self) -> None:
+        if not self.strides or min(self.strides) < 1:
+            raise ValueError(f"strides are pixels a cell, such as [8, 16, 32], got {list(self.strides)}")
+
+    def places(self, size: Size) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """The places that boxes count from, x and y in pixels of the input, and the pixels a step, each (1, A, 1)."""
+        xs, ys, steps = [], [], []
+        for stride in self.strides:
+            rows, columns = size[0] // stride, size[1] // stride
+            y, x = np.mgrid[0:rows, 0:columns]
+            xs.append((x.ravel() + self.offset) * stride)
+            ys.append((y.ravel() + self.offset) * stride)
+            steps.append(np.full(rows * columns, stride))
+        x, y, step = (np.concatenate(each).astype(np.float32)[None, :, None] for each in (xs, ys, steps))
+        return x, y, step
+
+    def check(self, size: Size, count: int | str) -> None:
+        """Raise BadInput where the strides do not divide the input, or there are not as many boxes as cells."""
+        odd = [stride for stride in self.strides if size[0] % stride or size[1] % stride]
+        if odd:
+            raise BadInput(f"boxes: grid: strides: {odd[0]} does not divide the input, {size[0]}x{size[1]}")
+        cells = sum(size[0] // stride * (size[1] // stride) for stride in self.strides)
+        if isinstance(count, int) and count != cells:
+            raise BadInput(
+                f"boxes: grid: strides {list(self.strides)} of an input of {size[0]}x{size[1]} make {cells} cells, but "
+                f"the model gives {count} boxes"
+            )
+
+
+class BoxColumns(Record, frozen=True):
+    """Where the boxes stand. output: its name, or those of several that are joined box after box.
+
+    layout: "channels last" for (N, boxes, columns), "channels first" for (N, columns, boxes) and (N, columns, H, W).
+    first: the column where they begin, columns: what that and the next three are; corners, the middle, width and
+    height, or distances from the place in the grid. unit: pixels of the input, or shares of it, 0..1. grid: of boxes
+    in its steps.
+    """
+
+    columns: tuple[Column, Column, Column, Column]
+    unit: Literal["pixels", "normalized"]
+    output: str | tuple[str, ...] | None = None
+    layout: Layout = "channels last"
+    first: int = 0
+    grid: Grid | None = None
+
+    def __post_init__(self) -> None:
+        for axis, roles in zip("xy", _AXES, strict=True):
+            found = {roles[name] for name in self.columns if name in roles}
+            if found not in _PAIRS or len(set(self.columns)) != 4:
+                raise ValueError(
+                    f"columns: along {axis} two are wanted that make a side: {axis}1 and {axis}2, c{axis} and "
+                    f"{'wh'[axis == 'y']}, {axis}1 and {'wh'[axis == 'y']}, or distances; got "
+                    f"{[name for name in self.columns if name in roles]}"
+                )
+            if found == {"before", "behind"} and self.grid is None:
+                raise ValueError("columns: distances count from places of a grid: say grid: {strides: [...]}")
+        if self.grid is not None and self.unit != "pixels":
+            raise ValueError("unit: the grid makes pixels of its steps: say pixels")
+        if self.first < 0:
+            raise ValueError(f"first is a column, from 0 on, got {self.first}")
+
+    def check(self, outputs: Sequence[TensorSpec], size: Size) -> None:
+        """Raise BadInput where they cannot stand there."""
+        specs = _chosen(outputs, self.output, "boxes")
+        for spec in specs:
+            width = _width(spec, self.layout, "boxes")
+            if isinstance(width, int) and width < self.first + 4:
+                raise BadInput(
+                    f"boxes: columns {self.first} to {self.first + 3} of output '{spec.name}', which is "
+                    f"{readable(spec)}, {self.layout}{_swapped(spec, self.layout, self.first + 4)}"
+                )
+        if self.grid is not None:
+            self.grid.check(size, _count(specs, self.layout))
+
+    def make(self, ways: Ways[T], given: Mapping[str, T], size: Size) -> T:
+        """x1, y1, x2, y2 in pixels of the input -> (N, A, 4) float32."""
+        x = _rows(ways, given, self.output, self.layout)
+        places = None if self.grid is None else self.grid.places(size)
+        ends: list[tuple[T, T]] = []
+        for axis, roles in enumerate(_AXES):
+            parts = {
+                roles[name]: ways.columns(x, self.first + place, self.first + place + 1)
+                for place, name in enumerate(self.columns)
+                if name in roles
+            }
+            if self.grid is not None and places is not None:
+                parts = self._pixels(ways, parts, places[axis], places[2])
+            first, last = _ends(ways, parts)
+            if self.unit == "normalized":
+                scale = np.array(size[1 - axis], np.float32)
+                first, last = ways.multiply(first, scale), ways.multiply(last, scale)
+            ends.append((first, last))
+        (x1, x2), (y1, y2) = ends
+        return ways.join([x1, y1, x2, y2], 2)
+
+    def _pixels(
+        self, ways: Ways[T], parts: dict[str, T], place: NDArray[np.float32], step: NDArray[np.float32]
+    ) -> dict[str, T]:
+        """The same along one axis in pixels of the input."""
+        assert self.grid is not None
+        found: dict[str, T] = {}
+        for role, x in parts.items():
+            if role == "length" and self.grid.sizes == "exp":
+                x = ways.exp(x)
+            x = ways.multiply(x, step)
+            if role == "before":
+                x = ways.subtract(place, x)
+            elif role != "length":
+                x = ways.add(x, place)
+            found[{"before": "first", "behind": "last"}.get(role, role)] = x
+        return found
+
+
+class ScoreColumns(Record, frozen=True):
+    """Where the scores stand. output, layout: as those of the boxes.
+
+    first: the column where the classes begin, one a label; of the background none is a label. rest: how many columns
+    behind them are something else, a mask's coefficients say. of: what they are; a softmax is over all classes.
+    objectness: the column that all are multiplied with. background: the class that is none, from 0, or -1 for the last.
+    class_id: of boxes that have one score, in column `first`, the column, or the output, with the number of their
+    class; first_id: the number of the first label. count: the output that says how many boxes of a frame there are.
+    """
+
+    of: Literal["probabilities", "logits", "softmax"]
+    output: str | tuple[str, ...] | None = None
+    layout: Layout = "channels last"
+    first: int = 0
+    rest: int = 0
+    objectness: int | None = None
+    background: int | None = None
+    class_id: int | str | None = None
+    first_id: int = 0
+    count: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.class_id is not None and (self.background is not None or self.of == "softmax"):
+            raise ValueError("class_id: boxes with one score and the number of their class have no background")
+        if min(self.first, self.rest) < 0 or (self.objectness or 0) < 0:
+            raise ValueError("first, rest and objectness are columns, from 0 on")
+
+    def check(self, outputs: Sequence[TensorSpec], labels: int) -> None:
+        """Raise BadInput where they cannot stand there, or there are not as many as labels."""
+        for name, key in ((self.class_id, "class_id"), (self.count, "count")):
+            if isinstance(name, str):
+                named(outputs, name, f"scores: {key}")
+        columns = labels + (self.background is not None)
+        for spec in _chosen(outputs, self.output, "scores"):
+            width = _width(spec, self.layout, "scores", flat=self.class_id is not None)
+            if not isinstance(width, int):
+                continue
+            if self.class_id is not None:
+                last = max(self.first, self.class_id if isinstance(self.class_id, int) else 0)
+                fits = last < width
+                told = f"columns {self.first} and {self.class_id}"
+            else:
+                fits = self.first + columns + self.rest == width and (self.objectness or 0) < width
+                told = f"{labels} labels{' and the background' if self.background is not None else ''} from column "
+                told += f"{self.first} on" + (f" and {self.rest} behind them" if self.rest else "")
+                there = width - self.first - self.rest - (self.background is not None)
+                told += f", but there is room for {there}" if there > 0 else ""
+            if not fits:
+                raise BadInput(
+                    f"scores: {told}; output '{spec.name}' is {readable(spec)}, {self.layout}"
+                    f"{_swapped(spec, self.layout, self.first + columns + self.rest)}"
+                )
+
+    def make(self, ways: Ways[T], given: Mapping[str, T], labels: int) -> T:
+        """A score for each label, 0..1 -> (N, A, labels) float32."""
+        x = _rows(ways, given, self.output, self.layout)
+        scores = self._one_hot(ways, x, given, labels) if self.class_id is not None else self._classes(ways, x, labels)
+        if self.objectness is not None:
+            scores = ways.multiply(scores, self._share(ways, ways.columns(x, self.objectness, self.objectness + 1)))
+        if self.count is not None:
+            (boxes, _) = ways.shape(scores)
+            count = ways.reshape(ways.cast(given[self.count], "float32"), (1, 1))
+            scores = ways.multiply(scores, ways.above(count, np.arange(boxes, dtype=np.float32)[None, :, None]))
+        return scores
+
+    def _classes(self, ways: Ways[T], x: T, labels: int) -> T:
+        columns = labels + (self.background is not None)
+        whole = ways.columns(x, self.first, self.first + columns)
+        whole = ways.softmax(whole) if self.of == "softmax" else self._share(ways, whole)
+        if self.background is None:
+            return whole
+        at = self.background % columns
+        if at in (0, labels):
+            return ways.columns(whole, *((1, columns) if at == 0 else (0, labels)))
+        return ways.join([ways.columns(whole, 0, at), ways.columns(whole, at + 1, columns)], 2)
+
+    def _one_hot(self, ways: Ways[T], x: T, given: Mapping[str, T], labels: int) -> T:
+        if isinstance(self.class_id, int):
+            ids = ways.columns(x, self.class_id, self.class_id + 1)
+        else:
+            ids = _rows(ways, given, self.class_id, "channels last")
+        numbers = np.arange(self.first_id, self.first_id + labels, dtype=np.float32)[None, None]
+        return ways.multiply(ways.equal(ids, numbers), self._share(ways, ways.columns(x, self.first, self.first + 1)))
+
+    def _share(self, ways: Ways[T], x: T) -> T:
+        return ways.sigmoid(x) if self.of == "logits" else x
+
+
+class Detected(Record, Form, frozen=True):
+    """Where boxes and scores stand; left out, both, of outputs "boxes" (N, A, 4) and "scores" as a head wants them."""
+
+    boxes: BoxColumns | None = None
+    scores: ScoreColumns | None = None
+
+    def __post_init__(self) -> None:
+        if (self.boxes is None) != (self.scores is None):
+            there, missing = ("boxes", "scores") if self.scores is None else ("scores", "boxes")
+            raise ValueError(f"{there} are described, {missing} are not: say where they stand, too ({missing}: ...)")
+
+    def made(self, head: Head, size: Size) -> tuple[TensorSpec, ...]:
+        """Boxes in pixels of the input, and a score for each label."""
+        del size
+        return (
+            TensorSpec(BOXES, "float32", ("N", "A", 4)),
+            TensorSpec(SCORES, "float32", ("N", "A", len(head.labels))),
+        )
+
+    def check(self, outputs: Sequence[TensorSpec], head: Head, size: Size) -> None:
+        """Raise BadInput where boxes or scores cannot stand where the form says, or it says nothing."""
+        if self.boxes is not None and self.scores is not None:
+            self.boxes.check(outputs, size)
+            self.scores.check(outputs, len(head.labels))
+            return
+        if {spec.name for spec in outputs} != {BOXES, SCORES}:
+            listed = ", ".join(f"'{spec.name}' {readable(spec)}" for spec in outputs)
+            raise BadInput(
+                f"where boxes and scores stand is not said, and the model's outputs are {listed}: say boxes: "
+                "{columns: [cx, cy, w, h], unit: pixels, ...} and scores: {of: probabilities, first: 4, ...}"
+            )
+
+    def make(self, ways: Ways[T], given: Mapping[str, T], head: Head, size: Size) -> dict[str, T]:
+        """Boxes and scores as a head wants them."""
+        if self.boxes is None or self.scores is None:
+            return {name: ways.cast(given[name], "float32") for name in (BOXES, SCORES)}
+        return {
+            BOXES: self.boxes.make(ways, given, size),
+            SCORES: self.scores.make(ways, given, len(head.labels)),
+        }
+
+    def doubt(self, made: Tensors, size: Size) -> str:
+        """Of the boxes of real images: they reach further than any input, or all of them lie within a pixel or two."""
+        boxes = np.asarray(made[BOXES])
+        if self.boxes is None or not boxes.size:
+            return ""
+        far = float(np.median(np.abs(boxes).max(axis=(1, 2))))
+        reach = f"boxes reach to {far:.3g} pixels of an input of {size[0]}x{size[1]}"
+        if self.boxes.unit == "pixels" and far <= 2 <= min(size) / 8:
+            return f"boxes: unit: pixels was said, but {reach}: say unit: normalized"
+        if self.boxes.unit == "normalized" and far > 20 * max(size):
+            return f"boxes: unit: normalized was said, but {reach}: say unit: pixels"
+        best = np.take_along_axis(boxes, made[SCORES].max(axis=2).argmax(axis=1)[:, None, None], 1)[:, 0]
+        turned = int(((best[:, 2] < best[:, 0]) | (best[:, 3] < best[:, 1])).sum())
+        if 2 * turned > len(best):
+            return (
+                f"boxes: columns: {', '.join(self.boxes.columns)} was said, but the best box of {turned} of "
+                f"{len(best)} images ends before it begins: are they [cx, cy, w, h] or another order?"
+            )
+        return ""
+
+
+def _ends(ways: Ways[T], parts: Mapping[str, T]) -> tuple[T, T]:
+    """Where a side begins and ends."""
+    if {"first", "last"} == set(parts):
+        return parts["first"], parts["last"]
+    length = parts["length"]
+    if "first" in parts:
+        return parts["first"], ways.add(parts["first"], length)
+    half = ways.multiply(length, np.array(0.5, np.float32))
+    return ways.subtract(parts["centre"], half), ways.add(parts["centre"], half)
+
+
+def _names(output: str | tuple[str, ...] | None) -> tuple[str | None, ...]:
+    return output if isinstance(output, tuple) else (output,)
+
+
+def _chosen(outputs: Sequence[TensorSpec], output: str | tuple[str, ...] | None, key: str) -> list[TensorSpec]:
+    return [named(outputs, name, f"{key}: output") for name in _names(output)]
+
+
+def _width(spec: TensorSpec, layout: Layout, key: str, flat: bool = False) -> int | str:
+    """How many columns an output has; flat: whether it may have no axis of them. Raises BadInput for other ranks."""
+    if spec.shape == ANY_SHAPE:
+        return "?"
+    if not spec.dtype.startswith(("float", "int")):
+        raise BadInput(f"{key}: output '{spec.name}' is {readable(spec)}: no numbers that can be {key}")
+    rank = len(spec.shape)
+    if rank == 2 and flat:
+        return 1
+    if rank not in (3, 4):
+        missing = "; a graph whose number of boxes differs from frame to frame has no such axes: export it without "
+        missing += "its suppression, or with a fixed number of boxes" if rank < 3 else ""
+        raise BadInput(
+            f"{key}: output '{spec.name}' is {readable(spec)}: (N, boxes, columns), (N, columns, boxes) or (N, "
+            f"columns, H, W) are wanted{missing if rank < 3 else ''}"
+        )
+    return spec.shape[1 if layout == "channels first" else -1]
+
+
+def _count(specs: Sequence[TensorSpec], layout: Layout) -> int | str:
+    """How many boxes outputs hold in all."""
+    total = 0
+    for spec in specs:
+        sizes = spec.shape[2:] if layout == "channels first" else spec.shape[1:-1]
+        if spec.shape == ANY_SHAPE or not all(isinstance(size, int) for size in sizes):
+            return "?"
+        total += int(np.prod([int(size) for size in sizes]))
+    return total
+
+
+def _swapped(spec: TensorSpec, layout: Layout, wanted: int) -> str:
+    """A hint where the other axis is as long as the columns should be."""
+    other: Layout = "channels last" if layout == "channels first" else "channels first"
+    return f"; did you mean layout: {other}?" if _width(spec, other, "", flat=True) == wanted else ""
+
+
+def _rows(ways: Ways[T], given: Mapping[str, T], output: str | tuple[str, ...] | None, layout: Layout) -> T:
+    """Outputs as float32 (N, boxes, columns), joined box after box."""
+    parts: list[T] = []
+    for name in _names(output):
+        x = given[next(iter(given)) if name is None else name]
+        if ways.dtype(x) != "float32":
+            x = ways.cast(x, "float32")
+        shape = ways.shape(x)
+        if len(shape) == 1:
+            x = ways.reshape(x, (*shape, 1))
+        elif len(shape) == 3:
+            sides = shape[1:] if layout == "channels first" else shape[:2]
+            cells = sides[0] * sides[1]
+            x = ways.reshape(x, (shape[0], cells) if layout == "channels first" else (cells, shape[2]))
+        if layout == "channels first" and len(shape) > 1:
+            x = ways.transpose(x, (0, 2, 1))
+        parts.append(x)
+    return parts[0] if len(parts) == 1 else ways.join(parts, 1)
