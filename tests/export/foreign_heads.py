@@ -56,7 +56,9 @@ def outputs_of(path, frame):
     rgb = (frame[:, :, ::-1] / 255 - np.array(NORMALIZATION.mean)) / np.array(NORMALIZATION.std)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_outputs()]
-    found = session.run(names, {"x": rgb.transpose(2, 0, 1)[None].astype(np.float32)})
+    rows = session.get_inputs()[0].shape[0]
+    rows = rows if isinstance(rows, int) else 1
+    found = session.run(names, {"x": np.repeat(rgb.transpose(2, 0, 1)[None].astype(np.float32), rows, 0)})
     return dict(zip(names, (each[0].astype(np.float64) for each in found), strict=True))
 
 
