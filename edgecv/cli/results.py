@@ -114,7 +114,8 @@ def _verified(entries: list[Entry], manifest: Manifest) -> str:
     floats = [entry for entry in entries if (entry.variant, entry.hint) == ("float32", "float32") and entry.agreement]
     far = max((each.agreement.max_abs for each in floats if each.agreement), default=None)
     near = "" if far is None else f", largest difference of float32 {far:.1e}"
-    return f"verified here: {good} of {len(entries)} give PyTorch's outputs ({frames or 'nothing ran'}{near})"
+    whose = "the adopted file's" if "adopted" in manifest.provenance else "PyTorch's"
+    return f"verified here: {good} of {len(entries)} give {whose} outputs ({frames or 'nothing ran'}{near})"
 
 
 def _beyond(entry: Entry, offers: Offers) -> str:
