@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,15 @@ class SegmentationTraining:
     progress = "pixels right"
 
     def __init__(
-        self, labels: Sequence[str], config: TrainConfig, size: Size, weights: NDArray[np.float64] | None
+        self, labels: Sequence[str], config: TrainConfig, size: Size, weights: Callable[[], Tensor] | None
     ) -> None:
-        """weights: of each class in the cross-entropy (C,), None for the same."""
+        """weights: gives that of each class in the cross-entropy (C,), once the first loss is asked for."""
         self.at_once = config.batch
         self._size, self._classes = size, len(labels)
         self._task = SegmentationTask(SegmentationHead(tuple(labels)), (TensorSpec("mask", "uint8", ("N", *size)),))
         self._smoothing, self._config = config.label_smoothing, config.augment
         self._dice = _DICE if config.dice is None else config.dice
-        self._weights = None if weights is None else torch.from_numpy(weights).float()
+        self._weights = weights
         self._color = Color(config.augment.color)
 
     def prepare(self, images: Images, preprocess: Preprocess, folder: Path) -> Prepared:
@@ -80,7 +81,8 @@ class SegmentationTraining:
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Weighted cross-entropy with smoothed labels, and Dice."""
-        loss = self._cross_entropy(outputs.float(), targets.long(), self._smoothing, self._weights)
+        weights = None if self._weights is None else self._weights().to(outputs.device)
+        loss = self._cross_entropy(outputs.float(), targets.long(), self._smoothing, weights)
         return loss + self._dice * dice(outputs.float(), targets) if self._dice else loss
 
     def right(self, outputs: Tensor, targets: Tensor) -> float:
@@ -102,7 +104,6 @@ class SegmentationTraining:
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
         """A mean over the pixels that count; 0, and no NaN, where none does."""
-        weights = None if weights is None else weights.to(logits.device)
         each = F.cross_entropy(
             logits, targets, weights, ignore_index=IGNORE, label_smoothing=smoothing, reduction="none"
         )
@@ -128,14 +129,13 @@ def dice(logits: Tensor, targets: Tensor) -> Tensor:
     return (1 - 2 * overlap / (shares.sum((0, 2, 3)) + true).clamp(min=1e-6))[there].sum() / there.sum().clamp(min=1)
 
 
-def balanced(masks: Prepared, classes: int) -> NDArray[np.float64]:
+def balanced(masks: Prepared, classes: int) -> Tensor:
     """A weight for each class that grows as it gets rarer, 1 / ln(1.02 + share of the pixels), 1.4 to 50 -> (C,).
 
     Source: Paszke et al. 2016, ENet, section 5.2.
     """
     counts = sum((np.bincount(np.asarray(mask).ravel(), minlength=256)[:classes] for mask in masks), np.zeros(classes))
-    weights: NDArray[np.float64] = 1 / np.log(1.02 + counts / max(1, counts.sum()))
-    return weights
+    return torch.from_numpy(1 / np.log(1.02 + counts / max(1, counts.sum()))).float()
 
 
 def make(dataset: Dataset, config: TrainConfig, size: Size) -> Training:
@@ -155,13 +155,14 @@ def deployment(network: nn.Module, labels: tuple[str, ...]) -> Deployment:
     return Deployment(ClassMap(network), SegmentationHead(labels, background=background), (MASK,))
 
 
-def _weights(dataset: Dataset, config: TrainConfig) -> NDArray[np.float64] | None:
-    classes = len(dataset.classes)
+def _weights(dataset: Dataset, config: TrainConfig) -> Callable[[], Tensor] | None:
+    """What gives the classes' weights: those that depend on all masks are found when they are needed, and once."""
+    classes, truths = len(dataset.classes), dataset.train.truths
     if config.class_weights == "balanced":
-        assert dataset.train.truths is not None
-        return balanced(dataset.train.truths, classes)
+        assert truths is not None
+        return cache(partial(balanced, truths, classes))
     if config.class_weights is None:
         return None
     if len(config.class_weights) != classes:
         raise BadInput(f"train.class_weights gives {len(config.class_weights)} weights for {classes} classes")
-    return np.array(config.class_weights)
+    return partial(torch.tensor, config.class_weights)
