@@ -28,18 +28,20 @@ from edgecv.models import (
     mobilenet_v2,
     mobilenet_v3,
     resnet,
+    rtmdet,
     swin,
     unet,
     vgg,
     vit,
     wavenet,
 )
-from edgecv.models.blocks import Network, Supervised
+from edgecv.models.blocks import Dense, Network, Supervised
 from edgecv.models.checkpoint import SUFFIXES, LoadReport, load_weights, named
 from edgecv.models.spec import Model, ModelSpec, Registry, WeightSource
 from edgecv_runtime.errors import BadInput, nearest
 
 __all__ = [
+    "Dense",
     "LoadReport",
     "Model",
     "ModelSpec",
@@ -70,6 +72,7 @@ FAMILIES = (
     unet,
     lraspp,
     deeplabv3,
+    rtmdet,
     wavenet,
 )
 
@@ -111,6 +114,7 @@ def create(
     gives what it gave as RGB; more channels repeat R, G, B in turn, scaled by 3 / in_channels.
     seed: makes the fresh weights reproducible without touching torch's global generator.
     new_heads: False refuses weights of another number of classes, for a network that nobody trains from here.
+    A model on the body of another one (`spec(name).backbone`) takes that one's published weights for its body.
     Raises BadInput for an unknown name, an impossible number or a file that does not fit; Unavailable when published
     weights can be had from nowhere.
     """
@@ -124,7 +128,9 @@ def create(
     with _seeded(seed):
         network = model.build(classes, in_channels)
     network.variant = name
-    if source is not None:
+    if isinstance(source, WeightSource) and source.model != name and source.model == model.spec.backbone:
+        _start_backbone(network, source, in_channels)
+    elif source is not None:
         load_weights(network, source, new_heads=new_heads)
     return network
 
@@ -155,6 +161,13 @@ def _source(model: ModelSpec, weights: WeightSource | str | os.PathLike[str]) ->
         f"no weights '{weights}' for {model.name}{nearest(os.fspath(weights), known)}; "
         f"a path ends in {', '.join(SUFFIXES)}, or its file is there"
     )
+
+
+def _start_backbone(network: Network, source: WeightSource, in_channels: int) -> None:
+    """Load the weights of a classifier into the network that stands on its body; the rest stays fresh."""
+    whole = create(source.model, weights=source, in_channels=in_channels).state_dict()
+    body = network.get_submodule("backbone")
+    body.load_state_dict({name: whole[name] for name in body.state_dict()})
 
 
 @contextmanager

@@ -26,18 +26,29 @@ class Supervised(NamedTuple):
     weight: float
 
 
+class Dense(NamedTuple):
+    """What a detector says at each of A places: boxes (N, A, 4), x1, y1, x2, y2 in pixels of the input, and scores
+
+    (N, A, classes) in 0..1; in training, scores are logits, before their sigmoid.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+
+
 class Network(nn.Module):
     """Base of the zoo: normalized float in, logits out; what the shapes are follows from the task.
 
     classification: (N, C, H, W) -> (N, classes). segmentation: (N, C, H, W) -> (N, classes, H, W).
-    sequence: (N, C, T) -> (N, classes, T).
+    sequence: (N, C, T) -> (N, classes, T). detection: (N, C, H, W) -> `Dense`.
     In training, a network with auxiliary heads gives `Supervised` instead.
 
     variant: the name in the zoo. stem_layer: the first layer, which loading weights may adapt to another number of
     input channels. stem_pixels: columns of a linear stem that belong to one channel. head_layers: the layers with one
     output a class, the main one first; with another number of classes they are new. auxiliary: modules that only
     training runs. smallest: sides in pixels of the smallest input; multiple: what its sides must be multiples of.
-    pictures: whether three channels mean red, green and blue, as they do not in a signal.
+    pictures: whether three channels mean red, green and blue, as they do not in a signal. pyramid_layers: the layers
+    of `features` from which dense heads take their maps; None for families that have none.
     """
 
     variant: str = ""
@@ -48,6 +59,26 @@ class Network(nn.Module):
     smallest: int = 1
     multiple: int = 1
     pictures: bool = True
+    pyramid_layers: slice | None = None
+
+    def pyramid(self, x: Tensor) -> list[Tensor]:
+        """(N, C, H, W) -> the deepest features at each of the strides 8, 16 and 32: (N, channels, H/8, W/8) and on.
+
+        Sides are multiples of 32. Raises BadInput where the family has no features at these strides.
+        """
+        if self.pyramid_layers is None:
+            name = self.variant or type(self).__name__
+            raise BadInput(f"{name} has no features at the strides 8, 16 and 32, which detection wants")
+        layers = self.get_submodule("features")
+        assert isinstance(layers, nn.Sequential)
+        found = [x]
+        for layer in list(layers)[self.pyramid_layers]:
+            x = layer(x)
+            if x.shape[2] == found[-1].shape[2]:
+                found[-1] = x
+            else:
+                found.append(x)
+        return found[-3:]
 
     def check_size(self, x: Tensor) -> None:
         """Refuse pictures whose sides are too short or no multiple; raises BadInput with a size that works."""

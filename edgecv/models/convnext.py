@@ -63,6 +63,7 @@ class Variant(NamedTuple):
 
 class ConvNeXt(Network):
     head_layers = ("classifier.2",)
+    pyramid_layers = slice(None)
     smallest = 32
 
     def __init__(self, variant: Variant, classes: int, in_channels: int) -> None:

@@ -107,6 +107,8 @@ class Variant(NamedTuple):
 
 
 class EfficientNet(Network):
+    pyramid_layers = slice(-1)  # without the wide layer that only a classifier wants
+
     def __init__(self, variant: Variant, classes: int, in_channels: int, stochastic_depth: float = 0.2) -> None:
         super().__init__()
         style = variant.style

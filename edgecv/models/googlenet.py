@@ -102,6 +102,14 @@ class GoogLeNet(Network):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.01)
 
+    def pyramid(self, x: Tensor) -> list[Tensor]:
+        x = self.maxpool2(self.conv3(self.conv2(self.maxpool1(self.conv1(x)))))  # -> (N, 192, H/8, W/8)
+        fine = self.inception3b(self.inception3a(x))
+        x = self.maxpool3(fine)
+        for inception in (self.inception4a, self.inception4b, self.inception4c, self.inception4d, self.inception4e):
+            x = inception(x)
+        return [fine, x, self.inception5b(self.inception5a(self.maxpool4(x)))]
+
     def forward(self, x: Tensor) -> Tensor | Supervised:
         self.check_size(x)
         x = self.maxpool1(self.conv1(x))  # (N, C, H, W) -> (N, 64, H/4, W/4)

@@ -45,6 +45,8 @@ class Variant(NamedTuple):
 
 
 class MobileNetV1(Network):
+    pyramid_layers = slice(None)
+
     def __init__(self, variant: Variant, classes: int, in_channels: int) -> None:
         super().__init__()
         inputs = int(STEM * variant.width)

@@ -50,6 +50,8 @@ class Variant(NamedTuple):
 
 
 class MobileNetV2(Network):
+    pyramid_layers = slice(-1)  # without the wide layer that only a classifier wants
+
     def __init__(self, variant: Variant, classes: int, in_channels: int) -> None:
         super().__init__()
         layers: list[nn.Module] = [ConvNormAct(in_channels, variant.stem, 3, 2, act=nn.ReLU6)]

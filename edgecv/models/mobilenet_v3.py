@@ -95,6 +95,7 @@ class Backbone(nn.Sequential):
 
 class MobileNetV3(Network):
     head_layers = ("classifier.3",)
+    pyramid_layers = slice(-1)  # without the wide layer that only a classifier wants
 
     def __init__(self, variant: Variant, classes: int, in_channels: int) -> None:
         super().__init__()

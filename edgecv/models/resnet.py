@@ -141,6 +141,9 @@ class ResNet(Body):
         super().__init__(variant, in_channels)
         self.fc = nn.Linear(512 * variant.block.expansion, classes)
 
+    def pyramid(self, x: Tensor) -> list[Tensor]:
+        return self.stages(x)[1:]
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.stages(x)[-1]  # (N, C, H, W) -> (N, 512 or 2048, H/32, W/32)
         x = x.mean((2, 3))  # -> (N, 512 or 2048)

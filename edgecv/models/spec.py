@@ -11,7 +11,7 @@ from edgecv_runtime.errors import BadInput, nearest
 from edgecv_runtime.preprocess import Normalization, Preprocess
 from edgecv_runtime.records import Record
 
-Task = Literal["classification", "segmentation", "sequence"]
+Task = Literal["classification", "segmentation", "detection", "sequence"]
 
 
 class WeightSource(Record, frozen=True):
@@ -44,12 +44,14 @@ class WeightSource(Record, frozen=True):
 class ModelSpec(Record, frozen=True):
     """What `edgecv.models.spec` tells of a model.
 
-    task: classification gives (N, classes) logits, segmentation (N, classes, H, W), sequence (N, classes, T).
+    task: classification gives (N, classes) logits, segmentation (N, classes, H, W), sequence (N, classes, T),
+    detection boxes (N, A, 4) and scores (N, A, classes) at A places.
     size: (height, width) in pixels of the paper's input, or (samples,) of a signal.
     classes, channels: the usual numbers. parameters: published count with these (mlp and lenet5, with 10 classes and 1
     channel in their paper, are counted as the others); auxiliary_parameters: of heads that only training runs, on top.
     normalization: what the published weights expect, or the field's habit. paper: where the architecture is described.
-    weights: published checkpoints, the recommended one first.
+    weights: published checkpoints, the recommended one first; of a model on the body of another one, `backbone`, that
+    one's, which leave the rest of the model fresh.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ModelSpec(Record, frozen=True):
     auxiliary_parameters: int = 0
     normalization: Normalization = Normalization()
     weights: tuple[WeightSource, ...] = ()
+    backbone: str = ""
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,14 @@ class SwinTransformer(Network):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def pyramid(self, x: Tensor) -> list[Tensor]:
+        found = []
+        for layer in self.features:
+            if isinstance(layer, PatchMerging):
+                found.append(x)
+            x = layer(x)
+        return [each.permute(0, 3, 1, 2) for each in (*found[1:], x)]  # (N, H, W, C) -> (N, C, H, W)
+
     def forward(self, x: Tensor) -> Tensor:
         self.check_size(x)
         x = self.norm(self.features(x))  # (N, C, H, W) -> (N, H/32, W/32, 8 width)

@@ -26,6 +26,7 @@ class Variant(NamedTuple):
 class VGG(Network):
     stem_layer = "features.0"
     head_layers = ("classifier.6",)
+    pyramid_layers = slice(None)
     smallest = 32
 
     def __init__(self, variant: Variant, classes: int, in_channels: int) -> None:

@@ -17,7 +17,7 @@ from edgecv.models.spec import Registry
 from edgecv_runtime.errors import BadInput
 
 # torchvision 0.28; SE-ResNet, MobileNet, Lite, ConvNeXt atto to nano, ViT tiny and small: timm 1.0; thin MobileNets:
-# trainable ones in Keras; mlp, lenet5, U-Net: see their own tests; WaveNet: counted by hand.
+# trainable ones in Keras; mlp, lenet5, U-Net, detectors: see their own tests; WaveNet: counted by hand.
 PARAMETERS = {
     "mlp": 837000,
     "lenet5": 146156,
@@ -80,6 +80,14 @@ PARAMETERS = {
     "lraspp_mobilenet_v3_large": 3221538,
     "deeplabv3_mobilenet_v3_large": 11025477,
     "deeplabv3_resnet50": 39638869,
+    "det_mobilenet_v2": 2170236,
+    "det_mobilenet_v2_416": 2170236,
+    "det_mobilenet_v3_large": 3161900,
+    "det_mobilenet_v3_large_416": 3161900,
+    "det_efficientnet_lite0": 3319676,
+    "det_efficientnet_lite0_416": 3319676,
+    "det_convnext_atto": 3743156,
+    "det_convnext_atto_416": 3743156,
     "wavenet_tiny": 61760,
 }
 # With the heads that only training runs; `num_params` of torchvision's segmentation weights.
@@ -256,7 +264,11 @@ def test_a_size_that_cannot_be_is_refused_with_one_that_can(name, size, expected
 def test_the_smallest_size_is_the_smallest_that_works(name):
     network, classes = on_meta(name).eval(), models.spec(name).classes
     side = network.smallest
-    assert network(torch.empty(1, 3, side, side, device="meta")).shape[:2] == (1, classes)
+    outputs = network(torch.empty(1, 3, side, side, device="meta"))
+    if models.spec(name).task == "detection":
+        assert outputs.scores.shape[::2] == (1, classes)
+    else:
+        assert outputs.shape[:2] == (1, classes)
     if side > 1:
         with pytest.raises(BadInput):
             network(torch.empty(1, 3, side - 1, side, device="meta"))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgecv import models
 from edgecv.models import alexnet, vgg
 
-OWN = ("lenet", "unet", "wavenet")  # families that neither library has
+OWN = ("lenet", "unet", "rtmdet", "wavenet")  # families that neither library has
 
 HERE = Path(__file__).parent
 LOGITS = HERE / "reference_logits.json"
