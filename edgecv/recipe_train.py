@@ -19,6 +19,7 @@ class Augment(Record, frozen=True):
     times.
     randaugment: how many of RandAugment's operations are applied (Cubuk et al. 2019), 0 for none; magnitude: how
     strongly, 1 to 29.
+    mosaic: share of the pictures, with boxes, that become parts of four, side by side.
     """
 
     pad: int = 0
@@ -30,6 +31,7 @@ class Augment(Record, frozen=True):
     color: float = 0.0
     randaugment: int = 0
     magnitude: int = 9
+    mosaic: float = 0.0
 
     def __post_init__(self) -> None:
         if self.pad < 0:
@@ -45,6 +47,8 @@ class Augment(Record, frozen=True):
         for name in ("zoom", "color"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in 0..1, 1 exclusive, got {getattr(self, name)}")
+        if not 0 <= self.mosaic <= 1:
+            raise ValueError(f"mosaic must lie in 0..1, got {self.mosaic}")
         if not 0 <= self.randaugment <= 15:
             raise ValueError(f"randaugment must lie in 0..15 operations, got {self.randaugment}")
         if not 1 <= self.magnitude <= 29:

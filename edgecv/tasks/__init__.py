@@ -18,6 +18,7 @@ __all__ = ["TRAININGS", "Deployment", "Judged", "Prepared", "Training", "deploym
 TRAININGS: dict[str, str] = {
     "classification": "edgecv.tasks.classification",
     "segmentation": "edgecv.tasks.segmentation",
+    "detection": "edgecv.tasks.detection",
 }
 
 

@@ -91,6 +91,8 @@ def make(dataset: Dataset, config: TrainConfig, size: Size) -> Training:
     for name, value in (("dice", config.dice), ("class_weights", config.class_weights)):
         if value is not None:
             raise BadInput(f"train.{name} is for masks, and this data set has a class for each image: leave it out")
+    if config.augment.mosaic:
+        raise BadInput("train.augment.mosaic is for pictures with boxes; classification has train.mixup")
     return ClassificationTraining(len(dataset.classes), config, size)
 
 

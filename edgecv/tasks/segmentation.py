@@ -146,6 +146,8 @@ def make(dataset: Dataset, config: TrainConfig, size: Size) -> Training:
                 f"train.{name} changes images without their masks; leave it out: flip, scale, pad, rotate, shift, zoom "
                 "and color of train.augment do for both"
             )
+    if config.augment.mosaic:
+        raise BadInput("train.augment.mosaic is for pictures with boxes: leave it out")
     return SegmentationTraining(dataset.classes, config, size, _weights(dataset, config))
 
 
