@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgecv import report
+from edgecv import models, report
 from edgecv.data import bytes_to_write
 from edgecv.recipe import Quantizing
 from edgecv.report import front
@@ -62,6 +62,9 @@ class Train(_Step):
         assert config is not None
         preflight.packages("train", ("kornia", "lightning_fabric", "matplotlib", "safetensors"), "train")
         check_labels(data)
+        name, task = self.on.recipe.model.name, models.spec(self.on.recipe.model.name).task
+        if task != data.task:
+            raise BadInput(f"{name} is a model for {task}, data source '{self.on.recipe.data.source}' for {data.task}")
         yield from preflight.images(data, config)
         yield from preflight.published(self.on.source, self.on.preprocess)
         network = self.on.network(self.on.recipe.model.weights)
@@ -72,9 +75,7 @@ class Train(_Step):
         ]
         decoded = sum(bytes_to_write(images, view, self.on.place.cache) for images, view in views)
         preflight.room(self.on.place.run, decoded, network)
-        preflight.network(
-            network, self.on.recipe.model.name, self.on.preprocess, len(data.classes), len(data.train), config
-        )
+        preflight.network(network, name, self.on.preprocess, data, config)
 
     def inputs(self) -> object:
         inputs = [

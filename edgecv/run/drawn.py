@@ -73,11 +73,7 @@ def draw(
     images: in full size, with their truths; views: how the network saw each; expected: PyTorch's outputs.
     """
     ran = [each for each in done if each.comparison is not None and each.outputs]
-    told = [
-        _told(task, f"{each.entry.variant} on {each.entry.backend}", each.comparison.tallies)
-        for each in ran
-        if each.comparison
-    ]
+    told = [_told(task, _key(each), each.comparison.tallies) for each in ran if each.comparison]
     first = ran[0].comparison if ran else None
     if first is not None and first.reference_tallies:
         told.insert(0, _told(task, PYTORCH, first.reference_tallies))
@@ -142,8 +138,10 @@ def _pane(source: str, result: Result, frame: Image, score: float | None = None)
     import cv2
 
     picture = result.draw(frame)
+    size = WIDTH, round(picture.shape[0] * WIDTH / picture.shape[1])
     if picture.shape[1] > WIDTH:
-        size = WIDTH, round(picture.shape[0] * WIDTH / picture.shape[1])
         picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    elif picture.shape[1] < WIDTH // 4:  # pixel by pixel
+        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST), np.uint8)
     _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])
     return Pane(source, str(result), np.asarray(data).tobytes(), score)

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgecv.data import Dataset
-from edgecv.models import Supervised
 from edgecv.models.spec import WeightSource
+from edgecv.tasks import training
 from edgecv.train import TrainConfig
 from edgecv.train.optimizer import steps_per_epoch
 from edgecv_export.quantize import QuantizeConfig
@@ -42,12 +42,13 @@ def images(dataset: Dataset, config: TrainConfig) -> Iterator[str]:
         yield f"the warm-up is cut from {config.warmup_epochs:g} to {config.warmup:g} epochs, half of all"
 
 
-def network(model: nn.Module, name: str, preprocess: Preprocess, classes: int, count: int, config: TrainConfig) -> None:
-    """Run a network that is not needed afterwards on two images of the training's size, forwards and in training mode.
+def network(model: nn.Module, name: str, preprocess: Preprocess, dataset: Dataset, config: TrainConfig) -> None:
+    """Run a network that is not needed afterwards on images of the training's size, in training mode and out of it.
 
-    count: of training images. Raises BadInput when it cannot take them, gives another number of outputs than there are
-    classes, or has batch norms while a step is of one image.
+    Raises BadInput when it cannot take them, gives what cannot be learned from the data set's truths, or has batch
+    norms while a step is of one image.
     """
+    count = len(dataset.train)
     smallest = count // steps_per_epoch(count, config.batch)
     if smallest < 2 and any(isinstance(each, _BatchNorm) for each in model.modules()):
         raise BadInput(
@@ -55,15 +56,18 @@ def network(model: nn.Module, name: str, preprocess: Preprocess, classes: int, c
             "images of a step: set train.batch=2 or more, or take a model without them (convnext_tiny, vit_b_16)"
         )
     height, width = preprocess.size
+    two = torch.zeros(2, preprocess.channels, height, width)
     try:
         with torch.random.fork_rng(), torch.no_grad():
-            outputs = model.train()(torch.zeros(2, preprocess.channels, height, width))
+            model.train()(two)
+            outputs = model.eval()(two[:1])
     except (RuntimeError, ValueError, AssertionError) as exc:
         reason = " ".join(str(exc).split())[:200]
         raise BadInput(f"{name} cannot take images of {height}x{width}: {reason}; set preprocess.size") from exc
-    logits = outputs.logits if isinstance(outputs, Supervised) else outputs
-    if logits.shape != (2, classes):
-        raise BadInput(f"{name} gives {tuple(logits.shape[1:])} outputs an image, the data has {classes} classes")
+    try:
+        training(dataset, config, preprocess.size).check(outputs)
+    except BadInput as exc:
+        raise BadInput(f"{name}: {exc}") from exc
 
 
 def published(source: WeightSource | None, preprocess: Preprocess) -> Iterator[str]:
@@ -79,7 +83,7 @@ def published(source: WeightSource | None, preprocess: Preprocess) -> Iterator[s
 def calibration(dataset: Dataset, config: QuantizeConfig) -> Iterator[str]:
     """Notes on a search that gets fewer images than it asks for."""
     wanted = {"images": (config.images, dataset.train, "training")}
-    if dataset.val.labels is not None:
+    if dataset.val.truths is not None:
         wanted["check_images"] = (config.check_images, dataset.val, "validation")
     for name, (count, found, kind) in wanted.items():
         if count > len(found):

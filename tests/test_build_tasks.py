@@ -1,0 +1,103 @@
+"""`edgecv build` for tasks whose results lie in places of the frame: every step, a bundle that runs, a page."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import edgecv_runtime as rt
+from edgecv import recipe
+from edgecv.build import build
+from edgecv.cli.app import app
+from edgecv.data import load
+from edgecv.run import drawn, folder
+from edgecv_runtime.tasks.segmentation import Segmentation
+from edgecv_runtime.verify import verify
+
+QUICK = ["train.epochs=1", "quantize.budget_s=4", "quantize.images=16", "quantize.check_images=16", "verify.frames=24"]
+QUICK += ["bench.seconds=0.05", "bench.rounds=1"]
+
+
+@pytest.fixture(scope="module")
+def ink(tmp_path_factory, pytestconfig):
+    """A run of the recipe `ink`, short."""
+    asked = recipe.read(pytestconfig.rootpath / "recipes" / "ink.yaml", QUICK)
+    return build(asked, tmp_path_factory.mktemp("ink") / "run", progress=False)
+
+
+def test_a_segmenter_goes_from_masks_to_a_bundle(ink):
+    assert ink.ran == ("train", "export", "quantize", "verify", "bench", "report")
+    with rt.Bundle(ink.bundle) as opened:
+        assert opened.manifest.task == "segmentation"
+        assert [(each.name, each.dtype) for each in opened.manifest.outputs] == [("mask", "uint8")]
+        entries = opened.evidence().entries
+    assert {each.variant for each in entries} >= {"float32", "int8-u8s8"}
+    for each in entries:
+        assert each.score.metric == each.agreement.metric == "mIoU"
+        assert each.finding is None
+        if (each.variant, each.hint) == ("float32", "float32"):
+            assert each.agreement.share.value > 0.999
+            assert each.score.value == pytest.approx(each.score.reference, abs=1e-3)
+        assert each.score.low < each.score.value < each.score.high  # over frames, none of which is all right
+
+
+def test_its_masks_are_those_of_the_network_and_lie_in_the_frames_own_pixels(ink):
+    """Oracle: the file run directly, and OpenCV's nearest pixels."""
+    dataset = load(recipe.read(ink.folder / "recipe.yaml").data)
+    frame = cv2.resize(dataset.val[0], (128, 64))
+    with rt.load(ink.bundle, precision="float32", backend="onnxruntime") as model:
+        found = model(frame)
+        raw = model.run({"image": model.preprocess(frame)[None]})["mask"][0]
+    assert isinstance(found, Segmentation)
+    assert found.mask.shape == (64, 128)
+    assert (found.mask == np.repeat(raw, 2, axis=1)).all()
+
+
+def test_the_golden_inputs_prove_it_again(ink):
+    with rt.Bundle(ink.bundle) as opened:
+        for each in verify(opened, only=lambda target: (target.variant, target.hint) == ("float32", "float32")):
+            assert each.entry.agreement.share.value == 1
+    rt.load(ink.bundle, precision="float32", self_test=True).close()
+
+
+def test_its_report_shows_frames_beside_their_truth(ink):
+    shown = folder.read(ink.folder).drawn
+    assert {each.source for each in shown.told} >= {drawn.PYTORCH, "float32 on onnxruntime"}
+    assert set(shown.told[0].by_class) == {"background", "ink"}
+    for one in (*shown.worst, *shown.best):
+        assert [pane.source for pane in one.panes[:2]] == ["true", drawn.PYTORCH]
+        assert all(cv2.imdecode(np.frombuffer(pane.jpeg, np.uint8), 1) is not None for pane in one.panes)
+    scores = [[one.panes[-1].score for one in some] for some in (shown.worst, shown.best)]
+    assert max(scores[0]) <= min(scores[1])
+    page = ink.report.read_text()
+    assert "The frames on which it does worst" in page
+    assert "mIoU" in page
+
+
+def test_predict_keeps_masks_and_stream_draws_them(ink, photos, tmp_path):
+    cv2.imwrite(str(tmp_path / "photo.png"), photos[0])
+    given = [str(ink.bundle), str(tmp_path / "photo.png"), "--save", str(tmp_path / "out"), "--json"]
+    done = CliRunner().invoke(app, ["predict", *given])
+    assert done.exit_code == 0, done.output
+    (result,) = json.loads(done.stdout)["results"]
+    assert {each["label"] for each in result["classes"]} <= {"background", "ink"}
+    mask = cv2.imread(str(tmp_path / "out" / "photo.png.mask.png"), cv2.IMREAD_UNCHANGED)
+    assert mask.shape == photos[0].shape[:2]
+    assert set(np.unique(mask)) <= {0, 1}
+    assert (tmp_path / "out" / "photo.png.jpg").is_file()
+    done = CliRunner().invoke(
+        app, ["stream", str(ink.bundle), "fake:size=160x120,5", "--sink", str(tmp_path / "out.mp4"), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["sinks"][0]["delivered"] == 5
+
+
+def test_a_model_for_another_task_than_the_data_is_refused_before_anything_is_written(pytestconfig, tmp_path):
+    asked = recipe.read(pytestconfig.rootpath / "recipes" / "ink.yaml", ["model.name=mobilenet_v3_small"])
+    with pytest.raises(rt.EdgecvError, match="mobilenet_v3_small is a model for classification, data source 'ink' for"):
+        build(asked, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "bundle").exists()
