@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +26,7 @@ Tally = NDArray[np.int64]
 
 _STRENGTH = 0.55  # of the colour that is laid over a frame
 _LEGEND = 6  # classes that the legend names
+_COUNTED = 1 << 24  # pixels that OpenCV's histogram in float32 counts exactly
 _LISTED = 3  # classes that a line names
 
 
@@ -43,15 +45,19 @@ class Segmentation(Record, frozen=True):
     @property
     def pixels(self) -> NDArray[np.int64]:
         """How many pixels each class has -> (C,)."""
-        return np.bincount(self.mask.ravel(), minlength=256)[: len(self.labels)]
+        return _histogram(self.mask)[: len(self.labels)]
 
     @property
     def shares(self) -> dict[str, float]:
         """The classes that occur with their share of the pixels that were seen, 0..1, the largest first."""
         counts = self.pixels
         total = max(1, int(counts.sum()))
-        order = np.argsort(-counts, kind="stable")
-        return {self.labels[index]: float(counts[index]) / total for index in order if counts[index]}
+        return {self.labels[index]: count / total for index, count in self._found(counts)}
+
+    @staticmethod
+    def _found(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
+        """The positions of the classes that occur and their pixels, the largest first."""
+        return [(int(index), int(counts[index])) for index in np.argsort(-counts, kind="stable") if counts[index]]
 
     def __str__(self) -> str:
         shares = self.shares
@@ -64,10 +70,10 @@ class Segmentation(Record, frozen=True):
     def as_dict(self) -> dict[str, Any]:
         """Size of the mask and, of each class that occurs, label, index, share and pixels, the largest first."""
         counts = self.pixels
-        where = {label: index for index, label in enumerate(self.labels)}
+        total = max(1, int(counts.sum()))
         classes = [
-            {"label": label, "index": where[label], "share": round(share, 6), "pixels": int(counts[where[label]])}
-            for label, share in self.shares.items()
+            {"label": self.labels[index], "index": index, "share": round(count / total, 6), "pixels": count}
+            for index, count in self._found(counts)
         ]
         height, width = self.mask.shape
         return {"height": height, "width": width, "classes": classes}
@@ -98,12 +104,14 @@ class Segmentation(Record, frozen=True):
             raise ShapeError(
                 f"the mask is {_size(self.mask.shape)}, the frame {_size(frame.shape[:2])}: draw on its own"
             )
+        import cv2
+
         table = colours(256)
-        over = (table[self.mask] * _STRENGTH + frame * (1 - _STRENGTH)).astype(np.uint8)
-        shown = self.mask != self.ignore
-        if self.background is not None:
-            shown &= self.mask != self.background
-        picture: Image = np.where(shown[..., None], over, frame)
+        over = cv2.applyColorMap(self.mask, table[:, None])
+        cv2.addWeighted(over, _STRENGTH, frame, 1 - _STRENGTH, 0, dst=over)
+        hidden = np.zeros(256, np.uint8)
+        hidden[[self.ignore] if self.background is None else [self.ignore, self.background]] = 1
+        picture = np.asarray(cv2.copyTo(frame, cv2.LUT(self.mask, hidden), over), np.uint8)
         named = [(label, share) for label, share in self.shares.items() if self.labels.index(label) != self.background]
         _legend(
             picture, [(f"{share:4.0%}  {label}", table[self.labels.index(label)]) for label, share in named[:_LEGEND]]
@@ -167,10 +175,10 @@ class SegmentationTask:
         """
         if result.mask.shape != truth.mask.shape:
             raise BadInput(f"the mask is {_size(result.mask.shape)}, the truth {_size(truth.mask.shape)}")
-        known = truth.mask != truth.ignore
-        found, right = result.mask[known], truth.mask[known]
-        kinds = found[found == right], found, right
-        return np.stack([np.bincount(each, minlength=256)[: len(self.labels)] for each in kinds])
+        together = _histogram(truth.mask, result.mask)
+        together[truth.ignore] = 0
+        kinds = together.diagonal(), together.sum(axis=0), together.sum(axis=1)
+        return np.stack([each[: len(self.labels)] for each in kinds])
 
     def score(self, tallies: Sequence[Tally]) -> float:
         """Mean intersection over union of the classes that occur, over all frames' pixels; 0 where nothing is known."""
@@ -279,6 +287,7 @@ class SegmentationTask:
         return np.sum(tallies, axis=0, dtype=np.int64) if len(tallies) else empty
 
 
+@cache
 def colours(count: int) -> NDArray[np.uint8]:
     """A colour for each class position -> (count, 3) uint8 BGR, those of Pascal VOC: far apart, the first one black.
 
@@ -288,7 +297,21 @@ def colours(count: int) -> NDArray[np.uint8]:
     for position in range(count):
         for bit in range(8):
             table[position, 2 - bit % 3] |= (position >> bit & 1) << (7 - bit // 3)
+    table.flags.writeable = False  # one for all frames
     return table
+
+
+def _histogram(*masks: Mask) -> NDArray[np.int64]:
+    """How many pixels have each value, or of two masks each pair of values -> (256,) or (256, 256)."""
+    import cv2
+
+    found = np.zeros((256,) * len(masks), np.int64)
+    rows = max(1, _COUNTED // max(1, masks[0].shape[1]))
+    for start in range(0, len(masks[0]), rows):
+        parts = [np.ascontiguousarray(mask[start : start + rows]) for mask in masks]
+        counts = cv2.calcHist(parts, [*range(len(parts))], None, [256] * len(parts), [0, 256] * len(parts))
+        found += counts.reshape(found.shape).astype(np.int64)
+    return found
 
 
 def _is_map(rank: int, channels: Sequence[int | str], dtype: str) -> bool:
