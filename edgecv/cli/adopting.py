@@ -24,7 +24,13 @@ Describe = Annotated[
         "--describe", metavar="FILE", help="YAML with task, labels, preprocess, normalization, and where outputs stand."
     ),
 ]
-Images = Annotated[Path, typer.Option("--data", help="Images or clips of what the camera will see, at least 8.")]
+_DATA = "Images or clips of what the camera will see, at least 8."
+Images = Annotated[Path, typer.Option("--data", help=_DATA)]
+DescribeOwn = Annotated[
+    Path | None,
+    typer.Option("--describe", metavar="FILE", help="Of a network of your own: as 'edgecv adopt' takes it."),
+]
+OwnImages = Annotated[Path | None, typer.Option("--data", help=f"For a network of your own. {_DATA}")]
 Out = Annotated[Path | None, typer.Option("--out", help="The bundle, by default named as the file.")]
 
 
@@ -53,6 +59,30 @@ def adopt(
         say(f"{model}: {note}")
     if json:
         show_json({"bundle": str(done.path), "parity": done.parity, "rows": done.rows, "notes": done.notes})
+        return
+    stdout.print(str(done.path), soft_wrap=True)
+
+
+def export_own(
+    arguments: list[str], describe: Path | None, data: Path | None, out: Path | None, max_megapixels: float, json: bool
+) -> None:
+    """What `edgecv export FILE.py:FUNCTION` does."""
+    from edgecv_export import export, module
+    from edgecv_runtime import description
+
+    if len(arguments) != 1:
+        raise BadInput(f"a network of your own takes no {' '.join(arguments[1:])}: its description says all")
+    if describe is None or data is None:
+        raise BadInput(
+            f"{arguments[0]}: a network tells neither labels nor preprocessing: give --describe FILE, and --data "
+            "IMAGES, on which the bundle is proven"
+        )
+    said = description.read(describe)
+    network = module.load(arguments[0])
+    place = place_of(out, Path(arguments[0].rpartition(":")[0]).stem)
+    done = export.described(network, place, said, images=frames(data, said.preprocess, max_megapixels), name=place.stem)
+    if json:
+        show_json({"bundle": str(done.path), "parity": done.parity, "merged": done.merged})
         return
     stdout.print(str(done.path), soft_wrap=True)
 

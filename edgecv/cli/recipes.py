@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgecv.cli import adopting, results
 from edgecv.cli.output import Mode, say, show_json, stdout
 from edgecv_runtime import machine
 from edgecv_runtime.errors import BadInput, Unavailable
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from edgecv.build import Built
     from edgecv.runs import Training
 
+PATTERN = ".py:"  # in what names a network of a Python file
 ZOO_COLUMNS = 120  # what the table of models needs without breaking a line
 
 Arguments = Annotated[list[str], typer.Argument(metavar="RECIPE [KEY=VALUE]...", help="A YAML file and overrides.")]
@@ -50,8 +52,28 @@ def train(arguments: Arguments, runs: Runs = Path("runs"), json: Json = False) -
     stdout.print(str(built.bundle if "quantize" in built.ran + built.skipped else weights), soft_wrap=True)
 
 
-def export(arguments: Arguments, runs: Runs = Path("runs"), json: Json = False) -> None:
-    """Run a recipe up to a bundle with its proven float32 variant."""
+def export(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE [KEY=VALUE]...",
+            help="A YAML file and overrides; or FILE.py:FUNCTION, which makes a network, with --describe and --data.",
+        ),
+    ],
+    runs: Runs = Path("runs"),
+    describe: adopting.DescribeOwn = None,
+    data: adopting.OwnImages = None,
+    out: adopting.Out = None,
+    max_megapixels: results.MaxMegapixels = 50.0,
+    json: Json = False,
+) -> None:
+    """Run a recipe up to a bundle with its proven float32 variant, or export a network of your own to one."""
+    if PATTERN in arguments[0]:
+        _need_torch()
+        adopting.export_own(arguments, describe, data, out, max_megapixels, json)
+        return
+    if (describe, data, out) != (None, None, None):
+        raise BadInput("--describe, --data and --out are for a network of your own, FILE.py:FUNCTION: leave them out")
     built = _run(arguments, runs, "export")
     if json:
         show_json(_facts(built))

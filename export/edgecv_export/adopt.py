@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
 import edgecv_runtime
 from edgecv_export import gate, rewrite
-from edgecv_export.interface import BATCH, INPUT, check_frames
-from edgecv_export.nodes import Node, Nodes
+from edgecv_export.interface import INPUT, check_frames
 from edgecv_export.sealing import Reference, seal
 from edgecv_runtime import backends, geometry, onnxfile, tasks
 from edgecv_runtime.backends import Backend, Options
@@ -247,21 +245,9 @@ def _built(proto: Any, original: _Original, rows: int) -> Any:
     made = tuple(spec.name for spec in description.form.made(description.head, size))
     theirs = rewrite.free(graph, (INPUT, *made))
     rewrite.put_input(model, size, channels, entry.layout, description.normalization, rows)
-    nodes = Nodes(graph, "output.")
-    given = {}
-    for name, each in original.raw.items():
-        node = Node(theirs.get(name, name), each)
-        if name in original.lacking:
-            node = nodes.node("Unsqueeze", [node, np.zeros(1, np.int64)], each)
-        given[name] = node
-    found = description.form.make(nodes, given, description.head, size)
-    del graph.output[:]
-    for name, node in found.items():
-        graph.node.append(helper.make_node("Identity", [node.name], [name], name=f"edgecv.{name}"))
-        kind = helper.np_dtype_to_tensor_dtype(node.example.dtype)
-        shape = (rows or BATCH, *node.example.shape[1:])
-        graph.output.append(helper.make_tensor_value_info(name, kind, shape))
-    del model.graph.value_info[:]
+    rewrite.put_outputs(
+        graph, description.form, description.head, size, original.raw, names=theirs, lacking=original.lacking, rows=rows
+    )
     model.doc_string = ""
     slim = onnxslim.slim(model)
     del slim.metadata_props[:]

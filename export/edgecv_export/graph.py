@@ -67,6 +67,26 @@ def several(outputs: Any, names: Sequence[str]) -> tuple[Tensor, ...]:
     return tuple(found)
 
 
+def names_of(network: nn.Module, size: tuple[int, int], channels: int) -> tuple[str, ...]:
+    """Names for what a network gives for a picture: the keys of a dict of tensors, else output0, output1, ...
+
+    Raises ComputationError when it takes no such picture.
+    """
+    network.eval()
+    try:
+        with torch.inference_mode():
+            outputs = network(torch.zeros(1, channels, *size))
+    except Exception as exc:  # whatever a network of somebody else raises
+        raise ComputationError(
+            f"the network raises {type(exc).__name__} for floats of (1, {channels}, {size[0]}, {size[1]}): "
+            f"{(str(exc).strip().splitlines() or [''])[0]}"
+        ) from exc
+    if isinstance(outputs, Mapping) and all(isinstance(each, Tensor) for each in outputs.values()):
+        return tuple(map(str, outputs))
+    whole = isinstance(outputs, list | tuple) and all(isinstance(each, Tensor) for each in outputs)
+    return tuple(f"output{index}" for index in range(len(outputs) if whole else 1))
+
+
 def one_tensor(outputs: Any) -> Tensor:
     """What a network gives as one tensor: out of a tuple or dict that holds it alone, (N, C, 1, 1) and (N,) as (N, C).
 

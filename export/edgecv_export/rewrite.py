@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgecv_export.interface import BATCH, INPUT
 from edgecv_export.nodes import PREFIX, Node, Nodes
+from edgecv_runtime.forms import Form
+from edgecv_runtime.head import Head
 from edgecv_runtime.preprocess import Normalization
 
 
@@ -135,3 +138,34 @@ def put_input(
     del graph.node[:]
     graph.node.extend(before)
     graph.initializer.extend(front.initializer)
+
+
+def put_outputs(
+    graph: Any,
+    form: Form,
+    head: Head,
+    size: tuple[int, int],
+    given: Mapping[str, NDArray[Any]],
+    *,
+    names: Mapping[str, str] | None = None,
+    lacking: Collection[str] = (),
+    rows: int = 0,
+) -> None:
+    """Make the outputs of a graph those of a task, in the place of its own.
+
+    given: those it has, by name, with what they are for some frames. names: what they are called now, where that is
+    another name. lacking: those that have no axis for frames. rows: of a fixed batch; 0: free.
+    """
+    nodes = Nodes(graph, "output.")
+    found: dict[str, Node] = {}
+    for name, each in given.items():
+        node = Node((names or {}).get(name, name), each)
+        found[name] = nodes.node("Unsqueeze", [node, np.zeros(1, np.int64)], each) if name in lacking else node
+    made = form.make(nodes, found, head, size)
+    del graph.output[:]
+    del graph.value_info[:]
+    for name, node in made.items():
+        graph.node.append(helper.make_node("Identity", [node.name], [name], name=f"{PREFIX}{name}"))
+        kind = helper.np_dtype_to_tensor_dtype(node.example.dtype)
+        shape = (rows or BATCH, *node.example.shape[1:])
+        graph.output.append(helper.make_tensor_value_info(name, kind, shape))

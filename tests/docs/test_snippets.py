@@ -90,6 +90,9 @@ def _two_labels(photos, folder):
     """mine.onnx: cats and dogs, float32 NCHW as others export it, at 224 pixels; and a bundle of the photos' recipe."""
     import torch
 
+    pixels = "preprocess: {size: [224, 224], mode: crop}\nnormalization: {mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}"
+    (folder / "mine.yaml").write_text(f"labels: [cat, dog]\n{pixels}\n")
+
     torch.manual_seed(0)
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3, 4),
