@@ -17,7 +17,7 @@ from edgecv.data import coco, voc, yolo
 from edgecv.data.annotations import Annotated, Box, Drawn, Pictures
 from edgecv.data.checked import Checked, allow, check
 from edgecv.data.config import DataConfig
-from edgecv.data.dataset import Dataset, Images
+from edgecv.data.dataset import Dataset, Images, NoTruths
 from edgecv.data.folder import leaks
 from edgecv.data.layout import ALL, TEST, TRAIN, VAL, role_within
 from edgecv.data.listing import list_tree
@@ -44,7 +44,7 @@ def load(config: DataConfig) -> Dataset:
     if len(forms) != 1:
         told = " and ".join(each.form for each in forms) or "no boxes"
         cure = "leave out the others by data.exclude" if forms else "expected COCO JSON, YOLO with data.yaml or VOC XML"
-        raise DatasetError(f"{where}: holds {told}; {cure}")
+        raise (DatasetError if forms else NoTruths)(f"{where}: holds {told}; {cure}")
     (found,) = forms
     parts, notes = _parts(found, config, where)
     files = {each.file.name: each.file for drawn in parts.values() for each in drawn}

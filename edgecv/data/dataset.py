@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime.errors import BadInput
+from edgecv_runtime.errors import BadInput, DatasetError
 from edgecv_runtime.preprocess import Image
 
 Labels = NDArray[np.int64]
 _NAMED = 10  # classes that a line names; of more, the first seven and the last two
+
+
+class NoTruths(DatasetError):
+    """A folder holds images and nothing that says what is right of them."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import yaml
 
 from edgecv import recipe_text
 from edgecv.data.config import DataConfig, Source
-from edgecv.data.dataset import Dataset, Images
+from edgecv.data.dataset import Dataset, Images, NoTruths
 from edgecv.data.folder import Parts, labelled
 from edgecv.data.layout import ALL, TEST, TRAIN, VAL
 from edgecv.data.sources import load
@@ -84,7 +84,7 @@ def everything(
 def divided(
     data: Path, labels: tuple[str, ...], max_megapixels: float, bundle: Path, task: str = "classification"
 ) -> Judging | None:
-    """The labelled images to calibrate with and those to judge on; None when the folder's images have no labels.
+    """The labelled images to calibrate with and those to judge on; None when the folder says nothing of its images.
 
     A divided folder is calibrated with its training part and judged on its validation part; another one is divided as
     the recipe beside the bundle does it when it names the folder, else as a recipe does it by default, so that none of
@@ -94,7 +94,10 @@ def divided(
         return None
     reading = _reading(data, max_megapixels, bundle, task)
     if reading.config.source != FOLDER:
-        dataset = _of_labels(reading, labels)
+        try:
+            dataset = _of_labels(reading, labels)
+        except NoTruths:
+            return None
         counts = f"{len(dataset.train)} images to calibrate with, {len(dataset.val)} to judge on"
         return Judging(dataset.train, dataset.val, (*reading.told, *dataset.notes, counts))
     parts = labelled(reading.config, labels)

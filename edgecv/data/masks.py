@@ -16,7 +16,7 @@ from edgecv.data import classtable, cocoareas, pairs, rasters
 from edgecv.data.checked import Checked, allow, check
 from edgecv.data.classtable import IGNORE, Table
 from edgecv.data.config import DataConfig
-from edgecv.data.dataset import Dataset, Images
+from edgecv.data.dataset import Dataset, Images, NoTruths
 from edgecv.data.folder import given_parts, leaks
 from edgecv.data.layout import TEST, TRAIN, VAL
 from edgecv.data.listing import list_tree
@@ -96,7 +96,7 @@ def _pairs(tree: Tree, config: DataConfig, where: str) -> pairs.Pairs:
         pairs.by_patterns(tree, config.images, config.masks) if config.images and config.masks else pairs.by_names(tree)
     )
     if not found.images:
-        raise DatasetError(
+        raise (DatasetError if found.alone else NoTruths)(
             f"{where}: no image has a mask: {len(found.without)} images, {len(found.alone)} masks; folders named "
             "images and masks tell them apart, or two patterns: data.images='images/*.jpg' data.masks='masks/*.png'"
         )

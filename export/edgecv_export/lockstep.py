@@ -46,8 +46,10 @@ class Lockstep:
         self._grids = grids
         self._sessions: dict[str, Any] = {}
 
-    def walk(self, images: Image, visit: Callable[[Pair], None] = lambda _: None) -> tuple[Values, Values]:
-        """Run images (N, H, W, C) through both -> float and quantized outputs of the network.
+    def walk(
+        self, images: Image, visit: Callable[[Pair], None] = lambda _: None
+    ) -> tuple[dict[str, Values], dict[str, Values]]:
+        """Run images (N, H, W, C) through both -> float and quantized outputs of the network, by name.
 
         visit: sees each quantized layer in turn.
         """
@@ -69,8 +71,8 @@ class Lockstep:
                 if not left[name] and name not in self._wiring.outputs:
                     exact.pop(name, None)
                     moved.pop(name, None)
-        (output,) = self._wiring.outputs
-        return exact[output], moved[output]
+        outputs = self._wiring.outputs
+        return {name: exact[name] for name in outputs}, {name: moved[name] for name in outputs}
 
     def _untouched(self, node: Any, exact: dict[str, Values], moved: dict[str, Values]) -> bool:
         """Whether nothing before a node was quantized, nor the node itself."""

@@ -55,6 +55,10 @@ def test_folders_without_labels_have_none_and_half_of_them_is_refused(photos):
     assert divided(plain, LABELS, 50.0, BUNDLE) is None
     with pytest.raises(DatasetError, match="no class folders; expected one folder a class, named as the labels: ant"):
         everything(plain, LABELS, 50.0, BUNDLE)
+    for task, what in (("detection", "no boxes"), ("segmentation", "no image has a mask")):
+        assert divided(plain, LABELS, 50.0, BUNDLE, task) is None
+        with pytest.raises(DatasetError, match=what):
+            everything(plain, LABELS, 50.0, BUNDLE, task)
     mixed = photos({"train/cat": 2, "train/dogs": 2, "val/cat": 1, "val/dogs": 1}, root="mixed")
     with pytest.raises(DatasetError, match="folders that are no labels: dogs; expected one folder a class"):
         divided(mixed, LABELS, 50.0, BUNDLE)

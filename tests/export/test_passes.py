@@ -330,10 +330,21 @@ def test_the_walk_equals_the_written_file_bit_by_bit(exported, digits):
     model, frames = onnx.load(exported / "model.onnx"), digits[0][:16]
     for placement in ("all", "layers", "merged"):
         setting = setting_of(model, frames, placement)
-        exact, moved = Lockstep(setting.wiring, setting.nodes, setting.grids).walk(frames)
+        walked = Lockstep(setting.wiring, setting.nodes, setting.grids).walk(frames)
+        exact, moved = (each["logits"] for each in walked)
         assert np.abs(exact - run(model, frames)).max() < 1e-4
         content = qdq.write(setting.wiring, setting.nodes, setting.grids, DIALECTS["int8-s8s8"])  # bias in float
         assert np.abs(moved - run(content, frames)).max() < 1e-4
+
+
+def test_a_walk_gives_every_output(exported, digits):
+    """Boxes and scores, say; here the logits twice."""
+    model, frames = onnx.load(exported / "model.onnx"), digits[0][:4]
+    model.graph.node.append(onnx.helper.make_node("Relu", ["logits"], ["other"], name="other"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("other", onnx.TensorProto.FLOAT, ("batch", 10)))
+    setting = setting_of(model, frames, "layers")
+    for outputs in Lockstep(setting.wiring, setting.nodes, setting.grids).walk(frames):
+        assert np.array_equal(outputs["other"], np.maximum(outputs["logits"], 0))
 
 
 def test_analytic_bias_correction_takes_back_what_rounding_the_weights_shifts(exported, digits):
