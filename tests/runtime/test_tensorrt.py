@@ -68,17 +68,22 @@ def variants(request, tmp_path_factory):
     thin = THIN.get(request.param)
     network = thin() if thin else models.create(families()[request.param], classes=10)
     side = max(32, network.smallest)
-    model = graph.to_onnx(Deployed(network.eval(), Normalization()), (side, side), 3, {})
+    task = models.spec(families()[request.param]).task
+    places = (side, side) if task == "segmentation" else ()
+    outputs = {"logits": (10, *places)}
+    if task == "detection":
+        count = sum((side // stride) ** 2 for stride in (8, 16, 32))
+        outputs = {"boxes": (count, 4), "scores": (count, 10)}
+    model = graph.to_onnx(Deployed(network.eval(), Normalization(), tuple(outputs)), (side, side), 3, {})
     folder = tmp_path_factory.mktemp(request.param)
     for name, change in CHANGES.items():
         onnx.save(change(model), folder / f"{name}.onnx")
-    places = (side, side) if models.spec(families()[request.param]).task == "segmentation" else ()
-    return folder, (side, side, 3), (10, *places)
+    return folder, (side, side, 3), outputs
 
 
 @pytest.mark.parametrize("variant", PRECISIONS)
 def test_every_variant_of_every_family_builds(variants, variant):
-    folder, frame, scores = variants
+    folder, frame, outputs = variants
     file = folder / f"{variant}.onnx"
     operators = Counter(node.op_type for node in onnx.load(file).graph.node)
     expected = Counter({PRECISIONS[variant]: operators["Conv"] + operators["Gemm"] + operators["MatMul"]})
@@ -86,12 +91,13 @@ def test_every_variant_of_every_family_builds(variants, variant):
         expected[BETWEEN[variant]] += operators["ConvTranspose"]
     network = read_network(file, max_batch=4)
     assert network.inputs == (Tensor("image", "UINT8", (-1, *frame), ((1, *frame), (1, *frame), (4, *frame))),)
-    assert network.outputs == (Tensor("logits", "FLOAT", (-1, *scores)),)
+    assert network.outputs == tuple(Tensor(name, "FLOAT", (-1, *shape)) for name, shape in outputs.items())
     assert network.layers == expected
     text = PlanText(build_engine(file, Plan(max_batch=4), compute_capabilities=TARGETS))
     assert text.targets == ["sm86", "sm89"]
     assert text.tensors["image"] == ("uint8", list(frame))
-    assert text.tensors["logits"] == ("float", list(scores))
+    for name, shape in outputs.items():
+        assert text.tensors[name] == ("float", list(shape))
     assert not text.tf32  # float32 is float32
     runs_like_onnx_runtime(file, frame, TOLERANCES[variant])
 
@@ -107,8 +113,9 @@ def runs_like_onnx_runtime(file, frame, tolerance):
     backend = TensorRtBackend(file, Options())
     for count in (1, 1, 3, 17):  # the second of a shape is a CUDA graph, 17 is more than an engine takes at once
         images = np.random.default_rng(count).integers(0, 256, (count, *frame)).astype(np.uint8)
-        (expected,) = session.run(None, {"image": images})
-        assert np.abs(backend.run({"image": images})["logits"] - expected).max() <= tolerance * np.abs(expected).max()
+        found = backend.run({"image": images})
+        for output, expected in zip(session.get_outputs(), session.run(None, {"image": images}), strict=True):
+            assert np.abs(found[output.name] - expected).max() <= tolerance * np.abs(expected).max()
     backend.close()
 
 
