@@ -66,7 +66,7 @@ class Train(_Step):
         if task != data.task:
             raise BadInput(f"{name} is a model for {task}, data source '{self.on.recipe.data.source}' for {data.task}")
         yield from preflight.images(data, config)
-        yield from preflight.published(self.on.source, self.on.preprocess)
+        yield from preflight.published(self.on.recipe.model.name, self.on.source, self.on.preprocess)
         network = self.on.network(self.on.recipe.model.weights)
         views = [
             (data.train, training_view(self.on.preprocess, config.augment)),
@@ -121,7 +121,7 @@ class Export(_Step):
         preflight.parity(self.on.data, PARITY_IMAGES)
         files.check_replaceable(self.on.place.run / "bundle")
         if self.on.recipe.train is None:
-            yield from preflight.published(self.on.source, self.on.preprocess)
+            yield from preflight.published(self.on.recipe.model.name, self.on.source, self.on.preprocess)
 
     def inputs(self) -> object:
         recipe = self.on.recipe

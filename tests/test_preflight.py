@@ -134,7 +134,8 @@ def test_a_recipe_of_another_size_than_its_weights_is_warned_of():
     from edgecv_runtime.preprocess import Preprocess
 
     (source,) = models.spec("efficientnet_lite0").weights
-    (note,) = preflight.published(source, Preprocess((128, 128)))
+    (note,) = preflight.published(source.model, source, Preprocess((128, 128)))
     assert "the weights 'imagenet' were trained at 224x224, this recipe's preprocess.size is 128x128" in note
-    assert not list(preflight.published(source, source.preprocess))
-    assert not list(preflight.published(None, Preprocess((128, 128))))
+    assert not list(preflight.published(source.model, source, source.preprocess))
+    assert not list(preflight.published(source.model, None, Preprocess((128, 128))))
+    assert not list(preflight.published("a model on its body", source, Preprocess((128, 128))))

@@ -129,6 +129,10 @@ def create(
         network = model.build(classes, in_channels)
     network.variant = name
     if isinstance(source, WeightSource) and source.model != name and source.model == model.spec.backbone:
+        if not new_heads:
+            raise BadInput(
+                f"'{source.name}' are weights of the body of {name} alone: train it (a recipe's train section)"
+            )
         _start_backbone(network, source, in_channels)
     elif source is not None:
         load_weights(network, source, new_heads=new_heads)

@@ -67,6 +67,12 @@ class ModelSpec(Record, frozen=True):
     weights: tuple[WeightSource, ...] = ()
     backbone: str = ""
 
+    @property
+    def preprocess(self) -> Preprocess:
+        """How pictures become its input where nobody says; a detector sees all of them, as they are."""
+        height, width = self.size
+        return Preprocess((height, width), "letterbox" if self.task == "detection" else "crop")
+
 
 @dataclass(frozen=True)
 class Model:

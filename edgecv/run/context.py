@@ -82,10 +82,8 @@ class Context:
         """How pictures become the input: as the recipe says, else as the weights or the network want it."""
         if self.recipe.preprocess is not None:
             return self.recipe.preprocess
-        if self.source:
-            return self.source.preprocess
-        height, width = models.spec(self.recipe.model.name).size
-        return Preprocess((height, width))
+        spec = models.spec(self.recipe.model.name)
+        return self.source.preprocess if self.source and self.source.model == spec.name else spec.preprocess
 
     @property
     def normalization(self) -> Normalization:

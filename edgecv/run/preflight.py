@@ -70,9 +70,9 @@ def network(model: nn.Module, name: str, preprocess: Preprocess, dataset: Datase
         raise BadInput(f"{name}: {exc}") from exc
 
 
-def published(source: WeightSource | None, preprocess: Preprocess) -> Iterator[str]:
-    """A note when a recipe's size is not that of the published weights that it begins with."""
-    if source is not None and preprocess.size != source.preprocess.size:
+def published(model: str, source: WeightSource | None, preprocess: Preprocess) -> Iterator[str]:
+    """A note when a recipe's size is not that of the model's published weights that it begins with."""
+    if source is not None and source.model == model and preprocess.size != source.preprocess.size:
         wanted, size = ("x".join(map(str, each.size)) for each in (source.preprocess, preprocess))
         yield (
             f"the weights '{source.name}' were trained at {wanted}, this recipe's preprocess.size is {size}: they lose "

@@ -100,6 +100,8 @@ def test_a_detector_starts_from_the_weights_of_its_classifier(channels):
     with torch.inference_mode():
         for ours, theirs in zip(detector.backbone.pyramid(x), classifier.pyramid(x), strict=True):
             torch.testing.assert_close(ours, theirs)
+    with pytest.raises(BadInput, match="'imagenet' are weights of the body of det_efficientnet_lite0 alone: train it"):
+        models.create(name, weights="imagenet", new_heads=False)
     with pytest.raises(BadInput, match="no weights 'coco' for det_efficientnet_lite0"):
         models.create(name, weights="coco")
 
@@ -123,3 +125,4 @@ def test_a_size_that_the_strides_do_not_divide_is_refused(name):
     ):
         on_meta(name)(torch.empty(1, 3, 300, 320, device="meta"))
     assert models.spec(name).size in ((320, 320), (416, 416))
+    assert models.spec(name).preprocess.mode == "letterbox"
