@@ -44,9 +44,9 @@ def main() -> None:
         "quantization-ranking",
         "Ranking the layers by what they cost",
         [
-            f"Seconds to quantize every layer alone and measure it, on {MANY} check images and on",
-            f"the {RANKING_IMAGES} of them that int8 as a whole moves most, each layer with both in turn; median ratio of",
-            f"these pairs. Found: how many layers that cost most on {MANY} images are among as many first ones on {RANKING_IMAGES}.",
+            f"Seconds to quantize every layer alone and measure it, on {MANY} check images and on the {RANKING_IMAGES}",
+            "that int8 as a whole moves most, each layer with both in turn; the median ratio is of these pairs.",
+            f"Found: how many layers that cost most on {MANY} images are among as many first ones of the others.",
             "",
             f"| network | layers | s, {MANY} images | s, {RANKING_IMAGES} images | median ratio "
             f"| {' | '.join(f'found of {top}' for top in TOPS)} |",
