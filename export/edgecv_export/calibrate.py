@@ -73,7 +73,7 @@ def calibrate(model: Any, batches: Iterable[Image], tick: Tick = unbounded) -> d
                 raise ComputationError(
                     f"calibration: node '{names[name]}' gives NaN or infinite values on a real image"
                 )
-            statistics[name].add(values)
+            statistics[name].add(values, len(batch))
     return statistics
 
 

@@ -36,19 +36,27 @@ class Statistics:
         self.width = 0.0  # unknown as long as all values are zero
         self._axis = axis
         self._sums: NDArray[np.float64] | None = None
-        self._images = self._zeros = 0
+        self._channels = True  # whether the axis is as long in every batch
+        self._images = self._rows = self._zeros = 0
         self._low_sum = self._high_sum = 0.0
         self._found: dict[tuple[Ranges, bool], tuple[float, float]] = {}
 
-    def add(self, values: NDArray[np.float32]) -> None:
-        """Take in one batch of finite values, (N, C, ...) or (N, ..., C)."""
+    def add(self, values: NDArray[np.float32], images: int | None = None) -> None:
+        """Take in one batch of finite values, (N, C, ...) or (N, ..., C).
+
+        images: how many it is of, where that is not N: attention has windows or tokens of an image one after the other,
+        (images * k, ...), or queries, keys and values in front, (3, images, ...).
+        """
         self._found.clear()
+        values = np.atleast_1d(values)
         if values.ndim >= 2:
             self._add_channels(np.moveaxis(values, self._axis, 1).reshape(len(values), values.shape[self._axis], -1))
-        lows, highs = values.reshape(len(values), -1).min(axis=1), values.reshape(len(values), -1).max(axis=1)
+        images = len(values) if images is None else images
+        rows = values.reshape(images if len(values) % images == 0 else 1, -1)
+        lows, highs = rows.min(axis=1), rows.max(axis=1)
         self._low_sum += float(lows.sum(dtype=np.float64))
         self._high_sum += float(highs.sum(dtype=np.float64))
-        self._images += len(values)
+        self._images += len(rows)
         low, high = float(lows.min()), float(highs.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._widen(max(-low, high))
@@ -60,7 +68,7 @@ class Statistics:
     @property
     def channel_means(self) -> NDArray[np.float64] | None:
         """Mean of each channel, (C,); None for a tensor without channels."""
-        return None if self._sums is None else self._sums / self._images
+        return None if self._sums is None else self._sums / self._rows
 
     def range(self, ranges: Ranges, symmetric: bool = False) -> tuple[float, float]:
         """The range to quantize to 8 bits; a symmetric one is (-t, t).
@@ -95,6 +103,11 @@ class Statistics:
 
     def _add_channels(self, values: NDArray[np.float32]) -> None:
         """Values (N, C, ...) flattened to (N, C, M)."""
+        self._channels &= self._sums is None or len(self._sums) == values.shape[1]
+        if not self._channels:
+            self.channel_low = self.channel_high = self._sums = None
+            return
+        self._rows += len(values)
         low, high = values.min(axis=(0, 2)), values.max(axis=(0, 2))
         sums = values.mean(axis=2, dtype=np.float64).sum(axis=0)
         if self._sums is None or self.channel_low is None or self.channel_high is None:

@@ -3,14 +3,19 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from edgecv_export import calibrate, likeness, ranges
+from edgecv_export.graph import Deployed, to_onnx
+from edgecv_export.plan import Plan, Workshop
 from edgecv_export.ranges import BINS, Statistics
 from edgecv_runtime import Bundle
 from edgecv_runtime.errors import ComputationError
-from tests.conftest import PREPROCESS
+from edgecv_runtime.verify import trace
+from tests.conftest import NORMALIZATION, PREPROCESS
 from tests.export.test_export import damaged
 
 
@@ -74,6 +79,42 @@ def rounding_error(values, low, high, levels):
     """The oracle of "mse": every value rounded and clipped, none in a histogram."""
     step = (high - low) / (levels - 1)
     return float(np.mean((np.clip(np.round((values - low) / step), 0, levels - 1) * step + low - values) ** 2))
+
+
+class Heads(nn.Module):
+    """Attention as timm writes it: queries, keys and values come to stand before the images; windows after them."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patch, self.qkv, self.head = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 24), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2)  # (N, 16, 8)
+        windows = x.reshape(-1, 4, 8)  # (4 N, 4, 8)
+        q, k, v = self.qkv(windows).reshape(-1, 4, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        mixed = (q @ k.transpose(-2, -1)).softmax(-1) @ v  # (4 N, 2, 4, 4)
+        return self.head(mixed.transpose(1, 2).reshape(-1, 16, 8).mean(1))
+
+
+def test_ranges_are_of_images_where_attention_turns_the_axes_and_the_last_batch_is_smaller(digits):
+    """Oracle: each tensor of the graph for one image after the other."""
+    model = to_onnx(Deployed(Heads().eval(), NORMALIZATION), (32, 32), 3, {})
+    frames = digits[0][:6]  # a batch of four, and one of two
+    seen = calibrate.calibrate(model, calibrate.sample(frames).batches())
+    single = [trace.tensors(model.SerializeToString(), {"image": frame[None]}) for frame in frames]
+    pair = trace.tensors(model.SerializeToString(), {"image": frames[:2]})
+    turned = 0
+    for name, each in seen.items():
+        values = [tensors[name] for tensors in single]
+        assert each.range("min-max") == pytest.approx((min(map(np.min, values)), max(map(np.max, values))), abs=1e-5)
+        if len(pair[name]) == 2 * len(values[0]):  # images, or their windows; else the whole batch counts as one
+            wanted = [np.mean([end(one) for one in values]) for end in (np.min, np.max)]
+            assert each.range("mean-min-max") == pytest.approx(wanted, abs=1e-5)
+        turned += len(pair[name]) == 3
+    assert turned
+    for ranges_ in ranges.ESTIMATORS:
+        Workshop(model, calibrate.sample(frames)).make(Plan("all", ranges_, passes=("rounding", "bias")))
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
