@@ -76,6 +76,8 @@ def _parts(found: Annotated, config: DataConfig, where: str) -> tuple[dict[str, 
     """The pictures of each part: as the recipe says, or the form itself, or the names of its files and folders."""
     named = {TRAIN: config.train, VAL: config.val if isinstance(config.val, str) else None, TEST: config.test}
     roles = {part: [name] for part, name in named.items() if name is not None}
+    if roles == {TRAIN: ["."]}:
+        return {ALL: _once(found, list(found.entries))}, ()
     for part, (name,) in roles.items():
         if name not in found.entries:
             raise DatasetError(f"{where}: data.{part}={name}: nothing of this name{nearest(name, list(found.entries))}")
@@ -91,7 +93,7 @@ def _parts(found: Annotated, config: DataConfig, where: str) -> tuple[dict[str, 
         names = list(found.entries)
         raise DatasetError(
             f"{where}: {listed(names, 5)} divide it, and which one is to train on is not clear; "
-            f"say data.train={names[0]} and data.val=ANOTHER"
+            f"say data.train={names[0]} and data.val=ANOTHER, or data.train=. for all of them"
         )
     used = {name for names in roles.values() for name in names}
     others = [name for name in found.entries if name not in used]

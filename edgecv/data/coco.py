@@ -24,15 +24,15 @@ class _Top(msgspec.Struct):
 class _Image(msgspec.Struct):
     id: int | str
     file_name: str
-    width: int = 0
-    height: int = 0
+    width: float | None = None
+    height: float | None = None
 
 
 class _Annotation(msgspec.Struct):
     image_id: int | str
     category_id: int = -1  # captions have neither class nor box
-    bbox: tuple[float, float, float, float] | None = None  # left, top, width, height in pixels
-    iscrowd: int = 0
+    bbox: list[float] | None = None  # left, top, width, height in pixels
+    iscrowd: int | bool | None = None
     area: float | None = None
 
 
@@ -103,8 +103,10 @@ def _drawn(
     unknown: set[int] = set()
     orphans = 0
     for each in content.annotations:
-        if each.bbox is None:
+        if not each.bbox:
             continue
+        if len(each.bbox) != 4:
+            raise DatasetError(f"{where}: {name}: a bbox is left, top, width and height, got {each.bbox}")
         if each.category_id not in positions:
             unknown.add(each.category_id)
         elif each.image_id not in boxes:
@@ -130,6 +132,6 @@ def _placed(
         if file is None:
             missing.append(f"{image.file_name}: no such image, but {near} lists it")
         else:
-            size = (image.height, image.width) if image.width and image.height else None
+            size = (round(image.height), round(image.width)) if image.width and image.height else None
             drawn.append(Drawn(file, tuple(boxes[image.id]), size=size))
     return drawn, missing

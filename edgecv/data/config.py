@@ -28,7 +28,7 @@ class DataConfig(Record, frozen=True):
         the folder below `path` that holds them.
     train, test: the folders below `path` to train on and to test with, where their names do not say it; train="." says
         that the folders of `path` are the classes, whatever they hold. Of "boxes" they, and `val`, name what divides
-        the set: annotation files (COCO), lists of images or folders of images.
+        the set: annotation files (COCO), lists of images or folders of images; train="." takes all of them as one.
     exclude: patterns of files and folders to leave out, as a shell has them: "*_mask.png", "drafts", "cat/old/*".
     encoding: of names in a .zip that does not say it; None takes UTF-8 where it fits, else cp437.
     max_megapixels: of one picture; a larger one is refused before it is decoded.

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from edgecv.data.annotations import Annotated, Box, Drawn, Pictures, check_classes, stem
 from edgecv.data.layout import role_of
+from edgecv.data.split import listed
 from edgecv.data.tree import File, Tree
 from edgecv_runtime.errors import DatasetError, ImageError
 
@@ -38,6 +39,11 @@ def read(tree: Tree, where: str, pictures: Pictures) -> Annotated | None:
             found[file.name] = file, root
     if not found:
         return None
+    nameless = [
+        name for name, (_, root) in found.items() if not all(_text(each, "name") for each in root.iter("object"))
+    ]
+    if nameless:
+        raise DatasetError(f"{where}: {len(nameless)} files with an object that has no name: {listed(nameless)}")
     classes = check_classes(
         sorted({_text(each, "name") for _, root in found.values() for each in root.iter("object")}), where
     )

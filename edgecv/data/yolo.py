@@ -62,7 +62,7 @@ def _settings(tree: Tree, where: str) -> tuple[File, dict[str, Any]] | None:
         if file.name.lower().endswith((".yaml", ".yml")):
             try:
                 given = yaml.safe_load(file.read())
-            except (yaml.YAMLError, UnicodeDecodeError) as exc:
+            except (yaml.YAMLError, ValueError, RecursionError) as exc:  # a date that is none, say
                 raise DatasetError(f"{where}: {file.name}: not valid YAML: {' '.join(str(exc).split())}") from exc
             if isinstance(given, dict) and "names" in given:
                 found.append((file, given))
@@ -135,7 +135,7 @@ def _roles(given: dict[str, Any], file: str, tree: Tree, where: str) -> dict[str
     roles: dict[str, list[str]] = {}
     for part, keys in _KEYS.items():
         values = next((given[key] for key in keys if given.get(key)), None)
-        for value in [values] if isinstance(values, str) else values or []:
+        for value in values if isinstance(values, list) else [values] if values else []:
             place = _place(str(value), str(given.get("path") or ""), file, tree)
             if place is None:
                 raise DatasetError(f"{where}: {file} names '{value}' for {part}, but it holds no such folder or list")

@@ -244,6 +244,24 @@ REFUSED = {
     "too few": (lambda root: (yolo(root), write(root / "train/labels/a1.txt", "1 0.5 0.5")), "got 3 numbers"),
     "nc": (lambda root: yolo(root, settings="nc: 3\n"), "nc is 3, but 2 classes are named"),
     "no such folder": (lambda root: yolo(root, settings="train: images\n"), "names 'images' for train"),
+    "a number for a folder": (lambda root: yolo(root, settings="train: 5\n"), "names '5' for train"),
+    "names that are no list": (
+        lambda root: (yolo(root), write(root / "data.yaml", "names: 5")),
+        "'names' wants a list",
+    ),
+    "a date that is none": (lambda root: write(root / "data.yaml", "names: 2020-13-45"), "data.yaml: not valid YAML"),
+    "three numbers a box": (
+        lambda root: write(
+            root / "x.json",
+            '{"images": [{"id": 1, "file_name": "a"}], "categories": [{"id": 1, "name": "cell"}], '
+            '"annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3]}]}',
+        ),
+        r"x.json: a bbox is left, top, width and height, got \[1.0, 2.0, 3.0\]",
+    ),
+    "no name": (
+        lambda root: (voc(root), write(root / "Annotations/a1.xml", xml("a1", DRAWN["a1"]).replace(">cell<", "><"))),
+        "1 files with an object that has no name: Annotations/a1.xml",
+    ),
     "no edges": (
         lambda root: [voc(root), write(root / "Annotations/a1.xml", xml("a1", [(0, "", 1, 2, 3)]))],
         "a1.xml: a 'cell' without xmin",
@@ -291,6 +309,33 @@ def test_parts_can_be_named_and_a_whole_set_is_divided(tmp_path):
     divided = boxes(tmp_path, val=0.4)
     assert (len(divided.train), len(divided.val)) == (2, 1)
     assert not set(divided.train.stamps) & set(divided.val.stamps)
+
+
+def test_folders_that_are_no_parts_are_one_set_when_asked(tmp_path):
+    for part, names in (("monday", PARTS["train"]), ("tuesday", PARTS["val"])):
+        for index, name in enumerate(names):
+            picture(tmp_path / part / f"{name}.jpg", [index, len(part)])
+            write(tmp_path / part / f"{name}.xml", xml(name, DRAWN[name]))
+    with pytest.raises(DatasetError, match="or data.train=. for all of them"):
+        boxes(tmp_path)
+    found = boxes(tmp_path, train=".")
+    assert read(found.train) | read(found.val) == DRAWN
+    assert len(found.val) == 1
+
+
+def test_what_tools_write_beside_coco_is_taken(tmp_path):
+    """Floats for sizes, true for a crowd, annotations without a box."""
+    coco(tmp_path)
+    for part in PARTS:
+        path = tmp_path / f"annotations/instances_{part}2017.json"
+        content = json.loads(path.read_text())
+        content["images"][0] |= {"width": float(WIDTH), "height": float(HEIGHT)}
+        content["annotations"][0]["iscrowd"] = True
+        content["annotations"] += [{"image_id": 0, "category_id": 2, "bbox": []}, {"image_id": 0, "caption": "a cell"}]
+        path.write_text(json.dumps(content))
+    found = boxes(tmp_path)
+    assert read(found.train) == {name: DRAWN[name] for name in PARTS["train"]}
+    assert found.train.truths[0].crowd.tolist() == [True, True]
 
 
 def test_the_same_picture_in_two_parts_or_twice_in_one_is_told(tmp_path):
