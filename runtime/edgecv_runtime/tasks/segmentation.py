@@ -112,10 +112,10 @@ class Segmentation(Record, frozen=True):
         hidden = np.zeros(256, np.uint8)
         hidden[[self.ignore] if self.background is None else [self.ignore, self.background]] = 1
         picture = np.asarray(cv2.copyTo(frame, cv2.LUT(self.mask, hidden), over), np.uint8)
-        named = [(label, share) for label, share in self.shares.items() if self.labels.index(label) != self.background]
-        _legend(
-            picture, [(f"{share:4.0%}  {label}", table[self.labels.index(label)]) for label, share in named[:_LEGEND]]
-        )
+        counts = self.pixels
+        total = max(1, int(counts.sum()))
+        named = [(index, count / total) for index, count in self._found(counts) if index != self.background]
+        _legend(picture, [(f"{share:4.0%}  {self.labels[index]}", table[index]) for index, share in named[:_LEGEND]])
         return picture
 
 
