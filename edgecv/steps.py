@@ -228,20 +228,21 @@ class Quantize(_Step):
             variant = opened.manifest.variant(dialect)
         folder = self.on.take_up(f"train-quantized/{dialect}", [self.inputs(), variant and variant.calibration])
         check = self.on.data.val.take(config.check_images)
-        assert check.labels is not None
+        assert check.truths is not None
         done = train_quantized(
             self.on.bundle,
             self.on.deployed.network,
             self.on.data,
             sample(np.asarray(images), config.images),
             np.asarray(self.on.frames(check)),
-            check.labels,
+            check.truths,
             self.on.recipe.train or TrainConfig(),
             config.train,
             folder,
             dialect=dialect,
             decoded=self.on.place.cache,
             progress=self.on.progress,
+            views=self.on.views(check),
         )
         self.on.say(f"quantize: {done}")
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from edgecv.data import Dataset
@@ -25,8 +24,10 @@ from edgecv_export.qat.network import FakeQuantized, write
 from edgecv_export.trial import Laboratory, Trial
 from edgecv_runtime import bundle
 from edgecv_runtime.errors import BadInput, ComputationError, DatasetError, EdgecvError, nearest
+from edgecv_runtime.geometry import View
 from edgecv_runtime.manifest import Variant
 from edgecv_runtime.preprocess import Image
+from edgecv_runtime.verify import Truths
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class QuantizedResult:
         scores = [self.after.score.value, self.before.score.value, self.after.score.reference]
         after, before, wanted = (f"{score:.2%}" for score in scores)
         verdict = "the trained file is in the bundle" if self.kept else "the bundle keeps the file before training"
-        return f"{self.dialect} trained: top-1 {after}, before training {before}, float32 {wanted}; {verdict}"
+        told = f"{self.after.score.metric} {after}, before training {before}, float32 {wanted}"
+        return f"{self.dialect} trained: {told}; {verdict}"
 
 
 def train_quantized(
@@ -54,7 +56,7 @@ def train_quantized(
     dataset: Dataset,
     calibration: Sample,
     check: Image,
-    labels: NDArray[np.int64],
+    truths: Truths,
     config: TrainConfig,
     quantized: QuantizedTraining,
     folder: str | Path,
@@ -62,14 +64,15 @@ def train_quantized(
     dialect: str = "int8-u8s8",
     decoded: str | Path | None = None,
     progress: bool = True,
+    views: Sequence[View] | None = None,
 ) -> QuantizedResult:
     """Train a bundle's int8 variant on its grid, and put it into the bundle when it keeps the budget or got better.
 
-    network: what was exported, with its batch norms. calibration: images that the ranges start from; check, labels:
-    preprocessed images (N, H, W, C) uint8 that decide. folder, decoded: as in `fit`, which goes on there after an
-    interruption.
+    network: what was exported, with its batch norms. calibration: images that the ranges start from; check, truths,
+    views: preprocessed images (N, H, W, C) uint8 that decide, what is right of each and how the network saw it. folder,
+    decoded: as in `fit`, which goes on there after an interruption.
     Placement and range estimator are the variant's own; training takes the place of its passes and islands. The trained
-    file is kept when it lies within the bundle's budget or gets more images right than the one before. The float32
+    file is kept when it lies within the bundle's budget or scores better than the one before. The float32
     variant, which everything is compared with, stays as it was trained.
     Raises what `fit` raises, BadInput for a bundle without that variant or with a float32 file that is quantized, and
     ComputationError when what was trained does not run; the bundle is then as it was.
@@ -113,7 +116,7 @@ def train_quantized(
         except ComputationError as exc:
             cure = re.sub(r"train\.(lr|warmup_epochs)", r"quantize.train.\1", str(exc))
             raise ComputationError(f"quantize.train in {dialect}: {cure}; {slower}") from exc
-        laboratory = Laboratory(manifest, source, check, labels)
+        laboratory = Laboratory(manifest, source, check, truths, views=views)
         known = opened.variant_file(dialect).read_bytes()
         try:
             content = write(model.cpu(), setting, DIALECTS[dialect])

@@ -39,10 +39,11 @@ def run(content, feeds):
 
 def single(kind, inputs, attributes=None, axis=None):
     """One node, or Q and DQ in a row for kind "Q/DQ", whose inputs are all fed -> its output."""
-    names = [f"in{index}" for index in range(len(inputs))]
+    names = [f"in{index}" if each.size else "" for index, each in enumerate(inputs)]  # empty: left out
     infos = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(each.dtype), each.shape)
         for name, each in zip(names, inputs, strict=True)
+        if name
     ]
     axes = {} if axis is None else {"axis": axis}
     nodes = [helper.make_node(kind, names, ["out"], **(attributes or {}))]
@@ -51,10 +52,10 @@ def single(kind, inputs, attributes=None, axis=None):
             helper.make_node("QuantizeLinear", names, ["q"], **axes),
             helper.make_node("DequantizeLinear", ["q", *names[1:]], ["out"], **axes),
         ]
-    output = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
+    output = helper.make_tensor_value_info("out", TensorProto.INT64 if kind == "Shape" else TensorProto.FLOAT, None)
     graph = helper.make_graph(nodes, "one", infos, [output])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return run(model.SerializeToString(), dict(zip(names, inputs, strict=True)))
+    return run(model.SerializeToString(), {name: each for name, each in zip(names, inputs, strict=True) if name})
 
 
 @pytest.mark.parametrize(("kind", "zero_point"), [(np.uint8, 0), (np.uint8, 113), (np.uint8, 255), (np.int8, 0)])
@@ -124,9 +125,14 @@ def ints(*values):
 
 IMAGE = floats(2, 4, 9, 9)
 POOL = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
+NONE = np.zeros(0, np.float32)
+NEAREST = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+LINEAR = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
 CASES = [
     ("Conv", [IMAGE, floats(6, 4, 3, 3), floats(6)], {"pads": [0, 0, 1, 1], "strides": [2, 2]}),
     ("Conv", [IMAGE, floats(8, 1, 3, 3)], {"pads": [2, 2, 2, 2], "dilations": [2, 2], "group": 4}),
+    ("ConvTranspose", [IMAGE, floats(4, 3, 2, 2), floats(3)], {"strides": [2, 2]}),
+    ("ConvTranspose", [IMAGE, floats(4, 3, 3, 3)], {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]}),
     ("Gemm", [floats(3, 5), floats(4, 5), floats(4)], {"transB": 1}),
     ("Gemm", [floats(5, 3), floats(5, 4)], {"transA": 1, "alpha": 0.5}),
     ("MatMul", [floats(2, 3, 4), floats(4, 5)], {}),
@@ -144,6 +150,10 @@ CASES = [
     ("MaxPool", [IMAGE], {**POOL, "ceil_mode": 1}),
     ("AveragePool", [IMAGE], POOL),
     ("AveragePool", [IMAGE], {**POOL, "count_include_pad": 1}),
+    ("Resize", [IMAGE, NONE, np.array([1, 1, 2, 3], np.float32)], NEAREST),
+    ("Resize", [IMAGE, NONE, NONE, ints(2, 4, 20, 31)], LINEAR),
+    ("Expand", [floats(2, 4, 1, 1), ints(2, 4, 3, 5)], {}),
+    ("Shape", [IMAGE], {}),
     ("Reshape", [IMAGE, ints(0, 2, -1)], {}),
     ("Transpose", [IMAGE], {"perm": [0, 2, 3, 1]}),
     ("Flatten", [IMAGE], {"axis": 2}),
@@ -161,7 +171,7 @@ CASES = [
 def test_operators_compute_what_onnx_runtime_computes(kind, inputs, attributes):
     node = helper.make_node(kind, [], [], **attributes)
     given = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-    got = OPERATORS[kind]([torch.from_numpy(np.array(each)) for each in inputs], given)
+    got = OPERATORS[kind]([torch.from_numpy(np.array(each)) if each.size else None for each in inputs], given)
     wanted = single(kind, inputs, attributes)
     assert got.shape == wanted.shape
     assert np.abs(got.numpy() - wanted).max() < 1e-4
@@ -169,6 +179,15 @@ def test_operators_compute_what_onnx_runtime_computes(kind, inputs, attributes):
 
 def test_every_operator_has_a_case():
     assert {row[0] for row in CASES} == set(OPERATORS)
+
+
+def test_other_ways_to_enlarge_are_refused_and_not_computed_otherwise():
+    with pytest.raises(BadInput, match="a Resize by 'linear' with 'align_corners' cannot be trained through"):
+        corners = {"mode": b"linear", "coordinate_transformation_mode": b"align_corners"}
+        OPERATORS["Resize"]([torch.from_numpy(IMAGE), None, None, torch.tensor([2, 4, 20, 31])], corners)
+    with pytest.raises(BadInput, match="uneven padding"):
+        weights = torch.zeros(4, 3, 2, 2)
+        OPERATORS["ConvTranspose"]([torch.from_numpy(IMAGE), weights], {"pads": [0, 0, 1, 1]})
 
 
 @pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])

@@ -14,10 +14,14 @@ from torch.nn import functional as F
 from edgecv import models
 from edgecv.data import DataConfig, Dataset, cached_masks, load
 from edgecv.data.dataset import Images
-from edgecv.tasks import moves, training
+from edgecv.tasks import deployment, moves, training
 from edgecv.tasks.augment import Color
 from edgecv.tasks.segmentation import IGNORE, balanced, dice
-from edgecv.train import Augment, TrainConfig, evaluate, fit
+from edgecv.train import Augment, QuantizedTraining, TrainConfig, evaluate, fit
+from edgecv.train.quantized import train_quantized
+from edgecv_export.calibrate import sample
+from edgecv_export.export import export
+from edgecv_export.quantize import QuantizeConfig, quantize
 from edgecv_runtime.errors import BadInput, DatasetError
 from edgecv_runtime.preprocess import Normalization, Preprocess
 
@@ -319,6 +323,55 @@ def test_a_run_goes_on_bit_for_bit(ink, tmp_path):
     for name, tensor in load_file(whole.weights).items():
         assert torch.equal(tensor, load_file(again.weights)[name]), name
     assert [row.train_loss for row in again.history] == [row.train_loss for row in whole.history]
+
+
+def blocks(seed, count):
+    """Blocks of colours, the class of each the channel that is largest: learned in a second."""
+    images = np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), np.uint8).repeat(4, 1).repeat(4, 2)
+    names = [f"{seed}/{index}" for index in range(count)]
+    return Images(tuple(names), tuple(names), images.__getitem__, list(images.argmax(3).astype(np.uint8)))
+
+
+def test_an_int8_file_is_trained_by_the_logits_of_its_masks(tmp_path):
+    """From the float32 training to the trained int8 file in the bundle; the damage is a scale that no grid fits."""
+    preprocess, normalization = Preprocess(size=(32, 32), mode="stretch"), Normalization()
+    data = Dataset(("blue", "green", "red"), blocks(0, 96), blocks(1, 24), task="segmentation")
+    network = small(classes=3)
+    config = TrainConfig(epochs=8, batch=16, lr=0.02, warmup_epochs=0, ema=0.9)
+    fit(network, data, preprocess, normalization, config, tmp_path / "float")
+    with torch.no_grad():  # the same function; one channel that the last layer reads is three hundred times as large
+        network[10].weight[0] *= 300
+        network[10].bias[0] *= 300
+        network[12].weight[0] /= 300
+    made = deployment("segmentation", network, data.classes)
+    val, calibration = (preprocess.batch(list(images)) for images in (data.val, data.train))
+    views = [preprocess.view(image.shape[:2]) for image in data.val]
+    bundle = tmp_path / "bundle"
+    given = {"preprocess": preprocess, "normalization": normalization, "images": val}
+    export(made.network, bundle, name="blocks", head=made.head, outputs=made.outputs, **given)
+    plain = QuantizeConfig(
+        images=96, check_images=24, placements=("all",), ranges=("min-max",), passes=(), islands=False
+    )
+    quantize(bundle, calibration, plain, check=val, labels=data.val.truths, views=views)
+    done = train_quantized(
+        bundle,
+        made.network,
+        data,
+        sample(calibration, 96),
+        val,
+        data.val.truths,
+        config,
+        QuantizedTraining(epochs=8, lr=3e-3, scale_lr=0.06),
+        tmp_path / "int8",
+        views=views,
+        progress=False,
+    )
+    assert done.training.metric == "mIoU"
+    assert done.before.score.reference > 0.6  # float32
+    assert done.before.score.drop > 5
+    assert done.after.score.drop < done.before.score.drop / 2
+    assert done.kept
+    assert str(done).startswith("int8-u8s8 trained: mIoU ")
 
 
 # Ink

@@ -48,7 +48,8 @@ class _Node:
 
 
 class FakeQuantized(nn.Module):
-    """A network on the grids of a dialect: (N, C, H, W) normalized floats -> what the int8 file gives, up to rounding.
+    """A network on the grids of a dialect: (N, C, H, W) normalized floats -> what the int8 file gives, up to rounding;
+    where a graph ends in the class of each pixel, the logits that it is of, because a choice has no gradient.
 
     setting: the grids to start from; normed: the layers with batch norms, by node name, from `norms.find`; scale_rate:
     how many times the learning rate of the weights that of the activations' scales is. They are learned as logarithms,
@@ -72,10 +73,10 @@ class FakeQuantized(nn.Module):
         wiring = setting.wiring
         self._live, self._scale_rate = live, scale_rate
         self._half = dialect.islands == "fp16"
-        (self._end,) = wiring.outputs
-        pixels = _pixels(wiring)
+        pixels, choice = _pixels(wiring), _choice(wiring)
         self._start = pixels[-1].output[0]
-        self._nodes = _nodes(setting, dialect, [node.name for node in pixels])
+        (self._end,) = choice[0].input if choice else wiring.outputs
+        self._nodes = _nodes(setting, dialect, [node.name for node in (*pixels, *choice)])
         self._grids, self._places = _distinct(setting)
         self.normed = nn.ModuleDict({_key(name): each for name, each in normed.items()})
         self.register_buffer("log_starts", torch.log(torch.tensor([float(grid.scale) for grid in self._grids])))
@@ -97,7 +98,7 @@ class FakeQuantized(nn.Module):
         return f"live={self._live}, scale_rate={self._scale_rate:g}"
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) normalized floats -> (N, classes)."""
+        """(N, C, H, W) normalized floats -> logits."""
         live = self.training and int(self.steps) < self._live
         if self.training:
             self.steps += 1
@@ -213,13 +214,21 @@ def _pixels(wiring: Wiring) -> list[Any]:
     return nodes
 
 
-def _nodes(setting: Setting, dialect: Dialect, before: list[str]) -> list[_Node]:
-    """The nodes behind the preprocessing, in the graph's order."""
+def _choice(wiring: Wiring) -> list[Any]:
+    """The nodes that make a class map of logits, where a graph ends in them: see classmap.ClassMap."""
+    (name,) = wiring.outputs
+    cast = wiring.makers.get(name)
+    chosen = wiring.makers.get(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
+    return [chosen, cast] if chosen is not None and chosen.op_type == "ArgMax" else []
+
+
+def _nodes(setting: Setting, dialect: Dialect, left_out: list[str]) -> list[_Node]:
+    """The nodes that are trained through, in the graph's order."""
     import onnx
 
     wiring = setting.wiring
     quantized = {node.name for node in setting.nodes}
-    left = [node for node in wiring.model.graph.node if node.name not in before]
+    left = [node for node in wiring.model.graph.node if node.name not in left_out]
     last = {name: node.name for node in left for name in node.input if name in wiring.makers}
     nodes = []
     for node in left:

@@ -31,6 +31,46 @@ def _conv(inputs: Inputs, given: Attributes) -> Tensor:
     )
 
 
+def _conv_transpose(inputs: Inputs, given: Attributes) -> Tensor:
+    x, weights, *bias = inputs
+    top, left, bottom, right = given.get("pads", (0, 0, 0, 0))
+    if (top, left) != (bottom, right) or "output_shape" in given:
+        raise BadInput("a transposed convolution with uneven padding or a shape of its own cannot be trained through")
+    return F.conv_transpose2d(
+        x,
+        weights,
+        bias[0] if bias else None,
+        stride=tuple(given.get("strides", (1, 1))),
+        padding=(top, left),
+        output_padding=tuple(given.get("output_padding", (0, 0))),
+        groups=given.get("group", 1),
+        dilation=tuple(given.get("dilations", (1, 1))),
+    )
+
+
+def _resize(inputs: Inputs, given: Attributes) -> Tensor:
+    x, _, scales, sizes = (*inputs, None, None)[:4]
+    if sizes is not None:
+        size = [int(each) for each in sizes[2:]]
+    else:
+        size = [int(side * scale) for side, scale in zip(x.shape[2:], scales[2:].tolist(), strict=True)]
+    mode, how = (
+        given.get("mode", b"nearest").decode(),
+        given.get("coordinate_transformation_mode", b"half_pixel").decode(),
+    )
+    rounded = given.get("nearest_mode", b"round_prefer_floor").decode()
+    if (mode, how, rounded) == ("nearest", "asymmetric", "floor"):
+        return F.interpolate(x, size, mode="nearest")
+    if mode == "linear" and how in ("half_pixel", "pytorch_half_pixel") and min(size) > 1:
+        return F.interpolate(x, size, mode="bilinear", align_corners=False)
+    raise BadInput(f"a Resize by '{mode}' with '{how}' cannot be trained through")
+
+
+def _expand(inputs: Inputs, _: Attributes) -> Tensor:
+    x, shape = inputs[0], inputs[1].tolist()
+    return x * torch.ones(shape, dtype=x.dtype, device=x.device)  # lengths of 1 on either side are stretched
+
+
 def _gemm(inputs: Inputs, given: Attributes) -> Tensor:
     left = inputs[0].T if given.get("transA", 0) else inputs[0]
     right = inputs[1].T if given.get("transB", 0) else inputs[1]
@@ -151,6 +191,7 @@ def _pad(inputs: Inputs, given: Attributes) -> Tensor:
 
 OPERATORS: dict[str, Operator] = {
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
     "MatMul": lambda inputs, _: inputs[0] @ inputs[1],
     "Add": lambda inputs, _: inputs[0] + inputs[1],
@@ -173,6 +214,9 @@ OPERATORS: dict[str, Operator] = {
     "GlobalAveragePool": lambda inputs, _: inputs[0].mean((2, 3), keepdim=True),
     "MaxPool": _max_pool,
     "AveragePool": _average_pool,
+    "Resize": _resize,
+    "Shape": lambda inputs, _: torch.tensor(inputs[0].shape),
+    "Expand": _expand,
     "Reshape": _reshape,
     "Transpose": lambda inputs, given: inputs[0].permute(given["perm"]),
     "Flatten": _flatten,
