@@ -176,6 +176,22 @@ def test_the_fastest_within_the_budget_is_taken_and_slower_ones_are_left_alone()
     ]
 
 
+@pytest.mark.parametrize(("again", "taken"), [(1.0, "convolutions"), (1.2, "layers")])
+def test_what_seemed_a_little_slower_and_is_closer_is_timed_once_more(again, taken):
+    class Timed(Table):
+        def make(self, plan, **_):
+            return plan
+
+        def times(self, contents):
+            return [({"a": again if plan.placement == "convolutions" else 1.0},) * 2 for plan in contents]
+
+    results = {"layers, min-max, bias": (1.0, 0.1, 0.1), "convolutions, min-max, bias": (1.2, 0.001, 0.0)}
+    table = Timed(results)
+    config = msgspec.structs.replace(QUICK, passes=("bias",), islands=False)
+    done = search.Search(table, table, trial.Book(None), Budget(max_drop_points=0.5), config, lambda _: None).run()
+    assert done.chosen.placement == taken
+
+
 def test_when_nothing_keeps_the_budget_the_closest_is_taken_and_said_so():
     results = {"layers, min-max, bias": (1.0, 0.2, 4.0), "convolutions, min-max, bias": (2.0, 0.1, 3.0)}
     done, _ = found(results, QUICK)
