@@ -15,6 +15,7 @@ from edgecv.build import build
 from edgecv.cli.app import app
 from edgecv.data import load
 from edgecv.run import drawn, folder
+from edgecv_runtime.errors import BadInput
 from edgecv_runtime.tasks.segmentation import Segmentation
 from edgecv_runtime.verify import verify
 
@@ -98,6 +99,6 @@ def test_predict_keeps_masks_and_stream_draws_them(ink, photos, tmp_path):
 
 def test_a_model_for_another_task_than_the_data_is_refused_before_anything_is_written(pytestconfig, tmp_path):
     asked = recipe.read(pytestconfig.rootpath / "recipes" / "ink.yaml", ["model.name=mobilenet_v3_small"])
-    with pytest.raises(rt.EdgecvError, match="mobilenet_v3_small is a model for classification, data source 'ink' for"):
+    with pytest.raises(BadInput, match="mobilenet_v3_small is a model for classification, data source 'ink' for"):
         build(asked, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "bundle").exists()
