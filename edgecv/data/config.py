@@ -87,8 +87,11 @@ class DataConfig(Record, frozen=True):
         told = [name for name in ("images", "masks", "classes", "ignore") if getattr(self, name) is not None]
         if told and self.source != "masks":
             raise ValueError(f"data.{told[0]} is for source 'masks'; source is '{self.source}'")
-        if self.images is not None and self.masks is None:
-            raise ValueError("data.images wants data.masks, too: two patterns with the same wildcards")
+        is_json = self.masks is not None and self.masks.endswith(".json")
+        if is_json and self.images is not None:
+            raise ValueError("data.masks finds JSON files, which name their images themselves: leave data.images out")
+        if not is_json and (self.images is None) != (self.masks is None):
+            raise ValueError("data.images and data.masks want each other: two patterns with the same wildcards")
 
     @property
     def share(self) -> float:

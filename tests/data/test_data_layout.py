@@ -278,7 +278,7 @@ def test_settings_that_cannot_be_are_named(settings, message):
 
     with pytest.raises(BadInput, match=message):
         records.convert({"source": "folder", "path": "x", **settings}, DataConfig, "recipe.yaml: data")
-    with pytest.raises(BadInput, match="source 'folder'"):
+    with pytest.raises(BadInput, match="sources 'folder', .*source is 'clips'"):
         records.convert({"source": "clips", "path": "x", "train": "A"}, DataConfig, "recipe.yaml: data")
 
 

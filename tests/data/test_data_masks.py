@@ -515,7 +515,9 @@ def test_what_is_left_out_is_counted(scenes, photo):
     ("settings", "said"),
     [
         ({"source": "masks"}, "wants a path"),
-        ({"source": "masks", "path": "x", "images": "*.jpg"}, "data.images wants data.masks"),
+        ({"source": "masks", "path": "x", "images": "*.jpg"}, "data.images and data.masks want each other"),
+        ({"source": "masks", "path": "x", "masks": "*.png"}, "data.images and data.masks want each other"),
+        ({"source": "masks", "path": "x", "images": "*.jpg", "masks": "*.json"}, "leave data.images out"),
         ({"source": "folder", "path": "x", "masks": "*.png"}, "data.masks is for source 'masks'"),
     ],
 )
