@@ -103,9 +103,10 @@ class RTMDet(Network):
         scores = _flat([branch(level) for branch, level in zip(self.scores, levels, strict=True)])  # (N, A, classes)
         reach = _flat([branch(level) for branch, level in zip(self.distances, levels, strict=True)])  # (N, A, 4)
         where = places(int(x.shape[2]), int(x.shape[3])).to(reach)
-        centre, stride = where[:, :2], where[:, 2:]
-        distance = F.softplus(reach) * stride  # to the left, upper, right and lower edge, in pixels
-        boxes = torch.cat([centre - distance[..., :2], centre + distance[..., 2:]], -1)
+        # Distances to the left, upper, right and lower edge. A product and a sum with constants are what int8 leaves in
+        # float by itself; a concatenation of coordinates would lie on a grid of two pixels.
+        outwards = where[:, 2:] * where.new_tensor([-1.0, -1.0, 1.0, 1.0])  # (A, 4) pixels
+        boxes = F.softplus(reach) * outwards + where[:, :2].repeat(1, 2)  # (N, A, 4)
         return Dense(boxes, scores if self.training else scores.sigmoid())
 
 
@@ -131,7 +132,8 @@ def measured(backbone: Network, in_channels: int) -> list[Tensor]:
 
 def _flat(levels: list[Tensor]) -> Tensor:
     """Maps (N, C, h, w) of all levels -> (N, A, C), the places level by level and row by row."""
-    return torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2)
+    rows = [x.reshape(-1, int(x.shape[1]), int(x.shape[2]) * int(x.shape[3])) for x in levels]  # no shapes in the graph
+    return torch.cat(rows, 2).transpose(1, 2)
 
 
 class Variant(NamedTuple):
