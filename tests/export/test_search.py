@@ -388,6 +388,27 @@ def test_a_backend_that_does_not_take_the_float_file_is_not_asked_for_its_bf16(b
     assert laboratory.bf16_ms == {}
 
 
+def test_a_backend_that_takes_one_image_and_not_several_is_left_out(bundle_copy, digits, monkeypatch):
+    """OpenVINO 2026.4 compiles LeViT's int8 for one image, and throws in its own reshaping for a free batch."""
+    kind = backends.get("openvino")
+    plain = kind.run
+
+    def one(self, feeds):
+        if len(next(iter(feeds.values()))) > 1:
+            raise ModelFileError("openvino cannot load it: requested output shape is incompatible with input shape")
+        return plain(self, feeds)
+
+    with Bundle(bundle_copy) as opened:
+        source = opened.variant_file("float32")
+        laboratory = trial.Laboratory(opened.manifest, source, digits[0][:16], None)
+        monkeypatch.setattr(kind, "run", one)
+        content = source.read_bytes()
+        (times,) = laboratory.times([content])
+        assert set(times[0]) == {"onnxruntime", "openvino"}
+        found = laboratory.measure(Plan("layers"), content, times)
+    assert set(found.agreements) == set(found.p50_ms) == set(found.p99_ms) == {"onnxruntime"}
+
+
 # Bad input: one line, the bundle as it was
 
 
