@@ -7,6 +7,7 @@ normalized on the host: another way to the same numbers.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +81,9 @@ def adopt(
     try:
         description.form.check(by_frame(header.outputs, entry.rows), description.head, entry.preprocess.size)
         with _Original(source, entry, description, images) as original:
-            proto, notes = _readable(source)
-            built, rows = _freed(proto, original, images, notes)
+            notes = original.notes
+            proto = _readable(source, notes)
+            built, rows = _freed(proto, original, images)
             parity = seal(
                 built,
                 path,
@@ -104,12 +106,13 @@ class _Original:
     """The file itself on ONNX Runtime, and what the task makes of it; closed by `with`.
 
     raw: the file's own outputs of the first images, a row a frame. lacking: those that have no axis for frames.
-    rows: how many frames it takes at once; 0: any number.
+    rows: how many frames it takes at once; 0: any number. notes: what is to be said of it.
     """
 
     def __init__(self, source: Path, entry: Input, description: Description, images: Image) -> None:
         backends.get(RUNTIME).probe()  # or says what to install
         self.entry, self.description, self.rows = entry, description, entry.rows
+        self.notes: list[str] = []
         self._backend: Backend = backends.get(RUNTIME)(source, Options())
         try:
             self.rows = entry.rows or (0 if self._takes_any(images) else 1)
@@ -125,6 +128,11 @@ class _Original:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def batch(self) -> str:
+        """What the file's own batch is, in words."""
+        return f"fixed to {self.entry.rows}" if self.entry.rows else "free by name only"
 
     def compute(self, frames: Image) -> Arrays:
         """The task's tensors of frames (N, H, W, C) uint8."""
@@ -170,10 +178,9 @@ class _Original:
             raise BadInput(doubt)
 
 
-def _readable(source: Path) -> tuple[Any, list[str]]:
+def _readable(source: Path, notes: list[str]) -> Any:
     """The graph with its functions inlined, of an opset that int8 can be written in, its nodes named."""
     proto = onnx.load(source)
-    notes = []
     try:
         if proto.functions:
             proto = onnx.inliner.inline_local_functions(proto)
@@ -190,10 +197,10 @@ def _readable(source: Path) -> tuple[Any, list[str]]:
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
     rewrite.name_nodes(proto.graph)
-    return proto, notes
+    return proto
 
 
-def _freed(proto: Any, original: _Original, images: Image, notes: list[str]) -> tuple[Any, int]:
+def _freed(proto: Any, original: _Original, images: Image) -> tuple[Any, int]:
     """The graph between our input and the task's outputs, with a free batch where it then still computes right.
 
     -> with the rows of a batch that stays fixed, or 0.
@@ -206,9 +213,10 @@ def _freed(proto: Any, original: _Original, images: Image, notes: list[str]) -> 
     except (EdgecvError, onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as exc:
         why = str(exc).strip().splitlines()[0]
     if not why:
-        notes.append(f"its batch, fixed to {original.rows}, was freed")
+        original.notes.append(f"its batch, {original.batch}, was freed")
         return freed, 0
-    notes.append(f"its batch stays fixed to {original.rows}, so it is not quantized here: freed, {why}")
+    told = f"its batch, {original.batch}, cannot be freed: {why}"
+    original.notes.append(f"{told}; it takes {original.rows} at a time, and is not quantized here")
     return _built(proto, original, original.rows), original.rows
 
 
@@ -235,8 +243,6 @@ def _differs(model: Any, original: _Original, images: Image) -> str:
 
 def _built(proto: Any, original: _Original, rows: int) -> Any:
     """A copy with our input in front and the task's outputs behind; simplified, where that works."""
-    import onnxslim
-
     description, entry = original.description, original.entry
     size, channels = entry.preprocess.size, entry.preprocess.channels
     model = onnx.ModelProto()
@@ -249,7 +255,21 @@ def _built(proto: Any, original: _Original, rows: int) -> Any:
         graph, description.form, description.head, size, original.raw, names=theirs, lacking=original.lacking, rows=rows
     )
     model.doc_string = ""
-    slim = onnxslim.slim(model)
+    del model.metadata_props[:]
+    return _simplified(model, original.notes)
+
+
+def _simplified(model: Any, notes: list[str]) -> Any:
+    """Without what computes nothing; as it is where onnxslim cannot take it."""
+    import onnxslim
+
+    logging.getLogger("onnxslim").setLevel(logging.ERROR)
+    try:
+        slim = onnxslim.slim(model)
+    except Exception as exc:  # of shape inference, of ONNX Runtime, of its own
+        line = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+        notes += [] if any(note.startswith("not simplified") for note in notes) else [f"not simplified: {line}"]
+        return model
     del slim.metadata_props[:]
     return slim
 

@@ -246,7 +246,9 @@ def _tensor(data: memoryview) -> TensorSpec:
     for number, dimension in fields(message(tensor.get(2, b""))):
         if number == 1:
             entry = dict(fields(message(dimension)))
-            shape.append(text(entry[2]) if 2 in entry else integer(entry.get(1, 0)) or "?")
+            length = integer(entry.get(1, 0))
+            known = 0 < length < 1 << 63  # others write -1 where a length is open
+            shape.append(text(entry[2]) if 2 in entry else length if known else "?")
     dtype = DTYPES.get(integer(tensor.get(1, 0)), "unknown")
     return TensorSpec(name=text(parts.get(1)), dtype=dtype, shape=tuple(shape))
 

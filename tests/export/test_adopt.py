@@ -49,6 +49,11 @@ CASES = {
     "old opset": ({"opset": 11}, LOGITS),
     "no shapes": ({"shape": False, "output": None}, LOGITS),
     "softmax": ({"tail": [node("Softmax", "l", "y", axis=1)]}, PROBABILITIES),
+    "a batch of -1": ({"batch": -1, "output": (-1, 3)}, LOGITS),
+    "free by name only": (
+        {"tail": [node("Reshape", ["l", "s"], "y")], "constants": [constant("s", [1, 3], np.int64)]},
+        LOGITS,
+    ),
     "reshaped to a batch of 1": (
         {
             "batch": 1,
@@ -66,7 +71,7 @@ def test_a_classifier_from_elsewhere_answers_as_before(case, tmp_path):
     given, scores = CASES[case]
     path = save(tmp_path / "m.onnx", **given)
     kind = {TensorProto.UINT8: np.uint8, TensorProto.FLOAT16: np.float16}.get(given.get("dtype"), np.float32)
-    batch = given["batch"] if isinstance(given.get("batch"), int) else 1
+    batch = max(1, given["batch"]) if isinstance(given.get("batch"), int) else 1
     wanted = [truth(path, frame, kind, given.get("layout", "NCHW"), batch) for frame in FRAMES]
     names = {"x": "image", "y": "logits", "l": "boxes"}
     renamed(path, names)
@@ -180,7 +185,7 @@ def test_a_batch_that_cannot_be_freed_stays_fixed_and_is_said(tmp_path):
     path = fixed(tmp_path / "m.onnx", 2)
     done = adopt(path, described(), tmp_path / "out", images=IMAGES)
     assert done.rows == 2
-    assert "its batch stays fixed to 2" in done.notes[0]
+    assert re.match("its batch, fixed to 2, cannot be freed: .*; it takes 2 at a time", done.notes[0])
     with rt.load(path, backend="onnxruntime", description=described()) as plain:
         wanted = plain(FRAMES)
     for backend in done.parity:
@@ -199,6 +204,7 @@ def test_a_graph_that_mixes_the_frames_of_a_batch_takes_one_at_a_time(tmp_path):
     path = save(tmp_path / "m.onnx", tail, constants=[constant("h", [3.0])])
     done = adopt(path, described(), tmp_path / "out", images=IMAGES)
     assert done.rows == 1
+    assert re.match("its batch, free by name only, cannot be freed: .*; it takes 1 at a time", done.notes[0])
     with rt.load(tmp_path / "out", backend="onnxruntime", precision="float32") as model:
         for frame, one in zip(FRAMES, model(FRAMES), strict=True):
             assert one.scores == pytest.approx(softmax(truth(path, frame)), abs=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -59,6 +60,7 @@ edgecv("quantize", out, "--data", photos, "--images", "16", "--check-images", "1
 edgecv("verify", out)
 edgecv("bench", out, "--seconds", "0.05", "--rounds", "1")
 edgecv("tune", out, "--backend", "onnxruntime", "--precision", "float32", "--threads", "1")
+edgecv("stream", out, photos + "/00.png", "--sink", out + ".jsonl")
 print(edgecv("predict", out, photos + "/00.png"))
 assert "torch" not in sys.modules
 """
@@ -89,6 +91,7 @@ def test_a_file_from_elsewhere_goes_the_whole_way_without_torch(tmp_path, photos
     with rt.load(tmp_path / "out", precision="float32") as model:
         wanted = model(rt.images.read(tmp_path / "photos" / "00.png", 10**6))
     assert wanted.label in said
+    assert json.loads((tmp_path / "out.jsonl").read_text())["result"]["label"] == wanted.label
 
 
 def test_recipes_data_and_int8_want_no_torch(bundle_copy, digits, tmp_path, pytestconfig):
