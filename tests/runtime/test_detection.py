@@ -223,3 +223,16 @@ def test_overlaps_of_known_boxes():
     other = np.array([[0, 0, 10, 5], [20, 20, 30, 30], [5, 5, 5, 9]], np.float32)
     assert overlaps(one, other).tolist() == [[0.5, 0, 0], [0, 0, 0]]
     assert stretched((10, 20), (20, 20)).to_source(other[:1]).tolist() == [[0, 0, 10, 2.5]]
+
+
+def test_a_crowd_agrees_with_itself():
+    """More boxes of a class than average precision counts: as a truth, a model's own are as many as of a result."""
+    corner = np.stack(np.meshgrid(np.arange(20) * 10.0, np.arange(10) * 10.0), -1).reshape(1, -1, 2)
+    boxes = np.concatenate([corner, corner + 8], 2).astype(np.float32)
+    scores = np.zeros((1, 200, 3), np.float32)
+    scores[0, :, 1] = np.linspace(0.3, 0.9, 200)
+    crowd = task()
+    given, view = {"boxes": boxes, "scores": scores}, [whole((100, 200))]
+    (shown,), (ranked,) = crowd.decode(given, view), crowd.ranking().decode(given, view)
+    assert len(shown.xyxy) == 200
+    assert crowd.score([crowd.tally(ranked, shown)]) == 1

@@ -18,7 +18,7 @@ from edgecv_runtime.geometry import View
 from edgecv_runtime.head import DetectionHead
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.onnxfile import ANY_SHAPE
-from edgecv_runtime.tasks.average_precision import Matches, Summary, fitted_thresholds, matches, summary
+from edgecv_runtime.tasks.average_precision import MOST, Matches, Summary, fitted_thresholds, matches, summary
 from edgecv_runtime.tasks.detections import Boxes, Detections
 from edgecv_runtime.tasks.nms import areas, suppressed
 
@@ -82,7 +82,12 @@ class DetectionTask:
         return Detections(given.xyxy, ones, given.class_id, self.labels, known=given)
 
     def tally(self, result: Detections, truth: Detections) -> Matches:
-        """Which boxes of a frame are matched at ten overlaps, by the rules of COCO; a few bytes a box."""
+        """Which boxes of a frame are matched at ten overlaps, by the rules of COCO; a few bytes a box.
+
+        Of a truth that a model found only as many of a class count as of a result: else nothing agreed with itself.
+        """
+        if truth.known is None:
+            truth = truth.pick(_counting(truth.confidence, truth.class_id))
         return matches(result.xyxy, result.confidence, result.class_id, truth.boxes)
 
     def score(self, tallies: Sequence[Matches]) -> float:
@@ -153,6 +158,13 @@ class DetectionTask:
         stays = stays[inside]
         confidence = np.asarray(chosen[order[stays]], np.float32)
         return Detections(found[inside], confidence, kind[stays].astype(np.int64), self.labels, dropped)
+
+
+def _counting(confidence: NDArray[np.float32], class_id: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Positions of the most confident of each class, as many as `matches` looks at."""
+    order = np.argsort(-confidence, kind="stable")
+    kept = [order[class_id[order] == kind][:MOST] for kind in np.unique(class_id)]
+    return np.concatenate(kept) if kept else order
 
 
 def _check(outputs: tuple[TensorSpec, ...], labels: int) -> None:
