@@ -155,6 +155,10 @@ def test_where_nothing_is_there_nothing_is_right():
     assert same.score([same.tally(found, empty)]) == 0
     assert same.score([same.tally(empty, found)]) == 0
     assert same.score([]) == 1
+    faint = found.pick(found.confidence < 0.25)  # what ranking gives and nobody is shown
+    assert len(faint) > 2
+    assert same.score([same.tally(faint, empty)]) == 1
+    assert same.ranking().score([same.tally(faint, empty)]) == 0
 
 
 def f1(frames, kind, threshold):

@@ -99,10 +99,11 @@ def matches(
     )
 
 
-def summary(tallies: Sequence[Matches], labels: Sequence[str]) -> Summary:
+def summary(tallies: Sequence[Matches], labels: Sequence[str], least: Sequence[float] = ()) -> Summary:
     """COCO's figures over the frames behind these tallies.
 
-    Where no box is asked for in any frame, AP and recall are 1 when none was found and 0 when some were.
+    Where no box is asked for in any frame, AP and recall are 1 when none was found and 0 when some were; least: the
+    confidence of each class from which on a box counts as found there, () for all.
     """
     joined = _Joined(tallies, labels)
     # (classes, ranges, overlaps), NaN where nothing is wanted
@@ -111,7 +112,8 @@ def summary(tallies: Sequence[Matches], labels: Sequence[str]) -> Summary:
         for position, step, counts in joined.of(kind):
             precision[kind, position, step], recall[kind, position, step] = counts.precision, counts.recall
     if np.isnan(precision[:, 0]).all():
-        value = float(not any(len(each.confidence) for each in tallies))
+        shown = joined.confidence >= np.array(least or (0.0,) * len(labels), np.float32)[joined.class_id]
+        value = float(not shown.any())
         return Summary(value, value, value, None, None, None, value, {})
     by_range = [_mean(precision[:, position]) for position in range(len(AREAS))]
     by_class = {name: _mean(precision[kind, 0]) for kind, name in enumerate(labels)}

@@ -91,12 +91,12 @@ class DetectionTask:
         return matches(result.xyxy, result.confidence, result.class_id, truth.boxes)
 
     def score(self, tallies: Sequence[Matches]) -> float:
-        """Average precision over IoU 0.50:0.05:0.95, 0..1; where there is nothing to find, 1 if nothing was found."""
+        """Average precision over IoU 0.50:0.05:0.95, 0..1; where there is nothing to find, 1 if nothing is shown."""
         return self.summary(tallies).ap
 
     def summary(self, tallies: Sequence[Matches]) -> Summary:
         """All figures that COCO names, and AP by class."""
-        return summary(tallies, self.labels)
+        return summary(tallies, self.labels, self.thresholds)
 
     def figures(self, tallies: Sequence[Matches]) -> dict[str, float]:
         """COCO's other figures, of the kinds of boxes that are there."""
