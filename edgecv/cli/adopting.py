@@ -9,13 +9,14 @@ import typer
 
 from edgecv.cli import results
 from edgecv.cli.output import say, show_json, stdout
-from edgecv_runtime import files
+from edgecv_runtime import bundle, files
 from edgecv_runtime.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
     from edgecv_runtime.preprocess import Image, Preprocess
 
 IMAGES = 64  # that the gate runs on at most; eight of them travel
+LEAST = 8  # that it runs on
 EVERY_S = 0.5  # between frames of a clip; more in long ones
 
 Describe = Annotated[
@@ -93,6 +94,7 @@ def place_of(out: Path | None, name: str) -> Path:
         out = Path(name)
         if out.exists():
             raise BadInput(f"{out}: is there already; say --out {out} to replace a bundle, or another place")
+    bundle.check_place(out)
     files.check_replaceable(out)
     return out
 
@@ -102,10 +104,12 @@ def frames(data: Path, preprocess: Preprocess, max_megapixels: float) -> Image:
     import numpy as np
 
     from edgecv.data import DataConfig, clips
+    from edgecv_export.interface import check_frames
 
     source = DataConfig(source="clips", path=str(data), every_s=EVERY_S, max_megapixels=max_megapixels)
     found, notes = clips.spread(source, IMAGES, preprocess)
     for note in notes:
         say(f"warning: {note}")
     chosen = found.take(IMAGES)
+    check_frames(chosen, LEAST, f"{data}: a proof")
     return np.stack([chosen[index] for index in range(len(chosen))])

@@ -127,6 +127,16 @@ class Bundle:
         self.close()
 
 
+def check_place(path: Path) -> None:
+    """Refuse a place for a bundle where something else lies; raises BundleError."""
+    if path.suffix == ARCHIVE_SUFFIX:
+        return
+    if path.exists() and not path.is_dir():
+        raise BundleError(f"{path}: is a file; a bundle is a folder, or a name that ends in {ARCHIVE_SUFFIX}")
+    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file():
+        raise BundleError(f"{path}: is a folder with other things in it; name a new one")
+
+
 def write(path: str | Path, manifest: Manifest, content: Mapping[str, bytes | Path]) -> None:
     """Write a bundle atomically: a folder, or one file when `path` ends in .edgecv.
 
@@ -140,10 +150,7 @@ def write(path: str | Path, manifest: Manifest, content: Mapping[str, bytes | Pa
             _fill(Path(folder), manifest, content)
             _pack(Path(folder), path)
         return
-    if path.exists() and not path.is_dir():
-        raise BundleError(f"{path}: is a file; a bundle is a folder, or a name that ends in {ARCHIVE_SUFFIX}")
-    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file():
-        raise BundleError(f"{path}: is a folder with other things in it; name a new one")
+    check_place(path)
     with files.replacing_folder(path) as folder:
         _fill(folder, manifest, content)
 

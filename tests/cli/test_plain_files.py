@@ -77,3 +77,22 @@ def test_what_decoders_say_comes_with_the_name_of_the_file(model, tmp_path):
         "c.tif",
     ]
     assert any("Corrupt JPEG data" in line for line in lines)
+
+
+def test_what_cannot_be_adopted_is_refused_in_one_line_before_any_work(model, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number, frame in enumerate(frames(7)):
+        cv2.imwrite(str(tmp_path / "photos" / f"{number}.png"), frame)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").touch()
+    given = ["--describe", tmp_path / "all.yaml", "--data", tmp_path / "photos", "--out"]
+    for place, said in (
+        ("out", "photos: a proof wants at least 8 real images, got 7"),
+        ("other", "other things in it"),
+    ):
+        done = edgecv("adopt", model, *given, tmp_path / place)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+    assert [each.name for each in (tmp_path / "other").iterdir()] == ["thesis.txt"]
