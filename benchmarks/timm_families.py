@@ -81,24 +81,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--archives", type=Path, nargs="+", required=True, help="zips (wheels) of pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
+    parser.add_argument("--export-only", action="store_true", help="leave int8 out")
     parser.add_argument("--one", action="store_true", help="try the one network named, in this process")
     parser.add_argument("names", nargs="*")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     if given.one:
         (name,) = given.names
-        (given.out / f"{name}.json").write_bytes(msgspec.json.encode(tried(name, given.archives, given.out)))
+        (given.out / f"{name}.json").write_bytes(
+            msgspec.json.encode(tried(name, given.archives, given.out, given.export_only))
+        )
         return
     for name in given.names or NAMES:
         if not (given.out / f"{name}.json").is_file():
-            apart(name, given.archives, given.out)
+            apart(name, given.archives, given.out, ["--export-only"] * given.export_only)
     found = [msgspec.json.decode(path.read_bytes(), type=Tried) for path in given.out.glob("*.json")]
     page(sorted(found, key=lambda each: each.name))
 
 
-def apart(name: str, archives: list[Path], out: Path) -> None:
+def apart(name: str, archives: list[Path], out: Path, how: list[str]) -> None:
     """Try a network in a process of its own; a crash is a finding, too."""
-    command = [sys.executable, __file__, "--out", str(out), "--one", name, "--archives", *map(str, archives)]
+    command = [sys.executable, __file__, "--out", str(out), "--one", name, *how, "--archives", *map(str, archives)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60 * MINUTES)
         ended = done.stderr.strip().splitlines()[-1:] if done.returncode else []
@@ -109,7 +112,7 @@ def apart(name: str, archives: list[Path], out: Path) -> None:
     print((out / f"{name}.json").read_text(), flush=True)
 
 
-def tried(name: str, archives: list[Path], out: Path) -> Tried:
+def tried(name: str, archives: list[Path], out: Path, export_only: bool) -> Tried:
     """One network, as far as it goes."""
     start = time.perf_counter()
     network, size = made(name)
@@ -131,6 +134,8 @@ def tried(name: str, archives: list[Path], out: Path) -> Tried:
                 scores="logits",
             )
             found = msgspec.structs.replace(found, parity=max(done.parity.values()), merged=done.merged)
+            if export_only:
+                return msgspec.structs.replace(found, seconds=time.perf_counter() - start)
             config = QuantizeConfig(placements=("layers",), ranges=("mean-min-max",), passes=("bias",), islands=False)
             chosen = quantize(
                 path, pictures.calibration, config, check=pictures.check, budget=Budget(min_agreement=0.5)
@@ -213,8 +218,9 @@ def page(found: list[Tried]) -> None:
     lines = [
         f"{len(found)} networks: {len(through)} pass the parity gate "
         f"({min(each.parity for each in through):.1g} to {max(each.parity for each in through):.1g} of the largest "
-        f"output), in {sum(each.merged > 0 for each in found)} of them parallel branches were merged, {len(quantized)} "
-        "become int8 files that run on both backends.",
+        f"output), in {sum(each.merged > 0 for each in found)} of them parallel branches were merged. Int8 was "
+        f"tried of {sum(bool(each.plan or each.why) for each in found)}: {len(quantized)} become files for both "
+        "backends.",
         "",
         "| network | px | M parameters | parity | merged | int8 | off: ONNX Runtime, OpenVINO | label kept "
         "| float32 ms | int8 ms |",
@@ -224,7 +230,7 @@ def page(found: list[Tried]) -> None:
         figures = [
             f"{each.parity:.1g}" if each.parity else "",
             str(each.merged or ""),
-            each.plan.split(",")[0] or "no",
+            each.plan.split(",")[0] or ("no" if each.why else ""),
             both(each.off, "{:.1%}"),
             both(each.kept, "{:.0%}"),
             both(each.float_ms, "{:.1f}"),
@@ -239,7 +245,7 @@ def page(found: list[Tried]) -> None:
         f"the placement of the one plan that was tried, calibrated on {CALIBRATION} photographs, without islands; off: "
         f"the difference from PyTorch as a share of the outputs' size, on {TEST} others; label kept: out of {CLASSES}, "
         "none of which is learned. Milliseconds at batch 1 of single rounds on a machine that did other work too: for "
-        "orientation."
+        "orientation. Untrained networks blow up what rounding adds; `--export-only` where int8 is blank."
     )
     study.write("timm_families", "timm's families, exported and quantized", how, lines)
 

@@ -95,8 +95,8 @@ def page(found: list[list[Row]], archives: list[Path], harder: list[Path]) -> li
         f"{first}; sure: those of which float32 gives its best label {SURE:.0%} or more. Harder: {HARDER} pictures",
         f"that no class fits, aerial, of the microscope and of video: {second}. Published ImageNet weights.",
         "Divergence from float32 in nats; share of pictures that keep float32's label; `onnxruntime:` are files of",
-        f"its own `quantize_static`. Median milliseconds of {placements.ROUNDS} interleaved rounds at batch 1,",
-        "alone on the machine.",
+        f"its own `quantize_static`. Median milliseconds of {placements.ROUNDS} interleaved rounds at batch 1:",
+        "ratios within a table count, for the machine may have done other work.",
     ]
     for rows in found:
         sure = rows[0].count
