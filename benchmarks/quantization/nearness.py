@@ -39,9 +39,11 @@ from edgecv_runtime.bundle import Bundle
 
 BACKENDS = ("onnxruntime", "openvino")
 CALIBRATION, CHECK, TEST = 96, 96, 240
+UNSEARCHED = 64, 8, 160  # the same without a search
 HARDER = 96
 SEARCHED = "edgecv's search"
 BEFORE = Plan("all", "percentile", passes=("rounding", "bias"))  # what the search gave before it tried islands first
+EVERY = ("equalize", "rounding", "bias")
 SURE = 0.5  # share that float32 gives its best label where a class fits
 PLAIN = "onnxruntime: per channel"
 
@@ -72,7 +74,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
     parser.add_argument("--beside", nargs="*", default=[], metavar="TITLE=FILE", help="files of the last network")
     parser.add_argument("--times", nargs="*", default=[], metavar="NAME", help="networks in FOLDER to time")
-    parser.add_argument("--budget-s", type=float, default=600.0, help="seconds of each search")
+    parser.add_argument("--budget-s", type=float, default=600.0, help="seconds of each search; 0: none")
     parser.add_argument("names", nargs="*", help="none: the page is written again from FOLDER")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -96,7 +98,8 @@ def page(found: list[list[Row]], archives: list[Path], harder: list[Path]) -> li
         f"that no class fits, aerial, of the microscope and of video: {second}. Published ImageNet weights.",
         "Divergence from float32 in nats; share of pictures that keep float32's label; `onnxruntime:` are files of",
         f"its own `quantize_static`. Median milliseconds of {placements.ROUNDS} interleaved rounds at batch 1:",
-        "ratios within a table count, for the machine may have done other work.",
+        "ratios within a table count, for the machine may have done other work. Networks without a search have fewer:",
+        f"{UNSEARCHED[0]} calibrated, {UNSEARCHED[2]} and {HARDER * UNSEARCHED[2] // TEST} were scored.",
     ]
     for rows in found:
         sure = rows[0].count
@@ -120,8 +123,9 @@ def study(
 ) -> list[Row]:
     """Every file of one network on every backend; those to be timed stay in `out`."""
     source = models.spec(name).weights[0]
-    pictures = photographs.read(archives[0], source.preprocess, (CALIBRATION, CHECK, TEST))
-    harder = photographs.read(archives[1], source.preprocess, (1, 1, HARDER)).test
+    counts = (CALIBRATION, CHECK, TEST) if budget_s else UNSEARCHED
+    pictures = photographs.read(archives[0], source.preprocess, counts)
+    harder = photographs.read(archives[1], source.preprocess, (1, 1, HARDER * counts[2] // TEST)).test
     network = models.create(name, classes=1000, weights="imagenet", in_channels=3)
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
@@ -210,10 +214,14 @@ def contents(
         yield f"onnxruntime: {title}", target.read_bytes()
         target.unlink()
     workshop = Workshop(onnx.load(source), sample(pictures.calibration))
-    plans = [Plan("all", passes=()), Plan("all"), Plan("all", passes=("rounding", "bias")), BEFORE]
-    plans += [Plan("all", ranges, passes=("equalize", "rounding", "bias")) for ranges in ("percentile", "mse")]
+    first = tuple(layer.name for layer in workshop.form(())[0].layers()[:2])  # those that cost most in every Lite
+    plans = [Plan("all"), BEFORE, Plan("all", "mse", passes=EVERY), Plan("all", "mse", passes=EVERY, islands=first)]
+    if budget_s:
+        plans += [Plan("all", passes=()), Plan("all", passes=BEFORE.passes), Plan("all", "percentile", passes=EVERY)]
     for plan in plans:
         yield plan.name, workshop.make(plan)
+    if not budget_s:
+        return
     config = QuantizeConfig(images=CALIBRATION, check_images=CHECK, budget_s=budget_s)
     done = quantize(bundle, pictures.calibration, config, print, check=pictures.check)
     files = {"": "int8-u8s8", **{f" for {name.split('-')[-1]}": name for name in done.others}}
