@@ -1,6 +1,6 @@
 """How long the search takes to rank the layers by what they cost, and whether few images find those that cost most.
 
-    python benchmarks/quantization/ranking.py --archives foolbox*.whl scikit_image*.whl wallpapers.zip NAME ...
+    python benchmarks/quantization/ranking.py NAME ... --archives foolbox*.whl scikit_image*.whl wallpapers.zip
 
 Each layer is quantized alone, and the file run on many check images and on the few that the search takes, in turn.
 Published ImageNet weights; `photographs.py` says where pictures come from. Writes
