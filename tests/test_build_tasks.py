@@ -102,3 +102,44 @@ def test_a_model_for_another_task_than_the_data_is_refused_before_anything_is_wr
     with pytest.raises(BadInput, match="mobilenet_v3_small is a model for classification, data source 'ink' for"):
         build(asked, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "bundle").exists()
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory, pytestconfig):
+    """A run of the recipe `digit-boxes`, short and small: its network learns little."""
+    small = ["model.weights=null", "model.name=det_mobilenet_v2", "preprocess.size=[96, 128]", "train.epochs=1"]
+    small += ["train.batch=32", "train.bn_images=32", "verify.frames=16", "quantize.budget_s=2"]
+    asked = recipe.read(pytestconfig.rootpath / "recipes" / "digit-boxes.yaml", [*QUICK, *small])
+    return build(asked, tmp_path_factory.mktemp("boxes") / "run", progress=False)
+
+
+def test_a_detector_goes_from_boxes_to_a_bundle_with_thresholds_of_each_variant(boxes):
+    with rt.Bundle(boxes.bundle) as opened:
+        assert [each.name for each in opened.manifest.outputs] == ["boxes", "scores"]
+        for variant in opened.manifest.variants:
+            assert len(variant.thresholds) == len(opened.manifest.labels) == 10
+        entries = opened.evidence().entries
+    assert {each.variant for each in entries} >= {"float32", "int8-u8s8"}
+    for each in entries:
+        assert each.score.metric == each.agreement.metric == "AP50-95"
+        if (each.variant, each.hint) == ("float32", "float32"):
+            assert each.agreement.share.value > 0.995
+            assert each.finding is None
+    rt.load(boxes.bundle, precision="float32", self_test=True).close()
+    assert "AP50" in boxes.report.read_text()
+
+
+def test_its_boxes_lie_in_the_frames_own_pixels(boxes):
+    """Oracle: the outputs of the file, moved by hand from the letterbox to the frame."""
+    frame = load(recipe.read(boxes.folder / "recipe.yaml").data).val[0]
+    with rt.load(boxes.bundle, precision="float32", backend="onnxruntime") as model:
+        found = model(frame)
+        raw = model.run({"image": model.preprocess(frame)[None]})
+    height, width = frame.shape[:2]
+    assert (found.xyxy >= 0).all()
+    assert (found.xyxy <= [width, height, width, height]).all()
+    scale = min(96 / height, 128 / width)
+    moved = (raw["boxes"][0] - [(128 - scale * width) / 2, (96 - scale * height) / 2] * 2) / scale
+    moved = np.clip(moved, 0, [width, height, width, height])
+    for box in found.xyxy:
+        assert np.abs(moved - box).max(axis=1).min() < 0.6  # of whole pixels of the letterbox
