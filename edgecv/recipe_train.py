@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -150,3 +150,21 @@ class QuantizedTraining(Record, frozen=True):
             bn_images=0,
             precision="float32",
         )
+
+
+# Keys that came after the first versions: a training that leaves them at their default is the one that it was.
+_LATER = {"train": ("dice", "class_weights"), "augment": ("color", "mosaic")}
+
+
+def as_before(config: TrainConfig | None) -> Any:
+    """A config in plain values that stay the same when keys are added, so that what was trained stays known."""
+    if config is None:
+        return None
+    plain = msgspec.to_builtins(config)
+    usual = msgspec.to_builtins(TrainConfig())
+    for section, keys in _LATER.items():
+        own, default = (each if section == "train" else each[section] for each in (plain, usual))
+        for key in keys:
+            if own[key] == default[key]:
+                del own[key]
+    return plain

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-import msgspec
 import numpy as np
 
 from edgecv import models, report
 from edgecv.data import bytes_to_write
 from edgecv.recipe import Quantizing
+from edgecv.recipe_train import as_before
 from edgecv.report import front
 from edgecv.run import drawn, preflight, verified
 from edgecv.run.context import Context
-from edgecv.run.drawn import PYTORCH
 from edgecv.run.folder import beside
 from edgecv.run.journal import Step
 from edgecv.tasks.augment import training_view
@@ -32,8 +30,7 @@ from edgecv_runtime.bench.latency import bench
 from edgecv_runtime.errors import BackendUnavailable, BadInput
 from edgecv_runtime.offers import offered
 from edgecv_runtime.preprocess import Image
-from edgecv_runtime.target import targets
-from edgecv_runtime.verify import Outputs, compare, computing, verify
+from edgecv_runtime.verify import Outputs, fit_thresholds, verify, wants_thresholds
 
 PARITY_IMAGES = max(GOLDEN_IMAGES, *BATCHES)
 
@@ -81,7 +78,7 @@ class Train(_Step):
         inputs = [
             self.on.recipe.model,
             self.on.given_weights(),
-            self.on.recipe.train,
+            as_before(self.on.recipe.train),
             self.on.preprocess,
             self.on.normalization,
         ]
@@ -177,9 +174,8 @@ class Quantize(_Step):
     def check(self) -> Iterator[str]:
         config = self.on.recipe.quantize
         assert config is not None
-        if config.train is not None and self.on.data.train.labels is None:
-            source = self.on.recipe.data.source
-            raise BadInput(f"quantize.train needs labels, one class an image, and data source '{source}' has none")
+        if config.train is not None and self.on.data.train.truths is None:
+            raise BadInput(f"quantize.train needs labels, and data source '{self.on.recipe.data.source}' has none")
         if config.int8:
             yield from preflight.calibration(self.on.data, config)
 
@@ -191,7 +187,7 @@ class Quantize(_Step):
             self.on.data.train.fingerprint(),
         ]
         trains = self.on.recipe.quantize is not None and self.on.recipe.quantize.train is not None
-        return [*inputs, self.on.recipe.train, self.on.prints()] if trains else inputs
+        return [*inputs, as_before(self.on.recipe.train), self.on.prints()] if trains else inputs
 
     def run(self) -> dict[str, str]:
         config = self.on.recipe.quantize
@@ -288,10 +284,10 @@ class Verify(_Step):
             bundle.update(opened, evidence=evidence)
         if views is None:
             packed = verified.pack(done, frames, expected.kept(), images, self.on.division)
-            files.write(self.on.folder / verified.FILE, packed)
+            self._write(verified.FILE, packed, drawn.FILE)
         else:
             shown = drawn.draw(self.on.task, done, images, views, expected, self.on.division)
-            files.write(self.on.folder / drawn.FILE, records.encode(shown))
+            self._write(drawn.FILE, records.encode(shown), verified.FILE)
             self._fit_thresholds()
         if images.truths is not None:
             chose = "chose nothing before" if self.on.division == "test" else "also chose the epoch and the int8 file"
@@ -308,32 +304,25 @@ class Verify(_Step):
             )
         return {}
 
+    def _write(self, name: str, content: bytes, other: str) -> None:
+        """Keep what the report shows; what a recipe for another kind of task left there goes."""
+        files.write(self.on.folder / name, content)
+        (self.on.folder / other).unlink(missing_ok=True)
+
     def _fit_thresholds(self) -> None:
         """Give each variant the confidences from which its own results are shown, by validation images."""
         images = self.on.data.val.take(self.on.recipe.verify.frames)
-        if images.truths is None or not self.on.task.fitted(()):
+        if images.truths is None:
             return
-        found = Outputs(np.asarray(self.on.frames(images)), lambda batch: graph.references(self.on.deployed, batch))
-        name = next(iter(backends.available()))
-        given: dict[str, Any] = {"name": PYTORCH, "views": self.on.views(images), "truths": images.truths}
+        frames, views = np.asarray(self.on.frames(images)), self.on.views(images)
         with bundle.Bundle(self.on.bundle) as opened:
-            variants = []
-            for target in targets(opened, [name]):
-                variant = opened.manifest.variant(target.variant)
-                if variant is None or target.hint != "float32":
-                    continue
-                backend = target.open()
-                try:
-                    compared, _ = compare(self.on.task, found, computing(backend, opened.manifest), **given)
-                finally:
-                    backend.close()
-                variants.append(msgspec.structs.replace(variant, thresholds=self.on.task.fitted(compared.tallies)))
-            fitted = {each.name: each for each in variants}
-            every = tuple(fitted.get(each.name, each) for each in opened.manifest.variants)
-            bundle.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=every))
+            fit_thresholds(opened, frames, images.truths, views, lambda line: self.on.say(f"verify: {line}"))
 
     def is_whole(self, _: dict[str, str]) -> bool:
-        return self.on.measured("agreement")
+        if not self.on.measured("agreement"):
+            return False
+        with bundle.Bundle(self.on.bundle) as opened:  # quantized again, a variant has lost its own
+            return self.on.data.val.truths is None or not wants_thresholds(opened)
 
 
 class Bench(_Step):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -15,9 +17,10 @@ from edgecv.build import build
 from edgecv.cli.app import app
 from edgecv.data import load
 from edgecv.run import drawn, folder
+from edgecv_runtime import bundle as bundles
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.tasks.segmentation import Segmentation
-from edgecv_runtime.verify import verify
+from edgecv_runtime.verify import fit_thresholds, verify, wants_thresholds
 
 QUICK = ["train.epochs=1", "quantize.budget_s=4", "quantize.images=16", "quantize.check_images=16", "verify.frames=24"]
 QUICK += ["bench.seconds=0.05", "bench.rounds=1"]
@@ -127,6 +130,30 @@ def test_a_detector_goes_from_boxes_to_a_bundle_with_thresholds_of_each_variant(
             assert each.finding is None
     rt.load(boxes.bundle, precision="float32", self_test=True).close()
     assert "AP50" in boxes.report.read_text()
+
+
+def test_quantized_again_a_variant_gets_thresholds_of_its_own(boxes, tmp_path):
+    """What `quantize` writes anew has none; verifying again fits them, and until then those of float32 stand."""
+    path = tmp_path / "bundle"
+    shutil.copytree(boxes.bundle, path)
+    with rt.Bundle(path) as opened:
+        variants = [
+            each if each.name == "float32" else msgspec.structs.replace(each, thresholds=())
+            for each in opened.manifest.variants
+        ]
+        known = opened.manifest.variant("float32").thresholds
+        bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=tuple(variants)))
+    with rt.load(path, precision="int8-u8s8", backend="onnxruntime") as model:
+        assert model._task.thresholds == known
+    val = load(recipe.read(boxes.folder / "recipe.yaml").data).val.take(8)
+    with rt.Bundle(path) as opened:
+        assert wants_thresholds(opened)
+        preprocess = opened.manifest.preprocess
+        views = [preprocess.view(frame.shape[:2]) for frame in val]
+        fit_thresholds(opened, preprocess.batch(list(val)), val.truths, views)
+    with rt.Bundle(path) as opened:
+        assert not wants_thresholds(opened)
+        assert all(len(each.thresholds) == 10 for each in opened.manifest.variants)
 
 
 def test_its_boxes_lie_in_the_frames_own_pixels(boxes):

@@ -163,3 +163,15 @@ def test_what_is_no_recipe_is_named_with_the_verb_that_is_meant(name, said, tmp_
     with pytest.raises(BadInput, match=re.escape(said)) as caught:
         recipe.read(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_training_that_uses_no_later_key_is_known_as_it_was():
+    """Keys that were added since change nothing of what identifies a training, until one of them is used."""
+    from edgecv.recipe_train import Augment, TrainConfig, as_before
+
+    plain = as_before(TrainConfig(lr=0.01))
+    assert not {"dice", "class_weights"} & set(plain)
+    assert not {"color", "mosaic"} & set(plain["augment"])
+    assert plain["lr"] == 0.01
+    assert as_before(TrainConfig(dice=0.5, augment=Augment(color=0.1)))["dice"] == 0.5
+    assert as_before(None) is None

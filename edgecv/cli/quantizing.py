@@ -107,7 +107,7 @@ def quantize(
         )
     calibration, check = found or (None, None)
     if max_drop is not None and (check is None or several):
-        given = f"{data} has no folders named as them" if data else "without --data there are none"
+        given = f"{data} has none" if data else "without --data there are none"
         given = "several of them may hold on one image" if several else given
         raise BadInput(
             f"--max-drop counts points of accuracy on images with the bundle's labels, and {given}: leave it out; "
@@ -245,6 +245,9 @@ def _measured(path: Path, given: results.Given | None) -> tuple[Manifest, Eviden
         evidence = opened.evidence().merged(entries)
         if not results.keep(opened, evidence, write=True):
             raise typer.Exit(Unavailable.exit_code)
+    with Bundle(path) as opened:
+        if given is not None and given.truths is not None:
+            verify.fit_thresholds(opened, given.frames, given.truths, given.views or None, say)
     return opened.manifest, evidence
 
 

@@ -67,6 +67,7 @@ class Beside:
 
     metric: str
     count: int
+    looked_at: int
     worst: list[list[Picture]]
     best: list[list[Picture]]
     sources: list[str]
@@ -118,6 +119,7 @@ def beside(run: Run) -> Beside | None:
     return Beside(
         metric=shown.metric,
         count=shown.count,
+        looked_at=shown.looked_at,
         worst=[_panes(each) for each in shown.worst],
         best=[_panes(each) for each in shown.best],
         sources=[each.source for each in told],

@@ -49,10 +49,15 @@ class Told(Record, frozen=True):
 
 
 class Drawn(Record, frozen=True):
-    """The file. count: frames behind the figures. files: the hash of each variant that was drawn."""
+    """The file.
+
+    count: frames behind the figures; looked_at: of them, the first ones whose outputs were kept: the worst and the best
+    that are shown are of those. files: the hash of each variant that was drawn.
+    """
 
     metric: str
     count: int
+    looked_at: int
     division: Division
     told: tuple[Told, ...]
     worst: tuple[Shown, ...]
@@ -68,7 +73,7 @@ def draw(
     expected: Outputs,
     division: Division,
 ) -> Drawn:
-    """Draw the frames that were kept on which the smallest file does worst and best, beside PyTorch and the truth.
+    """Draw the frames that were kept on which an int8 file does worst and best, beside PyTorch and the truth.
 
     images: in full size, with their truths; views: how the network saw each; expected: PyTorch's outputs.
     """
@@ -77,7 +82,8 @@ def draw(
     first = ran[0].comparison if ran else None
     if first is not None and first.reference_tallies:
         told.insert(0, _told(task, PYTORCH, first.reference_tallies))
-    chosen = next((each for each in reversed(ran) if each.entry.executed == "int8"), ran[0] if ran else None)
+    chosen = next((each for each in ran if each.entry.executed == "int8"), ran[0] if ran else None)
+    kept = 0
     worst: list[Shown] = []
     best: list[Shown] = []
     if chosen is not None and chosen.comparison is not None and chosen.outputs:
@@ -89,7 +95,7 @@ def draw(
         for frames, shown in ((lowest, worst), (highest, best)):
             shown += [_shown(task, chosen, int(index), images, views[int(index)], expected, scores) for index in frames]
     files = {each.entry.variant: each.entry.sha256 for each in ran}
-    return Drawn(task.metric, len(images), division, tuple(told), tuple(worst), tuple(best), files)
+    return Drawn(task.metric, len(images), kept, division, tuple(told), tuple(worst), tuple(best), files)
 
 
 def read(path: Path, manifest: Manifest) -> Drawn | None:

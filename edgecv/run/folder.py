@@ -90,13 +90,12 @@ def read(path: Path) -> Run:
         machines = bundle.evidence().machines()
         golden = bundle.golden() if GOLDEN in manifest.files else None
     absent = []
+    names = {each.name for each in manifest.variants}
     shown = drawn.read(path / drawn.FILE, manifest)
-    frames = read_frames(path / FILE, manifest)
-    if shown is not None:
-        frames = None
-    elif frames is None:
+    frames = read_frames(path / FILE, manifest) if shown is None else None
+    if frames is None and shown is None:
         absent.append("Labels beside pictures, disagreements: no verify.npz; 'edgecv build' writes it.")
-    elif gone := {each.name for each in manifest.variants} - {variant for variant, *_ in frames.outputs}:
+    elif frames is not None and (gone := names - {variant for variant, *_ in frames.outputs}):
         absent.append(f"What {', '.join(sorted(gone))} says of the frames: verify.npz is not of the bundle's file.")
     is_classifier = isinstance(manifest.head, ClassificationHead)
     if shown is None and frames is None and golden is not None and is_classifier:

@@ -52,6 +52,8 @@ def pack(
     kept: PyTorch's outputs by name.
     """
     reference = next(iter(kept.values()))
+    count = min(len(next(iter(each.values()))) for each in (kept, *(each.outputs for each in done if each.outputs)))
+    reference, images = reference[:count], images.pick(range(count))  # of which all outputs were kept
     order = _pictured_first(reference, images.labels)
     arrays: dict[str, NDArray[Any]] = {
         "images": frames[order[:PICTURES]],

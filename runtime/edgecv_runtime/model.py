@@ -179,8 +179,9 @@ def of_target(bundle: Bundle, target: Target) -> Model[Any]:
     manifest = bundle.manifest
     check_matches(onnxfile.read(target.file), manifest, f"{bundle.path}/{target.file.name}")
     entry = fitting((manifest.input,), manifest.preprocess, None, str(bundle.path))
-    variant = manifest.variant(target.variant)
-    task = tasks.create(manifest.head, manifest.outputs).at(variant.thresholds if variant is not None else ())
+    variant, plain = manifest.variant(target.variant), manifest.variant("float32")
+    fitted = next((each.thresholds for each in (variant, plain) if each is not None and each.thresholds), ())
+    task = tasks.create(manifest.head, manifest.outputs).at(fitted)
     model = Model(target, entry, manifest.name, task, manifest.outputs, bundle)
     bundle.check_unchanged(target.file.name)
     return model

@@ -240,6 +240,9 @@ def test_pictures_of_the_surest_errors_are_kept_however_many_frames_there_are() 
     frames = np.arange(count, dtype=np.uint16).view(np.uint8).reshape(count, 1, 2, 1)
     names = tuple(f"{index}.jpg" for index in range(count))
     images = Images(names, names, frames.__getitem__, labels)
+    cut = verified.pack([], frames, {"logits": logits[:7]}, images, "test")  # of so many outputs are kept
+    with np.load(io.BytesIO(cut)) as arrays:
+        assert len(arrays["reference"]) == len(arrays["names"]) == len(arrays["labels"]) == 7
     with np.load(io.BytesIO(verified.pack([], frames, {"logits": logits}, images, "test"))) as arrays:
         kept = [int(each.tobytes()[0]) + 256 * int(each.tobytes()[1]) for each in arrays["images"]]
         assert [f"{index}.jpg" for index in kept] == list(arrays["names"][: verified.PICTURES])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from edgecv_runtime.verify.compare import Comparison, Outputs, Truths, agreement, compare, score
 from edgecv_runtime.verify.diagnose import against, against_file, diagnose, write_pictures
+from edgecv_runtime.verify.fitting import fit_thresholds, wants_thresholds
 from edgecv_runtime.verify.run import Verified, computing, float_reference, self_test, verify
 from edgecv_runtime.verify.score import distance, wilson
 from edgecv_runtime.verify.sealed import check
@@ -26,10 +27,12 @@ __all__ = [
     "computing",
     "diagnose",
     "distance",
+    "fit_thresholds",
     "float_reference",
     "score",
     "self_test",
     "verify",
+    "wants_thresholds",
     "wilson",
     "write_pictures",
 ]
