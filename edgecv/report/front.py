@@ -20,7 +20,7 @@ def record(done: Quantized, budget: Budget) -> Quantization:
         Candidate(
             placement=each.placement,
             ranges=each.ranges,
-            top1_agreement=each.agreement.share.value,
+            agreement=each.agreement.share.value,
             kl=each.agreement.divergence,
             p50_ms=each.p50_ms,
             chosen=each is done.chosen or each in done.others.values(),

@@ -22,14 +22,14 @@ from edgecv_runtime.records import Record
 
 
 class Candidate(Record, frozen=True):
-    """One way to quantize that was tried: top-1 agreement with float32 (0..1), divergence in nats, ms by backend.
+    """One way to quantize that was tried: agreement with float32 (0..1), divergence, ms by backend.
 
-    drop_points: of top-1 that it lost on labelled check images; None without labels.
+    drop_points: of the task's metric that it lost on check images whose truths are known; None without them.
     """
 
     placement: str
     ranges: str
-    top1_agreement: float
+    agreement: float
     kl: float
     p50_ms: dict[str, float]
     chosen: bool
@@ -40,7 +40,7 @@ class Candidate(Record, frozen=True):
 class Quantization(Record, frozen=True):
     """What `BUNDLE.quantize.json` holds: every candidate, and milliseconds of float32 and its bf16 by backend.
 
-    max_drop_points: of top-1 that might be lost.
+    max_drop_points: of the metric that might be lost.
     """
 
     float_ms: dict[str, float]
@@ -109,7 +109,7 @@ def read(path: Path) -> Run:
         absent.append("Training curves: no train/curves.csv; a pretrained model is not trained.")
     elif not (path / "train" / "batch-1.png").is_file():
         absent.append("Training batches: no train/batch-1.png; 'edgecv build' writes it when it trains.")
-    quantization = _decoded(beside(path / "bundle", "quantize"), Quantization)
+    quantization = _quantization(beside(path / "bundle", "quantize"))
     if quantization is None:
         absent.append("Quantization candidates: no bundle.quantize.json; the model was not quantized in this run.")
     state = _decoded(path / "state.json", _State)
@@ -125,6 +125,13 @@ def read(path: Path) -> Run:
     return Run(
         path, manifest, rows, list(machines.values()), frames, shown, curves, quantization, seconds, text, absent
     )
+
+
+def _quantization(path: Path) -> Quantization | None:
+    """What a search left; older ones knew classifiers alone, and named their agreement so."""
+    if not path.is_file():
+        return None
+    return records.decode(path.read_bytes().replace(b'"top1_agreement"', b'"agreement"'), Quantization, str(path))
 
 
 def _decoded(path: Path, kind: type[records.T]) -> records.T | None:
