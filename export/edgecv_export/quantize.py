@@ -23,6 +23,7 @@ from edgecv_runtime.geometry import View
 from edgecv_runtime.manifest import Budget, Calibration, Precision, Variant
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.verify import Truths
+from edgecv_runtime.verify.compare import check_counts
 
 __all__ = ["DIALECT", "QuantizeConfig", "Quantized", "convert", "quantize"]
 Made = tuple[Variant, bytes]
@@ -89,6 +90,9 @@ def quantize(
     import onnx
 
     config = config or QuantizeConfig()
+    if check is None and (labels is not None or views is not None):
+        raise BadInput("labels and views are of the check images: give those, too (check=)")
+    check_counts(0 if check is None else len(check), labels=labels, views=views)
     if not config.int8:
         raise BadInput(f"dialects are {', '.join(config.dialects)}: no int8 to search for; convert(path) adds fp16")
     with bundle.Bundle(path) as opened:

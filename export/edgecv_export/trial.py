@@ -22,7 +22,7 @@ import edgecv_runtime
 from edgecv_export.calibrate import Sample
 from edgecv_export.interface import INPUT
 from edgecv_export.plan import Plan
-from edgecv_runtime import backends, files, machine, records, tasks, verify
+from edgecv_runtime import backends, files, machine, records, verify
 from edgecv_runtime.backends import Options
 from edgecv_runtime.budget import weigh
 from edgecv_runtime.errors import BackendUnavailable, BadInput, ModelFileError
@@ -33,6 +33,7 @@ from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
 from edgecv_runtime.timing import times_ms
 from edgecv_runtime.verify import Outputs, Truths
+from edgecv_runtime.verify.compare import task_of
 
 REMEMBERED_BYTES = 512 << 20  # of float32's outputs on the check images
 Times = tuple[dict[str, float], dict[str, float]]  # median and 99th percentile in milliseconds, by backend
@@ -129,7 +130,7 @@ class Laboratory:
         self._views = views
         content = source.read_bytes()
         ((self.float_ms, self._float_p99),) = [(known.p50_ms, known.p99_ms)] if known else self.times([content])
-        self._task = tasks.create(manifest.head, manifest.outputs)
+        self._task = task_of(manifest)
         fastest = min(self.float_ms, key=lambda each: self.float_ms[each])
         self.reference = Outputs(check, lambda frames: self._computed(content, fastest, frames), REMEMBERED_BYTES)
         self.bf16_ms = known.bf16_ms if known else self._bf16(content)

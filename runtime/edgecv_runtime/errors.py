@@ -15,6 +15,8 @@ class EdgecvError(Exception):
     """Base of all errors raised on purpose."""
 
     exit_code = 5
+    # Whether it came up in what outputs are compared with, the reference or the truths, and not in the outputs.
+    of_reference = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Go to another process whole: with all attributes, whatever arguments the class takes."""

@@ -225,3 +225,15 @@ def test_nodes_that_shall_stay_in_float_do_whatever_they_cost(bundle_copy, digit
     assert nodes[first].input[1] not in nodes  # the float weights themselves, not what dequantizes them
     with pytest.raises(BadInput, match=f"the graph has no node '{first}x' to keep in float; did you mean"):
         quantize.quantize(bundle_copy, digits[0][:150], msgspec.structs.replace(config, keep_float=(f"{first}x",)))
+
+
+def test_labels_and_views_are_of_the_check_images(bundle_copy, digits):
+    images = digits[0][:32]
+    for given, said in (
+        ({"labels": np.arange(32) % 10}, "labels and views are of the check images"),
+        ({"views": []}, "labels and views are of the check images"),
+        ({"check": images, "labels": np.arange(31) % 10}, "32 frames, 31 labels"),
+        ({"check": images, "views": []}, "32 frames, 0 views"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            quantize.quantize(bundle_copy, images, **given)

@@ -201,8 +201,10 @@ class ClassificationTask:
         return [Classification(row, self.labels, settled.thresholds) for row in settled.of(rows)]
 
     def truth(self, given: Any) -> Classification:
-        """The classification that says a class, by its position, and nothing else."""
+        """The classification that says a class, by its position, and nothing else; raises BadInput for no position."""
         scores = np.zeros(len(self.labels), np.float32)
+        if not isinstance(given, int | np.integer) or not 0 <= given < len(scores):
+            raise BadInput(f"a label is {given}, and there are {len(scores)} classes (0 to {len(scores) - 1})")
         scores[given] = 1
         return Classification(scores, self.labels)
 

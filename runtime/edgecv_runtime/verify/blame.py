@@ -85,7 +85,7 @@ class Case:
             return True
         found = self.comparison.agreement
         if self.precision == "float32":
-            return not is_float32s(found, self.manifest.head)
+            return not is_float32s(found, self.manifest)
         broken = weigh(self.manifest.budget, found, self.comparison.score).broken
         return bool(broken) or self.comparison.error > QUANTIZED_LOGITS
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import geometry
+from edgecv_runtime import geometry, tasks
 from edgecv_runtime.backends import Tensors
-from edgecv_runtime.errors import BadInput, InvalidOutput
+from edgecv_runtime.errors import BadInput, EdgecvError, InvalidOutput
 from edgecv_runtime.evidence import Agreement, Score
 from edgecv_runtime.geometry import View
 from edgecv_runtime.head import ClassificationHead
-from edgecv_runtime.manifest import TensorSpec
+from edgecv_runtime.manifest import Manifest, TensorSpec
+from edgecv_runtime.offers import by_rounding
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.tasks.base import Task
 from edgecv_runtime.tasks.classification import ClassificationTask
@@ -55,9 +57,11 @@ class Outputs:
 
     def batches(self) -> Iterator[tuple[slice, Arrays]]:
         """Which frames, and their outputs."""
-        for start in range(0, len(self), BATCH):
-            part = slice(start, min(start + BATCH, len(self)))
-            yield part, self[part]
+        return ((part, self[part]) for part in self.parts())
+
+    def parts(self) -> Iterator[slice]:
+        """Which frames, batch by batch."""
+        return (slice(start, min(start + BATCH, len(self))) for start in range(0, len(self), BATCH))
 
     def __getitem__(self, part: slice) -> Arrays:
         """The outputs of a batch, which begins at a multiple of BATCH."""
@@ -93,6 +97,12 @@ class Outputs:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
+def task_of(manifest: Manifest) -> Task[Any]:
+    """The task of a bundle that shows of the reference what the float32 variant shows."""
+    variant = manifest.variant("float32")
+    return tasks.create(manifest.head, manifest.outputs).at(variant.thresholds if variant is not None else ())
+
+
 class Comparison:
     """Outputs beside the reference's, frame by frame: agreement, score, and the worst frames.
 
@@ -124,13 +134,17 @@ class Comparison:
         """Take in a batch of frames, of which the first is number `start`."""
         count = len(next(iter(wanted.values())))
         views = [self._views] * count if isinstance(self._views, View) else self._views[start : start + count]
-        shown, found = self.task.decode(wanted, views), self._ranking.decode(got, views)
+        truths: list[Any] = []
+        with of_reference():
+            shown = self.task.decode(wanted, views)
+            if self._truths is not None:
+                right = shown if self._ranking is self.task else self._ranking.decode(wanted, views)
+                truths = [self.task.truth(self._truths[index]) for index in range(start, start + count)]
+                self._known += [self.task.tally(*pair) for pair in zip(right, truths, strict=True)]
+        found = self._ranking.decode(got, views)
         self._kept += [self.task.tally(*pair) for pair in zip(found, shown, strict=True)]
         if self._truths is not None:
-            right = shown if self._ranking is self.task else self._ranking.decode(wanted, views)
-            truths = [self.task.truth(self._truths[index]) for index in range(start, start + count)]
             self._right += [self.task.tally(*pair) for pair in zip(found, truths, strict=True)]
-            self._known += [self.task.tally(*pair) for pair in zip(right, truths, strict=True)]
         divergences = np.asarray(self.task.divergence(wanted, got), np.float32)
         self._divergences.append(divergences)
         for name in wanted:
@@ -165,7 +179,7 @@ class Comparison:
     @property
     def agreement(self) -> Agreement:
         """How far the outputs are from the reference's: the task's score with its results as truths, differences."""
-        span = max(self._spans.values(), key=lambda each: each.share, default=_Span())
+        span = max(self._spans.values(), key=lambda each: each.excess, default=_Span())
         return Agreement(
             reference=self._reference,
             metric=self.task.metric,
@@ -217,9 +231,9 @@ class _Span:
         self.largest = max(self.largest, float(np.abs(wanted).max(initial=0)))
 
     @property
-    def share(self) -> float:
-        """Of the largest value."""
-        return self.max_abs / max(self.largest, TINY)
+    def excess(self) -> float:
+        """How many times what rounding may do."""
+        return self.max_abs / by_rounding(self.largest)
 
 
 def compare(
@@ -236,13 +250,17 @@ def compare(
     """Compute all frames and compare with the reference -> with the outputs of the first frames that fit in memory.
 
     name: of the reference; key: of what computes, for messages.
-    Raises InvalidOutput for NaN or infinite outputs.
+    Raises InvalidOutput for NaN or infinite outputs, BadInput where there are not as many truths or views as frames; an
+    error of the reference or of a truth says so (`EdgecvError.of_reference`).
     """
+    check_counts(len(reference), labels=truths, views=views)
     whole = geometry.whole(reference.frames.shape[1:3])
     found = Comparison(task, name, frames, whole if views is None else views, truths)
     own = Outputs(reference.frames, compute)
     broken = 0
-    for part, wanted in reference.batches():
+    for part in reference.parts():
+        with of_reference():
+            wanted = reference[part]
         got = own[part]
         bad = broken_frames(got)
         broken += bad
@@ -251,6 +269,23 @@ def compare(
     if broken:
         raise InvalidOutput(f"{key}: {broken} of {len(reference)} outputs hold NaN or infinite values")
     return found, own.kept()
+
+
+@contextmanager
+def of_reference() -> Iterator[None]:
+    """What is raised here is not the fault of what is compared with the reference."""
+    try:
+        yield
+    except EdgecvError as exc:
+        exc.of_reference = True
+        raise
+
+
+def check_counts(frames: int, *, labels: Truths | None, views: Sequence[View] | None) -> None:
+    """Raise BadInput where there are not as many labels, or views, as frames."""
+    for what, given in (("labels", labels), ("views", views)):
+        if given is not None and len(given) != frames:
+            raise BadInput(f"{frames} frames, {len(given)} {what}: there must be one for each frame")
 
 
 def broken_frames(outputs: Arrays) -> int:

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import backends, onnxfile, tasks
+from edgecv_runtime import backends, onnxfile
 from edgecv_runtime.backends import Executed
 from edgecv_runtime.bundle import GOLDEN, Bundle
 from edgecv_runtime.errors import BadInput, BundleError, EdgecvError, InvalidOutput, ParityError
@@ -27,7 +27,16 @@ from edgecv_runtime.preprocess import Image
 from edgecv_runtime.target import Target, failed_entry, new_entry, targets
 from edgecv_runtime.verify import blame
 from edgecv_runtime.verify.blame import Case, unlike
-from edgecv_runtime.verify.compare import Arrays, Comparison, Compute, Outputs, Truths, compare
+from edgecv_runtime.verify.compare import (
+    Arrays,
+    Comparison,
+    Compute,
+    Outputs,
+    Truths,
+    check_counts,
+    compare,
+    task_of,
+)
 from edgecv_runtime.verify.sealed import check
 
 GOLDEN_FRAMES = "golden inputs"
@@ -65,18 +74,20 @@ def verify(
     the network saw each frame; by default the frames are its input. frames_name: which frames they are, for the
     evidence.
     A target that disagrees gets the name of the fault and the first node that differs; one that cannot run, or gives
-    NaN or infinite values, is evidence too. Raises BadInput when arrays do not match.
+    NaN or infinite values, is evidence too. Raises BadInput when arrays do not match, and what the reference or a label
+    raises.
     """
     if frames is None or reference is None:
         golden = bundle.golden()
         frames, reference, frames_name = golden.images, golden.outputs, GOLDEN_FRAMES
     if isinstance(reference, np.ndarray):
+        names = [each.name for each in bundle.manifest.outputs]
+        if len(names) > 1:
+            raise BadInput(f"the network gives {', '.join(names)}, and one array as reference: give arrays by name")
         reference = {bundle.manifest.outputs[0].name: reference}
     expected = reference if isinstance(reference, Outputs) else Outputs(frames, reference)
-    for what, given in (("labels", labels), ("views", views)):
-        if given is not None and len(given) != len(frames):
-            raise BadInput(f"{len(frames)} frames, {len(given)} {what}: there must be one for each frame")
-    task = tasks.create(bundle.manifest.head, bundle.manifest.outputs)
+    check_counts(len(frames), labels=labels, views=views)
+    task = task_of(bundle.manifest)
     run = partial(compare, task, expected, name=reference_name, frames=frames_name, views=views, truths=labels)
     return [_verified(target, bundle, expected, run) for target in filter(only, targets(bundle))]
 
@@ -98,9 +109,13 @@ def _verified(
         finally:
             opened.close()
     except InvalidOutput as exc:
+        if exc.of_reference:
+            raise
         finding = explain(bundle, target, executed, expected, None)
         return Verified(msgspec.structs.replace(failed_entry(target, exc), finding=finding), None)
     except EdgecvError as exc:
+        if exc.of_reference:  # it says nothing of this target
+            raise
         return Verified(failed_entry(target, exc), None)
     entry = msgspec.structs.replace(
         new_entry(target, executed),
@@ -132,7 +147,7 @@ def self_test(bundle: Bundle, target: Target, backend: backends.Backend) -> None
     golden = bundle.golden()
     findings = check(bundle)
     expected = Outputs(golden.images, golden.outputs)
-    task = tasks.create(bundle.manifest.head, bundle.manifest.outputs)
+    task = task_of(bundle.manifest)
     comparison = None
     with suppress(InvalidOutput):  # which is a finding
         comparison, _ = compare(task, expected, computing(backend, bundle.manifest), name="golden", key=target.key)

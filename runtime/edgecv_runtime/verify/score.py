@@ -15,19 +15,22 @@ from edgecv_runtime.evidence import Interval
 
 SAMPLES = 200  # of a bootstrap
 _QUANTILES = (0.025, 0.975)
+_ADDED = 2  # frames of which nothing is known: one at each end of what could be
 
 Metric = Callable[[Sequence[Any]], float]
 
 
 def interval(metric: Metric, tallies: Sequence[Any]) -> Interval:
     """The metric over the frames behind these tallies with its 95 % interval: Wilson's where each is right or wrong,
-    else a bootstrap over frames (Efron 1979, percentiles): what one frame holds is not independent.
+    else a bootstrap over frames (Efron 1979, percentiles), which what one frame holds is not independent for, with two
+    frames added of which nothing is known.
     """
     if _are_hits(tallies):
         return wilson(sum(tallies), len(tallies))
     value = metric(tallies)
-    low, high = _percentiles([metric([tallies[i] for i in chosen]) for chosen in _samples(len(tallies))])
-    return Interval(value=value, low=min(value, low), high=max(value, high), count=len(tallies))
+    found = [metric([tallies[i] for i in chosen]) for chosen in _samples(len(tallies))]
+    low, high = _doubted(value, found, len(tallies), (0.0, 1.0))
+    return Interval(value=value, low=low, high=high, count=len(tallies))
 
 
 def lost(metric: Metric, before: Sequence[Any], after: Sequence[Any]) -> tuple[float, float, float]:
@@ -40,8 +43,7 @@ def lost(metric: Metric, before: Sequence[Any], after: Sequence[Any]) -> tuple[f
     found = [
         metric([before[i] for i in chosen]) - metric([after[i] for i in chosen]) for chosen in _samples(len(before))
     ]
-    low, high = _percentiles(found)
-    return drop, min(drop, low), max(drop, high)
+    return drop, *_doubted(drop, found, len(before), (-1.0, 1.0))
 
 
 def _are_hits(tallies: Sequence[Any]) -> bool:
@@ -54,9 +56,17 @@ def _samples(count: int) -> Iterator[NDArray[np.int64]]:
     return (drawn.integers(0, count, count) for _ in range(SAMPLES))
 
 
-def _percentiles(values: list[float]) -> tuple[float, float]:
-    low, high = np.quantile(values, _QUANTILES)
-    return float(low), float(high)
+def _doubted(value: float, found: list[float], count: int, ends: tuple[float, float]) -> tuple[float, float]:
+    """The percentiles of a bootstrap with a frame added at each end of what a frame can be.
+
+    Frames that are all alike, and one frame always, have a bootstrap without any width. Two more frames move the middle
+    and have a variance of their own, as in `paired`, whose interval this is where no frame changes.
+    """
+    low, high = (float(each) for each in np.quantile(found, _QUANTILES))
+    middle = (count * value + sum(ends)) / (count + _ADDED)
+    doubt = Z * (ends[1] - ends[0]) / math.sqrt(2) / (count + _ADDED)
+    below, above = (math.hypot(doubt, side) for side in (value - low, high - value))
+    return min(value, max(ends[0], middle - below)), max(value, min(ends[1], middle + above))
 
 
 def wilson(hits: int, count: int, z: float = Z) -> Interval:
