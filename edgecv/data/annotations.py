@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -44,7 +44,8 @@ class Drawn:
 class Annotated:
     """A whole set in one form.
 
-    entries: annotation file, list or folder -> its pictures; roles: part -> entries, where the form itself says them.
+    entries: annotation file, list or folder -> its pictures; roles: part -> entries, where the form itself says them;
+    lost: part -> what the form says of it that is not there, in words.
     bad: one "name: reason" for each picture or annotation that cannot be used; notes: counted warnings.
     """
 
@@ -54,6 +55,7 @@ class Annotated:
     roles: Mapping[str, Sequence[str]]
     bad: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    lost: Mapping[str, str] = field(default_factory=dict)
 
 
 class Pictures:

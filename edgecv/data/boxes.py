@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgecv.data import coco, voc, yolo
 from edgecv.data.annotations import Annotated, Box, Drawn, Pictures
@@ -21,6 +23,7 @@ from edgecv.data.dataset import Dataset, Images, NoTruths
 from edgecv.data.folder import leaks
 from edgecv.data.layout import ALL, TEST, TRAIN, VAL, role_within
 from edgecv.data.listing import list_tree
+from edgecv.data.parts import Parts, as_labels
 from edgecv.data.split import divide, listed
 from edgecv_runtime.errors import DatasetError, nearest
 from edgecv_runtime.tasks.detections import Boxes
@@ -38,6 +41,45 @@ def load(config: DataConfig) -> Dataset:
     pictures without boxes and copies in two parts are counted in the notes.
     """
     where = str(config.path)
+    parts, form = _read(config)
+    images, notes = parts.images, parts.notes
+    if divided := ALL in images or (VAL not in images and (TEST not in images or config.train is not None)):
+        whole = images.pop(ALL) if ALL in images else images[TRAIN]
+        images[TRAIN], images[VAL] = divide(whole, config.share, config.seed)
+    elif VAL not in images:
+        images[VAL] = images.pop(TEST)
+        notes += ("no validation part: the test part is validated on and so chooses the best epoch, too",)
+    if not len(images[VAL]):
+        raise DatasetError(
+            f"{where}: a division wants at least 2 different images, one to train and one to validate on"
+        )
+    _refuse_empty(images, where, form, f"; data.seed={config.seed + 1} divides them otherwise" if divided else "")
+    notes += (*_unused(parts.classes, images[TRAIN]), *leaks(images, parts.hashes))
+    train, val, test = (_stamped(images[part]) if part in images else None for part in (TRAIN, VAL, TEST))
+    assert train is not None
+    assert val is not None
+    return Dataset(parts.classes, train, val, notes, test, task="detection")
+
+
+def labelled(config: DataConfig, labels: Sequence[str]) -> Parts:
+    """The pictures of a set by part, with the positions of a bundle's labels in their boxes; they may lack classes.
+
+    Raises DatasetError for classes that are no labels, and what `load` raises.
+    """
+    where = str(config.path)
+    parts, form = _read(config, to_train=False)
+    _refuse_empty(parts.images, where, form)
+    parts = replace(parts, notes=(*parts.notes, *leaks(parts.images, parts.hashes)))
+    return as_labels(parts, labels, _renumbered, where)
+
+
+def _renumbered(boxes: Boxes, positions: NDArray[np.int64]) -> Boxes:
+    return msgspec.structs.replace(boxes, class_id=positions[boxes.class_id])
+
+
+def _read(config: DataConfig, *, to_train: bool = True) -> tuple[Parts, str]:
+    """The pictures of each part with their clean boxes, and the form that they are in; to_train: whether one is."""
+    where = str(config.path)
     tree = list_tree(where, config.exclude, config.encoding)
     pictures = Pictures(tree)
     forms = [found for read in FORMS.values() if (found := read(tree, where, pictures)) is not None]
@@ -46,41 +88,62 @@ def load(config: DataConfig) -> Dataset:
         cure = "leave out the others by data.exclude" if forms else "expected COCO JSON, YOLO with data.yaml or VOC XML"
         raise (DatasetError if forms else NoTruths)(f"{where}: holds {told}; {cure}")
     (found,) = forms
-    parts, notes = _parts(found, config, where)
+    parts, names, notes = _parts(found, config, where, to_train)
     files = {each.file.name: each.file for drawn in parts.values() for each in drawn}
     checked = check(list(files.values()), tree.root, config.max_pixels)
-    notes = (*tree.notes, *found.notes, *notes, *allow((*found.bad, *checked.bad), config.skip_bad, where))
+    misfits = _misfits(parts, checked)
+    bad = (*found.bad, *checked.bad, *misfits.values())
+    notes = (*tree.notes, *found.notes, *notes, *_unlisted(found, pictures), *allow(bad, config.skip_bad, where))
     cleaner = _Cleaner(checked)
-    images = {part: cleaner.images(drawn) for part, drawn in parts.items()}
-    _refuse_empty(images, where, found.form)
-    notes += (*cleaner.notes, *_unused(found.classes, images))
-    if ALL in images:
-        images[TRAIN], images[VAL] = divide(images.pop(ALL), config.share, config.seed)
-    elif VAL not in images and (TEST not in images or config.train is not None):
-        images[TRAIN], images[VAL] = divide(images[TRAIN], config.share, config.seed)
-    elif VAL not in images:
-        images[VAL] = images.pop(TEST)
-        notes += ("no validation part: the test part is validated on and so chooses the best epoch, too",)
-    if not len(images[VAL]):
-        raise DatasetError(
-            f"{where}: a division wants at least 2 different images, one to train and one to validate on"
-        )
-    notes += leaks(images, checked.hashes)
-    train, val, test = (_stamped(images[part]) if part in images else None for part in (TRAIN, VAL, TEST))
-    assert train is not None
-    assert val is not None
-    return Dataset(found.classes, train, val, notes, test, task="detection")
+    images = {
+        part: cleaner.images([each for each in drawn if each.file.name not in misfits]) for part, drawn in parts.items()
+    }
+    return Parts(found.classes, images, checked.hashes, (*notes, *cleaner.notes), names), found.form
 
 
-def _parts(found: Annotated, config: DataConfig, where: str) -> tuple[dict[str, list[Drawn]], tuple[str, ...]]:
-    """The pictures of each part: as the recipe says, or the form itself, or the names of its files and folders."""
+def _misfits(parts: Mapping[str, Sequence[Drawn]], checked: Checked) -> dict[str, str]:
+    """The pictures that are not of the size that their annotations say, and why; a pixel is rounding.
+
+    Their boxes are in pixels of another picture: one that was larger, cut out or turned.
+    """
+    told = {}
+    for each in (each for drawn in parts.values() for each in drawn):
+        size = checked.sizes.get(each.file.name)
+        if size and each.size and max(abs(side - said) for side, said in zip(size, each.size, strict=True)) > 1:
+            told[each.file.name] = (
+                f"{each.file.name}: is {size[1]}x{size[0]}, and its boxes are of a picture of "
+                f"{each.size[1]}x{each.size[0]}"
+            )
+    return told
+
+
+def _unlisted(found: Annotated, pictures: Pictures) -> tuple[str, ...]:
+    """A note on pictures that no annotation, list or folder of the form names."""
+    known = {each.file.name for drawn in found.entries.values() for each in drawn}
+    names = [file.name for file in pictures.files if file.name not in known]
+    return (
+        (f"{len(names)} images without a part or an annotation ({found.form}) were left out: {listed(names, 3)}",)
+        if names
+        else ()
+    )
+
+
+def _parts(
+    found: Annotated, config: DataConfig, where: str, to_train: bool
+) -> tuple[dict[str, list[Drawn]], dict[str, str], tuple[str, ...]]:
+    """The pictures of each part, what it is called, and notes: as the recipe says, or the form itself, or the names of
+    its files and folders.
+    """
     named = {TRAIN: config.train, VAL: config.val if isinstance(config.val, str) else None, TEST: config.test}
     roles = {part: [name] for part, name in named.items() if name is not None}
     if roles == {TRAIN: ["."]}:
-        return {ALL: _once(found, list(found.entries))}, ()
+        return {ALL: _once(found, list(found.entries))}, {}, ()
     for part, (name,) in roles.items():
         if name not in found.entries:
             raise DatasetError(f"{where}: data.{part}={name}: nothing of this name{nearest(name, list(found.entries))}")
+    if not roles and to_train and TRAIN in found.lost:
+        raise DatasetError(f"{where}: {found.lost[TRAIN]}")
+    notes = () if roles else tuple(found.lost.values())
     roles = roles or {part: list(names) for part, names in found.roles.items()}
     if not roles and len(found.entries) > 1:
         for name in found.entries:
@@ -89,7 +152,7 @@ def _parts(found: Annotated, config: DataConfig, where: str) -> tuple[dict[str, 
                 roles.setdefault(role, []).append(name)
     if not roles:
         roles = {ALL: list(found.entries)}
-    if (len(found.entries) > 1 and ALL in roles) or not {TRAIN, ALL} & set(roles):
+    if (len(found.entries) > 1 and ALL in roles) or (to_train and not {TRAIN, ALL} & set(roles)):
         names = list(found.entries)
         raise DatasetError(
             f"{where}: {listed(names, 5)} divide it, and which one is to train on is not clear; "
@@ -97,8 +160,9 @@ def _parts(found: Annotated, config: DataConfig, where: str) -> tuple[dict[str, 
         )
     used = {name for names in roles.values() for name in names}
     others = [name for name in found.entries if name not in used]
-    notes = (f"{len(others)} that are no part were left out: {listed(others)}",) if others else ()
-    return {part: _once(found, names) for part, names in roles.items()}, notes
+    notes += (f"{len(others)} that are no part were left out: {listed(others)}",) if others else ()
+    called = {part: " and ".join(names) for part, names in roles.items()}
+    return {part: _once(found, names) for part, names in roles.items()}, called, notes
 
 
 def _once(found: Annotated, names: Sequence[str]) -> list[Drawn]:
@@ -141,8 +205,6 @@ class _Cleaner:
     def _clean(self, drawn: Drawn) -> Boxes:
         name = drawn.file.name
         size = self._checked.sizes[name]
-        if drawn.size is not None and drawn.size != size:
-            self._count("images have another size than their annotations say; boxes are taken in pixels", name)
         height, width = size
         scale = (width, height) * 2 if drawn.relative else (1, 1, 1, 1)
         kept: dict[tuple[float, ...], Box] = {}
@@ -196,18 +258,27 @@ def _boxes(kept: Mapping[tuple[float, ...], Box]) -> Boxes:
     )
 
 
-def _refuse_empty(images: Mapping[str, Images], where: str, form: str) -> None:
+def _asked(images: Images) -> list[int]:
+    """The class of each box that is to be found: no crowd, and not ignored."""
+    found: list[int] = []
+    for boxes in images.truths or ():
+        flags = [each for each in (boxes.crowd, boxes.ignored) if each is not None]
+        found += boxes.class_id[~np.any(flags, axis=0)].tolist() if flags else boxes.class_id.tolist()
+    return found
+
+
+def _refuse_empty(images: Mapping[str, Images], where: str, form: str, cure: str = "") -> None:
     for part, held in images.items():
-        count = sum(len(boxes) for boxes in held.truths or ())
-        if not count:
+        if not _asked(held):
             told = "" if part == ALL else f" to {'train on' if part == TRAIN else f'use as {part}'}"
-            raise DatasetError(f"{where}: {len(held)} images{told}, and not one box in them ({form}): nothing to learn")
+            raise DatasetError(
+                f"{where}: {len(held)} images{told}, and not one box in them that is to be found ({form}){cure}"
+            )
 
 
-def _unused(classes: Sequence[str], images: Mapping[str, Images]) -> tuple[str, ...]:
+def _unused(classes: Sequence[str], train: Images) -> tuple[str, ...]:
     """A note on classes that nothing can be learned of."""
-    learned = [part for part in (TRAIN, ALL) if part in images]
-    there = {int(kind) for part in learned for boxes in images[part].truths or () for kind in boxes.class_id}
+    there = set(_asked(train))
     missing = [name for kind, name in enumerate(classes) if kind not in there]
     return (f"{len(missing)} classes have no box to train on: {listed(missing)}",) if missing else ()
 

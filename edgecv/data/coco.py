@@ -21,6 +21,9 @@ class _Top(msgspec.Struct):
     categories: msgspec.Raw = msgspec.Raw()
 
 
+_WORDS = tuple(f'"{name}"'.encode() for name in _Top.__struct_fields__)
+
+
 class _Image(msgspec.Struct):
     id: int | str
     file_name: str
@@ -87,6 +90,8 @@ def _read(file: File, where: str) -> _File | None:
     except msgspec.ValidationError:  # a list, say
         return None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        if not any(word in raw for word in _WORDS):  # another tool's
+            return None
         raise DatasetError(f"{where}: {file.name}: not valid JSON: {exc}") from exc
     if not all(bytes(part) for part in (top.images, top.annotations, top.categories)):
         return None

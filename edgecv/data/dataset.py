@@ -64,6 +64,12 @@ class Images:
         """The same images with labels (N,)."""
         return Images(self.names, self.stamps, self.read, labels)
 
+    def with_truths(self, change: Callable[[Any], Any]) -> Images:
+        """The same images; each truth, a mask or boxes, is changed when it is asked for."""
+        assert self.truths is not None
+        assert not isinstance(self.truths, np.ndarray)
+        return Images(self.names, self.stamps, self.read, _Changed(self.truths, change))
+
     def fingerprint(self) -> str:
         """SHA-256 over the content and labels of all images, in their order, as 64 hexadecimal digits."""
         digest = hashlib.sha256("\n".join(self.stamps).encode())
@@ -147,6 +153,19 @@ class _Picked(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._inner[self._chosen[index]]
+
+
+class _Changed(Sequence[Any]):
+    """A sequence whose items are changed when they are asked for."""
+
+    def __init__(self, inner: Sequence[Any], change: Callable[[Any], Any]) -> None:
+        self._inner, self._change = inner, change
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._change(self._inner[index])
 
 
 def _rank_in_class(labels: Labels) -> Labels:

@@ -5,31 +5,22 @@ from __future__ import annotations
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from edgecv.data.checked import Checked, allow, check
 from edgecv.data.config import DataConfig
-from edgecv.data.dataset import Dataset, Images
+from edgecv.data.dataset import Dataset, Images, NoTruths
 from edgecv.data.layout import ALL, TEST, TRAIN, VAL, Layout, read_layout
 from edgecv.data.listing import list_tree
+from edgecv.data.parts import Parts
 from edgecv.data.similar import near_copies
 from edgecv.data.split import hold_out, listed
 from edgecv.data.tree import File, Tree
 from edgecv_runtime import formats
 from edgecv_runtime.errors import DatasetError
 from edgecv_runtime.listing import kinds
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The readable images of a folder by part (TRAIN, VAL, TEST, or ALL), hashes by name, and counted warnings."""
-
-    images: dict[str, Images]
-    hashes: dict[str, bytes]
-    layout: Layout
-    notes: tuple[str, ...]
 
 
 def load(config: DataConfig) -> Dataset:
@@ -58,18 +49,20 @@ def load(config: DataConfig) -> Dataset:
     return Dataset(classes, parts[TRAIN], parts[VAL], notes, parts.get(TEST))
 
 
-def labelled(config: DataConfig, labels: Sequence[str]) -> Parts | None:
+def labelled(config: DataConfig, labels: Sequence[str]) -> Parts:
     """The images of a folder whose class folders are named as a bundle's labels, by part; their labels are positions.
 
-    Every verb on a finished bundle reads folders so: as `load` does, but a set may lack classes. None when no folder is
-    named as a label: its images have none. Raises DatasetError when some are and others are not, or when it holds no
-    images, and what `load` raises for a layout that is not clear and for unreadable files.
+    Every verb on a finished bundle reads folders so: as `load` does, but a set may lack classes. Raises NoTruths when
+    no folder is named as a label, DatasetError when some are and others are not, or when it holds no images, and what
+    `load` raises for a layout that is not clear and for unreadable files.
     """
     where = str(config.path)
     tree = list_tree(where, config.exclude, config.encoding)
     known = set(labels)
     if not any(name.rpartition("/")[2] in known for name in tree.folders):
-        return None
+        raise NoTruths(
+            f"{where}: no class folders; expected one folder a class, named as the labels: {', '.join(labels[:5])}, ..."
+        )
     layout = read_layout(tree, where, given_parts(config), labels)
     found = sorted({name for classes in layout.parts.values() for name in classes})
     unknown = [name for name in found if name not in known]
@@ -82,7 +75,7 @@ def labelled(config: DataConfig, labels: Sequence[str]) -> Parts | None:
     images = {part: held for part, held in read.images.items() if len(held)}
     if not images:
         raise DatasetError(f"{where}: holds no images")
-    return Parts(images, read.hashes, layout, (*read.notes, *leaks(images, read.hashes)))
+    return replace(read, images=images, notes=(*read.notes, *leaks(images, read.hashes)))
 
 
 def _read(
@@ -104,7 +97,8 @@ def _read(
     if not may_be_empty:
         _refuse_empty(layout, readable, where)
     parts = {part: _part(checked, held, classes) for part, held in readable.items()}
-    return Parts(parts, checked.hashes, layout, notes + _two_labels(list(parts.values())))
+    told = notes + _two_labels(list(parts.values()))
+    return Parts(tuple(classes), parts, checked.hashes, told, layout.names)
 
 
 def _test_validates(layout: Layout) -> str:

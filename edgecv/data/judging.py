@@ -14,16 +14,15 @@ import yaml
 
 from edgecv import recipe_text
 from edgecv.data.config import DataConfig, Source
-from edgecv.data.dataset import Dataset, Images, NoTruths
-from edgecv.data.folder import Parts, labelled
+from edgecv.data.dataset import Images, NoTruths
 from edgecv.data.layout import ALL, TEST, TRAIN, VAL
-from edgecv.data.sources import load
-from edgecv.data.split import calibrated, listed
+from edgecv.data.parts import Parts
+from edgecv.data.sources import labelled
+from edgecv.data.split import calibrated, divide
 from edgecv_runtime import records
 from edgecv_runtime.errors import BadInput, DatasetError
 
 _RECIPE = "recipe.yaml"
-FOLDER: Source = "folder"
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class _Reading:
 
 
 # A task -> the source that reads its truths from a user's own files.
-SOURCES: dict[str, Source] = {"classification": FOLDER, "segmentation": "masks", "detection": "boxes"}
+SOURCES: dict[str, Source] = {"classification": "folder", "segmentation": "masks", "detection": "boxes"}
 
 
 def everything(
@@ -56,19 +55,10 @@ def everything(
 
     Of a divided folder the test part, else the validation part. Of another one what `build` held out when the recipe
     beside the bundle names it, else all images.
-    Raises DatasetError when no folder is named as a label, and what reading the folder raises.
+    Raises DatasetError when nothing says what is right of the images, and what reading the folder raises.
     """
     reading = _reading(data, max_megapixels, bundle, task)
-    if reading.config.source != FOLDER:
-        dataset = _of_labels(reading, labels)
-        held = dataset.val if dataset.test is None else dataset.test
-        which = "validation" if dataset.test is None else "test"
-        return held, (*reading.told, *dataset.notes, f"judged on its {len(held)} {which} images")
     parts = labelled(reading.config, labels)
-    if parts is None:
-        raise DatasetError(
-            f"{data}: no class folders; expected one folder a class, named as the labels: {', '.join(labels[:5])}, ..."
-        )
     told = (*reading.told, *parts.notes)
     if ALL in parts.images and not reading.is_built:
         whole = parts.images[ALL]
@@ -93,15 +83,9 @@ def divided(
     if not data.is_dir() and data.suffix.lower() != ".zip":
         return None
     reading = _reading(data, max_megapixels, bundle, task)
-    if reading.config.source != FOLDER:
-        try:
-            dataset = _of_labels(reading, labels)
-        except NoTruths:
-            return None
-        counts = f"{len(dataset.train)} images to calibrate with, {len(dataset.val)} to judge on"
-        return Judging(dataset.train, dataset.val, (*reading.told, *dataset.notes, counts))
-    parts = labelled(reading.config, labels)
-    if parts is None:
+    try:
+        parts = labelled(reading.config, labels)
+    except NoTruths:
         return None
     images, divided_as = _as_built(parts, reading.config)
     part = next((part for part in (VAL, TEST) if part in images), None)
@@ -111,17 +95,6 @@ def divided(
     counts = f"{len(calibration)} images to calibrate with, {len(judged)} to judge on"
     told = f"{counts}, as {divided_as} divides" if divided_as else _told(parts, images, TRAIN, part)
     return Judging(calibration, judged, (*reading.told, *parts.notes, told))
-
-
-def _of_labels(reading: _Reading, labels: tuple[str, ...]) -> Dataset:
-    """A data set whose classes are a bundle's labels; raises DatasetError when they are others."""
-    dataset = load(reading.config)
-    if dataset.classes != labels:
-        raise DatasetError(
-            f"{reading.config.path}: its classes are {listed(dataset.classes, 5)}, the bundle's labels "
-            f"{listed(labels, 5)}: the same ones in the same order are wanted"
-        )
-    return dataset
 
 
 def _reading(data: Path, max_megapixels: float, bundle: Path, task: str) -> _Reading:
@@ -159,7 +132,9 @@ def _as_built(parts: Parts, config: DataConfig) -> tuple[dict[str, Images], str]
     whole = next((part for part in (ALL, TRAIN) if part in images), None)
     if whole is None or VAL in images or (TEST in images and config.train is None):
         return images, ""
-    images[TRAIN], images[VAL] = calibrated(images.pop(whole), config.share, config.seed)
+    held = images.pop(whole)
+    division = divide if held.labels is None else calibrated
+    images[TRAIN], images[VAL] = division(held, config.share, config.seed)
     filled = {part: held for part, held in images.items() if len(held)}
     return filled, f"data.val={config.share} data.seed={config.seed}"
 
@@ -167,5 +142,4 @@ def _as_built(parts: Parts, config: DataConfig) -> tuple[dict[str, Images], str]
 def _told(parts: Parts, images: dict[str, Images], *used: str) -> str:
     """What is taken of a divided folder."""
     verbs = {TRAIN: "calibrates on" if len(used) > 1 else "judged on", VAL: "judged on", TEST: "judged on"}
-    names = parts.layout.names
-    return ", ".join(f"{verbs[part]} the {len(images[part])} images of '{names.get(part, '.')}'" for part in used)
+    return ", ".join(f"{verbs[part]} the {len(images[part])} images of '{parts.names.get(part, '.')}'" for part in used)

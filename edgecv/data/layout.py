@@ -114,7 +114,7 @@ def role_within(path: str) -> str | None:
 
     "annotations/instances_train2017.json" and "train/_annotations.coco.json" are training.
     """
-    for name in reversed(path.rpartition(".")[0].split("/") if "." in path else path.split("/")):
+    for name in reversed(path.split("/")):
         told = {role for word in _words(name) if (role := _role(word))}
         if told:
             return told.pop() if len(told) == 1 else None

@@ -18,8 +18,9 @@ from edgecv.data.classtable import IGNORE, Table
 from edgecv.data.config import DataConfig
 from edgecv.data.dataset import Dataset, Images, NoTruths
 from edgecv.data.folder import given_parts, leaks
-from edgecv.data.layout import TEST, TRAIN, VAL
+from edgecv.data.layout import ALL, TEST, TRAIN, VAL
 from edgecv.data.listing import list_tree
+from edgecv.data.parts import Parts, as_labels
 from edgecv.data.progress import threaded
 from edgecv.data.split import divide, listed
 from edgecv.data.tree import File, Tree
@@ -69,6 +70,36 @@ def load(config: DataConfig) -> Dataset:
     without a class, masks without any class, a division that only some folders say, more unreadable files than
     `skip_bad`. What was left out, and images in two parts, are counted in the notes.
     """
+    checked, truths, notes = _read(config)
+    return _divided(config, checked, truths, notes)
+
+
+def labelled(config: DataConfig, labels: Sequence[str]) -> Parts:
+    """The images of a set by part, with the positions of a bundle's labels in their masks; they may lack classes.
+
+    Raises DatasetError for classes that are no labels, and what `load` raises.
+    """
+    checked, truths, notes = _read(config)
+    images, told = _parts(config, checked)
+    parts = Parts(
+        truths.classes,
+        {part: _with_masks(held, truths) for part, held in images.items()},
+        checked.hashes,
+        (*notes, *told, *leaks(images, checked.hashes)),
+        {part: part for part in images},
+    )
+    return as_labels(parts, labels, _renumbered, str(config.path))
+
+
+def _renumbered(mask: Mask, positions: NDArray[np.int64]) -> Mask:
+    table = np.full(256, IGNORE, np.uint8)
+    table[: len(positions)] = positions
+    found: Mask = table[mask]
+    return found
+
+
+def _read(config: DataConfig) -> tuple[Checked, Truths, tuple[str, ...]]:
+    """The images that can be decoded, what is known of them, and counted warnings."""
     where = str(config.path)
     tree = list_tree(where, config.exclude, config.encoding)
     areas = cocoareas.find(tree, config.masks)
@@ -81,7 +112,7 @@ def load(config: DataConfig) -> Dataset:
         checked, notes = _checked(config, tree, found.images)
         truths = _of_files(config, tree, found.masks, checked, where)
         notes += _left_out(found)
-    return _divided(config, checked, truths, (*tree.notes, *notes, *truths.notes))
+    return checked, truths, (*tree.notes, *notes, *truths.notes)
 
 
 def _checked(config: DataConfig, tree: Tree, images: Sequence[File]) -> tuple[Checked, tuple[str, ...]]:
@@ -316,42 +347,55 @@ def _of_areas(sources: cocoareas.Areas, checked: Checked, where: str) -> Truths:
 # Parts
 
 
-def _divided(config: DataConfig, checked: Checked, truths: Truths, notes: tuple[str, ...]) -> Dataset:
-    """The images by part, as their folders say or as the seed divides them; which ones does not depend on the masks."""
+def _parts(config: DataConfig, checked: Checked) -> tuple[dict[str, Images], tuple[str, ...]]:
+    """The images by part, as their folders say, or all of them; and a note on those that are in none."""
     names = [file.name for file in checked.good]
     part = pairs.parts_of(names, given_parts(config), str(config.path))
-    whole = checked.images(np.arange(len(names)))
-    if part:
-        parts = {
-            each: whole.pick([index for index, name in enumerate(names) if part.get(name) == each])
-            for each in (TRAIN, VAL, TEST)
-            if each in part.values()
-        }
-        beyond = [name for name in names if name not in part]
-        if beyond:
-            notes += (f"{len(beyond)} images in other folders were left out: {listed(beyond, 3)}",)
-        if VAL not in parts and config.train is None:
-            parts[VAL] = parts.pop(TEST)
-            notes += ("no validation folder: the test images are validated on and so choose the best epoch, too",)
-    else:
-        parts = {TRAIN: whole}
+    whole = checked.images()
+    if not part:
+        return {ALL: whole}, ()
+    parts = {
+        each: whole.pick([index for index, name in enumerate(names) if part.get(name) == each])
+        for each in (TRAIN, VAL, TEST)
+        if each in part.values()
+    }
+    beyond = [name for name in names if name not in part]
+    return parts, ((f"{len(beyond)} images in other folders were left out: {listed(beyond, 3)}",) if beyond else ())
+
+
+def _divided(config: DataConfig, checked: Checked, truths: Truths, notes: tuple[str, ...]) -> Dataset:
+    """The images by part, as their folders say or as the seed divides them; which ones does not depend on the masks."""
+    parts, beyond = _parts(config, checked)
+    notes += beyond
+    if ALL in parts:
+        parts[TRAIN] = parts.pop(ALL)
+    elif VAL not in parts and config.train is None:
+        parts[VAL] = parts.pop(TEST)
+        notes += ("no validation folder: the test images are validated on and so choose the best epoch, too",)
     if VAL not in parts:
         parts[TRAIN], parts[VAL] = divide(parts[TRAIN], config.share, config.seed)
     for each, told in ((TRAIN, "training"), (VAL, "validation")):
         if not len(parts[each]):
-            raise DatasetError(f"{config.path}: there are no {told} images; {len(names)} are there in all: add some")
+            raise DatasetError(
+                f"{config.path}: there are no {told} images; {len(checked.good)} are there in all: add some"
+            )
     notes += leaks(parts, checked.hashes)
     notes += _unseen(truths, parts, str(config.path))
-    made = {each: _with_masks(images, truths) for each, images in parts.items()}
+    made = {each: _stamped(_with_masks(images, truths), truths) for each, images in parts.items()}
     return Dataset(truths.classes, made[TRAIN], made[VAL], notes, made.get(TEST), task="segmentation")
 
 
 def _with_masks(images: Images, truths: Truths) -> Images:
+    return Images(images.names, images.stamps, images.read, Masks([truths.read[name] for name in images.names]))
+
+
+def _stamped(images: Images, truths: Truths) -> Images:
+    """The same images; what identifies each covers its mask, too."""
     stamps = tuple(
         hashlib.sha256(f"{stamp} {truths.stamps[name]}".encode()).hexdigest()
         for name, stamp in zip(images.names, images.stamps, strict=True)
     )
-    return Images(images.names, stamps, images.read, Masks([truths.read[name] for name in images.names]))
+    return Images(images.names, stamps, images.read, images.truths)
 
 
 def _unseen(truths: Truths, parts: Mapping[str, Images], where: str) -> tuple[str, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 
 from edgecv.data.config import DataConfig, Source
 from edgecv.data.dataset import Dataset
+from edgecv.data.parts import Parts
 
 # Modules, imported when used: each needs other packages.
 SOURCES: dict[Source, str] = {
@@ -27,3 +29,13 @@ def load(config: DataConfig) -> Dataset:
     """
     dataset: Dataset = import_module(SOURCES[config.source]).load(config)
     return dataset
+
+
+def labelled(config: DataConfig, labels: Sequence[str]) -> Parts:
+    """A set of one's own (source "folder", "masks" or "boxes") as a finished bundle is judged on it.
+
+    It is not divided here, its truths are positions in the bundle's labels, and it may lack classes.
+    Raises NoTruths where nothing says what is right of the images, else DatasetError as `load` does.
+    """
+    parts: Parts = import_module(SOURCES[config.source]).labelled(config, labels)
+    return parts

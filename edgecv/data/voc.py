@@ -65,6 +65,8 @@ def _entries(tree: Tree, drawn: dict[str, Drawn]) -> tuple[dict[str, list[Drawn]
     """The lists of pictures that there are, or else the folders of the XML files; and what is listed without one."""
     lists = [file for file in tree.files if file.name.lower().endswith(".txt") and "imagesets" in file.name.lower()]
     lists = [file for file in lists if role_of(stem(file.name)) or stem(file.name).lower() == _TRAINVAL]
+    # Those beside it (Action, Layout, Segmentation) are of other tasks and divide the pictures otherwise.
+    lists = [file for file in lists if "imagesets/main/" in file.name.lower()] or lists
     entries: dict[str, list[Drawn]] = defaultdict(list)
     if not lists:
         for name, each in drawn.items():

@@ -1,12 +1,14 @@
 """YOLO: one text file a picture, a line a box, and a `data.yaml` that names the classes and the parts.
 
 A line is `class x y width height`, the centre and sides in shares of the picture's (docs.ultralytics.com, datasets), or
-`class x1 y1 x2 y2 x3 y3 ...`, a polygon, of which the box around it is taken.
+`class x1 y1 x2 y2 x3 y3 ...`, a polygon, of which the box around it is taken. Where `data.yaml` has a `kpt_shape`, key
+points follow the box, and are left.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from edgecv.data.tree import File, Tree
 from edgecv_runtime.errors import DatasetError
 
 _NAMES = ("classes.txt", "obj.names", "_darknet.labels")  # a class a line, where there is no data.yaml
+_NAMES_KEY = re.compile(rb"^\W*names\W*:", re.M)
 _KEYS = {TRAIN: ("train",), VAL: ("val", "valid", "validation"), TEST: ("test",)}
 _SHARE_AT_MOST = 1.5  # of a side: what is larger was meant in pixels
 
@@ -38,13 +41,14 @@ def read(tree: Tree, where: str, pictures: Pictures) -> Annotated | None:
     used = [name for name in of.values() if name]
     if not used and not any(key in given for keys in _KEYS.values() for key in keys):
         return None
-    lines = {name: _lines(labels[name], len(classes), where) for name in dict.fromkeys(used)}
+    points = _points(given, f"{where}/{file.name}")
+    lines = {name: _lines(labels[name], len(classes), points, where) for name in dict.fromkeys(used)}
     drawn = {
         picture.name: Drawn(picture, lines[name] if (name := of[picture.name]) else (), relative=True)
         for picture in pictures.files
     }
-    roles = _roles(given, file.name, tree, where)
-    entries, missing = _entries(roles, tree, pictures, drawn)
+    roles, lost = _roles(given, file.name, tree)
+    entries, missing = _entries(roles, TRAIN in lost, tree, pictures, drawn)
     empty = [each.file.name for all_in in entries.values() for each in all_in if not of[each.file.name]]
     notes: tuple[str, ...] = (
         (f"{len(empty)} images have no label file and count as empty: {listed(empty, 3)}",) if empty else ()
@@ -52,7 +56,10 @@ def read(tree: Tree, where: str, pictures: Pictures) -> Annotated | None:
     shared = [name for name in lines if used.count(name) > 1] if len(set(used)) < len(used) else []
     if shared:
         notes += (f"{len(shared)} label files serve two images of one name: {listed(shared)}",)
-    return Annotated("YOLO", classes, entries, roles, missing, notes)
+    alone = _without_picture(labels, used, [place for places in roles.values() for place in places])
+    if alone:
+        notes += (f"{len(alone)} label files have no image: {listed(alone, 3)}",)
+    return Annotated("YOLO", classes, entries, roles, missing, notes, lost)
 
 
 def _settings(tree: Tree, where: str) -> tuple[File, dict[str, Any]] | None:
@@ -63,6 +70,8 @@ def _settings(tree: Tree, where: str) -> tuple[File, dict[str, Any]] | None:
             try:
                 given = yaml.safe_load(file.read())
             except (yaml.YAMLError, ValueError, RecursionError) as exc:  # a date that is none, say
+                if not _NAMES_KEY.search(file.read()):  # another tool's
+                    continue
                 raise DatasetError(f"{where}: {file.name}: not valid YAML: {' '.join(str(exc).split())}") from exc
             if isinstance(given, dict) and "names" in given:
                 found.append((file, given))
@@ -101,7 +110,28 @@ def _label_file(picture: str, labels: dict[str, File]) -> str | None:
     return next((name for name in beside if name in labels), None)
 
 
-def _lines(file: File, classes: int, where: str) -> tuple[Box, ...]:
+def _without_picture(labels: dict[str, File], used: Sequence[str], places: Sequence[str]) -> list[str]:
+    """The text files beside labels that are of no picture, name no classes and are no lists."""
+    folders = {name.rpartition("/")[0] for name in used}
+    known = {*used, *places}
+    return [
+        name
+        for name in labels
+        if name not in known and (at := name.rpartition("/"))[0] in folders and at[0] and at[2] not in _NAMES
+    ]
+
+
+def _points(given: dict[str, Any], where: str) -> int:
+    """How many numbers of key points follow a box."""
+    shape = given.get("kpt_shape")
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(type(each) is int and each > 0 for each in shape):
+        raise DatasetError(f"{where}: kpt_shape wants [key points, 2 or 3 numbers of each], got {shape!r}")
+    return int(shape[0] * shape[1])
+
+
+def _lines(file: File, classes: int, points: int, where: str) -> tuple[Box, ...]:
     found = []
     for number, line in enumerate(file.read().decode("utf-8", "replace").splitlines(), 1):
         if not line.strip():
@@ -111,6 +141,13 @@ def _lines(file: File, classes: int, where: str) -> tuple[Box, ...]:
             kind, *values = (float(each) for each in line.split())
         except ValueError:
             raise DatasetError(f"{at}: wants numbers, 'class x y width height', got '{line.strip()[:60]}'") from None
+        if points:
+            if len(values) != 4 + points:
+                raise DatasetError(
+                    f"{at}: wants a class, a box of 4 and key points of {points} numbers, as kpt_shape says, "
+                    f"got {len(values) + 1} numbers"
+                )
+            values = values[:4]
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
             raise DatasetError(f"{at}: wants 'class x y width height' or a polygon, got {len(values) + 1} numbers")
         if kind not in range(classes):
@@ -130,23 +167,28 @@ def _edges(values: Sequence[float]) -> tuple[float, float, float, float]:
     return x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
-def _roles(given: dict[str, Any], file: str, tree: Tree, where: str) -> dict[str, list[str]]:
-    """Part -> the folders or lists that `data.yaml` names for it."""
+def _roles(given: dict[str, Any], file: str, tree: Tree) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Part -> the folders or lists that `data.yaml` names for it; and part -> which of them are not there, in words."""
     roles: dict[str, list[str]] = {}
+    lost: dict[str, str] = {}
     for part, keys in _KEYS.items():
         values = next((given[key] for key in keys if given.get(key)), None)
         for value in values if isinstance(values, list) else [values] if values else []:
             place = _place(str(value), str(given.get("path") or ""), file, tree)
             if place is None:
-                raise DatasetError(f"{where}: {file} names '{value}' for {part}, but it holds no such folder or list")
-            roles.setdefault(part, []).append(place)
-    return roles
+                lost[part] = f"{file} names '{value}' for {part}, but there is no such folder or list"
+            else:
+                roles.setdefault(part, []).append(place)
+    return roles, lost
 
 
 def _entries(
-    roles: dict[str, list[str]], tree: Tree, pictures: Pictures, drawn: dict[str, Drawn]
+    roles: dict[str, list[str]], also_folders: bool, tree: Tree, pictures: Pictures, drawn: dict[str, Drawn]
 ) -> tuple[dict[str, list[Drawn]], tuple[str, ...]]:
-    """The pictures of each folder or list that is named, or of all folders; and those that a list names in vain."""
+    """The pictures of each folder or list that is named, or else of all folders; and those that a list names in vain.
+
+    also_folders: all folders beside what is named, for a recipe to choose from.
+    """
     entries: dict[str, list[Drawn]] = {}
     missing: list[str] = []
     for place in (place for places in roles.values() for place in places):
@@ -161,9 +203,11 @@ def _entries(
                 missing.append(f"{line}: no such image, but {place} lists it")
             else:
                 entries[place].append(drawn[found.name])
-    if not roles:
+    if not roles or also_folders:
+        folders: dict[str, list[Drawn]] = {}
         for name, each in drawn.items():
-            entries.setdefault(name.rpartition("/")[0] or ".", []).append(each)
+            folders.setdefault(name.rpartition("/")[0] or ".", []).append(each)
+        entries = {**folders, **entries}
     return entries, tuple(missing)
 
 

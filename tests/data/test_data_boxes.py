@@ -318,7 +318,9 @@ def test_folders_that_are_no_parts_are_one_set_when_asked(tmp_path):
             write(tmp_path / part / f"{name}.xml", xml(name, DRAWN[name]))
     with pytest.raises(DatasetError, match="or data.train=. for all of them"):
         boxes(tmp_path)
-    found = boxes(tmp_path, train=".")
+    with pytest.raises(DatasetError, match="1 images to use as val, and not one box in them .*; data.seed=1 divides"):
+        boxes(tmp_path, train=".")
+    found = boxes(tmp_path, train=".", seed=1)
     assert read(found.train) | read(found.val) == DRAWN
     assert len(found.val) == 1
 
@@ -368,10 +370,99 @@ def test_polygons_lists_and_numbered_names_of_yolo(tmp_path):
     assert read(found.train) == {"a1": [(1, 20, 15, 60, 54)], "a2": DRAWN["a2"]}
 
 
-def test_a_size_that_is_not_the_pictures_is_told(tmp_path):
+@pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (2 * HEIGHT, 2 * WIDTH)])
+def test_boxes_of_a_picture_of_another_size_are_not_learned(size, tmp_path):
     voc(tmp_path)
-    write(tmp_path / "Annotations/a1.xml", xml("a1", DRAWN["a1"], size=(WIDTH, HEIGHT)))
-    assert any("1 images have another size than their annotations say" in note for note in boxes(tmp_path).notes)
+    write(tmp_path / "Annotations/a2.xml", xml("a2", DRAWN["a2"], size=size))
+    write(tmp_path / "Annotations/b1.xml", xml("b1", DRAWN["b1"], size=(HEIGHT + 1, WIDTH)))  # rounding
+    with pytest.raises(DatasetError, match=f"a2.jpg: is 80x60, and its boxes are of a picture of {size[1]}x{size[0]}"):
+        boxes(tmp_path)
+    found = boxes(tmp_path, skip_bad=1)
+    assert (set(read(found.train)), set(read(found.val))) == ({"a1", "a3"}, {"b1", "b2"})
+
+
+POINTS = "0 0.5 0.5 0.25 0.5 0.1 0.1 2 0.9 0.2 2\n"
+
+
+def test_key_points_of_yolo_are_no_polygon(tmp_path):
+    yolo(tmp_path, dict.fromkeys(DRAWN, ()))
+    for part, names in PARTS.items():
+        for name in names:
+            write(tmp_path / part / "labels" / f"{name}.txt", POINTS)
+    settings = f"train: train/images\nval: val/images\nnames: {list(CLASSES)}\n"
+    write(tmp_path / "data.yaml", settings + "kpt_shape: [2, 3]\n")
+    assert read(boxes(tmp_path).train) == {name: [(0, 30, 15, 50, 45)] for name in PARTS["train"]}
+    write(tmp_path / "data.yaml", settings + "kpt_shape: [3, 2]\n")
+    assert read(boxes(tmp_path).val)["b1"] == [(0, 30, 15, 50, 45)]
+    write(tmp_path / "data.yaml", settings + "kpt_shape: [2, 2]\n")
+    with pytest.raises(DatasetError, match=r"a1.txt:1: wants .* key points of 4 numbers, .* got 11 numbers"):
+        boxes(tmp_path)
+    write(tmp_path / "data.yaml", settings + "kpt_shape: 2\n")
+    with pytest.raises(DatasetError, match="data.yaml: kpt_shape wants"):
+        boxes(tmp_path)
+
+
+def test_a_division_without_a_box_on_one_side_is_refused(tmp_path):
+    names = [f"{index}" for index in range(10)]
+    for index, name in enumerate(names):
+        picture(tmp_path / f"{name}.jpg", index)
+    drawn = dict.fromkeys(names, ()) | {"4": DRAWN["a1"]}
+    coco_file(tmp_path, names, drawn, "all")
+    with pytest.raises(DatasetError, match="not one box in them that is to be found"):
+        boxes(tmp_path)
+    coco(tmp_path / "parts", {**DRAWN, "b1": (), "b2": ()})
+    coco_file(tmp_path / "parts", PARTS["val"], {"b1": DRAWN["b1"], "b2": ()}, "val")
+    path = tmp_path / "parts/annotations/instances_val2017.json"
+    path.write_text(path.read_text().replace('"iscrowd": 0', '"iscrowd": 1'))
+    with pytest.raises(DatasetError, match="2 images to use as val, and not one box in them that is to be found"):
+        boxes(tmp_path / "parts")
+
+
+def test_of_vocs_lists_those_of_detection_divide(tmp_path):
+    voc(tmp_path)
+    write(tmp_path / "ImageSets/Action/train.txt", "b1\n")
+    write(tmp_path / "ImageSets/Layout/val.txt", "a1\n")
+    found = boxes(tmp_path)
+    assert (set(read(found.train)), set(read(found.val))) == (set(PARTS["train"]), set(PARTS["val"]))
+
+
+def test_the_part_is_found_below_a_folder_with_a_dot(tmp_path):
+    for part, names in PARTS.items():
+        for index, name in enumerate(names):
+            picture(tmp_path / "My.v1i.voc" / part / f"{name}.jpg", [index, len(part)])
+            write(tmp_path / "My.v1i.voc" / part / f"{name}.xml", xml(name, DRAWN[name]))
+    found = boxes(tmp_path)
+    assert (set(read(found.train)), set(read(found.val))) == (set(PARTS["train"]), set(PARTS["val"]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_another_tools_damaged_files_are_not_ours(form, tmp_path):
+    FORMS[form](tmp_path)
+    write(tmp_path / "settings.json", '{"editor": "x", // a remark\n}')
+    write(tmp_path / "ci.yaml", "on: [push\n")
+    assert set(read(boxes(tmp_path).train)) == set(PARTS["train"])
+
+
+def test_a_part_that_the_yaml_names_in_vain(tmp_path):
+    yolo(tmp_path, settings="train: ../train/images\nval: ../val/images\ntest: ../test/images\n")
+    found = boxes(tmp_path)
+    assert (set(read(found.train)), set(read(found.val)), found.test) == (set(PARTS["train"]), set(PARTS["val"]), None)
+    assert "data.yaml names '../test/images' for test, but there is no such folder or list" in found.notes
+    yolo(tmp_path, settings="train: ../gone/images\nval: ../val/images\n")
+    with pytest.raises(DatasetError, match="names '../gone/images' for train"):
+        boxes(tmp_path)
+    named = boxes(tmp_path, train="train/images", val="val/images")
+    assert (set(read(named.train)), set(read(named.val))) == (set(PARTS["train"]), set(PARTS["val"]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_belongs_to_nothing_is_counted(form, tmp_path):
+    FORMS[form](tmp_path)
+    picture(tmp_path / "A/c1.jpg", 77)
+    write(tmp_path / "train/labels/c2.txt", "0 0.5 0.5 0.1 0.1\n")
+    notes = boxes(tmp_path).notes
+    assert any(re.search(r"\d images without a part or an annotation \(.*\) were left out: A/c1", n) for n in notes)
+    assert ("1 label files have no image: train/labels/c2.txt" in notes) == (form == "yolo")
 
 
 def test_the_stamp_of_an_image_covers_its_boxes(tmp_path):

@@ -4,12 +4,13 @@ import os
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import yaml
 
 from edgecv.data import DataConfig, load
-from edgecv.data.judging import divided, everything
+from edgecv.data.judging import SOURCES, divided, everything
 from edgecv_runtime.errors import DatasetError
 
 BUNDLE = Path("no/such/run/bundle")
@@ -40,6 +41,62 @@ def test_an_undivided_folder_is_divided_as_a_recipe_divides_it(photos):
     assert told == (
         "judged on all 35 images: no recipe.yaml beside the bundle says what it was trained on, so none are held out",
     )
+
+
+def drawn(root, names, kinds):
+    """Pictures with a box of each class that is asked for, as Pascal VOC."""
+    root.mkdir(exist_ok=True)
+    for name in names:
+        cv2.imwrite(str(root / f"{name}.png"), np.random.default_rng(int(name)).integers(0, 256, (24, 32, 3), np.uint8))
+        objects = "".join(
+            f"<object><name>{kind}</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>12</xmax><ymax>12</ymax></bndbox></object>"
+            for kind in kinds
+        )
+        (root / f"{name}.xml").write_text(f"<annotation><filename>{name}.png</filename>{objects}</annotation>")
+    return root
+
+
+def masked(root, names, values):
+    """Pictures and masks in which each of some values occurs."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        picture = np.random.default_rng(int(name)).integers(0, 256, (24, 32, 3), np.uint8)
+        cv2.imwrite(str(root / f"images/{name}.png"), picture)
+        cv2.imwrite(str(root / f"masks/{name}.png"), np.resize(np.array(values, np.uint8), (24, 32)))
+    return root
+
+
+TEN = [str(number) for number in range(10)]
+
+
+@pytest.mark.parametrize(("task", "make"), [("detection", drawn), ("segmentation", masked)])
+def test_boxes_and_masks_that_are_not_divided_are_judged_whole(task, make, tmp_path, run):
+    labels = ("cat", "dog") if task == "detection" else ("0", "1")
+    kinds = labels if task == "detection" else (0, 1)
+    root = make(tmp_path / "set", TEN, kinds)
+    scored, told = everything(root, labels, 50.0, BUNDLE, task)
+    assert len(scored) == 10
+    assert told[-1].startswith("judged on all 10 images: no recipe.yaml beside the bundle")
+    assert not any("best epoch" in line for line in told)
+    found = divided(root, labels, 50.0, BUNDLE, task)
+    built = load(DataConfig(source=SOURCES[task], path=str(root)))
+    assert (set(found.calibration.names), set(found.judged.names)) == (set(built.train.names), set(built.val.names))
+    bundle = run(source=SOURCES[task], path=str(root), seed=3)
+    built = load(DataConfig(source=SOURCES[task], path=str(root), seed=3))
+    scored, told = everything(root, labels, 50.0, bundle, task)
+    assert set(scored.names) == set(built.val.names)
+    assert told[-1] == "judged on 2 of 10 images, those that data.val=0.2 data.seed=3 holds out"
+
+
+def test_a_folder_that_lacks_classes_is_judged_by_their_names(tmp_path):
+    scored, _ = everything(drawn(tmp_path / "boxes", TEN, ["dog"]), ("cat", "dog"), 50.0, BUNDLE, "detection")
+    assert [truth.class_id.tolist() for truth in scored.truths] == [[1]] * 10
+    scored, _ = everything(masked(tmp_path / "masks", TEN, [2, 3]), ("0", "2", "3"), 50.0, BUNDLE, "segmentation")
+    assert [sorted(set(mask.ravel().tolist())) for mask in scored.truths] == [[1, 2]] * 10
+    for task, root, unknown in (("detection", "boxes", "dog"), ("segmentation", "masks", "2, 3")):
+        with pytest.raises(DatasetError, match=f"classes that are no labels: {unknown}; the bundle's labels are ant"):
+            everything(tmp_path / root, ("ant", "bee"), 50.0, BUNDLE, task)
 
 
 def test_one_image_a_class_is_divided_too(photos):
