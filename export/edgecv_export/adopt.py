@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
+import onnx.version_converter
 from numpy.typing import NDArray
 
 import edgecv_runtime
@@ -160,10 +162,7 @@ class _Original:
             whole = self._backend.run(self._feeds(images[:count]))
         except EdgecvError:  # its axis is free by name only
             return False
-        return all(
-            each.ndim and gate.difference(np.concatenate([one[name] for one in single]), each) <= gate.TOLERANCE
-            for name, each in whole.items()
-        )
+        return all(_as_alone([one[name] for one in single], each) for name, each in whole.items())
 
     def _check(self, frames: Image) -> None:
         """Raise BadInput where real outputs are not what the description says, as far as numbers show it."""
@@ -176,6 +175,13 @@ class _Original:
         doubt = form.doubt(made, size)
         if doubt:
             raise BadInput(doubt)
+
+
+def _as_alone(single: list[NDArray[Any]], whole: NDArray[Any]) -> bool:
+    """Whether a batch gives what its frames give one by one; not where they have no axis for that, or other sizes."""
+    if not whole.ndim or not all(each.ndim for each in single) or len({each.shape[1:] for each in single}) > 1:
+        return False
+    return gate.difference(np.concatenate(single), whole) <= gate.TOLERANCE
 
 
 def _readable(source: Path, notes: list[str]) -> Any:

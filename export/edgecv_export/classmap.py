@@ -23,7 +23,7 @@ class ClassMap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Pictures as the network takes them -> (N, H, W) uint8; raises BadInput for other outputs than logits."""
         logits = one_tensor(self.network(x))
-        if logits.ndim != 4 or logits.shape[1] > 256:
+        if logits.ndim != 4 or logits.shape[1] > 255:  # one value says that a pixel does not count
             shape = tuple(map(int, logits.shape))
-            raise BadInput(f"a class map wants logits (N, classes, H, W) of 256 classes at most, got {shape}")
+            raise BadInput(f"a class map wants logits (N, classes, H, W) of 255 classes at most, got {shape}")
         return logits.argmax(1).to(torch.uint8)

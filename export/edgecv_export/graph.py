@@ -96,9 +96,9 @@ def one_tensor(outputs: Any) -> Tensor:
     if len(found) != 1:
         named = ", ".join(f"{where}: {_shape(tensor)}" for where, tensor in found)
         raise BadInput(
-            f"the network gives {len(found)} tensors in a {type(outputs).__name__} ({named or 'none'}), a classifier "
-            "one, (N, classes): export a module whose forward returns that alone, return self.network(x)"
-            f"{found[0][0] if found else '[...]'} say"
+            f"the network gives {len(found)} tensors in a {type(outputs).__name__} ({named or 'none'}), where one is "
+            "wanted, (N, classes) or a segmenter's (N, classes, H, W): export a module whose forward returns that "
+            f"alone, return self.network(x){found[0][0] if found else '[...]'} say"
         )
     ((_, tensor),) = found
     if tensor.ndim == 1:

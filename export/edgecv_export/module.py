@@ -38,11 +38,17 @@ def load(text: str) -> nn.Module:
 
 def _made(file: Path, name: str) -> object:
     """What a name of a file is, called if it is a function."""
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    known_as = file.stem if file.stem not in sys.modules else f"_edgecv_{file.stem}"  # torch.py hides nobody's torch
+    spec = importlib.util.spec_from_file_location(known_as, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[known_as] = module  # dataclasses and pickles look there for what a class belongs to
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[known_as]
+        raise
     found = getattr(module, name, None)
     if found is None:
         known = [each for each in vars(module) if not each.startswith("_")]

@@ -112,7 +112,7 @@ def quantize(
         workshop.check_names(config.keep_float)
         budget = budget or opened.manifest.budget
         head = opened.manifest.head  # what the outputs mean decides what a trial found
-        pages = Book(book, opened.sha256("float32"), head, digest(calibration, check, labels), config.int8[0])
+        pages = Book(book, opened.sha256("float32"), head, digest(calibration, check, labels, views), config.int8[0])
         manifest = msgspec.structs.replace(opened.manifest, budget=budget)
         laboratory = Laboratory(manifest, source, check, labels, pages.floats(budget), views)
         pages.add(budget, laboratory.floats)

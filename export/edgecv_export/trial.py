@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import itertools
 import math
-import pickle
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -331,14 +330,27 @@ class Book:
             return _Page()  # of another version, or damaged: everything is tried again
 
 
-def digest(calibration: Sample, check: Image, labels: Truths | None) -> str:
-    """SHA-256 over the content of images and of what is right of them."""
+def digest(calibration: Sample, check: Image, labels: Truths | None, views: Sequence[View] | None = None) -> str:
+    """SHA-256 over the content of images, of what is right of them and of how the network saw them."""
     found = hashlib.sha256()
-    for batch in itertools.chain(calibration.batches(), [check]):
-        found.update(np.ascontiguousarray(batch).tobytes())
-    if isinstance(labels, np.ndarray):
-        found.update(labels.tobytes())
-    else:
-        for truth in labels or ():
-            found.update(pickle.dumps(truth, protocol=5))
+    given = (() if each is None else each for each in (labels, views))
+    for each in itertools.chain(calibration.batches(), [check], *given):
+        _enter(found, each)
     return found.hexdigest()
+
+
+def _enter(found: Any, value: Any) -> None:
+    """Add a value by what it says, not by how it lies in memory: arrays, records of them, plain values."""
+    if isinstance(value, np.ndarray):
+        found.update(f"{value.dtype.str}{value.shape}".encode())
+        found.update(np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, msgspec.Struct):
+        found.update(type(value).__name__.encode())
+        for name in value.__struct_fields__:
+            _enter(found, getattr(value, name))
+    elif isinstance(value, list | tuple):
+        found.update(f"{len(value)}:".encode())
+        for each in value:
+            _enter(found, each)
+    else:
+        found.update(f"{value!r};".encode())

@@ -84,7 +84,7 @@ class Bundle:
         return records.decode(raw, Evidence, where, BundleError)
 
     def golden(self) -> Golden:
-        """The golden inputs with PyTorch's outputs, read once; raises BundleError when the bundle has none."""
+        """The golden inputs with the reference's outputs, read once; raises BundleError when the bundle has none."""
         from edgecv_runtime import golden  # reading zip archives costs a start some 8 ms
 
         if GOLDEN not in self.manifest.files:

@@ -98,7 +98,12 @@ class ParityError(ComputationError):
 
 
 class InvalidOutput(ComputationError):
-    """A model gave NaN or infinite values; they are never turned into a label."""
+    """A model gave NaN or infinite values; they are never turned into a label.
+
+    frames: which of those that were compared, by index, where that is known.
+    """
+
+    frames: tuple[int, ...] = ()
 
 
 class Closed(EdgecvError, RuntimeError):

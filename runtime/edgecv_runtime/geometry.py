@@ -71,7 +71,8 @@ class View(Record, frozen=True):
         """
         rows = _nearest(self.seen.rows, self.place.rows) + self.place.top
         columns = _nearest(self.seen.columns, self.place.columns) + self.place.left
-        found = mask[rows][:, columns]  # one axis after the other: ten times faster than both at once
+        # one axis after the other: ten times faster than both at once; `take` keeps rows together in memory
+        found = mask.take(rows, 0).take(columns, 1)
         if self.seen.size == self.source:
             return found
         whole = np.full(self.source, unseen, np.uint8)
@@ -82,7 +83,7 @@ class View(Record, frozen=True):
         """A class map of the frame in the input's geometry; border: the value where no frame lies."""
         seen = mask[self.seen.slices]
         rows, columns = _nearest(self.place.rows, self.seen.rows), _nearest(self.place.columns, self.seen.columns)
-        found = seen[rows][:, columns]
+        found = seen.take(rows, 0).take(columns, 1)
         if self.place.size == self.size:
             return found
         whole = np.full(self.size, border, np.uint8)

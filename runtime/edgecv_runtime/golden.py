@@ -1,7 +1,8 @@
 """Golden inputs: what a bundle must answer, sealed when it was exported, so that any device can test itself.
 
-`golden.npz` holds real network inputs with PyTorch's outputs, image files with the pixels that preprocessing made of
-them, the names of the classes, and a digest of every constant in the model files.
+`golden.npz` holds real network inputs with the reference's outputs (PyTorch's, or those of the very file that was
+adopted), image files with the pixels that preprocessing made of them, the names of the classes, and a digest of every
+constant in the model files.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ BROKEN += (zipfile.BadZipFile, zlib.error, tokenize.TokenError, msgspec.MsgspecE
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file, and what came of it at export: the network's input (H, W, C) uint8, PyTorch's outputs by name."""
+    """An image file, and what came of it at export: the network's input (H, W, C) uint8, the reference's outputs."""
 
     name: str
     data: bytes
@@ -50,7 +51,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Golden:
-    """Real inputs with PyTorch's outputs: images (N, H, W, C) uint8; by name, float32 (N, classes), say.
+    """Real inputs with the reference's outputs: images (N, H, W, C) uint8; by name, float32 (N, classes), say.
 
     labels: the classes in the order of the outputs. pictures: image files, for checking a preprocessing.
     constants: CRC-32 of each constant's values by model file. All three are empty in bundles of older versions.

@@ -78,12 +78,12 @@ class DetectionHead(Record, Head, frozen=True, tag_field="task", tag="detection"
 
     def __post_init__(self) -> None:
         if not self.labels:
-            raise ValueError("a detection head wants at least one label")
+            raise BadInput("a detection head wants at least one label")
         for name, value in (("confidence", self.confidence), ("overlap", self.overlap)):
             if not 0 < value < 1:
-                raise ValueError(f"{name} must lie between 0 and 1, both exclusive, got {value}")
+                raise BadInput(f"{name} must lie between 0 and 1, both exclusive, got {value}")
         if not 1 <= self.most <= self.candidates:
-            raise ValueError(
+            raise BadInput(
                 f"most must be at least 1 and at most candidates, got most={self.most}, candidates={self.candidates}"
             )
 

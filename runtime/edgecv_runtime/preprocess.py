@@ -11,6 +11,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any, Literal, get_args
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,7 +53,11 @@ class Preprocess(Record, frozen=True):
         for name, known in (("mode", Mode), ("interpolation", Interpolation), ("color", Color)):
             if getattr(self, name) not in get_args(known):
                 raise BadInput(f"no {name} {getattr(self, name)!r}{nearest(str(getattr(self, name)), get_args(known))}")
-        if len(self.size) != 2 or not all(isinstance(side, int) for side in self.size):
+        given: Any = self.size
+        if isinstance(given, list):  # views are remembered by this record
+            msgspec.structs.force_setattr(self, "size", tuple(given))
+        is_pair = isinstance(self.size, tuple) and len(self.size) == 2
+        if not is_pair or not all(isinstance(side, int) for side in self.size):
             raise BadInput(f"size is (height, width) in pixels, got {self.size!r}")
         if min(self.size) < 1:
             raise BadInput(f"size must be at least 1x1, got {self.size}")

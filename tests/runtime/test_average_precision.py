@@ -159,6 +159,16 @@ def test_where_nothing_is_there_nothing_is_right():
     assert len(faint) > 2
     assert same.score([same.tally(faint, empty)]) == 1
     assert same.ranking().score([same.tally(faint, empty)]) == 0
+    # one frame of forty is one of forty, and no cliff
+    assert same.score([same.tally(empty, empty)] * 39 + [same.tally(found, empty)]) == pytest.approx(39 / 40)
+
+
+@pytest.mark.parametrize("name", ["plain", "ties", "all at once", "empty images"])
+def test_the_score_alone_is_the_summarys(name):
+    frames = made(name, 5)
+    same = task()
+    tallies = [same.tally(found, same.truth(truth)) for found, truth in frames]
+    assert same.score(tallies) == same.summary(tallies).ap == own(frames)[0]
 
 
 def f1(frames, kind, threshold):

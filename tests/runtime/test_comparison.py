@@ -1,6 +1,7 @@
 """What a comparison concludes: how far an interval reaches, which output counts, and whose fault an error is."""
 
 import math
+import sys
 
 import msgspec
 import numpy as np
@@ -13,6 +14,8 @@ from edgecv_runtime.evidence import Agreement, Interval
 from edgecv_runtime.head import ClassificationHead, DetectionHead, SegmentationHead
 from edgecv_runtime.manifest import Budget, TensorSpec
 from edgecv_runtime.offers import is_float32s
+from edgecv_runtime.target import targets
+from edgecv_runtime.verify import blame
 from edgecv_runtime.verify.compare import Comparison, Outputs, task_of
 from edgecv_runtime.verify.score import interval, lost
 
@@ -121,3 +124,62 @@ def test_as_many_labels_and_views_as_frames():
     for given in ({"truths": [0]}, {"views": [geometry.whole((4, 4))] * 3}):
         with pytest.raises(BadInput, match=r"2 frames, \d .*: there must be one for each frame"):
             verify.compare(task, reference, {"logits": logits}, name="x", **given)
+
+
+def test_the_frames_that_are_not_finite_are_the_ones_looked_into():
+    task = tasks.create(ClassificationHead(("a", "b")), (TensorSpec("logits", "float32", ("N", 2)),))
+    logits = np.tile(np.eye(2, dtype=np.float32), (10, 1))
+    broken = logits.copy()
+    broken[[5, 11]] = np.nan
+    reference = Outputs(np.zeros((20, 4, 4, 3), np.uint8), {"logits": logits})
+    with pytest.raises(InvalidOutput, match="2 of 20 outputs hold NaN") as caught:
+        verify.compare(task, reference, {"logits": broken}, name="x")
+    assert caught.value.frames == (5, 11)
+
+
+def test_nan_in_one_frame_is_found_there(finished, monkeypatch):
+    """The other frames of the same backend are finite: only those that are not tell where it begins."""
+    looked = []
+    monkeypatch.setattr(blame, "name", lambda case: looked.append(case.picked))
+    with Bundle(finished) as opened:
+        golden = opened.golden()
+        target = targets(opened)[0]
+        backend = target.open()
+        run = backend.run
+        count = iter(range(100))
+
+        def breaking(feeds):
+            found = {name: np.array(each) for name, each in run(feeds).items()}
+            if next(count) == 0:
+                next(iter(found.values()))[[3, 6]] = np.nan
+            return found
+
+        monkeypatch.setattr(backend, "run", breaking)
+        verify.self_test(opened, target, backend)
+        backend.close()
+    assert len(golden.images) > 6
+    assert looked == [[3, 6]]
+
+
+def test_a_figure_is_computed_once_and_again_when_frames_come(monkeypatch):
+    task = tasks.create(ClassificationHead(("a", "b")), (TensorSpec("logits", "float32", ("N", 2)),))
+    calls = []
+    monkeypatch.setattr(
+        sys.modules[Comparison.__module__], "interval", lambda *given: calls.append(1) or interval(*given)
+    )
+    logits = {"logits": np.eye(2, dtype=np.float32)}
+    found = Comparison(task, "x", truths=[0, 1, 1, 1])
+    found.add(0, logits, logits)
+    assert [found.agreement.share.count, found.agreement.share.count, len(calls)] == [2, 2, 1]
+    assert found.score == found.score
+    assert (found.score.value, len(calls)) == (1, 2)
+    found.add(2, logits, logits)
+    assert (found.agreement.share.count, found.score.value) == (4, 0.75)
+
+
+def test_one_array_is_no_reference_of_two_outputs(finished_copy):
+    with Bundle(finished_copy) as opened:
+        two = msgspec.structs.replace(opened.manifest, head=DetectionHead(("a",)), outputs=DETECTED)
+        opened.manifest = two
+        with pytest.raises(BadInput, match="the network gives boxes, scores, and one array as reference"):
+            verify.verify(opened, np.zeros((1, 4, 4, 3), np.uint8), np.zeros((1, 2, 4), np.float32))

@@ -213,9 +213,16 @@ def test_divergence_is_zero_for_equals_and_grows_with_either_output():
     assert third > 0.01
     far = {"boxes": given["boxes"] + 9, "scores": given["scores"]}
     assert same.divergence(given, far)[1] > second
-    rows = same.rows(given)
-    assert rows.shape == (3 * PLACES, 3)
-    assert 1 / (1 + np.exp(-rows)) == pytest.approx(given["scores"].reshape(-1, 3), abs=1e-5)
+    clipped = (np.clip(each["scores"], 0.001, 0.999) for each in (given, moved))
+    one, other = (np.log(each) - np.log(1 - each) for each in clipped)
+    assert same.squares(given, moved) == pytest.approx((np.square(one - other).sum(), np.square(one).sum()), rel=1e-4)
+
+
+def test_scores_that_nothing_ranks_are_alike():
+    """Of a thousand places all but some are empty: that 0.0005 became 0 is nothing, and would be half of all logits."""
+    given = outputs(frames=1, seed=4)
+    given["scores"][:] = 0.0005
+    assert task().squares(given, {**given, "scores": np.zeros_like(given["scores"])})[0] == 0
 
 
 def test_overlaps_of_known_boxes():

@@ -130,13 +130,14 @@ def test_divergence_is_0_for_equal_outputs_and_else_scipys():
     assert changed == pytest.approx((maps[0] != maps[1]).mean((1, 2)), abs=1e-6)
 
 
-def test_rows_hold_each_pixels_scores():
-    logits = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
-    rows = task(LOGITS).rows({"logits": logits})
-    assert rows.shape == (40, 3)
-    assert np.array_equal(rows[20 + 2 * 5 + 3], logits[1, :, 2, 3])
-    maps = logits.argmax(1).astype(np.uint8)
-    assert np.array_equal(task().rows({"mask": maps}).argmax(1), maps.ravel())
+def test_squares_are_those_of_logits_and_of_classes_one_hot():
+    one, other = np.random.default_rng(0).normal(size=(2, 2, 3, 4, 5)).astype(np.float32)
+    wanted = np.square(one - other).sum(), np.square(one).sum()
+    assert task(LOGITS).squares({"logits": one}, {"logits": other}) == pytest.approx(wanted, rel=1e-5)
+    maps = one.argmax(1).astype(np.uint8), other.argmax(1).astype(np.uint8)
+    hot = [np.eye(3)[each] for each in maps]
+    wanted = np.square(hot[0] - hot[1]).sum(), np.square(hot[0]).sum()
+    assert task().squares({"mask": maps[0]}, {"mask": maps[1]}) == wanted
 
 
 # What is shown

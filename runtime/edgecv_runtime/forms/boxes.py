@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from edgecv_runtime.onnxfile import ANY_SHAPE
 from edgecv_runtime.records import Record
 
 BOXES, SCORES = "boxes", "scores"
+Places = NDArray[np.float32]
 Column = Literal["x1", "y1", "x2", "y2", "cx", "cy", "w", "h", "left", "top", "right", "bottom"]
 _AXES: tuple[dict[str, str], dict[str, str]] = (
     {"x1": "first", "x2": "last", "cx": "centre", "w": "length", "left": "before", "right": "behind"},
@@ -42,19 +44,11 @@ class Grid(Record, frozen=True):
 
     def __post_init__(self) -> None:
         if not self.strides or min(self.strides) < 1:
-            raise ValueError(f"strides are pixels a cell, such as [8, 16, 32], got {list(self.strides)}")
+            raise BadInput(f"strides are pixels a cell, such as [8, 16, 32], got {list(self.strides)}")
 
-    def places(self, size: Size) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    def places(self, size: Size) -> tuple[Places, Places, Places]:
         """The places that boxes count from, x and y in pixels of the input, and the pixels a step, each (1, A, 1)."""
-        xs, ys, steps = [], [], []
-        for stride in self.strides:
-            rows, columns = size[0] // stride, size[1] // stride
-            y, x = np.mgrid[0:rows, 0:columns]
-            xs.append((x.ravel() + self.offset) * stride)
-            ys.append((y.ravel() + self.offset) * stride)
-            steps.append(np.full(rows * columns, stride))
-        x, y, step = (np.concatenate(each).astype(np.float32)[None, :, None] for each in (xs, ys, steps))
-        return x, y, step
+        return _places(tuple(self.strides), self.offset, size)
 
     def check(self, size: Size, count: int | str) -> None:
         """Raise BadInput where the strides do not divide the input, or there are not as many boxes as cells."""
@@ -89,17 +83,17 @@ class BoxColumns(Record, frozen=True):
         for axis, roles in zip("xy", _AXES, strict=True):
             found = {roles[name] for name in self.columns if name in roles}
             if found not in _PAIRS or len(set(self.columns)) != 4:
-                raise ValueError(
+                raise BadInput(
                     f"columns: along {axis} two are wanted that make a side: {axis}1 and {axis}2, c{axis} and "
                     f"{'wh'[axis == 'y']}, {axis}1 and {'wh'[axis == 'y']}, or distances; got "
                     f"{[name for name in self.columns if name in roles]}"
                 )
             if found == {"before", "behind"} and self.grid is None:
-                raise ValueError("columns: distances count from places of a grid: say grid: {strides: [...]}")
+                raise BadInput("columns: distances count from places of a grid: say grid: {strides: [...]}")
         if self.grid is not None and self.unit != "pixels":
-            raise ValueError("unit: the grid makes pixels of its steps: say pixels")
+            raise BadInput("unit: the grid makes pixels of its steps: say pixels")
         if self.first < 0:
-            raise ValueError(f"first is a column, from 0 on, got {self.first}")
+            raise BadInput(f"first is a column, from 0 on, got {self.first}")
 
     def check(self, outputs: Sequence[TensorSpec], size: Size) -> None:
         """Raise BadInput where they cannot stand there."""
@@ -176,9 +170,9 @@ class ScoreColumns(Record, frozen=True):
 
     def __post_init__(self) -> None:
         if self.class_id is not None and (self.background is not None or self.of == "softmax"):
-            raise ValueError("class_id: boxes with one score and the number of their class have no background")
+            raise BadInput("class_id: boxes with one score and the number of their class have no background")
         if min(self.first, self.rest) < 0 or (self.objectness or 0) < 0:
-            raise ValueError("first, rest and objectness are columns, from 0 on")
+            raise BadInput("first, rest and objectness are columns, from 0 on")
 
     def check(self, outputs: Sequence[TensorSpec], labels: int) -> None:
         """Raise BadInput where they cannot stand there, or there are not as many as labels."""
@@ -250,7 +244,7 @@ class Detected(Record, Form, frozen=True):
     def __post_init__(self) -> None:
         if (self.boxes is None) != (self.scores is None):
             there, missing = ("boxes", "scores") if self.scores is None else ("scores", "boxes")
-            raise ValueError(f"{there} are described, {missing} are not: say where they stand, too ({missing}: ...)")
+            raise BadInput(f"{there} are described, {missing} are not: say where they stand, too ({missing}: ...)")
 
     def made(self, head: Head, size: Size) -> tuple[TensorSpec, ...]:
         """Boxes in pixels of the input, and a score for each label."""
@@ -301,6 +295,21 @@ class Detected(Record, Form, frozen=True):
                 f"{len(best)} images ends before it begins: are they [cx, cy, w, h] or another order?"
             )
         return ""
+
+
+@lru_cache(16)  # they are the same for every frame
+def _places(strides: tuple[int, ...], offset: float, size: Size) -> tuple[Places, Places, Places]:
+    xs, ys, steps = [], [], []
+    for stride in strides:
+        rows, columns = size[0] // stride, size[1] // stride
+        y, x = np.mgrid[0:rows, 0:columns]
+        xs.append((x.ravel() + offset) * stride)
+        ys.append((y.ravel() + offset) * stride)
+        steps.append(np.full(rows * columns, stride))
+    x, y, step = (np.concatenate(each).astype(np.float32)[None, :, None] for each in (xs, ys, steps))
+    for each in (x, y, step):
+        each.flags.writeable = False
+    return x, y, step
 
 
 def _ends(ways: Ways[T], parts: Mapping[str, T]) -> tuple[T, T]:

@@ -8,6 +8,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecv_runtime.errors import InvalidOutput
+
 T = TypeVar("T")
 Constant = NDArray[np.float32]
 
@@ -75,6 +77,9 @@ class Arrays:
         return x.dtype.name
 
     def cast(self, x: Array, dtype: str) -> Array:
+        if dtype == "uint8" and x.dtype != np.uint8 and x.size and not (x.min() >= -1 and x.max() <= 255):
+            strange = x.min() if x.min() < -1 else x.max()
+            raise InvalidOutput(f"a class map holds {strange:g}: classes lie in 0..255, -1 says that none counts")
         return x.astype(dtype, copy=False)
 
     def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:

@@ -102,7 +102,7 @@ def matches(
 def summary(tallies: Sequence[Matches], labels: Sequence[str], least: Sequence[float] = ()) -> Summary:
     """COCO's figures over the frames behind these tallies.
 
-    Where no box is asked for in any frame, AP and recall are 1 when none was found and 0 when some were; least: the
+    Where no box is asked for in any frame, AP and recall are the share of frames in which none was found; least: the
     confidence of each class from which on a box counts as found there, () for all.
     """
     joined = _Joined(tallies, labels)
@@ -112,8 +112,7 @@ def summary(tallies: Sequence[Matches], labels: Sequence[str], least: Sequence[f
         for position, step, counts in joined.of(kind):
             precision[kind, position, step], recall[kind, position, step] = counts.precision, counts.recall
     if np.isnan(precision[:, 0]).all():
-        shown = joined.confidence >= np.array(least or (0.0,) * len(labels), np.float32)[joined.class_id]
-        value = float(not shown.any())
+        value = _quiet(tallies, least)
         return Summary(value, value, value, None, None, None, value, {})
     by_range = [_mean(precision[:, position]) for position in range(len(AREAS))]
     by_class = {name: _mean(precision[kind, 0]) for kind, name in enumerate(labels)}
@@ -127,6 +126,13 @@ def summary(tallies: Sequence[Matches], labels: Sequence[str], least: Sequence[f
         ar100=_mean(recall[:, 0]) or 0.0,
         by_class={name: value for name, value in by_class.items() if value is not None},
     )
+
+
+def average_precision(tallies: Sequence[Matches], labels: Sequence[str], least: Sequence[float] = ()) -> float:
+    """The summary's AP alone, without the ranges of area: it is taken hundreds of times of resampled frames."""
+    joined = _Joined(tallies, labels)
+    each = [joined.precision(kind) for kind in range(len(labels)) if joined.wanted[kind, 0]]
+    return _mean(np.array(each)) or 0.0 if each else _quiet(tallies, least)
 
 
 def fitted_thresholds(tallies: Sequence[Matches], labels: Sequence[str], otherwise: float) -> tuple[float, ...]:
@@ -169,6 +175,19 @@ class _Joined:
         if kinds.size:
             np.add.at(self.wanted, kinds, np.concatenate([each.wanted for each in tallies], axis=1).T)
 
+    def precision(self, kind: int) -> NDArray[np.float64]:
+        """Average precision of a class of which boxes of any area are wanted, at each overlap -> (overlaps,)."""
+        mine = np.flatnonzero(self.class_id == kind)
+        mine = mine[np.argsort(-self.confidence[mine], kind="stable")]
+        asked = self.unasked[mine, :1] & _BITS == 0  # (d, overlaps)
+        right = np.cumsum(asked & (self.right[mine, :1] & _BITS != 0), axis=0, dtype=float)
+        precision = right / (np.cumsum(asked, axis=0, dtype=float) + np.spacing(1))
+        best = np.concatenate([np.maximum.accumulate(precision[::-1])[::-1], np.zeros((1, len(OVERLAPS)))])
+        recall = np.ascontiguousarray((right / self.wanted[kind, 0]).T)
+        return np.array(
+            [best[np.searchsorted(row, _RECALLS, side="left"), step].mean() for step, row in enumerate(recall)]
+        )
+
     def of(self, kind: int) -> Iterator[tuple[int, int, _Counts]]:
         """Of a class: range of area, overlap and what counts there, where any box is wanted."""
         mine = np.flatnonzero(self.class_id == kind)
@@ -201,6 +220,13 @@ class _Counts(NamedTuple):
     def recall(self) -> float:
         """The share of the wanted boxes that are found."""
         return float(self.right[-1]) / self.wanted if len(self.right) else 0.0
+
+
+def _quiet(tallies: Sequence[Matches], least: Sequence[float]) -> float:
+    """The share of frames in which no box reaches the confidence of its class; 1 of no frames."""
+    limits = np.array(least, np.float32)
+    shown = [(each.confidence >= (limits[each.class_id] if len(limits) else 0)).any() for each in tallies]
+    return 1 - sum(map(bool, shown)) / len(shown) if shown else 1.0
 
 
 def _overlaps(found: NDArray[np.float64], truth: NDArray[np.float32], crowd: NDArray[np.bool_]) -> NDArray[np.float64]:

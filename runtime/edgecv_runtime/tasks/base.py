@@ -114,8 +114,15 @@ class Task(Decoder[R], Protocol[R]):
         """How far raw outputs are from the wanted ones, frame by frame -> (N,), 0 where they are equal."""
         ...
 
-    def rows(self, outputs: Tensors) -> Rows:
-        """The outputs as rows (R, C) for the diagnosis of faults, of which only what matters is left: of logits, say,
-        what not all of a row share.
+    def squares(self, wanted: Tensors, got: Tensors) -> tuple[float, float]:
+        """Sums of squares for the diagnosis of faults, of the difference and of the wanted outputs, of which only what
+        matters is left: of logits, say, what not all of a row share.
         """
         ...
+
+
+def squares(wanted: Rows, got: Rows) -> tuple[float, float]:
+    """Sums of squares of the difference of two arrays, and of the wanted one; row by row, for they may be large."""
+    pairs = list(zip(wanted, got, strict=True))
+    off = sum(float(np.square(other - one, dtype=np.float64).sum()) for one, other in pairs)
+    return off, sum(float(np.square(one, dtype=np.float64).sum()) for one, _ in pairs)

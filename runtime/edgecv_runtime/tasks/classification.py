@@ -18,6 +18,7 @@ from edgecv_runtime.onnxfile import ANY_SHAPE
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
 from edgecv_runtime.tasks import scores as meaning
+from edgecv_runtime.tasks.base import squares
 from edgecv_runtime.tasks.drawing import printable
 from edgecv_runtime.tasks.scores import Meaning, Rows
 
@@ -241,8 +242,11 @@ class ClassificationTask:
         right, found = (self.checked(each[self._output], len(each[self._output])) for each in (wanted, got))
         return self.meaning(right).divergence(right, found)
 
-    def rows(self, outputs: Tensors) -> Rows:
-        """The outputs as rows (N, C); of logits less their mean, for a softmax does not see what all share."""
+    def squares(self, wanted: Tensors, got: Tensors) -> tuple[float, float]:
+        """Of the outputs; of logits less their mean, for a softmax does not see what all share."""
+        return squares(self._told(wanted), self._told(got))
+
+    def _told(self, outputs: Tensors) -> Rows:
         rows = self.checked(outputs[self._output], len(outputs[self._output]))
         meaning = self.meaning(rows)
         shifts = meaning.scores == "logits" and not meaning.thresholds and not meaning.opposites

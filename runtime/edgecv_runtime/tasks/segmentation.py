@@ -17,6 +17,7 @@ from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.onnxfile import ANY_SHAPE
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
+from edgecv_runtime.tasks.base import squares
 from edgecv_runtime.tasks.drawing import printable
 from edgecv_runtime.tasks.scores import softmax
 
@@ -235,13 +236,12 @@ class SegmentationTask:
         each: NDArray[np.float32] = terms.sum(axis=-1).reshape(len(one), -1).mean(axis=1, dtype=np.float32)
         return each
 
-    def rows(self, outputs: Tensors) -> NDArray[np.float32]:
-        """Logits pixel by pixel -> (N * H * W, C); of a class map 1 for the class and 0 for the others."""
-        output = np.asarray(outputs[self._output.name])
-        if _is_map(output.ndim, output.shape[1:2], output.dtype.name):
-            return np.eye(len(self.labels), dtype=np.float32)[self._maps(output, len(output)).ravel()]
-        rows: NDArray[np.float32] = np.moveaxis(output, 1, -1).reshape(-1, output.shape[1]).astype(np.float32)
-        return rows
+    def squares(self, wanted: Tensors, got: Tensors) -> tuple[float, float]:
+        """Of logits; of a class map with 1 for the class of a pixel and 0 for the others: a pixel that changed is 2."""
+        one, other = (np.asarray(each[self._output.name]) for each in (wanted, got))
+        if _is_map(one.ndim, one.shape[1:2], one.dtype.name):
+            return 2.0 * float(np.count_nonzero(one != other)), float(one.size)
+        return squares(one.astype(np.float32, copy=False), other.astype(np.float32, copy=False))
 
     def _maps(self, output: NDArray[Any], count: int) -> Mask:
         """The output of `count` frames as class positions (count, H, W)."""

@@ -1,4 +1,4 @@
-"""Prove that a file computes what PyTorch computed, and name what is wrong when it does not.
+"""Prove that a file computes what its reference computes, and name what is wrong when it does not.
 
 `verify` measures every variant on every backend, `check` looks at the bundle's own record and labels, `diagnose` at a
 deployment's own code. Everything here compares arrays; where the reference comes from (PyTorch in `edgecv_export`,

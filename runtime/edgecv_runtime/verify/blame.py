@@ -1,8 +1,8 @@
-"""Name why a file on a backend does not answer as PyTorch did: what each fault leaves behind, in a table."""
+"""Name why a file on a backend does not answer as the reference did: what each fault leaves behind, in a table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +45,7 @@ class Case:
     comparison: Comparison | None  # None: what came out was not finite
     golden: Golden
     float_file: Path
+    broken: Sequence[int] = ()  # frames whose outputs were not finite
 
     @cached_property
     def model(self) -> bytes:
@@ -92,7 +93,9 @@ class Case:
     @cached_property
     def picked(self) -> list[int]:
         """Indices of the frames that differ most: as many as a fixed batch takes, some more than once if need be."""
-        worst = range(min(WORST, len(self.expected))) if self.comparison is None else self.comparison.worst
+        worst = self.broken[:WORST] or range(min(WORST, len(self.expected)))
+        if self.comparison is not None:
+            worst = self.comparison.worst
         return sorted(int(index) for index in np.resize(list(worst), self.target.rows or len(worst)))
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ class Comparison:
         self._known: list[Any] = []  # of the reference with the truths
         self._divergences: list[NDArray[np.float32]] = []
         self._spans: dict[str, _Span] = {}
-        self._wrong = self._signal = 0.0  # sums of squares of the rows: of their difference, of the reference's
+        self._wrong = self._signal = 0.0  # sums of squares: of the difference, of the reference's
         self._worst: list[tuple[float, int]] = []
 
     def add(self, start: int, wanted: Arrays, got: Arrays) -> None:
@@ -150,9 +151,10 @@ class Comparison:
         for name in wanted:
             if wanted[name].dtype.kind == "f":
                 self._spans.setdefault(name, _Span()).add(wanted[name], got[name])
-        rows, others = self.task.rows(wanted), self.task.rows(got)
-        self._wrong += float(np.square(others.astype(np.float64) - rows).sum())
-        self._signal += float(np.square(rows, dtype=np.float64).sum())
+        wrong, signal = self.task.squares(wanted, got)
+        self._wrong, self._signal = self._wrong + wrong, self._signal + signal
+        for found_before in ("agreement", "score"):
+            self.__dict__.pop(found_before, None)
         apart = _apart(wanted, got) if self._spans else divergences
         self._worst = sorted([*self._worst, *((-float(each), start + i) for i, each in enumerate(apart))])[:WORST]
 
@@ -173,10 +175,10 @@ class Comparison:
 
     @property
     def error(self) -> float:
-        """Root mean square of the difference of the rows, relative to the reference's rows."""
+        """Root mean square of the difference of what matters in the outputs, relative to the reference's."""
         return math.sqrt(self._wrong) / max(math.sqrt(self._signal), TINY)
 
-    @property
+    @cached_property
     def agreement(self) -> Agreement:
         """How far the outputs are from the reference's: the task's score with its results as truths, differences."""
         span = max(self._spans.values(), key=lambda each: each.excess, default=_Span())
@@ -191,7 +193,7 @@ class Comparison:
             frames=self._frames,
         )
 
-    @property
+    @cached_property
     def score(self) -> Score | None:
         """The metric on the frames' truths, and what is lost of the reference's; None without truths, or a use of them.
 
@@ -257,17 +259,19 @@ def compare(
     whole = geometry.whole(reference.frames.shape[1:3])
     found = Comparison(task, name, frames, whole if views is None else views, truths)
     own = Outputs(reference.frames, compute)
-    broken = 0
+    broken: list[int] = []
     for part in reference.parts():
         with of_reference():
             wanted = reference[part]
         got = own[part]
         bad = broken_frames(got)
-        broken += bad
-        if not bad:
+        broken += [part.start + int(index) for index in bad]
+        if not len(bad):
             found.add(part.start, wanted, got)
     if broken:
-        raise InvalidOutput(f"{key}: {broken} of {len(reference)} outputs hold NaN or infinite values")
+        error = InvalidOutput(f"{key}: {len(broken)} of {len(reference)} outputs hold NaN or infinite values")
+        error.frames = tuple(broken)
+        raise error
     return found, own.kept()
 
 
@@ -288,14 +292,14 @@ def check_counts(frames: int, *, labels: Truths | None, views: Sequence[View] | 
             raise BadInput(f"{frames} frames, {len(given)} {what}: there must be one for each frame")
 
 
-def broken_frames(outputs: Arrays) -> int:
-    """How many frames of a batch hold NaN or infinite values."""
+def broken_frames(outputs: Arrays) -> NDArray[np.intp]:
+    """Which frames of a batch hold NaN or infinite values, by index."""
     rows = len(next(iter(outputs.values())))
     finite = np.ones(rows, bool)
     for each in outputs.values():
         if each.dtype.kind == "f":
             finite &= np.isfinite(each).reshape(rows, -1).all(axis=1)
-    return int((~finite).sum())
+    return np.flatnonzero(~finite)
 
 
 def _apart(wanted: Tensors, got: Tensors) -> NDArray[np.float32]:

@@ -236,7 +236,9 @@ def _of_scores(bundle: Bundle, seen: Array, pictures: Sequence[Picture], scenes:
     with _Network(bundle, meaning) as network:
         own = network(np.stack([picture.pixels for picture in pictures]))
         if _error(_plain(own, False), _plain(logits, False)).max() > SCORES_LOSSLESS:
-            raise ParityError(f"{bundle.path}: its own file gives other scores than PyTorch: run 'edgecv verify' first")
+            raise ParityError(
+                f"{bundle.path}: its own file gives other scores than its reference: run 'edgecv verify' first"
+            )
         simulated = [
             (fault, detail, np.stack([simulate(scene) for scene in scenes]))
             for fault, detail, simulate in faults.simulations(scenes[0].preprocess)

@@ -1,4 +1,4 @@
-"""Prove that a file computes what PyTorch computed: agreement, scores and executed precision on real frames.
+"""Prove that a file computes what its reference computes: agreement, scores and executed precision on real frames.
 
 Where the reference comes from (PyTorch in `edgecv_export`, golden inputs on a device) is the caller's affair.
 """
@@ -6,7 +6,7 @@ Where the reference comes from (PyTorch in `edgecv_export`, golden inputs on a d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -111,7 +111,7 @@ def _verified(
     except InvalidOutput as exc:
         if exc.of_reference:
             raise
-        finding = explain(bundle, target, executed, expected, None)
+        finding = explain(bundle, target, executed, expected, None, exc.frames)
         return Verified(msgspec.structs.replace(failed_entry(target, exc), finding=finding), None)
     except EdgecvError as exc:
         if exc.of_reference:  # it says nothing of this target
@@ -127,16 +127,24 @@ def _verified(
 
 
 def explain(
-    bundle: Bundle, target: Target, executed: Executed, expected: Outputs, comparison: Comparison | None
+    bundle: Bundle,
+    target: Target,
+    executed: Executed,
+    expected: Outputs,
+    comparison: Comparison | None,
+    broken: Sequence[int] = (),
 ) -> Finding | None:
-    """Name the fault when outputs (None: not finite) are not what the reference's are; None when all is well."""
+    """Name the fault when outputs (None: not finite) are not what the reference's are; None when all is well.
+
+    broken: the frames of which they are not finite, by index.
+    """
     golden = (
         bundle.golden()
         if GOLDEN in bundle.manifest.files
         else Golden(expected.frames[:0], {"": np.zeros((0, 1), "f4")})
     )
     float_file = bundle.variant_file("float32")
-    return blame.name(Case(target, bundle.manifest, executed, expected, comparison, golden, float_file))
+    return blame.name(Case(target, bundle.manifest, executed, expected, comparison, golden, float_file, broken))
 
 
 def self_test(bundle: Bundle, target: Target, backend: backends.Backend) -> None:
@@ -148,10 +156,12 @@ def self_test(bundle: Bundle, target: Target, backend: backends.Backend) -> None
     findings = check(bundle)
     expected = Outputs(golden.images, golden.outputs)
     task = task_of(bundle.manifest)
-    comparison = None
-    with suppress(InvalidOutput):  # which is a finding
+    comparison, broken = None, tuple[int, ...]()
+    try:
         comparison, _ = compare(task, expected, computing(backend, bundle.manifest), name="golden", key=target.key)
-    found = explain(bundle, target, backend.executed(), expected, comparison)
+    except InvalidOutput as exc:  # which is a finding
+        broken = exc.frames
+    found = explain(bundle, target, backend.executed(), expected, comparison, broken)
     for each in [*findings, *([found] if found else [])]:
         raise ParityError(f"{bundle.path}: {target.key} failed its self-test: {each}")
 
