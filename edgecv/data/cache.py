@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from edgecv.data.progress import threaded
 from edgecv.data.split import listed
 from edgecv_runtime import files, records
 from edgecv_runtime.errors import BadInput, ImageError, Unavailable
-from edgecv_runtime.preprocess import Image, Preprocess
+from edgecv_runtime.preprocess import Preprocess
 
 log = logging.getLogger("edgecv.data")
 
@@ -49,26 +50,40 @@ def cached_masks(images: Images, preprocess: Preprocess, folder: str | Path, bor
     return _kept(_place("masks", images, preprocess, Path(folder)), (len(images), *preprocess.size), project)
 
 
-def _kept(path: Path, shape: tuple[int, ...], make: Callable[[int], Image]) -> NDArray[np.uint8]:
+def cached_sizes(images: Images, preprocess: Preprocess, folder: str | Path) -> NDArray[np.int64]:
+    """Height and width of each image -> (N, 2) int64; kept, and raising, as `cached` does."""
+
+    def size(index: int) -> NDArray[np.int64]:
+        return np.array(images[index].shape[:2], np.int64)
+
+    return _kept(_place("boxes", images, preprocess, Path(folder)), (len(images), 2), size, np.int64)
+
+
+def _kept(
+    path: Path, shape: tuple[int, ...], make: Callable[[int], NDArray[Any]], dtype: type[np.generic] = np.uint8
+) -> NDArray[Any]:
     """An array that is made once, item by item, and then memory-mapped."""
     if not shape[0]:
         raise BadInput("no images: a cache wants at least one")
-    found = _open(path, shape)
+    found = _open(path, shape, np.dtype(dtype))
     if found is not None:
         return found
     files.sweep(path.parent, path.name.partition("-")[0] + "-*")
     try:
-        _write(path, shape, make)
+        _write(path, shape, make, np.dtype(dtype))
     except OSError as exc:
-        need_mb = int(np.prod(shape)) / 1e6
+        need_mb = int(np.prod(shape)) * np.dtype(dtype).itemsize / 1e6
         raise Unavailable(f"{path}: cannot be written: {exc.strerror} ({need_mb:.0f} MB are needed)") from exc
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
 
 
 def bytes_to_write(images: Images, preprocess: Preprocess, folder: str | Path) -> int:
-    """How large the file will be that `cached` writes; 0 when it is there."""
-    there = _place("images", images, preprocess, Path(folder)).exists()
-    return 0 if there else len(images) * preprocess.size[0] * preprocess.size[1] * preprocess.channels
+    """Bytes that `cached` and, of images with masks, `cached_masks` will write; 0 when all is there."""
+    truths = images.truths
+    has_masks = truths is not None and images.labels is None and len(images) and isinstance(truths[0], np.ndarray)
+    depths = {"images": preprocess.channels, **({"masks": 1} if has_masks else {})}
+    missing = [depth for kind, depth in depths.items() if not _place(kind, images, preprocess, Path(folder)).exists()]
+    return len(images) * preprocess.size[0] * preprocess.size[1] * sum(missing)
 
 
 def _place(kind: str, images: Images, preprocess: Preprocess, folder: Path) -> Path:
@@ -76,31 +91,31 @@ def _place(kind: str, images: Images, preprocess: Preprocess, folder: Path) -> P
     return folder / f"{kind}-{hashlib.sha256(key).hexdigest()[:16]}.npy"
 
 
-def _open(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any] | None:
     if not path.exists():
         return None
     try:
-        array: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+        array: NDArray[Any] = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as exc:
         log.warning("%s is damaged and is made again: %s", path, exc)
         return None
-    if array.shape != shape or array.dtype != np.uint8:
+    if array.shape != shape or array.dtype != dtype:
         log.warning("%s is damaged and is made again: it holds %s %s", path, array.shape, array.dtype)
         return None
     return array
 
 
-def _write(path: Path, shape: tuple[int, ...], make: Callable[[int], Image]) -> None:
+def _write(path: Path, shape: tuple[int, ...], make: Callable[[int], NDArray[Any]], dtype: np.dtype[Any]) -> None:
     """Write one item after the other: unlike a write through the memory map, a full disk is an error, no crash."""
 
-    def prepare(index: int) -> Image | str:
+    def prepare(index: int) -> NDArray[Any] | str:
         try:
             return make(index)
         except ImageError as exc:
             return str(exc)
 
     bad: list[str] = []
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
     with files.replacing(path) as file:
         np.lib.format.write_array_header_1_0(file, header)
         for result in threaded(prepare, range(shape[0]), "decoding images"):

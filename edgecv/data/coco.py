@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from edgecv.data.annotations import Annotated, Box, Drawn, Pictures, check_classes
+from edgecv.data.cocojson import Image, Instances
 from edgecv.data.split import listed
 from edgecv.data.tree import File, Tree
 from edgecv_runtime import records
@@ -22,32 +23,6 @@ class _Top(msgspec.Struct):
 
 
 _WORDS = tuple(f'"{name}"'.encode() for name in _Top.__struct_fields__)
-
-
-class _Image(msgspec.Struct):
-    id: int | str
-    file_name: str
-    width: float | None = None
-    height: float | None = None
-
-
-class _Annotation(msgspec.Struct):
-    image_id: int | str
-    category_id: int = -1  # captions have neither class nor box
-    bbox: list[float] | None = None  # left, top, width, height in pixels
-    iscrowd: int | bool | None = None
-    area: float | None = None
-
-
-class _Category(msgspec.Struct):
-    id: int
-    name: str
-
-
-class _File(msgspec.Struct):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
 
 
 def read(tree: Tree, where: str, pictures: Pictures) -> Annotated | None:
@@ -81,7 +56,7 @@ def read(tree: Tree, where: str, pictures: Pictures) -> Annotated | None:
     return Annotated("COCO JSON", classes, entries, {}, tuple(missing), notes)
 
 
-def _read(file: File, where: str) -> _File | None:
+def _read(file: File, where: str) -> Instances | None:
     if not file.name.lower().endswith(".json"):
         return None
     raw = file.read()
@@ -95,11 +70,11 @@ def _read(file: File, where: str) -> _File | None:
         raise DatasetError(f"{where}: {file.name}: not valid JSON: {exc}") from exc
     if not all(bytes(part) for part in (top.images, top.annotations, top.categories)):
         return None
-    return records.decode(raw, _File, f"{where}: {file.name}", DatasetError)
+    return records.decode(raw, Instances, f"{where}: {file.name}", DatasetError)
 
 
 def _drawn(
-    name: str, content: _File, positions: dict[int, int], pictures: Pictures, where: str
+    name: str, content: Instances, positions: dict[int, int], pictures: Pictures, where: str
 ) -> tuple[list[Drawn], list[str], int]:
     """The pictures of one file; which are missing; and how many boxes belong to none that is listed."""
     boxes: dict[int | str, list[Box]] = {each.id: [] for each in content.images}
@@ -129,7 +104,7 @@ def _drawn(
 
 
 def _placed(
-    images: Sequence[_Image], boxes: dict[int | str, list[Box]], pictures: Pictures, near: str
+    images: Sequence[Image], boxes: dict[int | str, list[Box]], pictures: Pictures, near: str
 ) -> tuple[list[Drawn], list[str]]:
     drawn, missing = [], []
     for image in images:
@@ -137,6 +112,5 @@ def _placed(
         if file is None:
             missing.append(f"{image.file_name}: no such image, but {near} lists it")
         else:
-            size = (round(image.height), round(image.width)) if image.width and image.height else None
-            drawn.append(Drawn(file, tuple(boxes[image.id]), size=size))
+            drawn.append(Drawn(file, tuple(boxes[image.id]), size=image.size))
     return drawn, missing

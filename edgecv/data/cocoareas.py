@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecv.data import pairs, polygons
+from edgecv.data.cocojson import Instances
+from edgecv.data.folder import fold
 from edgecv.data.split import listed
 from edgecv.data.tree import File, Tree
 from edgecv_runtime.errors import DatasetError
@@ -21,35 +23,11 @@ from edgecv_runtime.errors import DatasetError
 BACKGROUND = "background"
 
 
-class _Image(msgspec.Struct):
-    id: int
-    file_name: str
-    height: int
-    width: int
-
-
-class _Category(msgspec.Struct):
-    id: int
-    name: str
-
-
-class _Annotation(msgspec.Struct):
-    image_id: int
-    category_id: int
-    segmentation: Any = None
-    iscrowd: int = 0
-
-
-class _Instances(msgspec.Struct):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
-
-
 @dataclass
 class Areas:
-    """classes: the background and the categories in the order of their ids; images that the JSON names; sizes: (height,
-    width) that it says, by image; areas: (class position, segmentation, is a crowd) of each.
+    """classes: the background and the categories in the order of their ids; images that the JSON names.
+
+    sizes: (height, width) that it says, by image; areas: (class position, segmentation, is a crowd) of each.
     """
 
     classes: tuple[str, ...]
@@ -98,20 +76,25 @@ def read(files: Sequence[File], tree: Tree, where: str) -> Areas:
             raise DatasetError(
                 f"{where}: {file.name} gives '{other[0]}' an id that another file gives another category"
             )
-    names = [categories[key] for key in sorted(categories)]
-    has_own = names[:1] == [BACKGROUND]
+    order = sorted(categories, key=lambda key: (fold(categories[key]) != BACKGROUND, key))
+    names = [categories[key] for key in order]
+    has_own = bool(names) and fold(names[0]) == BACKGROUND
     classes = tuple(names) if has_own else (BACKGROUND, *names)
     if len(set(classes)) < len(classes):
         raise DatasetError(
             f"{where}: two categories have one name: {listed(sorted({n for n in names if names.count(n) > 1}))}"
         )
-    position = {key: index + (not has_own) for index, key in enumerate(sorted(categories))}
+    position = {key: index + (not has_own) for index, key in enumerate(order)}
     found = Areas(classes)
     pictures = _Pictures(tree)
     empty = 0
     for file, each in loaded:
         name_of = _images(file, each, pictures, found, where)
         for annotation in each.annotations:
+            segmentation = msgspec.json.decode(annotation.segmentation)
+            if not segmentation:
+                empty += 1
+                continue
             for what, number, known in (
                 ("image", annotation.image_id, name_of.keys()),
                 ("category", annotation.category_id, position.keys()),
@@ -120,10 +103,7 @@ def read(files: Sequence[File], tree: Tree, where: str) -> Areas:
                     raise DatasetError(
                         f"{where}: {file.name}: an annotation is of {what} {number}, which it does not name"
                     )
-            if not annotation.segmentation:
-                empty += 1
-                continue
-            area = position[annotation.category_id], annotation.segmentation, annotation.iscrowd
+            area = position[annotation.category_id], segmentation, int(annotation.iscrowd or 0)
             found.areas[name_of[annotation.image_id]].append(area)
     found.images.sort(key=lambda file: file.name)
     found.stamps = {name: _stamp(classes, size, found.areas[name]) for name, size in found.sizes.items()}
@@ -152,10 +132,11 @@ class _Pictures:
         return same if len(ends) > 1 and same else ends
 
 
-def _images(file: File, loaded: _Instances, pictures: _Pictures, found: Areas, where: str) -> dict[int, str]:
+def _images(file: File, loaded: Instances, pictures: _Pictures, found: Areas, where: str) -> dict[int | str, str]:
     """Add a file's images to what was found; gives their names by id."""
     missing: list[str] = []
-    name_of: dict[int, str] = {}
+    sizeless: list[str] = []
+    name_of: dict[int | str, str] = {}
     for image in loaded.images:
         names = pictures.of(image.file_name, file)
         if not names:
@@ -166,9 +147,16 @@ def _images(file: File, loaded: _Instances, pictures: _Pictures, found: Areas, w
             name_of[image.id] = names[0]
             if names[0] not in found.sizes:
                 found.images.append(pictures.by_name[names[0]])
-            found.sizes[names[0]] = image.height, image.width
+            if image.size:
+                found.sizes[names[0]] = image.size
+            else:
+                sizeless.append(image.file_name)
     if missing:
         raise DatasetError(f"{where}: {len(missing)} images that {file.name} names are not there: {listed(missing, 5)}")
+    if sizeless:
+        raise DatasetError(
+            f"{where}: {file.name} gives {len(sizeless)} images no size, which areas want: {listed(sizeless, 5)}"
+        )
     return name_of
 
 
@@ -179,9 +167,9 @@ def _has_areas(file: File) -> bool:
     return b'"segmentation"' in data
 
 
-def _decoded(file: File) -> _Instances:
+def _decoded(file: File) -> Instances:
     try:
-        return msgspec.json.decode(file.read(), type=_Instances)
+        return msgspec.json.decode(file.read(), type=Instances)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise DatasetError(f"{file.name}: not COCO's JSON of instances: {exc}") from exc
 

@@ -38,8 +38,8 @@ class DataConfig(Record, frozen=True):
     images, masks: of source "masks", patterns that find them below `path` where their names do not tell them apart; as
         often as `*` stands in one it stands in the other, for the same text. masks may find COCO JSON files instead.
     classes: of source "masks", the file below `path` (or anywhere) that names the values or colours of masks.
-    ignore: of source "masks", the values or names of what does not count; None is 255, except in masks that hold
-        nothing but 0 and 255.
+    ignore: of source "masks", the values or names of what does not count, of colours the names alone; None is 255,
+        except in masks that hold nothing but 0 and 255, and nothing of colours.
     """
 
     source: Source

@@ -6,13 +6,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv.data import classtable, cocoareas, pairs, rasters
+from edgecv.data import cocoareas, maskclasses, pairs, rasters
 from edgecv.data.checked import Checked, allow, check
 from edgecv.data.classtable import IGNORE, Table
 from edgecv.data.config import DataConfig
@@ -20,6 +19,7 @@ from edgecv.data.dataset import Dataset, Images, NoTruths
 from edgecv.data.folder import given_parts, leaks
 from edgecv.data.layout import ALL, TEST, TRAIN, VAL
 from edgecv.data.listing import list_tree
+from edgecv.data.maskclasses import CLASS_FILES, Seen
 from edgecv.data.parts import Parts, as_labels
 from edgecv.data.progress import threaded
 from edgecv.data.split import divide, listed
@@ -28,12 +28,6 @@ from edgecv_runtime.errors import DatasetError, ImageError
 from edgecv_runtime.listing import kinds
 
 Mask = NDArray[np.uint8]
-
-# Files that name classes wherever no `data.classes` says which, by their usual names.
-_CLASS_FILES = (
-    *("classes.txt", "classes.json", "classes.yaml", "classes.yml", "class_dict.csv", "labelmap.txt", "labels.txt"),
-    *("label_colors.txt", "codes.txt"),
-)
 
 
 @dataclass(frozen=True)
@@ -148,29 +142,18 @@ def _left_out(found: pairs.Pairs) -> tuple[str, ...]:
         "masks without an image": [file.name for file in found.alone],
     }
     notes = tuple(f"{len(names)} {what} were left out: {listed(names, 3)}" for what, names in told.items() if names)
-    others = [file.name for file in found.others if file.name.rpartition("/")[2] not in _CLASS_FILES]
+    others = [file.name for file in found.others if file.name.rpartition("/")[2] not in CLASS_FILES]
     return notes + ((f"{len(others)} files that are no images were left out: {kinds(others)}",) if others else ())
 
 
 # Masks as files
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What a mask file holds: how many pixels of which value and, where it has them, of which colour."""
-
-    stamp: str
-    size: tuple[int, int]
-    is_coloured: bool
-    values: dict[int, int]
-    colours: dict[int, int]
-
-
 def _of_files(config: DataConfig, tree: Tree, masks: Mapping[str, File], checked: Checked, where: str) -> Truths:
     """Look into every mask, so that what is wrong with one is known before training."""
     names = [file.name for file in checked.good]
     files = [masks[name] for name in names]
-    seen: dict[str, _Seen] = {}
+    seen: dict[str, Seen] = {}
     bad: list[str] = []
     for name, result in zip(names, threaded(partial(_look, config.max_pixels), files, "checking masks"), strict=True):
         if isinstance(result, str):
@@ -186,7 +169,7 @@ def _of_files(config: DataConfig, tree: Tree, masks: Mapping[str, File], checked
     ]
     if wrong:
         raise DatasetError(f"{where}: {len(wrong)} masks of another size than their image: {listed(wrong, 3)}")
-    table, notes = _table(config, tree, seen, where)
+    table, notes = maskclasses.table(config, tree, list(seen.values()), where)
     held = {name: each.colours if table.by_colour else each.values for name, each in seen.items()}
     _refuse_strange(table, held, masks, where)
     pixels = {name: _count(table, found) for name, found in held.items()}
@@ -200,7 +183,7 @@ def _of_files(config: DataConfig, tree: Tree, masks: Mapping[str, File], checked
     )
 
 
-def _look(max_pixels: int, file: File) -> _Seen | str:
+def _look(max_pixels: int, file: File) -> Seen | str:
     try:
         data = file.read()
         raster = rasters.read(data, file.name, max_pixels)
@@ -208,7 +191,7 @@ def _look(max_pixels: int, file: File) -> _Seen | str:
         return str(exc)
     height, width = raster.pixels.shape
     values, colours = ({} if raster.is_coloured else _counted(raster.pixels)), _counted(raster.numbers(by_colour=True))
-    return _Seen(hashlib.sha256(data).hexdigest(), (height, width), raster.is_coloured, values, colours)
+    return Seen(hashlib.sha256(data).hexdigest(), (height, width), raster.is_coloured, values, colours)
 
 
 def _counted(numbers: NDArray[Any]) -> dict[int, int]:
@@ -219,71 +202,6 @@ def _counted(numbers: NDArray[Any]) -> dict[int, int]:
 def _class_map(file: File, table: Table, max_pixels: int) -> Mask:
     raster = rasters.read(file.read(), file.name, max_pixels)
     return table.class_map(raster.numbers(table.by_colour))
-
-
-def _table(config: DataConfig, tree: Tree, seen: Mapping[str, _Seen], where: str) -> tuple[Table, tuple[str, ...]]:
-    """The classes: as a file names them, else one for each value or colour that the masks hold."""
-    ignore = (IGNORE,) if config.ignore is None else config.ignore
-    named = _class_file(config, tree)
-    coloured = [each for each in seen.values() if each.is_coloured]
-    values = set().union(*(each.values for each in seen.values()))
-    is_binary = not coloured and config.ignore is None and values == {0, IGNORE}
-    if named is not None:
-        name, text = named
-        entries, by_colour = classtable.parse(text, name)
-        if is_binary and not by_colour and [number for _, number in entries] == [0, 1]:
-            entries = [entries[0], (entries[1][0], IGNORE)]
-            told = f"the masks hold 0 and {IGNORE}: {IGNORE} is taken for '{entries[1][0]}'"
-            return classtable.make(entries, (), by_colour, name), (told,)
-        if coloured and not by_colour:
-            raise DatasetError(
-                f"{name}: names values, and {len(coloured)} masks hold colours; name these: 'road: [128, 64, 128]'"
-            )
-        return classtable.make(
-            entries, [each for each in ignore if by_colour <= isinstance(each, str)], by_colour, name
-        ), ()
-    found = set().union(*(each.colours for each in seen.values())) if coloured else values
-    counted = [each for each in sorted(found) if is_binary or coloured or each not in ignore]
-    if not counted:
-        raise DatasetError(
-            f"{where}: masks without classes: every pixel is {' or '.join(map(str, ignore))}, which does not count"
-        )
-    if len(counted) > classtable.MOST:
-        what = "colours" if coloured else "values"
-        raise DatasetError(
-            f"{where}: the masks hold {len(counted)} different {what}, more than the {classtable.MOST} classes that "
-            "there can be; name those that are classes in a file: data.classes=FILE"
-        )
-    plain = Table((), {}, bool(coloured))
-    table = classtable.make(
-        [(plain.told(number), number) for number in counted],
-        () if is_binary or coloured else ignore,
-        bool(coloured),
-        where,
-    )
-    return table, (f"no file names the classes, so they are called as the masks hold them: {listed(table.names, 5)}",)
-
-
-def _class_file(config: DataConfig, tree: Tree) -> tuple[str, str] | None:
-    """Name and text of the file that names the classes; None where there is none."""
-    at_root = {file.name: file for file in tree.files}
-    if config.classes is None:
-        name = next((name for name in _CLASS_FILES if name in at_root), None)
-        data = None if name is None else at_root[name].read()
-    elif config.classes in at_root:
-        name, data = config.classes, at_root[config.classes].read()
-    else:
-        name = config.classes
-        try:
-            data = Path(name).expanduser().read_bytes()
-        except OSError as exc:
-            raise DatasetError(f"data.classes={name}: cannot be read: {exc.strerror}") from exc
-    if name is None or data is None:
-        return None
-    try:
-        return name, data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise DatasetError(f"{name}: not text in UTF-8: {exc}") from exc
 
 
 def _refuse_strange(table: Table, held: Mapping[str, Mapping[int, int]], masks: Mapping[str, File], where: str) -> None:

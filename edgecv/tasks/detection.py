@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgecv.data import Dataset, Images
-from edgecv.data.progress import threaded
+from edgecv.data.cache import cached_sizes
 from edgecv.models import Dense
 from edgecv.models.rtmdet import places
 from edgecv.recipe_train import TrainConfig
@@ -22,7 +20,6 @@ from edgecv.tasks.assignment import Assigned, assign, generalized_overlaps, pair
 from edgecv.tasks.augment import Color
 from edgecv.tasks.base import Deployment, Judged, Prepared, Training
 from edgecv.tasks.moved import Labelled, moved
-from edgecv_runtime import files, records
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.geometry import Size, whole
 from edgecv_runtime.head import DetectionHead
@@ -34,7 +31,7 @@ from edgecv_runtime.tasks.detections import Boxes
 from edgecv_runtime.tasks.nms import areas
 
 BOX_WEIGHT = 2.0  # of the boxes' loss beside the scores' (section 4.1)
-_LEAST = 1.0  # pixels: what is smaller in the network's input is not asked for
+_LEAST = 1.0  # pixels: a box with a shorter side in the network's input is neither asked for nor wrong
 _FOUND = 0.5  # overlap from which on a box counts as found
 _MEANINGLESS = ("pad", "scale", "rotate", "randaugment")  # augmentations that do not move boxes
 
@@ -72,16 +69,10 @@ class DetectionTraining:
 
     def prepare(self, images: Images, preprocess: Preprocess, folder: Path) -> Prepared:
         """Boxes as the network sees them; found once and kept in the folder, for each picture's size has to be read."""
-        key = f"{images.fingerprint()} ".encode() + records.encode(preprocess)
-        path = folder / f"boxes-{hashlib.sha256(key).hexdigest()[:16]}.npy"
         assert images.truths is not None
-        if not path.exists():
-            sizes = [*threaded(partial(_size, images), range(len(images)), "reading sizes")]
-            with files.replacing(path) as file:
-                np.save(file, np.array(sizes, np.int64))
         return [
             _placed(boxes, preprocess, (int(height), int(width)))
-            for boxes, (height, width) in zip(images.truths, np.load(path), strict=True)
+            for boxes, (height, width) in zip(images.truths, cached_sizes(images, preprocess, folder), strict=True)
         ]
 
     def collate(self, prepared: Prepared, chosen: NDArray[np.int64], device: torch.device) -> Targets:
@@ -154,21 +145,23 @@ def deployment(network: nn.Module, labels: tuple[str, ...]) -> Deployment:
     return Deployment(network, DetectionHead(labels), (BOXES, SCORES))
 
 
-def _size(images: Images, index: int) -> Size:
-    height, width = images[index].shape[:2]
-    return height, width
-
-
 def _placed(known: Boxes, preprocess: Preprocess, size: Size) -> Boxes:
-    """Boxes of a picture of that size in the network's input, cut off at its edge; what is hardly there is ignored."""
+    """Boxes of a picture of that size in the network's input, cut off at its edge; what is hardly there is ignored.
+
+    What lies beyond the edge is not there at all.
+    """
     view = preprocess.view(size)
     height, width = view.size
     seen = np.clip(view.to_network(known.xyxy), 0, np.array([width, height, width, height], np.float32))
-    kept = np.minimum(seen[:, 2] - seen[:, 0], seen[:, 3] - seen[:, 1]) >= _LEAST
+    shorter = np.minimum(seen[:, 2] - seen[:, 0], seen[:, 3] - seen[:, 1])
+    kept, hardly = shorter > 0, shorter < _LEAST
     down, across = view.scales
     area = areas(known.xyxy.astype(np.float64)) if known.area is None else known.area
-    crowd, ignored = (None if flags is None else flags[kept] for flags in (known.crowd, known.ignored))
-    return Boxes(seen[kept], known.class_id[kept], crowd, ignored, area[kept] * down * across)
+    ignored = (hardly if known.ignored is None else known.ignored | hardly)[kept]
+    crowd = None if known.crowd is None else known.crowd[kept]
+    return Boxes(
+        seen[kept], known.class_id[kept], crowd, ignored if ignored.any() else None, area[kept] * down * across
+    )
 
 
 def _learned(known: Boxes, device: torch.device) -> Labelled:

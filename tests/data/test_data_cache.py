@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from edgecv.data import DataConfig, Images, cached, load
+from edgecv.data import DataConfig, Images, bytes_to_write, cached, cached_masks, load
 from edgecv.data.checked import UnreadableFiles
 from edgecv_runtime.errors import BadInput, ImageError
 from edgecv_runtime.preprocess import Preprocess
@@ -88,6 +88,17 @@ def test_every_image_that_cannot_be_decoded_is_named_and_nothing_is_left(val, tm
         cached(Images(val.names, val.stamps, read, val.labels), PREPROCESS, tmp_path)
     assert len(caught.value.unreadable) == 12
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_room_that_is_wanted_is_what_is_written(tmp_path):
+    found = load(DataConfig(source="ink")).val.pick(range(4))
+    preprocess = Preprocess((32, 48))
+    wanted = bytes_to_write(found, preprocess, tmp_path)
+    cached(found, preprocess, tmp_path)
+    assert 0 < bytes_to_write(found, preprocess, tmp_path) < wanted
+    cached_masks(found, preprocess, tmp_path, border=255)
+    held = sum(np.load(file).nbytes for file in tmp_path.glob("*.npy"))
+    assert (wanted, bytes_to_write(found, preprocess, tmp_path)) == (held, 0)
 
 
 def test_no_images_are_refused(val, tmp_path):

@@ -235,14 +235,37 @@ def test_without_a_file_colours_are_classes_too(scenes):
     assert dataset.classes == ("#000000", "#00008e", "#804080", "#e0e0e0")
 
 
-@pytest.mark.parametrize("classes", [None, "membrane\ncell\n"])
+@pytest.mark.parametrize("named", [False, True])
+def test_what_does_not_count_of_colours_goes_by_name(named, scenes):
+    path = plain(scenes, classes=None, how="colours")
+    if named:
+        (path / "classes.json").write_text(COLOUR_FILES["colours.json"])
+    expected = NAMES if named else ("#000000", "#00008e", "#804080")
+    assert masks(path, ignore=("void" if named else "#e0e0e0",)).classes == expected
+    with pytest.raises(DatasetError, match="data.ignore=255 is a value, and what the masks hold is read as colours"):
+        masks(path, ignore=(255,))
+
+
+def test_a_name_for_255_is_told(scenes):
+    path = plain(scenes, classes=None)
+    (path / "classes.yaml").write_text("{0: ground, 1: road, 2: car, 255: sky}")
+    dataset = masks(path)
+    assert dataset.classes == NAMES
+    assert [note for note in dataset.notes if note.startswith("classes.yaml names 255 'sky', which does not count")]
+    whole = masks(path, ignore=())
+    assert whole.classes == (*NAMES, "sky")
+    assert whole.notes == ()
+    assert all((mask[:2, :2] == 3).all() for mask in every(whole).values())
+
+
+@pytest.mark.parametrize("classes", [None, "membrane\ncell\n", "0: membrane\n255: cell\n", "255: cell\n0: membrane\n"])
 def test_masks_of_0_and_255_have_two_classes(classes, scenes):
     path = plain(scenes, classes=classes, ignored=False)
     for file in (path / "masks").iterdir():
         save(file, (drawn(int(file.stem), ignored=False) > 0).astype(np.uint8) * 255)
     dataset = masks(path)
     assert dataset.classes == (("membrane", "cell") if classes else ("0", "255"))
-    assert len(dataset.notes) == 1
+    assert len(dataset.notes) == (0 if classes and "255" in classes else 1)
     for name, mask in every(dataset).items():
         assert np.array_equal(mask, drawn(number(name), ignored=False) > 0)
 
@@ -324,6 +347,28 @@ def test_polygons_and_run_lengths_are_the_class_maps_of_pycocotools(photo, tmp_p
         assert np.array_equal(mask, truths[name.removeprefix("pictures/")])
 
 
+def test_what_tools_write_into_coco_is_taken_for_areas_too(photo, tmp_path):
+    """Float sizes, text ids, false for a crowd, a caption, null for an area, and a background of another case."""
+    names = [f"{number}.jpg" for number in range(6)]
+    for name in names:
+        photo(tmp_path / name)
+
+    def change(found):
+        for image in found["images"]:
+            image |= {"id": f"a{image['id']}", "width": float(image["width"])}
+        for each in found["annotations"]:
+            each |= {"image_id": f"a{each['image_id']}", "iscrowd": bool(each["iscrowd"])}
+        found["annotations"] += [{"image_id": "a0", "caption": "x"}, {"image_id": "a1", "segmentation": None}]
+        found["categories"] = [*found["categories"], {"id": 9, "name": "Background"}]
+        return found
+
+    truths = instances(tmp_path, names, change=change)
+    dataset = masks(tmp_path)
+    assert dataset.classes == ("Background", "car", "road")
+    assert "2 annotations without an area (boxes alone) were left out" in dataset.notes
+    assert all(np.array_equal(mask, truths[name]) for name, mask in every(dataset).items())
+
+
 def test_the_files_of_coco_s_own_layout_are_parts(photo, tmp_path):
     truths = {}
     for part, count in (("train2017", 3), ("val2017", 2)):
@@ -360,6 +405,7 @@ def first(key, **values):
         (without("images", 2), "annotation is of image 2, which it does not name"),
         (without("categories", 0), "annotation is of category 7, which it does not name"),
         (first("images", file_name="gone.jpg"), r"1 images that annotations.json names are not there: gone.jpg"),
+        (first("images", height=None), r"annotations.json gives 1 images no size, which areas want: 0.jpg"),
         (first("images", height=99), r"0.jpg is 32x24, the JSON says 32x99"),
         (first("annotations", segmentation=[[1, 2]]), "0.jpg: a polygon wants three corners"),
         (first("annotations", segmentation=[[1, 2, float("nan"), 4, 5, 6]]), "JSON"),

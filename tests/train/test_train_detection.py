@@ -18,7 +18,7 @@ from edgecv.recipe_train import Augment, TrainConfig
 from edgecv.tasks.assignment import TOP_K, assign, generalized_overlaps, pairwise_overlaps, quality_focal
 from edgecv.tasks.moved import Labelled, moved
 from edgecv.train import fit
-from edgecv_runtime.errors import BadInput
+from edgecv_runtime.errors import BadInput, Unavailable
 from edgecv_runtime.preprocess import Normalization, Preprocess
 from edgecv_runtime.tasks.detections import Boxes
 
@@ -209,6 +209,39 @@ def test_targets_lie_where_the_network_sees_them(mode, tmp_path):
         right = [*lit.min(0)[::-1], *(lit.max(0)[::-1] + 1)]
         assert boxes.boxes[0].tolist() == pytest.approx(right, abs=1)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_crop_hardly_shows_is_neither_learned_nor_wrong(tmp_path):
+    """A frame of 200 x 100 in a crop of 100 x 100: columns 50 to 150 are seen."""
+    known = Boxes(
+        np.array([[60, 10, 90, 40], [20, 10, 50.5, 40], [149.5, 60, 190, 90], [0, 0, 40, 40], [99, 10, 99.4, 40]]),
+        np.array([0, 1, 0, 1, 1]),
+        crowd=np.array([False, False, True, False, False]),
+    )
+    images = Images(("a",), ("stamp",), lambda _: np.zeros((100, 200, 3), np.uint8), [known])
+    (seen,) = training().prepare(images, Preprocess((100, 100), "crop", resize=100), tmp_path)
+    assert seen.class_id.tolist() == [0, 1, 0, 1]  # the fourth is not seen at all
+    assert seen.ignored.tolist() == [False, True, True, True]
+    assert seen.crowd.tolist() == [False, False, True, False]
+    assert len(training().collate([seen], np.array([0]), torch.device("cpu")).learned[0].kinds) == 1
+
+
+def test_kept_sizes_that_are_damaged_are_found_again(tmp_path, monkeypatch):
+    task, data = training(), digits(2).train
+    preprocess = Preprocess((64, 96))
+    right = task.prepare(data, preprocess, tmp_path)
+    (kept,) = tmp_path.glob("boxes-*.npy")
+    for spoiled in (kept.read_bytes()[:90], b"", kept.read_bytes()[:-16]):
+        kept.write_bytes(spoiled)
+        assert task.prepare(data, preprocess, tmp_path) == right
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    kept.unlink()
+    monkeypatch.setattr("edgecv.data.cache.files.replacing", full)
+    with pytest.raises(Unavailable, match="boxes-.*No space left on device"):
+        task.prepare(data, preprocess, tmp_path)
 
 
 def test_a_detector_that_is_right_has_no_loss_and_scores_1():
