@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,8 @@ Mask = NDArray[np.uint8]
 class Truths:
     """What is known of the images of a set: the classes, and each image's mask by its name.
 
-    stamps: what identifies each mask's content; pixels: of each class, by image.
+    stamps: what identifies each mask's content; pixels: of each class, by image; part: of each image, where lists say
+    it.
     """
 
     classes: tuple[str, ...]
@@ -42,6 +43,7 @@ class Truths:
     stamps: Mapping[str, str]
     pixels: Mapping[str, NDArray[np.int64]]
     notes: tuple[str, ...] = ()
+    part: Mapping[str, str] = field(default_factory=dict)
 
 
 class Masks(Sequence[Mask]):
@@ -74,7 +76,7 @@ def labelled(config: DataConfig, labels: Sequence[str]) -> Parts:
     Raises DatasetError for classes that are no labels, and what `load` raises.
     """
     checked, truths, notes = _read(config)
-    images, told = _parts(config, checked)
+    images, told = _parts(config, checked, truths.part)
     parts = Parts(
         truths.classes,
         {part: _with_masks(held, truths) for part, held in images.items()},
@@ -103,16 +105,18 @@ def _read(config: DataConfig) -> tuple[Checked, Truths, tuple[str, ...]]:
         truths = _of_areas(sources, checked, where)
     else:
         found = _pairs(tree, config, where)
-        checked, notes = _checked(config, tree, found.images)
-        truths = _of_files(config, tree, found.masks, checked, where)
+        checked, notes = _checked(config, tree, found.images, found.lost)
+        truths = replace(_of_files(config, tree, found.masks, checked, where), part=found.part)
         notes += _left_out(found)
     return checked, truths, (*tree.notes, *notes, *truths.notes)
 
 
-def _checked(config: DataConfig, tree: Tree, images: Sequence[File]) -> tuple[Checked, tuple[str, ...]]:
-    """The images that can be decoded, and a note on the others."""
+def _checked(
+    config: DataConfig, tree: Tree, images: Sequence[File], lost: Sequence[str] = ()
+) -> tuple[Checked, tuple[str, ...]]:
+    """The images that can be decoded, and a note on the others; lost: those that are not there at all."""
     checked = check(images, tree.root, config.max_pixels)
-    return checked, allow(checked.bad, config.skip_bad, str(config.path))
+    return checked, allow((*lost, *checked.bad), config.skip_bad, str(config.path))
 
 
 def _pairs(tree: Tree, config: DataConfig, where: str) -> pairs.Pairs:
@@ -120,14 +124,16 @@ def _pairs(tree: Tree, config: DataConfig, where: str) -> pairs.Pairs:
     found = (
         pairs.by_patterns(tree, config.images, config.masks) if config.images and config.masks else pairs.by_names(tree)
     )
+    given = given_parts(config)
+    if not given:
+        found = pairs.as_listed(tree, found, where)
     if not found.images:
         raise (DatasetError if found.alone else NoTruths)(
             f"{where}: no image has a mask: {len(found.without)} images, {len(found.alone)} masks; folders named "
             "images and masks tell them apart, or two patterns: data.images='images/*.jpg' data.masks='masks/*.png'"
         )
-    given = given_parts(config)
-    masked = {pairs.part_of(file.name, given) for file in found.images}
-    missing = [file.name for file in found.without if pairs.part_of(file.name, given) in masked]
+    masked = {_part_of(found, file, given) for file in found.images}
+    missing = [file.name for file in found.without if _part_of(found, file, given) in masked]
     if missing:
         raise DatasetError(
             f"{where}: {len(missing)} images without a mask: {listed(missing, 5)}; add the masks or leave the images "
@@ -136,8 +142,13 @@ def _pairs(tree: Tree, config: DataConfig, where: str) -> pairs.Pairs:
     return found
 
 
+def _part_of(found: pairs.Pairs, file: File, given: dict[str, str]) -> str | None:
+    return found.part[file.name] if found.part else pairs.part_of(file.name, given)
+
+
 def _left_out(found: pairs.Pairs) -> tuple[str, ...]:
     told = {
+        "images that no list of ImageSets/Segmentation names": list(found.unlisted),
         "images of parts that have no masks": [file.name for file in found.without],
         "masks without an image": [file.name for file in found.alone],
     }
@@ -265,10 +276,15 @@ def _of_areas(sources: cocoareas.Areas, checked: Checked, where: str) -> Truths:
 # Parts
 
 
-def _parts(config: DataConfig, checked: Checked) -> tuple[dict[str, Images], tuple[str, ...]]:
-    """The images by part, as their folders say, or all of them; and a note on those that are in none."""
+def _parts(config: DataConfig, checked: Checked, told: Mapping[str, str]) -> tuple[dict[str, Images], tuple[str, ...]]:
+    """The images by part, as lists or their folders say, or all of them; and a note on those that are in none."""
     names = [file.name for file in checked.good]
-    part = pairs.parts_of(names, given_parts(config), str(config.path))
+    if told:
+        part = {name: told[name] for name in names if told[name] != ALL}
+        if TRAIN not in part.values() or len(set(part.values())) < 2:
+            part = {}
+    else:
+        part = pairs.parts_of(names, given_parts(config), str(config.path))
     whole = checked.images()
     if not part:
         return {ALL: whole}, ()
@@ -278,12 +294,12 @@ def _parts(config: DataConfig, checked: Checked) -> tuple[dict[str, Images], tup
         if each in part.values()
     }
     beyond = [name for name in names if name not in part]
-    return parts, ((f"{len(beyond)} images in other folders were left out: {listed(beyond, 3)}",) if beyond else ())
+    return parts, ((f"{len(beyond)} images in no part were left out: {listed(beyond, 3)}",) if beyond else ())
 
 
 def _divided(config: DataConfig, checked: Checked, truths: Truths, notes: tuple[str, ...]) -> Dataset:
     """The images by part, as their folders say or as the seed divides them; which ones does not depend on the masks."""
-    parts, beyond = _parts(config, checked)
+    parts, beyond = _parts(config, checked, truths.part)
     notes += beyond
     if ALL in parts:
         parts[TRAIN] = parts.pop(ALL)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
-from edgecv.data.layout import TEST, TRAIN, VAL, role_of
+from edgecv.data.layout import ALL, TEST, TRAIN, VAL, role_of
 from edgecv.data.split import listed
 from edgecv.data.tree import File, Tree
 from edgecv_runtime import formats
@@ -32,13 +32,18 @@ _RUN_TOGETHER = re.compile(r"(annot|masks?|labels?)$")  # trainannot, trainmasks
 _MASK_ENDS = re.compile(r"[_\-. ](masks?|labels?|labelids|gt|segmentation|seg|annotation|annot|l)$", re.I)
 _IMAGE_ENDS = re.compile(r"[_\-. ](image|img|photo|rgb|sat)$", re.I)
 
+# VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt
+_LIST = re.compile(r"(?P<above>.*/)?ImageSets/Segmentation/(?P<name>[^/]+)\.txt", re.I)
+
 Key = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Pairs:
     """images: with a mask each, in `masks` by the image's name; without: images that have none; alone: masks that
-    have no image; others: files that are neither.
+    have no image; others: files that are neither. Where lists divide the set, part: TRAIN, VAL, TEST or ALL (of a list
+    of more than one of them) of each image that is listed; unlisted: images in no list, and in none of the others;
+    lost: one "name: reason" for each listed image that is not there.
     """
 
     images: tuple[File, ...]
@@ -46,6 +51,9 @@ class Pairs:
     without: tuple[File, ...]
     alone: tuple[File, ...]
     others: tuple[File, ...]
+    part: Mapping[str, str] = field(default_factory=dict)
+    unlisted: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 def by_patterns(tree: Tree, images: str, masks: str) -> Pairs:
@@ -86,6 +94,50 @@ def by_names(tree: Tree) -> Pairs:
         kept = [rest for folder in folders if (rest := _rest(folder))]
         (masks if is_mask else images)[file.name] = (*kept, ends.sub("", stem))
     return _paired(tree, images, masks)
+
+
+def as_listed(tree: Tree, found: Pairs, where: str) -> Pairs:
+    """The pairs that Pascal VOC's lists name, ImageSets/Segmentation/train.txt: of its images few have masks.
+
+    All of them where there are no such lists. Raises DatasetError for an image that stands in two lists of parts.
+    """
+    lists: dict[tuple[str, str], str] = {}  # (folder of the set, name without suffix) -> part
+    of: dict[tuple[str, str], str] = {}
+    for file in tree.files:
+        match = _LIST.fullmatch(file.name)
+        part = match and (ALL if match["name"].lower() == "trainval" else role_of(match["name"]))
+        if not match or not part:
+            continue
+        for line in file.read().decode("utf-8", "replace").splitlines():
+            if not line.strip():
+                continue
+            key = match["above"] or "", line.split()[0].rpartition("/")[2]
+            before = lists.get(key, ALL)
+            if ALL not in (before, part) and before != part:
+                raise DatasetError(f"{where}: {file.name} lists {key[1]}, and so does the list of {before}")
+            lists[key] = part if before == ALL else before
+            of.setdefault(key, file.name)
+    if not lists:
+        return found
+    sets = sorted({above for above, _ in lists}, key=len, reverse=True)  # the innermost one first
+    keys = {
+        file.name: (above, stem.rpartition(".")[0] or stem)
+        for file in (*found.images, *found.without)
+        for stem in [file.name.rpartition("/")[2]]
+        for above in [next((each for each in sets if file.name.startswith(each)), "")]
+    }
+    part_of_image = {name: lists[key] for name, key in keys.items() if key in lists}
+    there = set(keys.values())
+    images = tuple(file for file in found.images if file.name in part_of_image)
+    return replace(
+        found,
+        images=images,
+        masks={file.name: found.masks[file.name] for file in images},
+        without=tuple(file for file in found.without if file.name in part_of_image),
+        part=part_of_image,
+        unlisted=tuple(name for name in keys if name not in part_of_image),
+        lost=tuple(f"{key[1]}: no such image, but {of[key]} lists it" for key in lists if key not in there),
+    )
 
 
 def part_of(name: str, given: dict[str, str]) -> str | None:

@@ -155,6 +155,44 @@ def test_a_division_is_kept(kind, scenes):
     assert all("train" in name for name in dataset.train.names)
 
 
+def test_lists_of_pascal_voc_divide_and_choose(scenes, photo):
+    root = "VOCdevkit/VOC2012"
+    path = scenes((root + "/JPEGImages/{}.jpg").format, (root + "/SegmentationClass/{}.png").format)
+    for index in range(6):
+        save(path / root / f"SegmentationObject/{index}.png", drawn(index))
+    photo(path / root / "JPEGImages/8.jpg")  # with boxes, say, and no mask
+    photo(path / root / "JPEGImages/9.jpg")
+    lists = {"train": "012", "val": "34", "trainval": "01234", "test": "9"}
+    for folder, given in (("Segmentation", lists), ("Main", {"train": "348", "val": "01"})):
+        (path / root / "ImageSets" / folder).mkdir(parents=True)
+        for name, numbers in given.items():
+            (path / root / "ImageSets" / folder / f"{name}.txt").write_text("\n".join(numbers) + "\n")
+    dataset = masks(path)
+    assert [[number(name) for name in each.names] for each in (dataset.train, dataset.val)] == [[0, 1, 2], [3, 4]]
+    assert dataset.test is None
+    expect(dataset)
+    assert any(
+        note.startswith("2 images that no list of ImageSets/Segmentation names were left out") for note in dataset.notes
+    )
+    place = path / root / "ImageSets/Segmentation"
+    (place / "val.txt").write_text("3\n9\n")
+    (place / "test.txt").unlink()
+    with pytest.raises(DatasetError, match="1 images without a mask: VOCdevkit/VOC2012/JPEGImages/9.jpg"):
+        masks(path)
+    (place / "val.txt").write_text("3\n7\n")
+    with pytest.raises(DatasetError, match="7: no such image, but VOCdevkit/.*/val.txt lists it"):
+        masks(path)
+    assert [number(name) for name in masks(path, skip_bad=1).val.names] == [3]
+    (place / "val.txt").write_text("2\n3\n")
+    with pytest.raises(DatasetError, match="val.txt lists 2, and so does the list of train"):
+        masks(path)
+    for name in ("train", "val"):
+        (place / f"{name}.txt").unlink()
+    whole = masks(path)
+    assert {number(name) for name in every(whole)} == {0, 1, 2, 3, 4}
+    assert len(whole.val) == 1
+
+
 def test_a_zip_is_read_as_a_folder(scenes, tmp_path):
     path = plain(scenes)
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
