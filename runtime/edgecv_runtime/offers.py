@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from edgecv_runtime.budget import weigh
 from edgecv_runtime.evidence import Agreement, Entry, Evidence, Key
+from edgecv_runtime.head import Head
 from edgecv_runtime.machine import Machine
-from edgecv_runtime.manifest import Manifest, Precision, Variant
+from edgecv_runtime.manifest import Manifest, Precision, TensorSpec, Variant
 from edgecv_runtime.records import Record
 
 # A float32 file is faithful when it keeps nearly every result and no output moves by more than this, or than this
@@ -75,11 +76,14 @@ def measured(manifest: Manifest, evidence: Evidence, machine: Machine) -> list[E
     ]
 
 
-def is_float32s(agreement: Agreement, manifest: Manifest) -> bool:
-    """Whether a network's outputs differ from the reference by no more than float32 rounding does."""
-    if _are_classes(manifest):
+def is_float32s(agreement: Agreement, head: Head, outputs: tuple[TensorSpec, ...] = ()) -> bool:
+    """Whether a network's outputs differ from the reference by no more than float32 rounding does.
+
+    outputs: where it has others than floats.
+    """
+    if _are_classes(outputs):
         return agreement.divergence <= FLOAT_CHANGED
-    whole = manifest.head.bound
+    whole = head.bound
     allowed = by_rounding(agreement.largest)
     if whole is not None:
         allowed = FLOAT_MAX_SHARE * max(agreement.largest or whole, LEAST_OF_WHOLE * whole)
@@ -91,9 +95,9 @@ def by_rounding(largest: float) -> float:
     return max(FLOAT_MAX_ABS, FLOAT_MAX_SHARE * largest)
 
 
-def _are_classes(manifest: Manifest) -> bool:
+def _are_classes(outputs: tuple[TensorSpec, ...]) -> bool:
     """Whether all outputs are integers: their divergence is the share of those that changed."""
-    return not any(output.dtype.startswith("float") for output in manifest.outputs)
+    return bool(outputs) and not any(output.dtype.startswith("float") for output in outputs)
 
 
 def is_good(entry: Entry, manifest: Manifest) -> bool:
@@ -160,11 +164,10 @@ def _unfaithful(entry: Entry, variant: Variant, manifest: Manifest) -> str:
         return NOT_VERIFIED
     if variant.precision != FLOAT or entry.hint != FLOAT:
         return weigh(manifest.budget, entry.agreement, entry.score).broken
-    if not is_float32s(entry.agreement, manifest):
+    if not is_float32s(entry.agreement, manifest.head, manifest.outputs):
         found = entry.agreement
-        outputs = (
-            f"{found.divergence:.2%} of the outputs" if _are_classes(manifest) else f"outputs by {found.max_abs:.3g}"
-        )
-        by = f"{found.metric} agreement {found.share.value:.2%}, {outputs}"
+        changed = f"{found.divergence:.2%} of the outputs"
+        by = f"{found.metric} agreement {found.share.value:.2%}, "
+        by += changed if _are_classes(manifest.outputs) else f"outputs by {found.max_abs:.3g}"
         return f"differs from {found.reference}: {by}"
     return ""

@@ -77,9 +77,12 @@ class Arrays:
         return x.dtype.name
 
     def cast(self, x: Array, dtype: str) -> Array:
-        if dtype == "uint8" and x.dtype != np.uint8 and x.size and not (x.min() >= -1 and x.max() <= 255):
-            strange = x.min() if x.min() < -1 else x.max()
-            raise InvalidOutput(f"a class map holds {strange:g}: classes lie in 0..255, -1 says that none counts")
+        if dtype == "uint8" and x.dtype != np.uint8:
+            if x.size and not (x.min() >= -1 and x.max() <= 255):
+                strange = x.min() if x.min() < -1 else x.max()
+                raise InvalidOutput(f"a class map holds {strange:g}: classes lie in 0..255, -1 says that none counts")
+            if x.dtype.kind == "f":  # what becomes of one below 0 depends on the processor
+                x = x.astype(np.int32)
         return x.astype(dtype, copy=False)
 
     def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:

@@ -180,13 +180,18 @@ class _Joined:
         mine = np.flatnonzero(self.class_id == kind)
         mine = mine[np.argsort(-self.confidence[mine], kind="stable")]
         asked = self.unasked[mine, :1] & _BITS == 0  # (d, overlaps)
-        right = np.cumsum(asked & (self.right[mine, :1] & _BITS != 0), axis=0, dtype=float)
+        is_right = asked & (self.right[mine, :1] & _BITS != 0)
+        right = np.cumsum(is_right, axis=0)
         precision = right / (np.cumsum(asked, axis=0, dtype=float) + np.spacing(1))
-        best = np.concatenate([np.maximum.accumulate(precision[::-1])[::-1], np.zeros((1, len(OVERLAPS)))])
-        recall = np.ascontiguousarray((right / self.wanted[kind, 0]).T)
-        return np.array(
-            [best[np.searchsorted(row, _RECALLS, side="left"), step].mean() for step, row in enumerate(recall)]
-        )
+        best = np.maximum.accumulate(precision[::-1])[::-1]
+        # by how many are right: the best precision from there on, 0 where so many never are
+        wanted = int(self.wanted[kind, 0])
+        reached = np.zeros((len(OVERLAPS), wanted + 1))
+        row, step = np.nonzero(is_right)
+        reached[step, right[row, step]] = best[row, step]
+        reached[:, 0] = best[0] if len(best) else 0
+        at = np.searchsorted(np.arange(wanted + 1) / wanted, _RECALLS, side="left")
+        return np.asarray(reached.take(at, axis=1).mean(axis=1))
 
     def of(self, kind: int) -> Iterator[tuple[int, int, _Counts]]:
         """Of a class: range of area, overlap and what counts there, where any box is wanted."""

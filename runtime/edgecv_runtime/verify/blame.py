@@ -86,7 +86,7 @@ class Case:
             return True
         found = self.comparison.agreement
         if self.precision == "float32":
-            return not is_float32s(found, self.manifest)
+            return not is_float32s(found, self.manifest.head, self.manifest.outputs)
         broken = weigh(self.manifest.budget, found, self.comparison.score).broken
         return bool(broken) or self.comparison.error > QUANTIZED_LOGITS
 
