@@ -156,6 +156,21 @@ def test_quantized_again_a_variant_gets_thresholds_of_its_own(boxes, tmp_path):
         assert all(len(each.thresholds) == 10 for each in opened.manifest.variants)
 
 
+def test_what_is_asked_for_counts_in_the_place_of_what_was_fitted(boxes, ink):
+    frame = load(recipe.read(boxes.folder / "recipe.yaml").data).val[0]
+    counts = []
+    for confidence in (0.001, 0.5, 0.999):
+        with rt.load(boxes.bundle, precision="float32", backend="onnxruntime", confidence=confidence) as model:
+            found = model(frame)
+            assert (found.confidence >= confidence).all()
+            counts.append(len(found))
+    assert counts[0] > counts[-1] == 0
+    with pytest.raises(BadInput, match="segmentation has no thresholds"):
+        rt.load(ink.bundle, confidence=0.5)
+    with pytest.raises(BadInput, match="thresholds of scores lie in 0..1, got 7"):
+        rt.load(boxes.bundle, confidence=7)
+
+
 def test_its_boxes_lie_in_the_frames_own_pixels(boxes):
     """Oracle: the outputs of the file, moved by hand from the letterbox to the frame."""
     frame = load(recipe.read(boxes.folder / "recipe.yaml").data).val[0]

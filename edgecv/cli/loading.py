@@ -35,8 +35,11 @@ class Loading:
     describe: Annotated[
         Path | None,
         typer.Option(
-            "--describe", metavar="FILE", help="Of an ONNX file: YAML with labels, preprocess, normalization, scores."
+            "--describe", metavar="FILE", help="Of an ONNX file: YAML with task, labels, preprocess, normalization, ..."
         ),
+    ] = None
+    confidence: Annotated[
+        float | None, typer.Option("--confidence", help="Score from which on a detector's boxes are shown.")
     ] = None
     self_test: Annotated[bool, typer.Option("--self-test", help="Run the bundle's golden inputs first.")] = False
 
@@ -50,6 +53,7 @@ class Loading:
             threads=self.threads,
             goal=self.goal,
             description=self.describe,
+            confidence=self.confidence,
             self_test=self.self_test,
         )
 

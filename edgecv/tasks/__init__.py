@@ -25,8 +25,10 @@ TRAININGS: dict[str, str] = {
 def training(dataset: Dataset, config: TrainConfig, size: Size) -> Training:
     """How to train on a data set of any task; size: (height, width) of the network's input.
 
-    Raises BadInput for a setting that means nothing for this task.
+    Raises BadInput for a setting that means nothing for this task, and a task that is not trained here.
     """
+    if dataset.task not in TRAININGS:
+        raise BadInput(f"nothing is trained for {dataset.task} here{nearest(dataset.task, TRAININGS)}")
     made: Training = import_module(TRAININGS[dataset.task]).make(dataset, config, size)
     return made
 

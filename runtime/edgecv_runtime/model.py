@@ -88,6 +88,7 @@ def load(
     scores: str | None = None,
     thresholds: Sequence[float] = (),
     description: Description | str | Path | None = None,
+    confidence: float | None = None,
     self_test: bool = False,
 ) -> Model[Any]:
     """Load a bundle (folder or .edgecv) or a plain ONNX file.
@@ -104,6 +105,8 @@ def load(
     "percent" (docs/api.md); needed where the file's last operator does not prove it. thresholds: of labels of which
     several may hold, from which score on they do; one for all, or one a label; 0.5 by default.
     description: all of these in one, or the path of a YAML or JSON file with them (docs/api.md).
+    confidence: of a detector's bundle, the score from which on boxes of any class are shown, in the place of what was
+    fitted to the file; of a plain ONNX file the description says it.
     self_test: run the bundle's golden inputs first; raises ParityError that names the fault when they do not agree.
     Raises BundleError, ModelFileError, BadInput or BackendUnavailable, each in one line.
     """
@@ -119,17 +122,24 @@ def load(
         meaning = None if scores is None else check_scores(scores)
         head = ClassificationHead(tuple(labels), meaning, tuple(thresholds))
         description = Description(head, preprocess, normalization)
-    return load_asked(source, ask, description, self_test=self_test)
+    return load_asked(source, ask, description, confidence, self_test=self_test)
 
 
 def load_asked(
-    source: Path, ask: Ask, description: Description | str | Path | None = None, *, self_test: bool = False
+    source: Path,
+    ask: Ask,
+    description: Description | str | Path | None = None,
+    confidence: float | None = None,
+    *,
+    self_test: bool = False,
 ) -> Model[Any]:
     """Load a bundle, or a plain ONNX file with its description, as it was asked for; verbs of the command line do."""
     if _is_bundle(source):
         if description is not None:
             raise BadInput(f"{source}: a bundle describes itself: leave the description out")
-        return load_bundle(source, ask, self_test=self_test)
+        return load_bundle(source, ask, confidence, self_test=self_test)
+    if confidence is not None:
+        raise BadInput(f"{source}: of a plain ONNX file the description says it, confidence: {confidence:g}")
     if self_test:
         raise BadInput(f"{source}: a plain ONNX file carries no golden inputs: leave out self_test")
     if source.name == MANIFEST:
@@ -161,11 +171,11 @@ def _is_bundle(source: Path) -> bool:
     return source.is_dir() or source.suffix == ARCHIVE_SUFFIX or (source.suffix != ".onnx" and not source.exists())
 
 
-def load_bundle(source: Path, ask: Ask, *, self_test: bool = False) -> Model[Any]:
+def load_bundle(source: Path, ask: Ask, confidence: float | None = None, *, self_test: bool = False) -> Model[Any]:
     """Load a bundle as it was asked for; `load` and `edgecv tune` do."""
     bundle = Bundle(source, remembered=not self_test)
     try:
-        model = of_target(bundle, choose.for_bundle(bundle, ask))
+        model = of_target(bundle, choose.for_bundle(bundle, ask), confidence)
         if self_test:
             model.self_test()
         return model  # noqa: TRY300 - the bundle stays open with it
@@ -174,14 +184,18 @@ def load_bundle(source: Path, ask: Ask, *, self_test: bool = False) -> Model[Any
         raise
 
 
-def of_target(bundle: Bundle, target: Target) -> Model[Any]:
-    """A model of an open bundle that runs exactly this target; it closes the bundle when it is closed."""
+def of_target(bundle: Bundle, target: Target, confidence: float | None = None) -> Model[Any]:
+    """A model of an open bundle that runs exactly this target; it closes the bundle when it is closed.
+
+    confidence: see `load`. Raises BadInput for a task that shows all of its results.
+    """
     manifest = bundle.manifest
     check_matches(onnxfile.read(target.file), manifest, f"{bundle.path}/{target.file.name}")
     entry = fitting((manifest.input,), manifest.preprocess, None, str(bundle.path))
     variant, plain = manifest.variant(target.variant), manifest.variant("float32")
     fitted = next((each.thresholds for each in (variant, plain) if each is not None and each.thresholds), ())
-    task = tasks.create(manifest.head, manifest.outputs).at(fitted)
+    asked = fitted if confidence is None else (confidence,) * len(manifest.labels)
+    task = tasks.create(manifest.head, manifest.outputs).at(asked)
     model = Model(target, entry, manifest.name, task, manifest.outputs, bundle)
     bundle.check_unchanged(target.file.name)
     return model
