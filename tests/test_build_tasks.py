@@ -19,6 +19,7 @@ from edgecv.data import load
 from edgecv.run import drawn, folder
 from edgecv_runtime import bundle as bundles
 from edgecv_runtime.errors import BadInput
+from edgecv_runtime.target import targets
 from edgecv_runtime.tasks.segmentation import Segmentation
 from edgecv_runtime.verify import fit_thresholds, verify, wants_thresholds
 
@@ -110,7 +111,7 @@ def test_a_model_for_another_task_than_the_data_is_refused_before_anything_is_wr
 
 @pytest.fixture(scope="module")
 def boxes(tmp_path_factory, pytestconfig):
-    """A run of the recipe `digit-boxes`, short and small: its network learns little, and a search would take minutes."""
+    """A run of the recipe `digit-boxes`, short and small: it learns little, and a search would take minutes."""
     small = ["model.weights=null", "model.name=det_mobilenet_v2", "preprocess.size=[96, 128]", "train.epochs=1"]
     small += ["train.batch=32", "train.bn_images=32", "verify.frames=8", "quantize.dialects=[fp16]"]
     asked = recipe.read(pytestconfig.rootpath / "recipes" / "digit-boxes.yaml", [*QUICK, *small])
@@ -144,7 +145,9 @@ def test_quantized_again_a_variant_gets_thresholds_of_its_own(boxes, tmp_path):
         ]
         known = opened.manifest.variant("float32").thresholds
         bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=tuple(variants)))
-    with rt.load(path, precision="fp16", backend="onnxruntime") as model:
+    opened = rt.Bundle(path)
+    target = next(each for each in targets(opened, ["onnxruntime"]) if each.variant == "fp16")
+    with rt.model.of_target(opened, target) as model:
         assert model._decoder.thresholds == known
     val = load(recipe.read(boxes.folder / "recipe.yaml").data).val.take(8)
     with rt.Bundle(path) as opened:
