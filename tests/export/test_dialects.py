@@ -95,12 +95,12 @@ def test_backends_compute_what_the_simulated_model_computes(workshop, digits, tm
 
 
 @pytest.mark.parametrize("passes", [("bias",), ("equalize", "bias")], ids="+".join)
-def test_the_errors_of_layers_are_those_of_the_file(workshop, digits, passes):
+def test_the_errors_of_layers_are_those_of_the_file(workshop, passes):
     """Oracle: the tensors inside the file and inside the float graph after its float passes, in ONNX Runtime."""
     plan = Plan("layers", passes=passes)
     found = workshop.errors(plan)
     floats, _ = workshop.form(tuple(name for name in FLOAT_PASSES if name in passes))
-    feeds = {"image": digits[0][:32]}
+    feeds = {"image": workshop.images.some(32)}
     wanted = trace.tensors(floats.model.SerializeToString(), feeds)
     got = trace.tensors(workshop.make(plan), feeds)
     assert list(found) == [layer.name for layer in floats.layers()]
