@@ -1,6 +1,6 @@
 """How much of timm's mobile and edge families goes through edgecv: export behind the parity gate, merging, int8.
 
-    pip install timm        # a study's tool, no dependency of edgecv
+    pip install timm        # a study's tool, not a dependency here
     python benchmarks/timm_families.py --archives wheels/*.whl --out FOLDER [NAME ...]
 
 Weights are random (seed 0), batch norms and the last layer fitted to the pictures, so that the outputs tell pictures
