@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecv import models, steps
+from edgecv.data.sources import serves
 from edgecv.recipe import Recipe
 from edgecv.run import journal
 from edgecv.run.context import Context, as_yaml
@@ -96,4 +97,9 @@ def _check_task(recipe: Recipe) -> None:
         raise BadInput(
             f"recipe '{recipe.name}': {spec.name} is a model for {spec.task}, and recipes are for "
             f"{', '.join(TRAININGS)} (`edgecv models` lists the tasks); use it in Python by edgecv.models.create"
+        )
+    if not serves(recipe.data.source, spec.task):
+        raise BadInput(
+            f"recipe '{recipe.name}': {spec.name} is a model for {spec.task}, and data source '{recipe.data.source}' "
+            "has truths for another task"
         )

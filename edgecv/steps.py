@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edgecv import models, report
+from edgecv import report
 from edgecv.data import bytes_to_write
 from edgecv.recipe import Quantizing
 from edgecv.recipe_train import as_before
@@ -59,9 +59,7 @@ class Train(_Step):
         assert config is not None
         preflight.packages("train", ("kornia", "lightning_fabric", "matplotlib", "safetensors"), "train")
         check_labels(data)
-        name, task = self.on.recipe.model.name, models.spec(self.on.recipe.model.name).task
-        if task != data.task:
-            raise BadInput(f"{name} is a model for {task}, data source '{self.on.recipe.data.source}' for {data.task}")
+        name = self.on.recipe.model.name
         yield from preflight.images(data, config)
         yield from preflight.published(self.on.recipe.model.name, self.on.source, self.on.preprocess)
         network = self.on.network(self.on.recipe.model.weights)

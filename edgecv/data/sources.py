@@ -21,6 +21,19 @@ SOURCES: dict[Source, str] = {
     "digit-boxes": "edgecv.data.digit_boxes",
 }
 
+# What a source's truths are for, where it is not one class an image; clips have none, and serve every task.
+_TASKS: dict[Source, str] = {
+    "masks": "segmentation",
+    "ink": "segmentation",
+    "boxes": "detection",
+    "digit-boxes": "detection",
+}
+
+
+def serves(source: Source, task: str) -> bool:
+    """Whether a source's images have truths for a task, or none at all."""
+    return source == "clips" or _TASKS.get(source, "classification") == task
+
 
 def load(config: DataConfig) -> Dataset:
     """Load a data set; nothing is decoded for keeps, but every file has been found readable.
