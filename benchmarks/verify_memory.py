@@ -5,7 +5,7 @@
 Each count in a process of its own: MobileNetV3-Small (classification, 1,000 outputs a frame) and U-Net small
 (segmentation, a class map a frame) at 224 pixels, seeded weights, every backend here beside PyTorch. Frames lie in a
 memory-mapped file. Anonymous memory at its peak is what counts: pages of files are the system's to drop.
-Writes benchmarks/results/verify-memory.md.
+Writes benchmarks/results/verify_memory.md.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def main() -> None:
             above = found["peak"] - found["before"]
             lines.append(f"| {name} | {count:,} | {found['peak']:.0f} | {above:.0f} | {found['peak'] / first:.3f} |")
             print(lines[-1], flush=True)
-    study.write("verify-memory", "Memory of verifying, by the number of frames", HOW, lines)
+    study.write("verify_memory", "Memory of verifying, by the number of frames", HOW, lines)
 
 
 if __name__ == "__main__":
