@@ -6,7 +6,7 @@
 Weights are random (seed 0), batch norms and the last layer fitted to the pictures, so that the outputs tell pictures
 apart; what int8 loses on them is no figure of a trained network's. `quantization/photographs.py` says where pictures
 come from. Each network runs in a process of its own and leaves FOLDER/NAME.json, which the next call takes up. Writes
-benchmarks/results/timm-families.md.
+benchmarks/results/timm_families.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from edgecv_export.parity import BATCHES
 from edgecv_export.quantize import convert, quantize
 from edgecv_runtime import backends, bundle, files, machine, records
 from edgecv_runtime.bench.latency import bench
-from edgecv_runtime.errors import BackendUnavailable, BadInput
+from edgecv_runtime.errors import BadInput
 from edgecv_runtime.offers import offered
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.verify import Outputs, fit_thresholds, verify, wants_thresholds
@@ -249,10 +249,8 @@ class Verify(_Step):
 
     name = "verify"
 
-    def check(self) -> Iterator[str]:
-        if not backends.available():
-            raise BackendUnavailable("no backend works here to verify with, onnxruntime will do", extra="onnxruntime")
-        yield from ()
+    def check(self) -> Iterable[str]:
+        return preflight.some_backend()
 
     def inputs(self) -> object:
         return [
@@ -268,6 +266,7 @@ class Verify(_Step):
         frames = np.asarray(self.on.frames(images))
         expected = Outputs(frames, lambda batch: graph.references(self.on.deployed, batch))
         views = self.on.views(images)
+        self._fit_thresholds()  # before: agreement is of what is shown
         with bundle.Bundle(self.on.bundle) as opened:
             done = verify(
                 opened,
@@ -284,9 +283,8 @@ class Verify(_Step):
             packed = verified.pack(done, frames, expected.kept(), images, self.on.division)
             self._write(verified.FILE, packed, drawn.FILE)
         else:
-            shown = drawn.draw(self.on.task, done, images, views, expected, self.on.division)
+            shown = drawn.draw(opened.manifest, done, images, views, expected, self.on.division)
             self._write(drawn.FILE, records.encode(shown), verified.FILE)
-            self._fit_thresholds()
         if images.truths is not None:
             chose = "chose nothing before" if self.on.division == "test" else "also chose the epoch and the int8 file"
             self.on.say(f"verify: scored on {len(images)} {self.on.division} images, which {chose}")
@@ -310,7 +308,7 @@ class Verify(_Step):
     def _fit_thresholds(self) -> None:
         """Give each variant the confidences from which its own results are shown, by validation images."""
         images = self.on.data.val.take(self.on.recipe.verify.frames)
-        if images.truths is None:
+        if images.truths is None or not self.on.task.fitted(()):
             return
         frames, views = np.asarray(self.on.frames(images)), self.on.views(images)
         with bundle.Bundle(self.on.bundle) as opened:
@@ -328,10 +326,8 @@ class Bench(_Step):
 
     name = "bench"
 
-    def check(self) -> Iterator[str]:
-        if not backends.available():
-            raise BackendUnavailable("no backend works here to verify with, onnxruntime will do", extra="onnxruntime")
-        yield from ()
+    def check(self) -> Iterable[str]:
+        return preflight.some_backend()
 
     def inputs(self) -> object:
         return [self.on.hashes(), self.on.recipe.bench, machine.this().key, backends.available()]

@@ -134,6 +134,18 @@ def test_a_detector_goes_from_boxes_to_a_bundle_with_thresholds_of_each_variant(
     assert "AP50" in boxes.report.read_text()
 
 
+def test_the_report_shows_the_boxes_that_load_shows(boxes):
+    """From the fitted thresholds on, which the head's own are not."""
+    shown = folder.read(boxes.folder).drawn
+    val = load(recipe.read(boxes.folder / "recipe.yaml").data).val
+    assert shown.worst
+    with rt.load(boxes.bundle, precision="float32", backend="onnxruntime") as model:
+        for one in shown.worst:
+            pane = one.panes[-1]
+            assert pane.source == "float32 on onnxruntime"
+            assert pane.said == str(model(val[val.names.index(one.name)]))
+
+
 def test_quantized_again_a_variant_gets_thresholds_of_its_own(boxes, tmp_path):
     """What `quantize` writes anew has none; verifying again fits them, and until then those of float32 stand."""
     path = tmp_path / "bundle"
@@ -147,7 +159,7 @@ def test_quantized_again_a_variant_gets_thresholds_of_its_own(boxes, tmp_path):
         bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=tuple(variants)))
     opened = rt.Bundle(path)
     target = next(each for each in targets(opened, ["onnxruntime"]) if each.variant == "fp16")
-    with rt.model.of_target(opened, target) as model:
+    with rt.loading.of_target(opened, target) as model:
         assert model._decoder.thresholds == known
     val = load(recipe.read(boxes.folder / "recipe.yaml").data).val.take(8)
     with rt.Bundle(path) as opened:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import namedtuple
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,6 @@ from edgecv.build import build
 from edgecv.models import create
 from edgecv.train.optimizer import steps_per_epoch
 from edgecv_runtime.errors import EdgecvError
-
-cv2 = pytest.importorskip("cv2")
 
 
 @pytest.fixture(scope="module")

@@ -150,11 +150,11 @@ def tune(
     """
     from edgecv_runtime.choose import Ask
     from edgecv_runtime.goals import Goal
-    from edgecv_runtime.model import load_asked
+    from edgecv_runtime.loading import load_asked
 
     goal = Goal(loading.goal)
     ask = Ask(loading.backend, loading.precision, loading.device, loading.threads, goal, tune=True)
-    with load_asked(bundle, ask, loading.describe, self_test=loading.self_test) as model:
+    with load_asked(bundle, ask, loading.describe, loading.confidence, self_test=loading.self_test) as model:
         info, reasons = model.info, model.explain().splitlines()
     if json:
         show_json({"model": info, "goal": goal.text, "reasons": reasons})

@@ -225,6 +225,9 @@ def _measured(path: Path, given: results.Given | None) -> tuple[Manifest, Eviden
     from edgecv_runtime.bundle import Bundle
     from edgecv_runtime.evidence import Evidence
 
+    if given is not None and given.truths is not None:  # before: agreement is of what is shown
+        with Bundle(path) as opened:
+            verify.fit_thresholds(opened, given.frames, given.truths, given.views or None, say)
     with Bundle(path) as opened:
         # float32 is no proof of itself: against the golden outputs
         done = verify.verify(opened, only=lambda each: given is None or (each.variant, each.hint) == (FLOAT, FLOAT))
@@ -245,9 +248,6 @@ def _measured(path: Path, given: results.Given | None) -> tuple[Manifest, Eviden
         evidence = opened.evidence().merged(entries)
         if not results.keep(opened, evidence, write=True):
             raise typer.Exit(Unavailable.exit_code)
-    with Bundle(path) as opened:
-        if given is not None and given.truths is not None:
-            verify.fit_thresholds(opened, given.frames, given.truths, given.views or None, say)
     return opened.manifest, evidence
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from edgecv.data import Images
 from edgecv.run.verified import Division
-from edgecv_runtime import records
+from edgecv_runtime import records, tasks
+from edgecv_runtime.errors import BadInput
 from edgecv_runtime.geometry import View
 from edgecv_runtime.manifest import Manifest
 from edgecv_runtime.preprocess import Image, Preprocess
@@ -66,7 +67,7 @@ class Drawn(Record, frozen=True):
 
 
 def draw(
-    task: Task[Any],
+    manifest: Manifest,
     done: Sequence[Verified],
     images: Images,
     views: Sequence[View],
@@ -75,8 +76,10 @@ def draw(
 ) -> Drawn:
     """Draw the frames that were kept on which an int8 file does worst and best, beside PyTorch and the truth.
 
-    images: in full size, with their truths; views: how the network saw each; expected: PyTorch's outputs.
+    images: in full size, with their truths; views: how the network saw each; expected: PyTorch's outputs. Results are
+    shown as `load` shows them, from each variant's own thresholds on.
     """
+    task = tasks.create(manifest.head, manifest.outputs)
     ran = [each for each in done if each.comparison is not None and each.outputs]
     told = [_told(task, _key(each), each.comparison.tallies) for each in ran if each.comparison]
     first = ran[0].comparison if ran else None
@@ -93,16 +96,24 @@ def draw(
         lowest = order[:WORST]
         highest = order[len(lowest) :][::-1][:BEST]
         for frames, shown in ((lowest, worst), (highest, best)):
-            shown += [_shown(task, chosen, int(index), images, views[int(index)], expected, scores) for index in frames]
+            shown += [
+                _shown(manifest, chosen, int(index), images, views[int(index)], expected, scores) for index in frames
+            ]
     files = {each.entry.variant: each.entry.sha256 for each in ran}
     return Drawn(task.metric, len(images), kept, division, tuple(told), tuple(worst), tuple(best), files)
 
 
 def read(path: Path, manifest: Manifest) -> Drawn | None:
-    """What was drawn of files that are still in the bundle; None without the file, or where it is of others."""
+    """What was drawn of files that are still in the bundle; None without the file, or where it is of others.
+
+    Raises BadInput when it is broken, or of another version.
+    """
     if not path.is_file():
         return None
-    found = records.decode(path.read_bytes(), Drawn, str(path))
+    try:
+        found = records.decode(path.read_bytes(), Drawn, str(path))
+    except BadInput as exc:
+        raise BadInput(f"{exc}; this is not what 'edgecv build' writes: run it again") from exc
     here = {each.name: manifest.files[each.file].sha256 for each in manifest.variants}
     return found if all(here.get(name) == digest for name, digest in found.files.items()) else None
 
@@ -122,7 +133,7 @@ def _told(task: Task[Any], source: str, tallies: Sequence[Any]) -> Told:
 
 
 def _shown(
-    task: Task[Any],
+    manifest: Manifest,
     chosen: Verified,
     index: int,
     images: Images,
@@ -132,8 +143,11 @@ def _shown(
 ) -> Shown:
     assert chosen.outputs is not None
     frame = images[index]
+    task = tasks.create(manifest.head, manifest.outputs)
+    own = task.at(manifest.thresholds(chosen.entry.variant))
+    task = task.at(manifest.thresholds("float32"))
     (known,) = task.decode(expected.of([index]), [view])
-    (found,) = task.decode({name: each[index : index + 1] for name, each in chosen.outputs.items()}, [view])
+    (found,) = own.decode({name: each[index : index + 1] for name, each in chosen.outputs.items()}, [view])
     panes = [] if images.truths is None else [_pane("true", task.truth(images.truths[index]), frame)]
     panes.append(_pane(PYTORCH, known, frame))
     panes.append(_pane(_key(chosen), found, frame, scores[index]))

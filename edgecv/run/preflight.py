@@ -20,7 +20,8 @@ from edgecv.tasks import training
 from edgecv.train import TrainConfig
 from edgecv.train.optimizer import steps_per_epoch
 from edgecv_export.quantize import QuantizeConfig
-from edgecv_runtime.errors import BadInput, Unavailable
+from edgecv_runtime import backends
+from edgecv_runtime.errors import BackendUnavailable, BadInput, Unavailable
 from edgecv_runtime.preprocess import Preprocess
 
 COPIES = 15  # of the weights: two checkpoints with two averages and two moments each, weights, two bundles
@@ -31,6 +32,13 @@ def packages(step: str, names: Iterable[str], extra: str) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise Unavailable(f"the step '{step}' needs {', '.join(missing)}", extra=extra)
+
+
+def some_backend() -> tuple[str, ...]:
+    """No notes; raises BackendUnavailable where nothing runs a file."""
+    if not backends.available():
+        raise BackendUnavailable("no backend works here, onnxruntime will do", extra="onnxruntime")
+    return ()
 
 
 def images(dataset: Dataset, config: TrainConfig) -> Iterator[str]:

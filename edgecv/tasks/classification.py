@@ -16,10 +16,9 @@ from edgecv.data import Dataset, Images
 from edgecv.recipe_train import TrainConfig
 from edgecv.tasks.augment import augmentation, mixed
 from edgecv.tasks.base import Deployment, Judged, Prepared, Training
-from edgecv_export.interface import OUTPUT
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.geometry import Size
-from edgecv_runtime.head import ClassificationHead
+from edgecv_runtime.head import LOGITS, ClassificationHead
 from edgecv_runtime.preprocess import Preprocess
 
 
@@ -98,4 +97,4 @@ def make(dataset: Dataset, config: TrainConfig, size: Size) -> Training:
 
 def deployment(network: nn.Module, labels: tuple[str, ...]) -> Deployment:
     """The classifier as it is: it gives logits."""
-    return Deployment(network, ClassificationHead(labels), (OUTPUT,))
+    return Deployment(network, ClassificationHead(labels), (LOGITS,))

@@ -22,11 +22,11 @@ from edgecv.tasks.base import Deployment, Judged, Prepared, Training
 from edgecv.tasks.moved import Labelled, moved
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.geometry import Size, whole
-from edgecv_runtime.head import DetectionHead
+from edgecv_runtime.head import BOXES, SCORES, DetectionHead
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.preprocess import Preprocess
 from edgecv_runtime.tasks.average_precision import Matches
-from edgecv_runtime.tasks.detection import BOXES, SCORES, DetectionTask
+from edgecv_runtime.tasks.detection import DetectionTask
 from edgecv_runtime.tasks.detections import Boxes
 from edgecv_runtime.tasks.nms import areas
 

@@ -18,10 +18,10 @@ from edgecv.recipe_train import TrainConfig
 from edgecv.tasks import moves
 from edgecv.tasks.augment import Color
 from edgecv.tasks.base import Deployment, Judged, Prepared, Training
-from edgecv_export.classmap import MASK, ClassMap
+from edgecv_export.classmap import ClassMap
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.geometry import Size
-from edgecv_runtime.head import SegmentationHead
+from edgecv_runtime.head import MASK, SegmentationHead
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.preprocess import Preprocess
 from edgecv_runtime.tasks.segmentation import SegmentationTask

@@ -100,7 +100,9 @@ def adopt(
                 rows=rows,
             )
     except EdgecvError as exc:
-        raise exc if str(source) in str(exc) else type(exc)(f"{source}: {exc}") from exc
+        if str(source) in str(exc):
+            raise
+        raise type(exc)(f"{source}: {exc}") from exc
     return Adopted(Path(path), parity, rows, tuple(notes))
 
 

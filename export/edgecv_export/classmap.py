@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from edgecv_export.graph import one_tensor
 from edgecv_runtime.errors import BadInput
 
-MASK = "mask"  # the name of the output
-
 
 class ClassMap(nn.Module):
     """Logits (N, classes, H, W) of a network as a class map (N, H, W) uint8: what leaves the device's network is one

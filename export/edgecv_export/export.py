@@ -14,13 +14,13 @@ from torch import nn
 import edgecv_runtime
 from edgecv_export import graph, merge, parity, rewrite
 from edgecv_export.graph import Deployed
-from edgecv_export.interface import OUTPUT, check_frames
+from edgecv_export.interface import check_frames
 from edgecv_export.sealing import FLOAT32, GOLDEN_IMAGES, Reference, seal
 from edgecv_runtime.description import Description
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.forms import Form
 from edgecv_runtime.forms.base import spec_of, translate
-from edgecv_runtime.head import ClassificationHead, Head
+from edgecv_runtime.head import LOGITS, ClassificationHead, Head
 from edgecv_runtime.manifest import Budget
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 from edgecv_runtime.tasks.scores import check as check_scores
@@ -81,7 +81,7 @@ def export(
     meaning = None if scores is None else check_scores(scores)
     asked = head or ClassificationHead(tuple(labels), meaning, tuple(thresholds))
     size, channels = preprocess.size, preprocess.channels
-    names = tuple(outputs) or ((OUTPUT,) if form is None else graph.names_of(network, size, channels))
+    names = tuple(outputs) or ((LOGITS,) if form is None else graph.names_of(network, size, channels))
     deployed = Deployed(network, normalization, names)
     facts = {"edgecv": edgecv_runtime.__version__, "torch": str(torch.__version__), **(provenance or {})}
     model = graph.to_onnx(deployed, size, channels, {})

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgecv_export.interface import BATCH, INPUT, OUTPUT, check
+from edgecv_export.interface import BATCH, INPUT, check
 from edgecv_runtime.errors import BadInput, ComputationError
+from edgecv_runtime.head import LOGITS
 from edgecv_runtime.preprocess import Image, Normalization
 
 # Opset 17 and IR 8 load on everything from TensorRT 8.6 and ONNX Runtime 1.12 on.
@@ -32,7 +33,7 @@ class Deployed(nn.Module):
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, network: nn.Module, normalization: Normalization, outputs: Sequence[str] = (OUTPUT,)) -> None:
+    def __init__(self, network: nn.Module, normalization: Normalization, outputs: Sequence[str] = (LOGITS,)) -> None:
         """`outputs`: names of what the network gives; several tensors in a tuple or under these names in a dict."""
         super().__init__()
         mean, std = torch.tensor(normalization.mean), torch.tensor(normalization.std)

@@ -9,7 +9,6 @@ from edgecv_runtime.errors import BadInput, ComputationError
 
 # The one input, (N, height, width, C) uint8, and the name of its first axis.
 INPUT, BATCH = "image", "batch"
-OUTPUT = "logits"  # the one output of a classifier
 
 
 def check_frames(frames: Sized, count: int, what: str) -> None:

@@ -12,7 +12,8 @@ from edgecv_runtime import errors, images, telemetry
 from edgecv_runtime.backends import Options
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.description import Description
-from edgecv_runtime.model import Info, Model, load
+from edgecv_runtime.loading import load
+from edgecv_runtime.model import Info, Model
 from edgecv_runtime.preprocess import Normalization, Preprocess
 from edgecv_runtime.tasks.classification import Classification, Guess
 

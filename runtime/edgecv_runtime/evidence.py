@@ -7,6 +7,7 @@ import msgspec
 from edgecv_runtime.machine import Machine
 from edgecv_runtime.records import Record
 
+TOP_1 = "top-1"  # the metric of classifiers: the share of frames that are right
 Key = tuple[str, str, str]  # a way to run: variant, backend, precision hint
 
 

@@ -69,26 +69,11 @@ class View(Record, frozen=True):
 
         unseen: the value of what the network did not see of the frame.
         """
-        rows = _nearest(self.seen.rows, self.place.rows) + self.place.top
-        columns = _nearest(self.seen.columns, self.place.columns) + self.place.left
-        # one axis after the other: ten times faster than both at once; `take` keeps rows together in memory
-        found = mask.take(rows, 0).take(columns, 1)
-        if self.seen.size == self.source:
-            return found
-        whole = np.full(self.source, unseen, np.uint8)
-        whole[self.seen.slices] = found
-        return whole
+        return _resampled(mask, self.place, self.seen, self.source, unseen)
 
     def project_mask(self, mask: NDArray[np.uint8], border: int) -> NDArray[np.uint8]:
         """A class map of the frame in the input's geometry; border: the value where no frame lies."""
-        seen = mask[self.seen.slices]
-        rows, columns = _nearest(self.place.rows, self.seen.rows), _nearest(self.place.columns, self.seen.columns)
-        found = seen.take(rows, 0).take(columns, 1)
-        if self.place.size == self.size:
-            return found
-        whole = np.full(self.size, border, np.uint8)
-        whole[self.place.slices] = found
-        return whole
+        return _resampled(mask, self.seen, self.place, self.size, border)
 
     def _offset(self, points: NDArray[Any]) -> NDArray[np.float64]:
         down, across = self.scales
@@ -147,6 +132,18 @@ def halvable(view: View) -> View:
 def halvings(have: int, wanted: int) -> int:
     """How often a length can be halved and still be at least the wanted one."""
     return max(0, (have // wanted).bit_length() - 1)
+
+
+def _resampled(mask: NDArray[np.uint8], before: Window, after: Window, size: Size, rest: int) -> NDArray[np.uint8]:
+    """A window of a mask as another window of a picture of that size, whose other pixels are `rest`."""
+    rows = _nearest(after.rows, before.rows) + before.top
+    columns = _nearest(after.columns, before.columns) + before.left
+    found = mask.take(rows, 0).take(columns, 1)  # one axis after the other: a tenth of what both at once cost
+    if after.size == size:
+        return found
+    whole = np.full(size, rest, np.uint8)
+    whole[after.slices] = found
+    return whole
 
 
 def _nearest(wanted: int, have: int) -> NDArray[np.intp]:

@@ -18,6 +18,10 @@ Scores = Literal["logits", "probabilities", "sigmoid", "sigmoid-logits", "percen
 WHOLE: dict[Scores, int] = {"probabilities": 1, "sigmoid": 1, "percent": 100}
 
 
+# Names of the outputs of our own graphs: of a classifier, of a segmenter, and the two of a detector.
+LOGITS, MASK, BOXES, SCORES = "logits", "mask", "boxes", "scores"
+
+
 class Head:
     """What every task's record has: the name of the task, and labels of the classes."""
 

@@ -113,6 +113,11 @@ class Manifest(Record, frozen=True):
         """The variant of that name, or None."""
         return next((variant for variant in self.variants if variant.name == name), None)
 
+    def thresholds(self, name: str) -> tuple[float, ...]:
+        """The confidences that were fitted to a variant, or else to float32; () where none were."""
+        found = [each.thresholds for each in map(self.variant, (name, "float32")) if each is not None]
+        return next(filter(None, found), ())
+
     @property
     def task(self) -> str:
         """Name of the task."""

@@ -7,7 +7,7 @@ machines, and who adds some need not judge again.
 from __future__ import annotations
 
 from edgecv_runtime.budget import weigh
-from edgecv_runtime.evidence import Agreement, Entry, Evidence, Key
+from edgecv_runtime.evidence import TOP_1, Agreement, Entry, Evidence, Key
 from edgecv_runtime.head import Head
 from edgecv_runtime.machine import Machine
 from edgecv_runtime.manifest import Manifest, Precision, TensorSpec, Variant
@@ -21,7 +21,6 @@ FLOAT_SHARE, FLOAT_MAX_ABS, FLOAT_MAX_SHARE, LEAST_OF_WHOLE = 0.995, 0.01, 1e-3,
 # good as equal, rounding decides. The score does not count there: one pixel of a class that is nowhere else halves it.
 FLOAT_CHANGED = 1e-3
 FLOAT: Precision = "float32"
-HITS = "top-1"  # the metric that counts frames
 CURE = "run 'edgecv verify' and 'edgecv bench'"
 NOT_VERIFIED, NOT_TIMED = "not verified; run 'edgecv verify'", "not measured here; run 'edgecv bench'"
 
@@ -85,17 +84,22 @@ def is_float32s(agreement: Agreement, head: Head, outputs: tuple[TensorSpec, ...
     if _are_classes(outputs):
         return agreement.divergence <= FLOAT_CHANGED
     whole = head.bound
-    allowed = by_rounding(agreement.largest)
+    allowed = by_rounding(agreement.largest, agreement.metric)
     if whole is not None:
         allowed = FLOAT_MAX_SHARE * max(agreement.largest or whole, LEAST_OF_WHOLE * whole)
-    # What a metric ranks or sums, rounding reorders where scores are nearly equal: there the outputs alone tell.
-    keeps = agreement.metric != HITS or agreement.share.value >= FLOAT_SHARE
+    # What a metric ranks, rounding reorders where scores are nearly equal: there the outputs alone tell, more strictly.
+    keeps = agreement.metric != TOP_1 or agreement.share.value >= FLOAT_SHARE
     return keeps and agreement.max_abs <= allowed
 
 
-def by_rounding(largest: float) -> float:
-    """By how much an output without bounds may be off whose largest value is that."""
-    return max(FLOAT_MAX_ABS, FLOAT_MAX_SHARE * largest)
+def by_rounding(largest: float, metric: str) -> float:
+    """By how much an output without bounds may be off whose largest value is that.
+
+    metric: of the task. Logits of classes move by FLOAT_MAX_ABS unseen; of others, scores in 0..1 among them, no more
+    than the gate of an export allows.
+    """
+    least = FLOAT_MAX_ABS if metric == TOP_1 else FLOAT_MAX_SHARE
+    return max(least, FLOAT_MAX_SHARE * largest)
 
 
 def _are_classes(outputs: tuple[TensorSpec, ...]) -> bool:

@@ -19,8 +19,6 @@ from edgecv_runtime.machine import Machine
 from edgecv_runtime.preprocess import Normalization, Preprocess
 from edgecv_runtime.records import Record
 
-METRIC = "top-1"
-
 
 class _Variant(Record, frozen=True):
     name: str
@@ -125,7 +123,7 @@ def _entry(old: _Entry) -> new.Entry:
 def _agreement(old: _Agreement | None) -> new.Agreement | None:
     if old is None:
         return None
-    return new.Agreement(old.reference, METRIC, old.top1, old.kl, old.max_abs, old.mean_abs, old.largest)
+    return new.Agreement(old.reference, new.TOP_1, old.top1, old.kl, old.max_abs, old.mean_abs, old.largest)
 
 
 def _score(old: _Accuracy | None) -> new.Score | None:
@@ -133,7 +131,7 @@ def _score(old: _Accuracy | None) -> new.Score | None:
         return None
     own = msgspec.structs.asdict(old.top1)
     drop = (old.drop_points, old.drop_low, old.drop_high)
-    return new.Score(METRIC, own["value"], own["low"], own["high"], own["count"], old.reference.value, *drop)
+    return new.Score(new.TOP_1, own["value"], own["low"], own["high"], own["count"], old.reference.value, *drop)
 
 
 def golden(arrays: Mapping[str, Any], output: str) -> dict[str, Any]:

@@ -7,10 +7,10 @@ import torch
 
 from edgecv import models
 from edgecv.tasks import deployment
-from edgecv_export.classmap import MASK, ClassMap
+from edgecv_export.classmap import ClassMap
 from edgecv_export.graph import Deployed, to_onnx
 from edgecv_runtime.errors import BadInput
-from edgecv_runtime.head import SegmentationHead
+from edgecv_runtime.head import MASK, SegmentationHead
 from edgecv_runtime.preprocess import Normalization
 
 

@@ -377,3 +377,11 @@ def test_a_clip_that_cannot_be_read_is_said(made: Path, tmp_path: Path) -> None:
     clip.write_text("<html>not found</html>")
     told = flat(page_of(made, clip=clip))
     assert "broken.mp4: cannot be read as a video" in told
+
+
+def test_what_was_drawn_by_another_version_is_refused_with_the_cure(tmp_path, finished):
+    from edgecv.run import drawn
+
+    (tmp_path / drawn.FILE).write_text('{"metric": "mIoU"}')
+    with Bundle(finished) as opened, pytest.raises(BadInput, match="not what 'edgecv build' writes: run it again"):
+        drawn.read(tmp_path / drawn.FILE, opened.manifest)

@@ -296,13 +296,13 @@ def test_a_bundle_exchanged_after_it_was_opened_is_not_run(bundle_copy, network)
     with Bundle(bundle_copy) as opened:
         (target,) = targets(opened, ["onnxruntime"])
         bundles.update(opened)  # the same files again, under other inodes
-        rt.model.of_target(opened, target).close()
+        rt.loading.of_target(opened, target).close()
     opened = Bundle(bundle_copy)
     with Bundle(bundle_copy) as writer:
         raw = writer.file("model.onnx").read_bytes()
         bundles.update(writer, content={"model.onnx": raw.replace(b"edgecv.name", b"edgecv.mane")})
     with pytest.raises(BundleError, match=r"model\.onnx: was exchanged while the bundle was open"):
-        rt.model.of_target(opened, target)
+        rt.loading.of_target(opened, target)
     with pytest.raises(BundleError, match="was exchanged"):
         bundles.update(opened)
 

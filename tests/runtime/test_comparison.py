@@ -71,9 +71,21 @@ def test_faint_scores_do_not_hide_boxes_that_are_off():
     task = tasks.create(head, DETECTED)
     for off, is_same in ((3.0, False), (0.2, True)):
         found = Comparison(task, "x", views=geometry.whole((320, 320)))
-        found.add(0, wanted, {"boxes": wanted["boxes"] + np.float32(off), "scores": wanted["scores"] - 0.009})
+        found.add(0, wanted, {"boxes": wanted["boxes"] + np.float32(off), "scores": wanted["scores"] - 0.0009})
         whole = msgspec.structs.replace(found.agreement, share=Interval(1.0, 1.0, 1.0, 1))
         assert is_float32s(whole, head, DETECTED) is is_same
+
+
+def test_a_detector_agrees_with_itself_where_the_thresholds_of_its_classes_differ():
+    """The boxes of a class with a low threshold are shown, though those of another would leave no place for them."""
+    head = DetectionHead(("sure", "faint"), candidates=4, most=4)
+    outputs = (TensorSpec("boxes", "float32", ("N", 5, 4)), TensorSpec("scores", "float32", ("N", 5, 2)))
+    corners = np.arange(5, dtype=np.float32)[:, None] * 60 + np.array([0, 0, 50, 50], np.float32)
+    scores = np.float32([[0.95, 0], [0.6, 0], [0.6, 0], [0.6, 0], [0, 0.1]])
+    given = {"boxes": corners[None], "scores": scores[None]}
+    found = Comparison(tasks.create(head, outputs).at((0.9, 0.05)), "x", views=geometry.whole((320, 320)))
+    found.add(0, given, given)
+    assert found.agreement.share.value == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("pixels", "is_same"), [(1, True), (40, False)])

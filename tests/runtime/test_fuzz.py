@@ -137,7 +137,7 @@ def test_a_manifest_with_any_value_anywhere_opens_or_is_one_line(exported, tmp_p
     try:
         with Bundle(folder) as opened:
             opened.golden()
-            rt.model.of_target(opened, echo(opened)).close()
+            rt.loading.of_target(opened, echo(opened)).close()
     except EdgecvError as exc:
         one_line(exc)
 

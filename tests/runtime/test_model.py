@@ -140,7 +140,7 @@ def test_an_error_comes_with_its_frame(exported, photos, batch):
     import msgspec
 
     from edgecv_runtime.choose import Ask, for_bundle
-    from edgecv_runtime.model import of_target
+    from edgecv_runtime.loading import of_target
 
     bundle = rt.Bundle(exported)
     target = msgspec.structs.replace(for_bundle(bundle, Ask(backend="onnxruntime")), batch=batch)

@@ -77,3 +77,13 @@ def test_a_task_that_nobody_brings_is_named_with_the_nearest(bundle_copy):
 def test_a_task_that_cannot_be_imported_says_from_where(installed):
     with pytest.raises(BadInput, match="'broken' cannot be imported from 'shouting_task:NoSuchTask'"):
         task_table.find("broken")
+
+
+def test_a_network_for_it_is_decoded_and_does_not_become_a_bundle(installed):
+    """Nothing says what the outputs of such a network are: one line, and no traceback."""
+    from edgecv_runtime import forms
+
+    form, head = forms.find("shouting")(), task_table.find("shouting").head(("a", "b"))
+    for refused in (lambda: form.check((), head, (8, 8)), lambda: form.made(head, (8, 8))):
+        with pytest.raises(BadInput, match="for the task 'shouting' does not become a bundle: nothing says what"):
+            refused()

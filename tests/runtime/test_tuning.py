@@ -230,7 +230,7 @@ def test_a_target_that_fails_is_recorded_and_never_chosen(four_cores):
 def test_load_takes_what_tune_found_and_says_why(exported, monkeypatch, tmp_path):
     monkeypatch.setenv("EDGECV_CACHE", str(tmp_path))
     monkeypatch.setattr(tuning, "SECONDS_EACH", 0.01)
-    with rt.model.load_bundle(exported, choose.Ask(goal=Goal("throughput"), tune=True)) as tuned:
+    with rt.loading.load_bundle(exported, choose.Ask(goal=Goal("throughput"), tune=True)) as tuned:
         found = tuned.info
         assert "the best found here for throughput" in tuned.explain()
         assert tuned.explain().count("measured ") >= 4

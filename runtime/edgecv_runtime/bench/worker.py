@@ -52,7 +52,7 @@ def main() -> int:
     import numpy as np
 
     from edgecv_runtime.bundle import Bundle
-    from edgecv_runtime.model import of_target
+    from edgecv_runtime.loading import of_target
     from edgecv_runtime.target import targets
 
     start = time.perf_counter()

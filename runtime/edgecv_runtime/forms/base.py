@@ -26,19 +26,22 @@ class Form:
     """How the outputs of a network become those of a task: `made` of them, `check`ed before."""
 
     def made(self, head: Head, size: Size) -> tuple[TensorSpec, ...]:
-        """What `make` gives."""
-        raise NotImplementedError
+        """What `make` gives; raises BadInput where nobody has said it."""
+        del size
+        raise _unsaid(head)
 
     def check(self, outputs: Sequence[TensorSpec], head: Head, size: Size) -> None:
         """Raise BadInput, with what is missing, where a network's outputs are not as the form and the head say.
 
         size: (height, width) of the network's input. A length that is not known is not checked.
         """
-        raise NotImplementedError
+        del outputs, size
+        raise _unsaid(head)
 
     def make(self, ways: Ways[T], given: Mapping[str, T], head: Head, size: Size) -> dict[str, T]:
         """The task's tensors of outputs that were checked."""
-        raise NotImplementedError
+        del ways, given, size
+        raise _unsaid(head)
 
     def doubt(self, made: Tensors, size: Size) -> str:
         """Why what was made of real images' outputs cannot be what the form says, or ""."""
@@ -53,16 +56,15 @@ class Form:
 
 
 class AsTheyAre(Record, Form, frozen=True):
-    """The outputs are those of the task."""
-
-    def made(self, head: Head, size: Size) -> tuple[TensorSpec, ...]:
-        """Nobody knows."""
-        del size
-        raise BadInput(f"a network for the task '{head.task}' is not adopted: nothing says what its outputs are")
+    """The outputs are those of the task, of which nothing else is known: they are decoded, and no bundle is made."""
 
     def decoder(self, head: Head, header: OnnxHeader, entry: Input) -> tasks.Decoder[Any]:
         """The task itself."""
         return tasks.create(head, by_frame(header.outputs, entry.rows))
+
+
+def _unsaid(head: Head) -> BadInput:
+    return BadInput(f"a network for the task '{head.task}' does not become a bundle: nothing says what its outputs are")
 
 
 class Translated(Generic[R]):

@@ -14,13 +14,12 @@ from edgecv_runtime.errors import BadInput
 from edgecv_runtime.forms.base import Form, Size, named
 from edgecv_runtime.forms.single import Layout
 from edgecv_runtime.forms.ways import T, Ways
-from edgecv_runtime.head import Head
+from edgecv_runtime.head import BOXES, SCORES, Head
 from edgecv_runtime.inputs import readable
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.onnxfile import ANY_SHAPE
 from edgecv_runtime.records import Record
 
-BOXES, SCORES = "boxes", "scores"
 Places = NDArray[np.float32]
 Column = Literal["x1", "y1", "x2", "y2", "cx", "cy", "w", "h", "left", "top", "right", "bottom"]
 _AXES: tuple[dict[str, str], dict[str, str]] = (

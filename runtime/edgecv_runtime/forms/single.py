@@ -12,14 +12,13 @@ from edgecv_runtime import tasks
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.forms.base import Form, Size, named
 from edgecv_runtime.forms.ways import T, Ways
-from edgecv_runtime.head import ClassificationHead, Head
+from edgecv_runtime.head import LOGITS, MASK, ClassificationHead, Head
 from edgecv_runtime.inputs import Input, one_output, readable
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.onnxfile import ANY_SHAPE, OnnxHeader
 from edgecv_runtime.records import Record
 from edgecv_runtime.tasks.classification import Classification, ClassificationTask
 
-LOGITS, MASK = "logits", "mask"
 Layout = Literal["channels first", "channels last"]
 
 

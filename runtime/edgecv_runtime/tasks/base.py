@@ -87,7 +87,10 @@ class Task(Decoder[R], Protocol[R]):
         ...
 
     def tally(self, result: R, truth: R) -> Any:
-        """What one frame adds to the score, however large the frame: small, and independent of other frames."""
+        """What one frame adds to the score, however large the frame: small, and independent of other frames.
+
+        result, truth: as `ranking` decodes them; the truth may be what another model found.
+        """
         ...
 
     def score(self, tallies: Sequence[Any]) -> float:

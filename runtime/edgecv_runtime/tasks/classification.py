@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgecv_runtime.backends import Tensors
 from edgecv_runtime.errors import BadInput, InvalidOutput
+from edgecv_runtime.evidence import TOP_1
 from edgecv_runtime.geometry import View
 from edgecv_runtime.head import ClassificationHead, Head, Scores
 from edgecv_runtime.manifest import TensorSpec
@@ -133,7 +134,7 @@ class ClassificationTask:
 
     name = "classification"
     head: ClassVar[type[ClassificationHead]] = ClassificationHead
-    metric = "top-1"
+    metric = TOP_1
     spatial = False
 
     def __init__(

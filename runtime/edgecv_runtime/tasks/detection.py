@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgecv_runtime.backends import Tensors
 from edgecv_runtime.errors import BadInput, InvalidOutput
 from edgecv_runtime.geometry import View
-from edgecv_runtime.head import DetectionHead
+from edgecv_runtime.head import BOXES, SCORES, DetectionHead
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.onnxfile import ANY_SHAPE
 from edgecv_runtime.tasks.average_precision import (
@@ -31,11 +31,8 @@ from edgecv_runtime.tasks.base import squares
 from edgecv_runtime.tasks.detections import Boxes, Detections
 from edgecv_runtime.tasks.nms import areas, suppressed
 
-__all__ = ["BOXES", "FAINTEST", "SCORES", "Boxes", "DetectionTask", "Detections"]
-
 Rows = NDArray[np.float32]
 
-BOXES, SCORES = "boxes", "scores"  # names of the outputs
 FAINTEST = 0.001  # score of the faintest box that average precision ranks, as the field has it (mmdet's score_thr)
 _SLACK = 0.01  # by which a score may leave 0..1: half precision and int8 round
 _TINY = 1e-6  # the nearest to 0 and 1 that a score is taken for, so that its logarithm is a number
@@ -93,9 +90,11 @@ class DetectionTask:
     def tally(self, result: Detections, truth: Detections) -> Matches:
         """Which boxes of a frame are matched at ten overlaps, by the rules of COCO; a few bytes a box.
 
-        Of a truth that a model found only as many of a class count as of a result: else nothing agreed with itself.
+        A truth that a model found is given as ranked, like the result, and only what is shown of it counts, of a class
+        as many as of a result: else nothing agreed with itself.
         """
         if truth.known is None:
+            truth = truth.pick(truth.confidence >= self._least[truth.class_id])
             truth = truth.pick(_counting(truth.confidence, truth.class_id))
         return matches(result.xyxy, result.confidence, result.class_id, truth.boxes)
 

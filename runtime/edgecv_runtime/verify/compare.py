@@ -65,12 +65,11 @@ class Outputs:
         return (slice(start, min(start + BATCH, len(self))) for start in range(0, len(self), BATCH))
 
     def __getitem__(self, part: slice) -> Arrays:
-        """The outputs of a batch, which begins at a multiple of BATCH."""
+        """The outputs of a batch, one of `parts`."""
         if self._given is not None:
             return {name: each[part] for name, each in self._given.items()}
-        known = self._known.get(part.start)
-        if known is not None and len(next(iter(known.values()))) >= part.stop - part.start:
-            return {name: each[: part.stop - part.start] for name, each in known.items()}
+        if part.start in self._known:
+            return self._known[part.start]
         assert self._compute is not None
         found = self._compute(np.ascontiguousarray(self.frames[part]))
         size = sum(each.nbytes for each in found.values())
@@ -83,12 +82,9 @@ class Outputs:
 
     def of(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
         """The outputs of single frames."""
-        rows = [
-            self[slice(index // BATCH * BATCH, min(index // BATCH * BATCH + BATCH, len(self)))] for index in indices
-        ]
-        return {
-            name: np.stack([row[name][i % BATCH] for i, row in zip(indices, rows, strict=True)]) for name in rows[0]
-        }
+        batches = {part.start: self[part] for part in self.parts() if any(part.start <= i < part.stop for i in indices)}
+        rows = [(batches[index // BATCH * BATCH], index % BATCH) for index in indices]
+        return {name: np.stack([batch[name][place] for batch, place in rows]) for name in rows[0][0]}
 
     def kept(self) -> dict[str, NDArray[Any]]:
         """The outputs of the first frames, as many as are remembered."""
@@ -100,8 +96,7 @@ class Outputs:
 
 def task_of(manifest: Manifest) -> Task[Any]:
     """The task of a bundle that shows of the reference what the float32 variant shows."""
-    variant = manifest.variant("float32")
-    return tasks.create(manifest.head, manifest.outputs).at(variant.thresholds if variant is not None else ())
+    return tasks.create(manifest.head, manifest.outputs).at(manifest.thresholds("float32"))
 
 
 class Comparison:
@@ -137,13 +132,12 @@ class Comparison:
         views = [self._views] * count if isinstance(self._views, View) else self._views[start : start + count]
         truths: list[Any] = []
         with of_reference():
-            shown = self.task.decode(wanted, views)
+            right = self._ranking.decode(wanted, views)
             if self._truths is not None:
-                right = shown if self._ranking is self.task else self._ranking.decode(wanted, views)
                 truths = [self.task.truth(self._truths[index]) for index in range(start, start + count)]
                 self._known += [self.task.tally(*pair) for pair in zip(right, truths, strict=True)]
         found = self._ranking.decode(got, views)
-        self._kept += [self.task.tally(*pair) for pair in zip(found, shown, strict=True)]
+        self._kept += [self.task.tally(*pair) for pair in zip(found, right, strict=True)]
         if self._truths is not None:
             self._right += [self.task.tally(*pair) for pair in zip(found, truths, strict=True)]
         divergences = np.asarray(self.task.divergence(wanted, got), np.float32)
@@ -181,10 +175,11 @@ class Comparison:
     @cached_property
     def agreement(self) -> Agreement:
         """How far the outputs are from the reference's: the task's score with its results as truths, differences."""
-        span = max(self._spans.values(), key=lambda each: each.excess, default=_Span())
+        metric = self.task.metric
+        span = max(self._spans.values(), key=lambda each: each.excess(metric), default=_Span())
         return Agreement(
             reference=self._reference,
-            metric=self.task.metric,
+            metric=metric,
             share=interval(self.task.score, self._kept),
             divergence=max(0.0, float(np.concatenate(self._divergences).mean(dtype=np.float64))),
             max_abs=span.max_abs,
@@ -232,10 +227,9 @@ class _Span:
         self.count += difference.size
         self.largest = max(self.largest, float(np.abs(wanted).max(initial=0)))
 
-    @property
-    def excess(self) -> float:
-        """How many times what rounding may do."""
-        return self.max_abs / by_rounding(self.largest)
+    def excess(self, metric: str) -> float:
+        """How many times what rounding may do to the outputs of a task with that metric."""
+        return self.max_abs / by_rounding(self.largest, metric)
 
 
 def compare(
