@@ -62,6 +62,18 @@ class Nodes:
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         return self.node("Cast", [x], self._arrays.cast(x.example, dtype), to=kind)
 
+    def classes(self, x: Node, strange: int) -> Node:
+        example = self._arrays.classes(x.example, strange)
+        if self.dtype(x) == "uint8":
+            return x
+        # a Cast alone wraps: 256 would be class 0
+        x = self.cast(x, "float32" if x.example.dtype.kind == "f" else "int64")
+        bounds = [np.array(each, x.example.dtype) for each in (-2, 256)]
+        x = self.cast(self.node("Clip", [x, *bounds], x.example), "int64")
+        place = self.node("Add", [x, np.array(2, np.int64)], x.example)
+        table = np.array([strange, 255, *range(256), strange], np.uint8)
+        return self.node("Gather", [table, place], example)
+
     def reshape(self, x: Node, shape: tuple[int, ...]) -> Node:
         return self.node("Reshape", [x, np.array([0, *shape], np.int64)], self._arrays.reshape(x.example, shape))
 

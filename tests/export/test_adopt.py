@@ -11,12 +11,12 @@ from onnx import TensorProto
 import edgecv_runtime as rt
 from edgecv_export.adopt import adopt
 from edgecv_runtime import description, verify
-from edgecv_runtime.errors import BadInput, EdgecvError
+from edgecv_runtime.errors import BadInput, EdgecvError, InvalidOutput
 from edgecv_runtime.head import ClassificationHead
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.target import targets
 from tests.export import foreign_heads as heads
-from tests.runtime.foreign import LABELS, NORMALIZATION, PREPROCESS, constant, frames, node, save, softmax, truth
+from tests.runtime.foreign import LABELS, NORMALIZATION, PREPROCESS, YAML, constant, frames, node, save, softmax, truth
 
 FRAMES = frames(9)
 IMAGES = PREPROCESS.batch(FRAMES)
@@ -167,6 +167,51 @@ def test_segmenters_outputs_become_a_class_map(name, tmp_path):
             for one, other, mask in zip(model(seen), plain(seen), wanted, strict=True):
                 assert (one.mask == mask).mean() > 0.99  # where two classes are as good as equal, rounding decides
                 assert (one.mask == other.mask).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "told"),
+    [
+        (256, TensorProto.INT64, ""),
+        (300, TensorProto.INT32, ""),
+        (2**33, TensorProto.INT64, ""),
+        (-2, TensorProto.INT64, ""),
+        (511, TensorProto.UINT16, ""),
+        (256, TensorProto.INT64, "enlarge: true"),
+    ],
+)
+def test_a_class_that_no_byte_holds_is_refused_by_the_graph(value, kind, told, tmp_path):
+    """Frames that it was adopted with have none; a white pixel, later, must not be another class modulo 256."""
+    tail = [
+        node("MaxPool", "x", "small", kernel_shape=[2, 2], strides=[2, 2]) if told else node("Identity", "x", "small"),
+        node("ReduceMin", "small", "least", axes=[1], keepdims=0),
+        node("Sub", ["least", "one"], "above"),
+        node("Relu", "above", "white"),  # 1/3, else 0
+        node("Mul", ["white", "times"], "number"),
+        node("Round", "number", "whole"),
+        node("Cast", "whole", "y", to=kind),
+    ]
+    given = {"constants": [constant("one", 1), constant("times", 3 * value)], "output_type": kind}
+    side = 4 if told else 8
+    path = save(tmp_path / "m.onnx", tail, output=("n", side, side), **given)
+    said = read(tmp_path, f"{YAML}task: segmentation\n{told}")
+    seen = [np.minimum(frame, 120) for frame in FRAMES]
+    done = adopt(path, said, tmp_path / "out", images=said.preprocess.batch(seen))
+    white = seen[0].copy()
+    white[:] = 255
+    for backend in done.parity:
+        with rt.load(tmp_path / "out", backend=backend, precision="float32") as model:
+            assert (model(seen[0]).mask == 0).all()
+            with pytest.raises(InvalidOutput, match="the class map holds 254, and there are 3 labels"):
+                model(white)
+
+
+def test_255_labels_leave_no_byte_for_a_class_that_is_none(tmp_path):
+    path = heads.save(tmp_path / "m.onnx", {"mask": np.zeros((16, 32), np.int64)})
+    labels = ", ".join(f"label{index}" for index in range(255))
+    said = read(tmp_path, INPUT.replace("cat, dog, owl", labels) + "task: segmentation\n")
+    with pytest.raises(BadInput, match="255 labels leave no byte for a class that there is no label of"):
+        adopt(path, said, tmp_path / "out", images=said.preprocess.batch(heads.frames()))
 
 
 def fixed(path, rows, shape=True):

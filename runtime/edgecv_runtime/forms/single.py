@@ -12,7 +12,7 @@ from edgecv_runtime import tasks
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.forms.base import Form, Size, named
 from edgecv_runtime.forms.ways import T, Ways
-from edgecv_runtime.head import LOGITS, MASK, ClassificationHead, Head
+from edgecv_runtime.head import LOGITS, MASK, ClassificationHead, Head, SegmentationHead
 from edgecv_runtime.inputs import Input, one_output, readable
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.onnxfile import ANY_SHAPE, OnnxHeader
@@ -105,9 +105,9 @@ class ClassMap(Record, Form, frozen=True):
 
     def make(self, ways: Ways[T], given: Mapping[str, T], head: Head, size: Size) -> dict[str, T]:
         """The class of each pixel, uint8 (N, H, W)."""
-        del head
         x = given[self.output or next(iter(given))]
         floats = ways.dtype(x).startswith("float")
+        strange = 0 if floats else _no_class(head, ways.dtype(x))
         shape = ways.shape(x)
         if len(shape) == 2:
             x = ways.reshape(x, (1, *shape))
@@ -120,7 +120,8 @@ class ClassMap(Record, Form, frozen=True):
             x = ways.above(x, np.array(0.5 if self.of == "probabilities" else 0, ways.dtype(x)))
         elif floats:
             x = ways.argmax(x, 1)
-        return {MASK: ways.cast(ways.reshape(x, size), "uint8")}
+        x = ways.reshape(x, size)
+        return {MASK: ways.cast(x, "uint8") if floats else ways.classes(x, strange)}
 
     def _check_classes(self, classes: int | str, whole: bool, labels: int, spec: TensorSpec) -> None:
         if not isinstance(classes, int):
@@ -140,6 +141,18 @@ class ClassMap(Record, Form, frozen=True):
             raise BadInput(
                 f"output '{spec.name}' is one class and its opposite: say what it is, of: logits, or of: probabilities"
             )
+
+
+def _no_class(head: Head, dtype: str) -> int:
+    """A byte that the task refuses, for classes that no byte holds; raises BadInput where every byte is taken."""
+    assert isinstance(head, SegmentationHead)
+    free = [each for each in range(255, len(head.labels) - 1, -1) if each != head.ignore]
+    if not free and dtype != "uint8":
+        raise BadInput(
+            f"a class map of {dtype} and 255 labels leave no byte for a class that there is no label of: export the "
+            "map as uint8, or name at most 254 labels"
+        )
+    return free[0] if free else 0
 
 
 def _classifier(head: Head) -> ClassificationHead:

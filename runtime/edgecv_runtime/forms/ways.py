@@ -23,6 +23,13 @@ class Ways(Protocol[T]):
 
     def cast(self, x: T, dtype: str) -> T: ...
 
+    def classes(self, x: T, strange: int) -> T:
+        """Class positions as uint8; -1, which says that none counts, is 255.
+
+        What lies outside 0..255 raises InvalidOutput, or is `strange` in a graph, which cannot raise.
+        """
+        ...
+
     def reshape(self, x: T, shape: tuple[int, ...]) -> T: ...
 
     def transpose(self, x: T, axes: tuple[int, ...]) -> T:
@@ -77,13 +84,16 @@ class Arrays:
         return x.dtype.name
 
     def cast(self, x: Array, dtype: str) -> Array:
-        if dtype == "uint8" and x.dtype != np.uint8:
-            if x.size and not (x.min() >= -1 and x.max() <= 255):
-                strange = x.min() if x.min() < -1 else x.max()
-                raise InvalidOutput(f"a class map holds {strange:g}: classes lie in 0..255, -1 says that none counts")
-            if x.dtype.kind == "f":  # what becomes of one below 0 depends on the processor
-                x = x.astype(np.int32)
         return x.astype(dtype, copy=False)
+
+    def classes(self, x: Array, strange: int) -> Array:
+        del strange
+        if x.size and not (x.min() >= -1 and x.max() <= 255):
+            found = x.min() if x.min() < -1 else x.max()
+            raise InvalidOutput(f"a class map holds {found:g}: classes lie in 0..255, -1 says that none counts")
+        if x.dtype.kind == "f":  # what becomes of one below 0 depends on the processor
+            x = x.astype(np.int32)
+        return x.astype(np.uint8, copy=False)
 
     def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
         return x.reshape(len(x), *shape)
