@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
+import json
+import logging
+from urllib.parse import quote, quote_plus
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgecv_runtime.errors import BadInput
 from edgecv_runtime.stream import redact
-from edgecv_runtime.stream.redact import secrets_of
+from edgecv_runtime.stream.credentials import VARIABLE, Credentials, Login
+from edgecv_runtime.stream.redact import RedactingFilter, secrets_of, shown
 from edgecv_runtime.stream.sources.network import Url
 
 CANARY = "c4n@ry/p%41ss"
@@ -77,3 +86,87 @@ def test_raw_passwords(text, host, password):
     url = Url.parse(text)
     assert url.host == host
     assert url.opened.startswith(f"rtsp://u:{password}@" if password else f"rtsp://{text[7:]}")
+
+
+@pytest.mark.parametrize(
+    ("url", "visible"),
+    [
+        ("rtsp://admin:can'a ry@10.0.0.2:554/cam", "rtsp://admin:***@10.0.0.2:554/cam"),
+        ('rtsp://admin:c<an>"ary@h/cam', "rtsp://admin:***@h/cam"),
+        ("rtsp://u:12/34canary@h/x", "rtsp://u:***@h/x"),
+        ("rtsp://u:p?can#ary@h/x", "rtsp://u:***@h/x"),
+        ("http://h/videostream.cgi?loginuse=a&loginpas=canary", "http://h/videostream.cgi?loginuse=a&loginpas=***"),
+        ("rtsp://h/cam?authbasic=Y2FuYXJ5", "rtsp://h/cam?authbasic=***"),
+        ("srt://h:9000?mode=caller&passphrase=canary", "srt://h:9000?mode=caller&passphrase=***"),
+        ("rtsp://h/cam?p=canary;key=canary#canary", "rtsp://h/cam?p=***;key=***#***"),
+        (
+            "rtsp://h/user=admin_password=canary_channel=1_stream=0.sdp",
+            "rtsp://h/user=admin_password=***_channel=1_stream=0.sdp",
+        ),
+        ("http://h:8080/?action=stream&resolution=640x480", "http://h:8080/?action=stream&resolution=640x480"),
+        ("rtsp://10.0.0.2:554/stream@1", "rtsp://10.0.0.2:554/stream@1"),
+        ("rtsp://h/stream@1?channel=2&subtype=0", "rtsp://h/stream@1?channel=2&subtype=0"),
+    ],
+)
+def test_own_urls_are_hidden_by_position(url, visible):
+    assert shown(url) == visible
+    assert "canary" not in redact(f"a library says {url!r}, {url}")
+
+
+anything = st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="@?#/"), min_size=8)
+
+
+@given(anything)
+def test_any_password_with_quotes_and_blanks_is_hidden_however_it_is_written(secret):
+    """Written by Python's encoders for JSON, HTML and URLs; the suffix makes it no common word of the text."""
+    secret += "x7Q"
+    assert shown(f"rtsp://admin:{secret}@camera.example/stream") == "rtsp://admin:***@camera.example/stream"
+    basic = base64.b64encode(f"admin:{secret}".encode()).decode()
+    written = [secret, repr(secret), json.dumps(secret), html.escape(secret), quote(secret), quote(secret, safe="")]
+    for form in [*written, quote_plus(secret), basic]:
+        inner = form[1:-1] if form[:1] in "'\"" and form[:1] == form[-1:] and len(form) > len(secret) else form
+        assert inner not in redact(f"<{form}>")
+
+
+def test_what_is_logged_has_no_credentials_whoever_logs_it():
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(RedactingFilter())
+    logger = logging.Logger("foreign")
+    logger.addHandler(handler)
+    secret = shown("rtsp://admin:w'c4nary \"7@h/x") and "w'c4nary \"7"
+    logger.warning("cannot open %s", secret)
+
+    def fail():
+        raise OSError(f"rtsp://admin:{quote(secret, safe='')}@h/x")
+
+    try:
+        fail()
+    except OSError:
+        logger.exception("it failed: %r", secret)
+    assert "c4nary" not in stream.getvalue()
+    assert "OSError: rtsp://admin:***@h/x" in stream.getvalue()
+
+
+def test_credentials_come_from_a_file_or_the_environment(tmp_path):
+    path = tmp_path / "cameras"
+    path.write_text("# of the yard\n10.0.0.2 admin:can'a ry@/ \"7\n10.0.0.2:8554 root:other7\n* viewer:any7\n")
+    found = Credentials.read(path)
+    login = Url.parse(found.apply("rtsp://10.0.0.2/cam"))
+    assert login.opened == "rtsp://admin:can%27a%20ry%40%2F%20%227@10.0.0.2/cam"
+    assert login.shown == "rtsp://admin:***@10.0.0.2/cam"
+    assert found.apply("rtsp://10.0.0.2:8554/cam") == "rtsp://root:other7@10.0.0.2:8554/cam"
+    assert found.apply("rtsp://viewer@10.0.0.2/cam") == "rtsp://viewer:any7@10.0.0.2/cam"
+    assert found.apply("rtsp://h/cam") == "rtsp://viewer:any7@h/cam"
+    for untouched in ("clip.mp4", "0", "rtsp://u:own7@10.0.0.2/x", "rtsp://nobody@10.0.0.9/x"):
+        assert found.apply(untouched) == untouched
+    assert Credentials.read(None, {VARIABLE: "* u:pass word"}).apply("http://h/") == "http://u:pass%20word@h/"
+    assert Credentials.read(None, {}).apply("rtsp://h/") == "rtsp://h/"
+    assert "other7" not in redact("said: other7")
+    assert "other7" not in repr(Login("h", "u", "other7"))
+    path.write_text("10.0.0.2 admin c4nary-x\n")
+    with pytest.raises(BadInput, match=r"line 1: expected HOST USER:PASSWORD") as caught:
+        Credentials.read(path)
+    assert "c4nary" not in str(caught.value)
+    with pytest.raises(BadInput, match="credentials cannot be read: No such file"):
+        Credentials.read(tmp_path / "missing")

@@ -10,7 +10,7 @@ from edgecv_runtime import files
 from edgecv_runtime.errors import BadInput, nearest
 from edgecv_runtime.formats import is_image
 from edgecv_runtime.images import head
-from edgecv_runtime.stream.redact import redact
+from edgecv_runtime.stream.redact import shown
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Source
 from edgecv_runtime.stream.sources.camera import CameraSource
 from edgecv_runtime.stream.sources.fake import FakeCamera
@@ -77,7 +77,7 @@ def _choose(text: str, timeout_s: float) -> Source:
         return SCHEMES[scheme](text, found[2], timeout_s)
     if found and not Path(text).exists():
         raise BadInput(
-            f"{redact(text)}: no such file, and no kind of source is called '{scheme}:'{nearest(scheme, SCHEMES)}"
+            f"{shown(text)}: no such file, and no kind of source is called '{scheme}:'{nearest(scheme, SCHEMES)}"
         )
     return _open_path(text, timeout_s)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from edgecv_runtime.errors import BadInput, SourceUnavailable, Unavailable
 from edgecv_runtime.preprocess import import_cv2
-from edgecv_runtime.stream.redact import redact
+from edgecv_runtime.stream.redact import shown
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S
 from edgecv_runtime.stream.sources.opencv import OpenCvSource
 
@@ -24,10 +24,10 @@ class GStreamerSource(OpenCvSource):
 
     def __init__(self, pipeline: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """pipeline: elements and `!`; timeout_s: for opening and for each read. Raises BadInput when it is empty."""
-        shown = redact(pipeline.strip())
-        if not shown:
+        name = shown(pipeline.strip())
+        if not name:
             raise BadInput("gst: expected a pipeline, as gst:videotestsrc ! videoconvert")
-        cut = shown if len(shown) <= _LONGEST_NAME else f"{shown[:_LONGEST_NAME]}..."
+        cut = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
         super().__init__(f"gst:{cut}", live=True, timeout_s=timeout_s)
         self._parts = [pipeline.strip(), *([] if "appsink" in pipeline else [_SINK])]
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from edgecv_runtime.errors import BadInput, EdgecvError, SourceUnavailable
-from edgecv_runtime.stream.redact import redact, secrets_of
+from edgecv_runtime.stream.redact import redact, secrets_of, shown, split
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Shot, Source
 from edgecv_runtime.stream.sources.libav import Decoder, NoVideo, import_av
 
@@ -28,7 +28,6 @@ SCHEMES: dict[str, tuple[int, dict[str, str]]] = {
     "https": (443, _ANALYSIS),
 }
 _STALL = 0.9  # a call that took this part of its timeout has run into it, whatever FFmpeg calls the error
-_AUTHORITY_END = re.compile(r"[/?#]")
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:@]+)(?::(?P<port>\d{1,5}))?")
 
 
@@ -54,17 +53,15 @@ class Url:
 
         Raises BadInput when there is no host, or the scheme is none of SCHEMES.
         """
-        scheme, _, rest = text.partition("://")
-        scheme = scheme.lower()
-        userinfo, authority, tail = _split(rest)
+        scheme, userinfo, authority, tail = split(text)
         place = _HOST.fullmatch(authority)
         if scheme not in SCHEMES or place is None:
-            raise BadInput(f"{redact(text)}: expected rtsp://user:password@host:port/path")
+            raise BadInput(f"{shown(text)}: expected rtsp://user:password@host:port/path")
         user, colon, password = userinfo.partition(":")
         encoded = "".join([quote(unquote(user), safe=""), colon, quote(unquote(password), safe="")])
         opened = f"{scheme}://{encoded}{'@' if userinfo else ''}{authority}{tail}"
         port = int(place["port"] or SCHEMES[scheme][0])
-        return cls(redact(text), opened, scheme, place["host"].strip("[]"), port)
+        return cls(shown(text), opened, scheme, place["host"].strip("[]"), port)
 
 
 class NetworkSource(Source):
@@ -229,15 +226,3 @@ class CaptureClock:
         captured_ns = min(arrived_ns, min(self._offsets) + round(pts_s * 1e9))
         self._last_ns = max(self._last_ns, captured_ns)
         return self._last_ns
-
-
-def _split(rest: str) -> tuple[str, str, str]:
-    """`user:password@host:port/path` -> ("user:password", "host:port", "/path")."""
-    end = _AUTHORITY_END.search(rest)
-    authority, tail = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
-    userinfo, at, place = authority.rpartition("@")
-    if "@" in tail and not (at or _HOST.fullmatch(authority)):  # a raw / in the password ended the authority too soon
-        userinfo, _, after = rest.rpartition("@")
-        end = _AUTHORITY_END.search(after)
-        return userinfo, *((after[: end.start()], after[end.start() :]) if end else (after, ""))
-    return userinfo, place, tail
