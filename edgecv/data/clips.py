@@ -165,7 +165,7 @@ def _read(name: str, path: Path, sampling: _Sampling) -> _Clip:
         raise ImageError(f"{name}: {str(exc).removeprefix(f'{path}: ')}") from exc
     if not frames:
         raise ImageError(f"{name}: holds no frames")
-    return _Clip(tuple(frames), end_s, source.early)
+    return _Clip(tuple(frames), end_s, source.end.detail if source.end and source.end.early else None)
 
 
 def _sampled(source: FileSource, name: str, sampling: _Sampling) -> tuple[list[_Frame], float]:

@@ -82,7 +82,14 @@ class BackendUnavailable(Unavailable):
 
 
 class SourceUnavailable(Unavailable):
-    """A camera, file or stream cannot be opened."""
+    """A camera, file or stream cannot be opened, or stops.
+
+    kind: what it is in one of the words of `stream.ending.KINDS`, as "refused", "stalled" or "wrong password".
+    """
+
+    def __init__(self, message: str = "", *, kind: str = "failed", extra: str = "") -> None:
+        super().__init__(message, extra=extra)
+        self.kind = kind
 
 
 class NoMemory(Unavailable, MemoryError):

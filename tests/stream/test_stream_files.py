@@ -10,7 +10,7 @@ import pytest
 from stream_lab import BIKES, CARPHONE, CLIPS, encode, remux, tcp_server, truncate, with_display_matrix
 
 from edgecv_runtime.errors import BadInput
-from edgecv_runtime.stream import Paced, Reader, open_source
+from edgecv_runtime.stream import Camera, End, Paced, open_source
 
 
 def frames_of(path):
@@ -33,7 +33,7 @@ def test_every_frame_once_as_opencv_decodes_it(clip):
         assert not capture.read()[0]
         assert len(times) == source.declared_frames == capture.get(cv2.CAP_PROP_FRAME_COUNT)
         assert source.fps == pytest.approx(capture.get(cv2.CAP_PROP_FPS))
-        assert (source.live, source.early, source.damaged) == (False, None, 0)
+        assert (source.live, source.end) == (False, End("end of file"))
     assert np.allclose(np.diff(times), 1 / source.fps, atol=1e-4)
     assert next(source, None) is None
 
@@ -68,23 +68,23 @@ def test_complete_files_end_at_their_end(tmp_path, name):
         remux(CARPHONE, path, count=50)
     frames, source = frames_of(path)
     assert len(frames) == 50
-    assert (source.early, source.damaged) == (None, 0)
+    assert source.end == End("end of file")
 
 
 def test_truncated_mp4_says_how_much_is_missing(tmp_path):
     path = truncate(remux(BIKES, tmp_path / "cut.mp4", movflags="faststart"))
     frames, source = frames_of(path)
     assert 0 < len(frames) < 250
-    assert source.early == f"declared=250 read={len(frames)}"
+    assert source.end.detail == f"declared=250 read={len(frames)}"
 
 
 def test_truncated_avi_and_mkv(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (100, 64, 64, 3), dtype=np.uint8)
     frames, source = frames_of(truncate(encode(list(noise), tmp_path / "cut.avi", "mpeg4")))
-    assert source.early == f"declared=100 read={len(frames)}"
+    assert source.end.detail == f"declared=100 read={len(frames)}"
     _, source = frames_of(truncate(remux(BIKES, tmp_path / "cut.mkv")))
-    assert source.early is not None
-    assert source.early.startswith("declared=10.0s read=4.")
+    assert source.end.kind == "truncated"
+    assert source.end.detail.startswith("declared=10.0s read=4.")
 
 
 def test_a_hole_in_the_data_is_damage(tmp_path):
@@ -93,9 +93,9 @@ def test_a_hole_in_the_data_is_damage(tmp_path):
     data[len(data) // 2 : len(data) // 2 + 60_000] = bytes(60_000)
     path.write_bytes(data)
     frames, source = frames_of(path)
-    assert source.early is None
-    assert source.damaged > 0
-    assert 250 - source.damaged <= len(frames) < 250
+    assert source.end.kind == "end of file"
+    assert source.end.damaged > 0
+    assert 250 - source.end.damaged <= len(frames) < 250
 
 
 def test_what_is_no_video_is_refused_in_one_line(tmp_path):
@@ -158,8 +158,8 @@ def test_a_folder_of_images_in_order_and_its_damage(tmp_path):
     frames, source = frames_of(tmp_path)
     assert [frame.path for frame in frames] == [str(tmp_path / f"{number}.png") for number in (0, 1, 3, 4)]
     assert [frame.image.shape[1] for frame in frames] == [30, 31, 33, 34]
-    assert (source.declared_frames, source.damaged, frames[0].pts_s) == (5, 1, None)
-    assert "2.png" in source.first_damaged
+    assert (source.declared_frames, source.end.damaged, frames[0].pts_s) == (5, 1, None)
+    assert "2.png" in source.end.first_damaged
     assert len(frames_of(tmp_path / "3.png")[0]) == 1
 
 
@@ -178,7 +178,7 @@ def test_paced_files_behave_like_cameras(tmp_path):
 
 def test_a_slow_consumer_of_a_paced_file_gets_young_frames_and_the_count_of_the_others():
     ages, indices = [], []
-    with Reader(open_source(BIKES, pace=True)) as reader:
+    with Camera(open_source(BIKES, pace=True)) as reader:
         for frame in reader:
             time.sleep(0.1)  # 10 of 25 frames a second
             ages.append((time.monotonic_ns() - frame.captured_ns) / 1e6 - 100)
@@ -196,7 +196,7 @@ def test_a_slow_consumer_of_a_paced_file_gets_young_frames_and_the_count_of_the_
 
 
 def test_a_slow_consumer_of_a_file_loses_nothing(tmp_path):
-    with Reader(open_source(remux(CARPHONE, tmp_path / "short.mp4", count=30))) as reader:
+    with Camera(open_source(remux(CARPHONE, tmp_path / "short.mp4", count=30))) as reader:
         indices = []
         for frame in reader:
             time.sleep(0.005)
@@ -206,7 +206,7 @@ def test_a_slow_consumer_of_a_file_loses_nothing(tmp_path):
 
 
 def test_drop_newest_keeps_what_waits():
-    with Reader(open_source("fake:fps=100,50"), when_late="drop-newest") as reader:
+    with Camera(open_source("fake:fps=100,50"), when_late="drop-newest") as reader:
         time.sleep(0.3)
         frames = [frame.index for frame in reader]
     assert frames[0] == 0

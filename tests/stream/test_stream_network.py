@@ -15,7 +15,7 @@ import pytest
 from stream_lab import BIKES, RtspServer, brightness, refused_port, remux, tcp_server
 
 from edgecv_runtime.errors import SourceUnavailable
-from edgecv_runtime.stream import Reader, open_source, run
+from edgecv_runtime.stream import Camera, open_source, run
 from edgecv_runtime.stream.sources import network
 from edgecv_runtime.stream.sources.network import CaptureClock
 
@@ -46,7 +46,7 @@ def test_frames_are_those_of_the_clip():
 
 def test_a_slow_consumer_gets_young_frames(camera):
     ages = []
-    with Reader(open_source(camera.url)) as reader:
+    with Camera(open_source(camera.url)) as reader:
         for frame in reader:
             time.sleep(0.2)  # 5 of 25 frames a second
             ages.append((time.monotonic_ns() - frame.captured_ns) / 1e6 - 200)
@@ -65,7 +65,7 @@ def test_a_password_with_everything_in_it_opens(guarded_camera):
 
 
 def test_what_is_wrong_is_told_apart(camera, guarded_camera):
-    messages = {}
+    messages, kinds = {}, {}
     with tcp_server() as silent, tcp_server(lambda peer: peer.close()) as closing:
         cases = {
             "no password": guarded_camera.url,
@@ -87,6 +87,7 @@ def test_what_is_wrong_is_told_apart(camera, guarded_camera):
             if case != "wrong path":
                 assert "canary" not in shown
             assert error.__cause__ is error.__context__ is None  # PyAV's error holds the password
+            kinds[case] = error.kind
             messages[case] = str(error).partition(": ")[2]
     assert messages["no password"] == "the user name or password is wanted and none was given (401)"
     assert messages["wrong password"] == "the user name or password was refused (401)"
@@ -96,6 +97,16 @@ def test_what_is_wrong_is_told_apart(camera, guarded_camera):
     assert messages["silent"] == "no answer within 1 s"
     assert messages["closing"].startswith("answers, but not with a video stream")
     assert len(set(messages.values())) >= 7
+    assert kinds == {
+        "no password": "wrong password",
+        "wrong password": "wrong password",
+        "wrong path": "wrong path",
+        "refused": "refused",
+        "unknown host": "unknown host",
+        "silent": "no answer",
+        "closing": "no video",
+        "not RTSP": "no video",
+    }
 
 
 def test_a_camera_that_freezes_is_a_stall_within_the_timeout():
@@ -174,7 +185,7 @@ def test_motion_jpeg_over_http(web):
 def test_a_file_over_http_is_a_recording(web):
     with open_source(f"{web}/clip.mp4") as source:
         assert len(list(source)) == source.declared_frames == 25
-    assert (source.live, source.early) == (False, None)
+    assert (source.live, source.end.kind) == (False, "end of file")
 
 
 def test_http_errors_are_told_apart(web):
@@ -187,7 +198,7 @@ def test_http_errors_are_told_apart(web):
 def test_a_name_server_that_is_silent_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(network.socket, "getaddrinfo", lambda *_, **__: time.sleep(1))
     start_s = time.monotonic()
-    assert network.probe("camera.example", 554, 0.1) == "no name server answered within 0.1 s"
+    assert network.probe("camera.example", 554, 0.1)[1] == "no name server answered within 0.1 s"
     assert time.monotonic() - start_s < 0.5
 
 

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,7 @@ from edgecv_runtime import records
 from edgecv_runtime.errors import BadInput, ComputationError, EdgecvError, SourceUnavailable
 from edgecv_runtime.stream import CallbackSink, FakeCamera, JsonLinesSink, Sink, StreamReport, open_source, run
 from edgecv_runtime.stream.report import Percentiles
-from edgecv_runtime.stream.sources.fake import End, Fail, Frames, Freeze, number_of
+from edgecv_runtime.stream.sources.fake import Fail, Frames, Freeze, HangUp, number_of
 
 
 def accounts_close(report):
@@ -36,7 +37,7 @@ step = st.one_of(
     frames,
     st.builds(Freeze, st.floats(0, 0.003)),
     st.just(Fail()),
-    st.just(End()),
+    st.just(HangUp()),
 )
 
 
@@ -74,7 +75,7 @@ def test_any_run_accounts_for_every_frame(scripts, when_late, model_fails, sink_
     assert len(sunk) == len(set(sunk)) == report.sinks[0].delivered + report.sinks[0].failed
     for source, script in zip(report.sources, scripts, strict=True):
         if when_late in ("auto", "wait") and max_frames is None:
-            before = [step for step in script if isinstance(step, (Frames, Fail, End))]
+            before = [step for step in script if isinstance(step, (Frames, Fail, HangUp))]
             last = next((n for n, step in enumerate(before) if not isinstance(step, Frames)), len(before))
             assert source.read == sum(step.count for step in before[:last])
             assert source.dropped == {}
@@ -230,6 +231,29 @@ def test_max_frames_is_exact():
     assert (file.read, file.inferred, file.dropped, file.ended) == (20, 20, {}, "max_frames")
     assert (camera.inferred, camera.ended) == (20, "max_frames")
     assert report.exit_code == 0
+
+
+def test_what_happens_is_told_as_it_happens(tmp_path):
+    seen, told = [], []
+
+    class Listening(CallbackSink):
+        def event(self, event):
+            told.append(event)
+
+    cv2.imwrite(str(tmp_path / "1.png"), np.zeros((4, 4, 3), np.uint8))
+    sources = ["fake:fps=200,5", "fake:3,fail", tmp_path]
+    run(brightness, sources, [Listening(lambda *_: None)], on_event=seen.append)
+    states = {name: [event.state for event in seen if event.name == name] for name in {event.name for event in seen}}
+    assert states == {
+        "fake:fps=200,5": ["connecting", "live", "ended"],
+        "fake:3,fail": ["connecting", "live", "failed"],
+        str(tmp_path): ["connecting", "live", "ended"],
+    }
+    assert [str(event) for event in seen if event.state == "failed"] == ["fake:3,fail: failed: unplugged"]
+    assert [event.monotonic_ns for event in seen] == sorted(event.monotonic_ns for event in seen)
+    assert abs(seen[0].unix_s - time.time()) < 60
+    assert all(event.attempt == 1 for event in seen)
+    assert told == seen
 
 
 def test_progress_is_told_while_frames_come_and_while_none_do():
@@ -418,7 +442,7 @@ def test_the_password_appears_nowhere(guarded_camera, tmp_path):
 import sys, threading, traceback
 import av
 from edgecv_runtime import records
-from edgecv_runtime.stream import run, open_source, JsonLinesSink, Reader
+from edgecv_runtime.stream import run, open_source, JsonLinesSink, Camera
 from stream_lab import brightness
 av.logging.set_level(av.logging.VERBOSE)  # PyAV's own messages then carry FFmpeg's log
 for url in sys.argv[2:]:

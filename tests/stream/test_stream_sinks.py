@@ -34,7 +34,7 @@ from edgecv_runtime.stream.sources.file import _boxes
 
 
 def output(image, *, index=0, pts_s=None, source="cam", mean=100.0):
-    return Output(Frame(image, index * 40_000_000, index, pts_s, source), Brightness(mean), 1.25)
+    return Output(Frame(image, index * 40_000_000, index, pts_s, source), Brightness(mean), 1.25, 0.0, "test")
 
 
 def probe(path):

@@ -12,17 +12,19 @@ from stream_lab import BIKES
 
 from edgecv_runtime.errors import BadInput, Closed, SourceUnavailable, Unavailable
 from edgecv_runtime.stream import (
+    Camera,
     CameraSource,
+    End,
+    Facts,
     FakeCamera,
     FileSource,
     GStreamerSource,
     NetworkSource,
-    Reader,
     Source,
     open_source,
 )
 from edgecv_runtime.stream.sources.base import Shot
-from edgecv_runtime.stream.sources.fake import End, Fail, Frames, Freeze, number_of
+from edgecv_runtime.stream.sources.fake import Fail, Frames, Freeze, HangUp, number_of
 
 PICTURE = np.zeros((4, 6, 3), np.uint8)
 
@@ -93,7 +95,7 @@ def test_a_script_is_played():
         frames = list(camera)
     assert [frame.image.shape[:2] for frame in frames] == [(20, 30)] * 3 + [(40, 50)] * 2 + [(2, 2)]
     assert [number_of(frame.image) for frame in frames[:5]] == [0, 1, 2, 3, 4]
-    assert camera.early is None
+    assert camera.end == End("end of file")
     assert not camera.live
 
 
@@ -104,7 +106,7 @@ def test_a_script_from_a_uri_is_paced_and_live():
     assert time.monotonic() - start_s == pytest.approx(0.1 + 19 / 50, abs=0.15)
     assert frames[0].image.shape == (48, 64, 3)
     assert (camera.live, camera.fps, len(frames)) == (True, 50, 20)
-    assert camera.early == "the camera ended the stream after 20 frames"
+    assert camera.end == End("hung up", "the camera ended the stream after 20 frames")
 
 
 def test_a_script_fails_as_cameras_do():
@@ -114,7 +116,7 @@ def test_a_script_fails_as_cameras_do():
     assert camera.frames_read == 2
     with pytest.raises(SourceUnavailable, match="stalled"):
         list(FakeCamera([Freeze(9)], timeout_s=0.05))
-    with pytest.raises(SourceUnavailable, match="no answer within"), FakeCamera([End()], open_s=9, timeout_s=0.05):
+    with pytest.raises(SourceUnavailable, match="no answer within"), FakeCamera([HangUp()], open_s=9, timeout_s=0.05):
         pass
 
 
@@ -137,7 +139,7 @@ class Watched(Source):
         self.released = []
 
     def _open(self):
-        pass
+        return Facts(live=False)
 
     def _shots(self):
         while True:
@@ -251,7 +253,7 @@ def test_a_capture_that_hangs_is_not_waited_for(plug):
     start_s = time.monotonic()
     with pytest.raises(SourceUnavailable, match="stalled"):
         next(CameraSource(0, timeout_s=0.3))
-    reader = Reader(CameraSource(0, timeout_s=9))
+    reader = Camera(CameraSource(0, timeout_s=9))
     with reader:
         time.sleep(0.2)
     assert time.monotonic() - start_s < 1.4
@@ -267,7 +269,7 @@ def test_a_capture_that_hangs_is_not_waited_for(plug):
 def test_one_thread_owns_a_capture_and_releases_it_never_during_a_read(plug):
     capture = plug(FakeCapture([PICTURE] * 1000, hang_s=0.02))
     source = CameraSource(0)
-    with Reader(source, when_late="drop-oldest") as reader:
+    with Camera(source, when_late="drop-oldest") as reader:
         next(iter(reader))
         for _ in range(20):
             source.close()  # from this thread, while the other one reads
@@ -280,7 +282,7 @@ def test_a_close_in_the_very_moment_of_a_read_neither_crashes_nor_leaks(plug):
     before = threading.active_count()
     for _ in range(30):
         capture = plug(FakeCapture([PICTURE] * 1000, hang_s=0.0005))
-        with Reader(CameraSource(0)) as reader:
+        with Camera(CameraSource(0)) as reader:
             next(iter(reader))
             reader.source.close()
         reader.join(1)
@@ -307,7 +309,7 @@ def test_gstreamer_where_opencv_has_it(monkeypatch):
     assert pipeline.endswith("appsink max-buffers=1 drop=true sync=false")
     assert backend == cv2.CAP_GSTREAMER
     assert 2000 in options
-    assert source.early == "the pipeline ended after 1 frames"
+    assert source.end.detail == "the pipeline ended after 1 frames"
     assert "canary" not in source.name
     own = GStreamerSource("videotestsrc ! appsink")
     with own:

@@ -9,10 +9,12 @@ report.check()
 from __future__ import annotations
 
 from edgecv_runtime.stream.buffer import POLICIES, Buffer, WhenLate
+from edgecv_runtime.stream.camera import Camera
+from edgecv_runtime.stream.ending import KINDS, End
+from edgecv_runtime.stream.events import STATES, Event, Journal
 from edgecv_runtime.stream.frame import Frame
 from edgecv_runtime.stream.ledger import Account, Ledger, LedgerError
 from edgecv_runtime.stream.loop import run, stop_on_signals
-from edgecv_runtime.stream.reader import Reader
 from edgecv_runtime.stream.redact import redact
 from edgecv_runtime.stream.report import SinkReport, SourceReport, Spread, StreamReport
 from edgecv_runtime.stream.sinks import (
@@ -27,34 +29,43 @@ from edgecv_runtime.stream.sinks import (
 )
 from edgecv_runtime.stream.sources import (
     CameraSource,
+    Facts,
     FakeCamera,
     FileSource,
     FolderSource,
     GStreamerSource,
     NetworkSource,
     Paced,
+    Shot,
     Source,
     open_source,
 )
 
 __all__ = [
+    "KINDS",
     "POLICIES",
+    "STATES",
     "Account",
     "Buffer",
     "CallbackSink",
+    "Camera",
     "CameraSource",
+    "End",
+    "Event",
+    "Facts",
     "FakeCamera",
     "FileSource",
     "FolderSource",
     "Frame",
     "GStreamerSource",
+    "Journal",
     "JsonLinesSink",
     "Ledger",
     "LedgerError",
     "NetworkSource",
     "Output",
     "Paced",
-    "Reader",
+    "Shot",
     "Sink",
     "SinkReport",
     "Source",

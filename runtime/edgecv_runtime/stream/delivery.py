@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 
 from edgecv_runtime.stream.buffer import Buffer
+from edgecv_runtime.stream.events import Event
 from edgecv_runtime.stream.ledger import STOPPED, Account
 from edgecv_runtime.stream.redact import redact
 from edgecv_runtime.stream.report import SinkReport
 from edgecv_runtime.stream.sinks.base import Output, Sink, StopStream
 
 _SLOTS = 8  # outputs that wait for a slow sink
+_EVENTS = 256  # that wait for a slow sink
 _TRIES = 30  # failures in a row after which a sink is not asked again
 
 
@@ -33,6 +36,7 @@ class Delivery:
         self._lock = threading.Condition()  # of the buffer too: an output is waiting, being written, or settled
         self._abandoned = False
         self._writing: Output | None = None
+        self._events: deque[Event] = deque(maxlen=_EVENTS)
         self._buffer: Buffer[Output] = Buffer(_SLOTS, "wait", dropped=self._drop, changed=self._lock)
         self._thread = threading.Thread(target=self._run, name=f"edgecv-sink {account.name}", daemon=True)
         if sink.own_thread:
@@ -44,10 +48,16 @@ class Delivery:
         wait: for a slot (recordings), else the oldest waiting output is dropped (cameras); stop: ends the waiting.
         """
         if not self._sink.own_thread:
+            self._tell()
             self._write(output)
             return
         self._buffer.become("wait" if wait else "drop-oldest", _SLOTS)
         self._buffer.put(output, give_up=stop.is_set)
+
+    def tell(self, event: Event) -> None:
+        """Tell the sink of an event, before its next output or within a second."""
+        if type(self._sink).event is not Sink.event:
+            self._events.append(event)
 
     def finish(self) -> None:
         """Let the sink take what waits, then close it; returns at once where it has its own thread."""
@@ -87,6 +97,7 @@ class Delivery:
             with self._lock:
                 output = self._buffer.take(timeout_s=1.0)
                 self._writing = output
+            self._tell()
             if output is not None:
                 self._write(output)
         self._close()
@@ -118,7 +129,15 @@ class Delivery:
             with self._changed:
                 self._changed.notify_all()
 
+    def _tell(self) -> None:
+        while self._events:
+            try:
+                self._sink.event(self._events.popleft())
+            except Exception as exc:  # reported as the sink's error
+                self._error = self._error or redact(f"{type(exc).__name__}: {exc}")
+
     def _close(self) -> None:
+        self._tell()
         try:
             self._sink.close()
         except Exception as exc:  # reported as the sink's error

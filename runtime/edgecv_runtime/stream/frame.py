@@ -13,10 +13,11 @@ class Frame:
 
     image: (H, W, 3) uint8 BGR.
     captured_ns: when it was captured, `time.monotonic_ns()`; for a file, when it was decoded.
-    index: number of frames that this source gave before this one.
-    pts_s: presentation time within the stream in seconds, None where the source has none.
+    index: number of frames that this source gave before this one, through all its connections.
+    pts_s: presentation time within the connection in seconds, None where the source has none.
     source: name of the source, free of passwords.
     path: the image file, for a folder of images.
+    connection: which connection of the source gave it, from 1; time stamps and sizes may differ between two.
     """
 
     image: Image = field(repr=False)
@@ -25,3 +26,4 @@ class Frame:
     pts_s: float | None
     source: str
     path: str | None = None
+    connection: int = 1

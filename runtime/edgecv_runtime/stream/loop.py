@@ -13,10 +13,11 @@ from edgecv_runtime import signals
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.stream.buffer import WhenLate
+from edgecv_runtime.stream.camera import Camera
 from edgecv_runtime.stream.delivery import Delivery
+from edgecv_runtime.stream.events import Event, Journal
 from edgecv_runtime.stream.frame import Frame
 from edgecv_runtime.stream.ledger import Ledger
-from edgecv_runtime.stream.reader import Reader
 from edgecv_runtime.stream.redact import redact
 from edgecv_runtime.stream.report import Percentiles, SourceReport, StreamReport
 from edgecv_runtime.stream.sinks.base import Output, Sink
@@ -26,7 +27,7 @@ Model = Callable[[Image], Any]
 
 _POLL_S = 0.1  # how soon a set `stop` is seen
 _PROGRESS_S = 0.5  # least time between two calls of `on_progress`
-_STOP_S = 1.5  # how long a stop waits for sinks to flush and readers to let go, together
+_STOP_S = 1.5  # how long a stop waits for sinks to flush and cameras to let go, together
 
 
 def run(
@@ -38,6 +39,7 @@ def run(
     max_frames: int | None = None,
     stop: threading.Event | None = None,
     on_progress: Callable[[StreamReport], object] | None = None,
+    on_event: Callable[[Event], object] | None = None,
     max_failures: int = 30,
 ) -> StreamReport:
     """Run a model on every frame of one or several sources and hand the results to sinks, until all sources end.
@@ -49,6 +51,7 @@ def run(
     max_frames: end each source after this many frames went through the model.
     stop: when set, the run ends in order within 2 s, whatever the sources are doing (see `stop_on_signals`).
     on_progress: called about twice a second with the report so far.
+    on_event: called with each event as it comes (a source connects, is live, ends, ...), by the thread it happens in.
     max_failures: failures of the model in a row that end the run.
     Raises BadInput for sources or sinks that cannot be used; every later trouble stands in the report, whose `check()`
     raises it and whose `exit_code` says it. Raises LedgerError if a frame were lost.
@@ -61,9 +64,15 @@ def run(
     opened = [source if isinstance(source, Source) else open_source(source) for source in given]
     if len(set(map(id, opened))) < len(opened):
         raise BadInput("the same source was given twice; open_source gives a new one each time")
+    names = _unique([source.name for source in opened])
     for sink in sinks:
-        sink.start(len(opened))
-    this = _Run(model, opened, sinks, when_late, max_frames, stop or threading.Event(), max_failures)
+        sink.start(names)
+    for name, source in zip(names, opened, strict=True):
+        source.name = name
+    journal = Journal()
+    if on_event is not None:
+        journal.subscribe(on_event)
+    this = _Run(model, opened, sinks, when_late, max_frames, stop or threading.Event(), max_failures, journal)
     return this.until_all_ended(on_progress)
 
 
@@ -90,10 +99,10 @@ def stop_on_signals(*numbers: int) -> Iterator[SignalEvent]:
 
 
 class _Lane:
-    """One source: its reader, and what is measured of it."""
+    """One source: its camera, and what is measured of it."""
 
-    def __init__(self, reader: Reader, max_frames: int | None) -> None:
-        self.reader = reader
+    def __init__(self, camera: Camera, max_frames: int | None) -> None:
+        self.camera = camera
         self.max_frames = max_frames
         self.age = Percentiles()
         self.inference = Percentiles()
@@ -103,18 +112,18 @@ class _Lane:
 
     @property
     def name(self) -> str:
-        return self.reader.account.name
+        return self.camera.name
 
     def report(self) -> SourceReport:
-        reader, counts = self.reader, self.reader.account.as_dict()
+        camera, counts = self.camera, self.camera.account.as_dict()
         span_s = (self.last_ns - self.first_ns) / 1e9
-        detail = reader.detail
-        if reader.abandoned:
-            detail = f"inside a read or an open, which ends by itself within {reader.source.timeout_s:g} s"
+        detail = camera.detail
+        if camera.abandoned:
+            detail = f"inside a read or an open, which ends by itself within {camera.source.timeout_s:g} s"
         return SourceReport(
             name=self.name,
-            live=reader.source.live,
-            when_late=reader.when_late,
+            live=camera.facts.live,
+            when_late=camera.when_late,
             read=counts["read"],
             inferred=counts["inferred"],
             dropped=counts["dropped"],
@@ -123,12 +132,12 @@ class _Lane:
             fps=(counts["inferred"] - 1) / span_s if counts["inferred"] > 1 and span_s > 0 else None,
             age=self.age.spread(),
             inference=self.inference.spread(),
-            declared_frames=reader.source.declared_frames,
-            damaged=reader.source.damaged,
-            first_damaged=reader.source.first_damaged,
-            ended=reader.ended or "running",
+            declared_frames=camera.facts.declared_frames,
+            damaged=camera.damaged,
+            first_damaged=camera.end.first_damaged if camera.end is not None else None,
+            ended=camera.ended or "running",
             detail=detail,
-            error_code=reader.error.exit_code if reader.error is not None else 0,
+            error_code=camera.end.exit_code if camera.end is not None else 0,
         )
 
 
@@ -144,8 +153,10 @@ class _Run:
         max_frames: int | None,
         stop: threading.Event,
         max_failures: int,
+        journal: Journal,
     ) -> None:
         self.model = model
+        self.model_name = identity(model)
         self.stop = stop
         self.max_failures = max_failures
         self.start_s = time.monotonic()
@@ -155,20 +166,27 @@ class _Run:
         self.failures_in_a_row = 0
         self.gave_up = False
         self.lanes = []
-        for name, source in zip(_unique([source.name for source in sources]), sources, strict=True):
-            source.name = name
-            account = self.ledger.add_source(name)
-            reader = Reader(source, when_late=when_late, max_frames=max_frames, account=account, changed=self.changed)
-            self.lanes.append(_Lane(reader, max_frames))
+        for source in sources:
+            camera = Camera(
+                source,
+                when_late=when_late,
+                max_frames=max_frames,
+                account=self.ledger.add_source(source.name),
+                journal=journal,
+                changed=self.changed,
+            )
+            self.lanes.append(_Lane(camera, max_frames))
         names = _unique([sink.name for sink in sinks])
         accounts = [self.ledger.add_sink(name) for name in names]
         self.deliveries = [Delivery(sink, account, self.changed) for sink, account in zip(sinks, accounts, strict=True)]
+        for delivery in self.deliveries:
+            journal.subscribe(delivery.tell)
 
     def until_all_ended(self, on_progress: Callable[[StreamReport], object] | None) -> StreamReport:
         told_s = self.start_s
         try:
             for lane in self.lanes:
-                lane.reader.start()
+                lane.camera.start()
             for lane, frame in self._frames():
                 if frame is not None:
                     self._infer(lane, frame)
@@ -187,14 +205,14 @@ class _Run:
         while not self._ending():
             for step in range(len(self.lanes)):
                 lane = self.lanes[(turn + step) % len(self.lanes)]
-                frame = lane.reader.take()
+                frame = lane.camera.take()
                 if frame is not None:
                     turn += step + 1
                     yield lane, frame
                     break
             else:
                 with self.changed:
-                    if not self._ending() and not any(lane.reader.waiting for lane in self.lanes):
+                    if not self._ending() and not any(lane.camera.waiting for lane in self.lanes):
                         self.changed.wait(_POLL_S)
                 yield self.lanes[0], None
 
@@ -204,7 +222,7 @@ class _Run:
             or self.gave_up
             or self._no_sink_left()
             or any(delivery.stop_asked for delivery in self.deliveries)
-            or all(lane.reader.finished for lane in self.lanes)
+            or all(lane.camera.finished for lane in self.lanes)
         )
 
     def _no_sink_left(self) -> bool:
@@ -220,18 +238,19 @@ class _Run:
             now_ns = time.monotonic_ns()
             self.failures_in_a_row = 0
             age_ms = (now_ns - frame.captured_ns) / 1e6
+            output = Output(frame, result, age_ms, time.time() - age_ms / 1e3, self.model_name)
             lane.age.add(age_ms)
             lane.inference.add((now_ns - start_ns) / 1e6)
             lane.first_ns, lane.last_ns = lane.first_ns or now_ns, now_ns
             self.ledger.inferred(lane.name, frame.index)
             for delivery in self.deliveries:
-                delivery.put(Output(frame, result, age_ms), wait=lane.reader.when_late == "wait", stop=self.stop)
+                delivery.put(output, wait=lane.camera.when_late == "wait", stop=self.stop)
         lane.taken += 1
         if lane.taken == lane.max_frames:
-            lane.reader.stop("max_frames")
+            lane.camera.stop("max_frames")
 
     def _failed(self, lane: _Lane, frame: Frame, exc: Exception) -> None:
-        lane.reader.account.failed(frame.index)
+        lane.camera.account.failed(frame.index)
         self.first_failure = self.first_failure or redact(f"{type(exc).__name__}: {exc}")
         self.failures_in_a_row += 1
         self.gave_up = self.failures_in_a_row >= self.max_failures
@@ -249,18 +268,18 @@ class _Run:
         end_s = time.monotonic() + _STOP_S
         for lane in self.lanes:
             if self.gave_up:
-                lane.reader.stop("error", f"the model failed for {self.failures_in_a_row} frames in a row")
+                lane.camera.stop("error", f"the model failed for {self.failures_in_a_row} frames in a row")
             elif self._no_sink_left():
-                lane.reader.stop("error", "every sink failed")
+                lane.camera.stop("error", "every sink failed")
             else:
-                lane.reader.stop()
+                lane.camera.stop()
         for delivery in self.deliveries:
             delivery.finish()
         for delivery in self.deliveries:
             if not delivery.join(max(0.0, end_s - time.monotonic())):
                 delivery.abandon(f"did not finish within {_STOP_S} s of the stop")
         for lane in self.lanes:
-            lane.reader.join(max(0.0, end_s - time.monotonic()))
+            lane.camera.join(max(0.0, end_s - time.monotonic()))
 
     def _report(self) -> StreamReport:
         return StreamReport(
@@ -270,6 +289,14 @@ class _Run:
             first_failure=self.first_failure,
             gave_up=self.gave_up,
         )
+
+
+def identity(model: object) -> str:
+    """What a model is called in outputs: its name and variant, or the name of the function that it is."""
+    info = getattr(model, "info", None)
+    if info is not None:
+        return f"{info.name} {info.variant}"
+    return str(getattr(model, "__name__", type(model).__name__))
 
 
 def _unique(names: Sequence[str]) -> list[str]:

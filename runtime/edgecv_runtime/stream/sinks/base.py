@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from edgecv_runtime.stream.events import Event
 from edgecv_runtime.stream.frame import Frame
 
 if TYPE_CHECKING:
@@ -17,11 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """A frame with its result; age_ms: from the capture of the frame to its result."""
+    """A frame with its result; `frame.source` and `frame.connection` say where it comes from.
+
+    age_ms: from the capture of the frame to its result; unix_s: the wall clock at its capture.
+    model: which model made the result.
+    """
 
     frame: Frame
     result: Result
     age_ms: float
+    unix_s: float
+    model: str
 
 
 class StopStream(Exception):  # a request, not an error
@@ -40,8 +48,15 @@ class Sink(ABC):
     name: str
     own_thread = True
 
-    def start(self, sources: int) -> None:  # noqa: B027  # most sinks take any number
-        """Called by `run` before the first frame, with the number of sources; raises BadInput if they are too many."""
+    def start(self, sources: Sequence[str]) -> None:  # noqa: B027  # most sinks take any number
+        """Called by `run` before the first frame, with the names of the sources; raises BadInput if they are too many.
+
+        Others may come later, and a source may come back with another size, or another clock: then its frames have
+        another `connection`, and a sink whose file cannot hold both begins a new one.
+        """
+
+    def event(self, event: Event) -> None:  # noqa: B027  # most sinks take results only
+        """Take one event of a source, sink or model, in the thread that calls `write`; by default nothing."""
 
     @abstractmethod
     def write(self, output: Output) -> None:

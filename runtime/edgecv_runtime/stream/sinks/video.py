@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,11 @@ class VideoSink(Sink):
             raise BadInput(f"{path}: there is no folder {self._path.parent}")
         _import_av()
 
-    def start(self, sources: int) -> None:
+    def start(self, sources: Sequence[str]) -> None:
         """Refuse several sources in one file; raises BadInput."""
-        if sources > 1 and "{source}" not in self._path.name:
+        if len(sources) > 1 and "{source}" not in self._path.name:
             raise BadInput(
-                f"{self.name}: one video holds one source, and there are {sources}; "
+                f"{self.name}: one video holds one source, and there are {len(sources)}; "
                 f"use {self._path.stem}-{{source}}{self._path.suffix}"
             )
 

@@ -11,7 +11,7 @@ from edgecv_runtime.errors import BadInput, nearest
 from edgecv_runtime.formats import is_image
 from edgecv_runtime.images import head
 from edgecv_runtime.stream.redact import shown
-from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Source
+from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shot, Source
 from edgecv_runtime.stream.sources.camera import CameraSource
 from edgecv_runtime.stream.sources.fake import FakeCamera
 from edgecv_runtime.stream.sources.file import FileSource
@@ -24,12 +24,14 @@ from edgecv_runtime.stream.sources.paced import Paced
 __all__ = [
     "DEFAULT_TIMEOUT_S",
     "CameraSource",
+    "Facts",
     "FakeCamera",
     "FileSource",
     "FolderSource",
     "GStreamerSource",
     "NetworkSource",
     "Paced",
+    "Shot",
     "Source",
     "open_source",
 ]

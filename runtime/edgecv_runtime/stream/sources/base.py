@@ -1,17 +1,21 @@
-"""What every source is: opened once, iterated once, released by one thread."""
+"""What every source is: one connection, opened once, iterated once, released by one thread."""
 
 from __future__ import annotations
 
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgecv_runtime.errors import Closed
+from edgecv_runtime.errors import Closed, EdgecvError
 from edgecv_runtime.preprocess import Image
+from edgecv_runtime.stream.ending import End, kind_of
 from edgecv_runtime.stream.frame import Frame
+from edgecv_runtime.stream.redact import redact
 
 if TYPE_CHECKING:
     from typing import Self
@@ -19,55 +23,87 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT_S = 5.0
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a source once it is open.
+
+    live: frames are lost when nobody reads them (a camera), so late ones are better dropped than queued.
+    size: (height, width) of its frames as declared; fps: frames per second that it declares; declared_frames: that the
+    container says it holds; codec: as FFmpeg calls it. None where the source does not say.
+    """
+
+    live: bool
+    size: tuple[int, int] | None = None
+    fps: float | None = None
+    declared_frames: int | None = None
+    codec: str | None = None
+
+
 class Shot(NamedTuple):
-    """What a kind of source knows of one frame; `Source` adds the rest."""
+    """One frame as a source gives it; who takes it counts it and says which source it is of.
+
+    captured_ns: `time.monotonic_ns()`, None for "now"; damaged: broken frames or packets so far on this connection.
+    """
 
     image: Image
     pts_s: float | None = None
     captured_ns: int | None = None
     path: str | None = None
+    damaged: int = 0
+
+
+Shots = Generator[Shot, None, End | None]
 
 
 class Source(ABC):
-    """A camera, file or stream: `with open_source(...) as source: for frame in source: ...`.
+    """One connection to a camera, file or stream: `with open_source(...) as source: for frame in source: ...`.
 
     A kind of source implements `_open`, `_shots` and `_release`. They are never called by two threads at once, and
     `_release` never runs while another thread is inside a read (OpenCV crashes there): whoever reads releases as soon
     as its read returns. Every wait inside has a timeout of `timeout_s`, or ends when `_interrupted` is set.
 
     name: how it is called in reports and messages, free of passwords.
-    live: frames are lost when nobody reads them (a camera), so late ones are better dropped than queued.
-    fps: frames per second that it declares, None if unknown; known once it is open.
-    declared_frames: frames that the container says it holds, None if it does not say; known once it is open.
-    early: why it ended before its declared end; None when it ended where it should.
-    damaged: frames or packets that the decoder reported as broken.
-    first_damaged: what was wrong with the first of them, None where that is not known.
+    facts: what is known of it; before it is open, whether it is `live` by its kind.
+    end: how it ended, None before; it holds for errors that are raised, too.
+    frames_read: shots that it gave.
     """
 
     def __init__(self, name: str, *, live: bool, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         if timeout_s <= 0:
             raise ValueError(f"timeout_s must be positive, got {timeout_s}")
         self.name = name
-        self.live = live
         self.timeout_s = timeout_s
-        self.fps: float | None = None
-        self.declared_frames: int | None = None
-        self.early: str | None = None
-        self.damaged = 0
-        self.first_damaged: str | None = None
+        self.facts = Facts(live=live)
+        self.end: End | None = None
         self.frames_read = 0
-        self._shot_iterator: Iterator[Shot] | None = None
+        self._damaged = 0
+        self._shot_iterator: Shots | None = None
         self._using = threading.Lock()  # held while the capture is opened, read or released
         self._interrupted = threading.Event()
         self._opened = False
 
-    @abstractmethod
-    def _open(self) -> None:
-        """Open the capture and learn `fps`, `declared_frames`, `live`; raises SourceUnavailable or BadInput."""
+    @property
+    def live(self) -> bool:
+        """Frames are lost when nobody reads them."""
+        return self.facts.live
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second that it declares, None if unknown."""
+        return self.facts.fps
+
+    @property
+    def declared_frames(self) -> int | None:
+        """Frames that the container says it holds, None if it does not say."""
+        return self.facts.declared_frames
 
     @abstractmethod
-    def _shots(self) -> Iterator[Shot]:
-        """Give every frame until the end; sets `early` if that came too early; raises SourceUnavailable."""
+    def _open(self) -> Facts:
+        """Open the capture and learn the facts; raises SourceUnavailable with its kind, or BadInput."""
+
+    @abstractmethod
+    def _shots(self) -> Shots:
+        """Give every frame, then return the End (None: "end of file"); raises SourceUnavailable with its kind."""
 
     @abstractmethod
     def _release(self) -> None:
@@ -78,11 +114,23 @@ class Source(ABC):
         if self._interrupted.is_set():
             raise Closed(f"{self.name} is closed; open_source gives a new one")
         try:
-            with self._using:
+            with self._using, self._ending():
                 self._ensure_open()
         finally:
             self._release_if_interrupted()
         return self
+
+    def next_shot(self) -> Shot | None:
+        """The next shot, opening the source where it is not; None at its end; raises what went wrong."""
+        try:
+            with self._using, self._ending():
+                return self._next()
+        finally:
+            self._release_if_interrupted()
+
+    def shots(self) -> Iterator[Shot]:
+        """What it gives, without an index: for sources around a source."""
+        return iter(self.next_shot, None)
 
     def interrupt(self) -> None:
         """Ask the source to end, from any thread, without waiting; the thread that reads it releases it."""
@@ -105,42 +153,55 @@ class Source(ABC):
         return self
 
     def __next__(self) -> Frame:
-        try:
-            with self._using:
-                return self._next()
-        except BaseException:  # also StopIteration: an ended source holds nothing
-            self.interrupt()
-            raise
-        finally:
-            self._release_if_interrupted()
+        shot = self.next_shot()
+        if shot is None:
+            raise StopIteration
+        return frame_of(shot, self.name, self.frames_read - 1)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
-    def _next(self) -> Frame:
+    def _next(self) -> Shot | None:
         if self._interrupted.is_set():
-            raise StopIteration
+            return None
         try:
             self._ensure_open()
-        except Closed:
-            raise StopIteration from None
+        except Closed:  # meanwhile, by another thread
+            return None
         assert self._shot_iterator is not None
-        shot = next(self._shot_iterator)
+        try:
+            shot = next(self._shot_iterator)
+        except StopIteration as exc:
+            self._finish(exc.value or End("end of file", damaged=self._damaged))
+            return None
         if self._interrupted.is_set():  # it came too late to belong to the stream
-            raise StopIteration
-        stamp = time.monotonic_ns() if shot.captured_ns is None else shot.captured_ns
-        frame = Frame(shot.image, stamp, self.frames_read, shot.pts_s, self.name, shot.path)
+            return None
         self.frames_read += 1
-        return frame
+        self._damaged = shot.damaged
+        return shot
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Note the end where it came while something of the source ran; an ended source holds nothing."""
+        try:
+            yield
+        except BaseException as exc:
+            error = exc if isinstance(exc, Exception) else Closed("interrupted")
+            self._finish(End(kind_of(error), _told(self.name, error), self._damaged))
+            raise
+        if self._interrupted.is_set():
+            self._finish(End("stopped", damaged=self._damaged))
+
+    def _finish(self, end: End) -> None:
+        """The first end stands, and what follows from being interrupted is no other."""
+        if self.end is None:
+            self.end = End("stopped", damaged=end.damaged) if self._interrupted.is_set() else end
+        self.interrupt()
 
     def _ensure_open(self) -> None:
         if not self._opened:
             self._opened = True
-            try:
-                self._open()
-            except BaseException:
-                self.interrupt()
-                raise
+            self.facts = self._open()
             self._shot_iterator = self._shots()
 
     def _release_if_interrupted(self) -> None:
@@ -153,3 +214,14 @@ class Source(ABC):
                     self._release()
             finally:
                 self._using.release()
+
+
+def frame_of(shot: Shot, source: str, index: int, connection: int = 1) -> Frame:
+    """A shot as the frame that it is in its stream."""
+    stamp = time.monotonic_ns() if shot.captured_ns is None else shot.captured_ns
+    return Frame(shot.image, stamp, index, shot.pts_s, source, shot.path, connection)
+
+
+def _told(name: str, error: Exception) -> str:
+    """An error in one line; what a foreign library raised is named by its type, and redacted."""
+    return str(error) if isinstance(error, EdgecvError) else redact(f"{name}: {type(error).__name__}: {error}")

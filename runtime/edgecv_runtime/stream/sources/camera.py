@@ -9,6 +9,7 @@ from typing import Any
 
 from edgecv_runtime.errors import BadInput, SourceUnavailable
 from edgecv_runtime.preprocess import import_cv2
+from edgecv_runtime.stream.ending import End
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S
 from edgecv_runtime.stream.sources.opencv import OpenCvSource
 
@@ -57,12 +58,20 @@ class CameraSource(OpenCvSource):
 
     def _check_device_file(self, device: str) -> None:
         if not Path(device).exists():
-            raise SourceUnavailable(f"{self.name}: there is no {device}; is the camera plugged in? (ls /dev/video*)")
+            raise SourceUnavailable(
+                f"{self.name}: there is no {device}; is the camera plugged in? (ls /dev/video*)", kind="missing"
+            )
         if not os.access(device, os.R_OK | os.W_OK):
-            raise SourceUnavailable(f"{self.name}: no permission for {device}; add the user to the group 'video'")
+            raise SourceUnavailable(
+                f"{self.name}: no permission for {device}; add the user to the group 'video'", kind="no permission"
+            )
 
     def _not_opened(self) -> SourceUnavailable:
-        return SourceUnavailable(f"{self.name}: cannot be opened; does another program use it, or is it no camera?")
+        return SourceUnavailable(
+            f"{self.name}: cannot be opened; does another program use it, or is it no camera?", kind="busy"
+        )
 
-    def _ended(self) -> None:
-        raise SourceUnavailable(f"{self.name}: stopped after {self.frames_read} frames; was it unplugged?")
+    def _ended(self) -> End:
+        raise SourceUnavailable(
+            f"{self.name}: stopped after {self.frames_read} frames; was it unplugged?", kind="missing"
+        )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgecv_runtime.errors import BadInput, SourceUnavailable, nearest
 from edgecv_runtime.preprocess import Image
-from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Shot, Source
+from edgecv_runtime.stream.ending import End
+from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shot, Shots, Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +38,11 @@ class Fail:
 
 
 @dataclass(frozen=True)
-class End:
+class HangUp:
     """End the stream too early, as a camera that hangs up; a script that runs out ends where it should."""
 
 
-Step = Frames | Freeze | Fail | End
+Step = Frames | Freeze | Fail | HangUp
 
 
 class FakeCamera(Source):
@@ -90,7 +91,7 @@ class FakeCamera(Source):
                 elif key == "fail":
                     script.append(Fail(value) if value else Fail())
                 elif key == "end":
-                    script.append(End())
+                    script.append(HangUp())
                 else:
                     raise BadInput(
                         f"fake:{text}: unknown step '{key}'{nearest(key, ['fps', 'size', 'freeze', 'fail', 'end'])}"
@@ -103,22 +104,21 @@ class FakeCamera(Source):
                 ) from exc
         return cls(script, fps=fps, name=f"fake:{text}", timeout_s=timeout_s)
 
-    def _open(self) -> None:
-        self.fps = self._declared_fps
-        self._wait(self._open_s, "no answer")
+    def _open(self) -> Facts:
+        self._wait(self._open_s, "no answer", "no answer")
+        return Facts(live=self.live, fps=self._declared_fps)
 
-    def _shots(self) -> Iterator[Shot]:
+    def _shots(self) -> Shots:
         due_s = time.monotonic()
         number = 0
         for step in self._script:
             if isinstance(step, Freeze):
-                self._wait(step.seconds, "stalled: no frame")
+                self._wait(step.seconds, "stalled: no frame", "stalled")
                 due_s += step.seconds
             elif isinstance(step, Fail):
-                raise SourceUnavailable(f"{self.name}: {step.message}")
-            elif isinstance(step, End):
-                self.early = f"the camera ended the stream after {self.frames_read} frames"
-                return
+                raise SourceUnavailable(f"{self.name}: {step.message}", kind="lost")
+            elif isinstance(step, HangUp):
+                return End("hung up", f"the camera ended the stream after {self.frames_read} frames")
             else:
                 for _ in range(step.count):
                     self._interrupted.wait(max(0.0, due_s - time.monotonic()))
@@ -126,11 +126,12 @@ class FakeCamera(Source):
                     yield Shot(image, pts_s=number * self._interval_s if self._interval_s else None)
                     number += 1
                     due_s += self._interval_s
+        return None
 
-    def _wait(self, seconds: float, trouble: str) -> None:
+    def _wait(self, seconds: float, trouble: str, kind: str) -> None:
         self._interrupted.wait(min(seconds, self.timeout_s))
         if seconds >= self.timeout_s and not self._interrupted.is_set():
-            raise SourceUnavailable(f"{self.name}: {trouble} within {self.timeout_s:g} s")
+            raise SourceUnavailable(f"{self.name}: {trouble} within {self.timeout_s:g} s", kind=kind)
 
     def _release(self) -> None:
         pass  # holds nothing

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from edgecv_runtime.errors import BadInput, SourceUnavailable
-from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Shot, Source
+from edgecv_runtime.stream.ending import End
+from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shots, Source
 from edgecv_runtime.stream.sources.libav import Decoder, NoVideo, import_av
 
 _SLACK_S = 0.5  # by how much a complete file's last frame may miss the duration in its header
@@ -32,7 +32,7 @@ class FileSource(Source):
         if self._path.is_dir():
             raise BadInput(f"{path}: a folder, where a video file was expected")
 
-    def _open(self) -> None:
+    def _open(self) -> Facts:
         av = import_av()
         if self._path.stat().st_size == 0:
             raise BadInput(f"{self.name}: the file is empty")
@@ -44,26 +44,22 @@ class FileSource(Source):
         except NoVideo as exc:
             raise BadInput(f"{self.name}: holds no video that can be decoded") from exc
         except (av.error.PermissionError, av.error.OSError, av.error.ExitError) as exc:
-            raise SourceUnavailable(f"{self.name}: cannot be read: {exc.strerror}") from exc
+            raise SourceUnavailable(f"{self.name}: cannot be read: {exc.strerror}", kind="no permission") from exc
         except av.FFmpegError as exc:
             raise BadInput(f"{self.name}: {_why_not_a_video(self._path)}") from exc
-        self.fps = self._decoder.fps
-        self.declared_frames = self._decoder.declared_frames
+        return self._decoder.facts(live=False)
 
-    def _shots(self) -> Iterator[Shot]:
+    def _shots(self) -> Shots:
         av = import_av()
         decoder = self._decoder
         assert decoder is not None
         try:
-            for shot in decoder.shots():
-                self.damaged = decoder.damaged
-                yield shot
+            yield from decoder.shots()
         except av.FFmpegError as exc:  # the end of a truncated file, for some containers; others just end
-            self.early = f"declared={self.declared_frames} read={self.frames_read}: {exc.strerror}"
-            return
-        finally:
-            self.damaged = decoder.damaged
-        self.early = self._early(decoder)
+            early: str | None = f"declared={self.declared_frames} read={self.frames_read}: {exc.strerror}"
+        else:
+            early = self._early(decoder)
+        return End("truncated" if early else "end of file", early or "", decoder.damaged)
 
     def _early(self, decoder: Decoder) -> str | None:
         if self.declared_frames is not None:

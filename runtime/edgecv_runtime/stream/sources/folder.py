@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from edgecv_runtime import formats, images
 from edgecv_runtime.errors import BadInput, ImageError
-from edgecv_runtime.stream.sources.base import Shot, Source
+from edgecv_runtime.stream.ending import End
+from edgecv_runtime.stream.sources.base import Facts, Shot, Shots, Source
 
 
 class FolderSource(Source):
     """The images below a folder, or one image, sorted by path; `Frame.path` names each.
 
-    An image that cannot be decoded is counted in `damaged` and left out.
+    An image that cannot be decoded is counted as damaged and left out.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -23,18 +23,20 @@ class FolderSource(Source):
         if not self._paths:
             raise BadInput(f"{path}: no images in this folder; known suffixes: {', '.join(formats.suffixes())}")
 
-    def _open(self) -> None:
-        self.declared_frames = len(self._paths)
+    def _open(self) -> Facts:
+        return Facts(live=False, declared_frames=len(self._paths))
 
-    def _shots(self) -> Iterator[Shot]:
+    def _shots(self) -> Shots:
+        damaged, first = 0, None
         for path in self._paths:
             try:
                 image = images.read(path)
             except ImageError as exc:
-                self.damaged += 1
-                self.first_damaged = self.first_damaged or str(exc)
+                damaged += 1
+                first = first or str(exc)
                 continue
-            yield Shot(image, path=str(path))
+            yield Shot(image, path=str(path), damaged=damaged)
+        return End("end of file", damaged=damaged, first_damaged=first)
 
     def _release(self) -> None:
         pass  # each file is closed as soon as it is read

@@ -6,6 +6,7 @@ from typing import Any
 
 from edgecv_runtime.errors import BadInput, SourceUnavailable, Unavailable
 from edgecv_runtime.preprocess import import_cv2
+from edgecv_runtime.stream.ending import End
 from edgecv_runtime.stream.redact import shown
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S
 from edgecv_runtime.stream.sources.opencv import OpenCvSource
@@ -45,10 +46,12 @@ class GStreamerSource(OpenCvSource):
         return cv2.VideoCapture(" ! ".join(self._parts), cv2.CAP_GSTREAMER, options)
 
     def _not_opened(self) -> SourceUnavailable:
-        return SourceUnavailable(f"{self.name}: the pipeline does not start; try it with gst-launch-1.0")
+        return SourceUnavailable(
+            f"{self.name}: the pipeline does not start; try it with gst-launch-1.0", kind="no answer"
+        )
 
-    def _ended(self) -> None:
-        self.early = f"the pipeline ended after {self.frames_read} frames"
+    def _ended(self) -> End:
+        return End("hung up", f"the pipeline ended after {self.frames_read} frames")
 
 
 def has_gstreamer(cv2: Any) -> bool:

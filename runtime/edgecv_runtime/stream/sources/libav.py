@@ -11,7 +11,7 @@ import numpy as np
 
 from edgecv_runtime.errors import Unavailable
 from edgecv_runtime.preprocess import Image
-from edgecv_runtime.stream.sources.base import Shot
+from edgecv_runtime.stream.sources.base import Facts, Shot
 
 _MOST_FLUSHES = 64  # frames that a decoder may still hold at the end; bounds the retries after errors
 
@@ -80,6 +80,12 @@ class Decoder:
                 yield from map(self._shot, frames)
                 break
 
+    def facts(self, *, live: bool) -> Facts:
+        """What the container says of its video."""
+        context = self._stream.codec_context
+        size = (context.height, context.width) if context.height and context.width else None
+        return Facts(live, size, self.fps, self.declared_frames, context.name)
+
     def close(self) -> None:
         """Close the container; the caller makes sure that no thread is inside a read."""
         self._container.close()
@@ -89,7 +95,8 @@ class Decoder:
         if frame.time is not None:
             self.last_pts_s = frame.time
         image = frame.to_ndarray(format="bgr24", **self._one_thread)
-        return Shot(_upright(image, frame.side_data.get("DISPLAYMATRIX")), pts_s=frame.time)
+        image = _upright(image, frame.side_data.get("DISPLAYMATRIX"))
+        return Shot(image, pts_s=frame.time, damaged=self.damaged)
 
 
 def _best_video(container: Any) -> Any:

@@ -6,14 +6,14 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
 from edgecv_runtime.errors import BadInput, EdgecvError, SourceUnavailable
+from edgecv_runtime.stream.ending import End
 from edgecv_runtime.stream.redact import redact, secrets_of, shown, split
-from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Shot, Source
+from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shots, Source
 from edgecv_runtime.stream.sources.libav import Decoder, NoVideo, import_av
 
 # Default port and FFmpeg options by scheme. RTSP over TCP: over UDP a lost packet is a broken picture, and silence has
@@ -77,7 +77,7 @@ class NetworkSource(Source):
         super().__init__(self._url.shown, live=True, timeout_s=timeout_s)
         self._decoder: Decoder | None = None
 
-    def _open(self) -> None:
+    def _open(self) -> Facts:
         av = import_av()
         failure: EdgecvError | None = None
         start_s = time.monotonic()
@@ -89,17 +89,17 @@ class NetworkSource(Source):
                 threads="SLICE",  # frame threads would hold back one frame each
             )
         except NoVideo:
-            failure = SourceUnavailable(f"{self.name}: connected, but the stream holds no video that can be decoded")
+            failure = SourceUnavailable(
+                f"{self.name}: connected, but the stream holds no video that can be decoded", kind="no video"
+            )
         except av.FFmpegError as exc:
             failure = self._explain(av, exc, time.monotonic() - start_s)
         if failure is not None:
             raise failure  # outside the except: FFmpeg's error holds the URL with its password, and is not chained
         assert self._decoder is not None
-        self.fps = self._decoder.fps
-        self.declared_frames = self._decoder.declared_frames
-        self.live = self._decoder.duration_s is None
+        return self._decoder.facts(live=self._decoder.duration_s is None)
 
-    def _shots(self) -> Iterator[Shot]:
+    def _shots(self) -> Shots:
         av = import_av()
         assert self._decoder is not None
         clock = CaptureClock()
@@ -112,10 +112,8 @@ class NetworkSource(Source):
             except av.FFmpegError as exc:
                 failure = self._lost(exc.strerror, time.monotonic() - start_s)
                 continue
-            self.damaged = self._decoder.damaged
             if shot is None:
-                self.early = self._early(self._decoder)
-                return
+                return self._ended(self._decoder)
             waited_s = time.monotonic() - start_s
             if waited_s >= _STALL * self.timeout_s:
                 # FFmpeg hands out what its parser held before it admits the timeout, and then waits once more.
@@ -129,48 +127,46 @@ class NetworkSource(Source):
             self._decoder.close()
             self._decoder = None
 
-    def _early(self, decoder: Decoder) -> str | None:
+    def _ended(self, decoder: Decoder) -> End:
         if self.live:
-            return f"the camera ended the stream after {self.frames_read} frames"
+            return End("hung up", f"the camera ended the stream after {self.frames_read} frames", decoder.damaged)
         if self.declared_frames is not None and decoder.packets < self.declared_frames:
-            return f"declared={self.declared_frames} read={self.frames_read}"
-        return None
+            return End("truncated", f"declared={self.declared_frames} read={self.frames_read}", decoder.damaged)
+        return End("end of file", damaged=decoder.damaged)
 
     def _lost(self, why: str, waited_s: float) -> SourceUnavailable:
         if waited_s >= _STALL * self.timeout_s:
-            return SourceUnavailable(f"{self.name}: stalled: no frame for {waited_s:.1f} s")
-        return SourceUnavailable(f"{self.name}: lost after {self.frames_read} frames: {self._redacted(why)}")
+            return SourceUnavailable(f"{self.name}: stalled: no frame for {waited_s:.1f} s", kind="stalled")
+        return SourceUnavailable(
+            f"{self.name}: lost after {self.frames_read} frames: {self._redacted(why)}", kind="lost"
+        )
 
     def _explain(self, av: Any, exc: Any, waited_s: float) -> EdgecvError:
         """What went wrong while opening, told apart: FFmpeg has one error for several of these."""
         error = av.error
         if isinstance(exc, error.HTTPUnauthorizedError):
             given = "was refused" if "@" in self._url.opened else "is wanted and none was given"
-            return SourceUnavailable(f"{self.name}: the user name or password {given} (401)")
+            return SourceUnavailable(f"{self.name}: the user name or password {given} (401)", kind="wrong password")
         if isinstance(exc, error.HTTPForbiddenError):
-            return SourceUnavailable(f"{self.name}: the user may not see this stream (403)")
+            return SourceUnavailable(f"{self.name}: the user may not see this stream (403)", kind="forbidden")
         if isinstance(exc, error.HTTPNotFoundError):
-            return SourceUnavailable(f"{self.name}: the camera answers, but has no such path (404)")
+            return SourceUnavailable(f"{self.name}: the camera answers, but has no such path (404)", kind="wrong path")
         if isinstance(exc, (error.ProtocolNotFoundError, error.DemuxerNotFoundError)):
             return BadInput(f"{self.name}: this build of PyAV cannot read {self._url.scheme} streams")
         if waited_s >= _STALL * self.timeout_s:
-            return SourceUnavailable(f"{self.name}: no answer within {self.timeout_s:g} s")
+            return SourceUnavailable(f"{self.name}: no answer within {self.timeout_s:g} s", kind="no answer")
         trouble = probe(self._url.host, self._url.port, self.timeout_s)
-        if trouble is None:
-            trouble = f"answers, but not with a video stream: {self._redacted(exc.strerror)}"
-        if trouble == UNKNOWN_HOST and self._url.opened.count("@") > 1:
-            trouble += "; is there an @ or / in the password? write %40 or %2F"
-        return SourceUnavailable(f"{self.name}: {trouble}")
+        kind, words = trouble or ("no video", f"answers, but not with a video stream: {self._redacted(exc.strerror)}")
+        if kind == "unknown host" and self._url.opened.count("@") > 1:
+            words += "; is there an @ or / in the password? write %40 or %2F"
+        return SourceUnavailable(f"{self.name}: {words}", kind=kind)
 
     def _redacted(self, text: str | None) -> str:
         return redact(text or "unknown error", *secrets_of(self._url.opened))
 
 
-UNKNOWN_HOST = "the host name is unknown"
-
-
-def probe(host: str, port: int, timeout_s: float) -> str | None:
-    """Why a TCP connection to `host:port` cannot be made, in words; None when it can."""
+def probe(host: str, port: int, timeout_s: float) -> tuple[str, str] | None:
+    """Why a TCP connection to `host:port` cannot be made, (kind of End, in words); None when it can."""
     found: list[Any] = []
 
     def resolve() -> None:  # has no timeout of its own
@@ -183,17 +179,17 @@ def probe(host: str, port: int, timeout_s: float) -> str | None:
     resolver.start()
     resolver.join(timeout_s)
     if not found:
-        return f"no name server answered within {timeout_s:g} s"
+        return "unknown host", f"no name server answered within {timeout_s:g} s"
     if not found[0]:
-        return UNKNOWN_HOST
+        return "unknown host", "the host name is unknown"
     try:
         socket.create_connection((host, port), timeout_s).close()
     except ConnectionRefusedError:
-        return f"nothing listens on port {port} (connection refused)"
+        return "refused", f"nothing listens on port {port} (connection refused)"
     except TimeoutError:
-        return f"no answer within {timeout_s:g} s"
+        return "no answer", f"no answer within {timeout_s:g} s"
     except OSError as exc:
-        return f"cannot be reached: {exc.strerror}"
+        return "unreachable", f"cannot be reached: {exc.strerror}"
     return None
 
 

@@ -6,14 +6,15 @@ import queue
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from edgecv_runtime.errors import Closed, SourceUnavailable
 from edgecv_runtime.preprocess import import_cv2
-from edgecv_runtime.stream.sources.base import Shot, Source
+from edgecv_runtime.stream.ending import End
+from edgecv_runtime.stream.sources.base import Facts, Shot, Shots, Source
 
 _STALL = 0.9  # OpenCV gives a stale frame and True after a timeout: the elapsed time tells, not the boolean
 _POLL_S = 0.1  # how soon a waiting read sees that it is interrupted
@@ -41,54 +42,58 @@ class OpenCvSource(Source):
         """Why the capture may not have opened."""
 
     @abstractmethod
-    def _ended(self) -> None:
-        """The capture gave no frame: set `early`, or raise SourceUnavailable."""
+    def _ended(self) -> End:
+        """The capture gave no frame: how that ends it; or raises SourceUnavailable."""
 
-    def _open(self) -> None:
+    def _open(self) -> Facts:
         self._owner = _Owner(self.name, self._drop_capture)
-        opened, fps = self._owner.do(self._start_capture, self._waits("no answer"))
+        opened, fps, *size = self._owner.do(self._start_capture, self._waits("no answer", "no answer"))
         if not opened:
             raise self._not_opened()
-        self.fps = fps if fps > 0 else None
+        height, width = size
+        return Facts(live=True, size=(height, width) if height and width else None, fps=fps if fps > 0 else None)
 
-    def _shots(self) -> Iterator[Shot]:
+    def _shots(self) -> Shots:
         assert self._owner is not None
         while not self._interrupted.is_set():
             start_s = time.monotonic()
             try:
-                given, image = self._owner.do(lambda: self._capture.read(), self._waits("stalled: no frame"))
+                given, image = self._owner.do(lambda: self._capture.read(), self._waits("stalled: no frame", "stalled"))
             except Closed:
-                return
+                break
             if time.monotonic() - start_s >= _STALL * self.timeout_s:
-                raise SourceUnavailable(f"{self.name}: stalled: no frame within {self.timeout_s:g} s")
+                raise SourceUnavailable(f"{self.name}: stalled: no frame within {self.timeout_s:g} s", kind="stalled")
             if not given:
-                self._ended()
-                return
+                return self._ended()
             yield Shot(_bgr(image), captured_ns=time.monotonic_ns())
+        return End("stopped")
 
     def _release(self) -> None:
         if self._owner is not None:
             self._owner.close()
             self._owner = None
 
-    def _start_capture(self) -> tuple[bool, float]:
+    def _start_capture(self) -> tuple[bool, float, int, int]:
+        cv2 = import_cv2()
         self._capture = self._make_capture()
-        opened = bool(self._capture.isOpened())
-        return opened, self._capture.get(import_cv2().CAP_PROP_FPS) if opened else 0.0
+        if not self._capture.isOpened():
+            return False, 0.0, 0, 0
+        get = self._capture.get
+        return True, get(cv2.CAP_PROP_FPS), round(get(cv2.CAP_PROP_FRAME_HEIGHT)), round(get(cv2.CAP_PROP_FRAME_WIDTH))
 
     def _drop_capture(self) -> None:
         if self._capture is not None:
             self._capture.release()
             self._capture = None
 
-    def _waits(self, trouble: str) -> Callable[[float], None]:
+    def _waits(self, trouble: str, kind: str) -> Callable[[float], None]:
         """What is asked again and again while the owner works, with the seconds so far: raises to stop waiting."""
 
         def check(waited_s: float) -> None:
             if self._interrupted.is_set():
                 raise Closed(f"{self.name} was closed meanwhile")
             if waited_s >= self.timeout_s:
-                raise SourceUnavailable(f"{self.name}: {trouble} within {self.timeout_s:g} s")
+                raise SourceUnavailable(f"{self.name}: {trouble} within {self.timeout_s:g} s", kind=kind)
 
         return check
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from dataclasses import replace
 
-from edgecv_runtime.stream.sources.base import Shot, Source
+from edgecv_runtime.stream.sources.base import Facts, Shots, Source
 
 _DEFAULT_FPS = 25.0
 
@@ -21,21 +21,18 @@ class Paced(Source):
         super().interrupt()
         self._inner.interrupt()
 
-    def _open(self) -> None:
-        self._inner.open()
-        self.fps, self.declared_frames = self._inner.fps, self._inner.declared_frames
+    def _open(self) -> Facts:
+        return replace(self._inner.open().facts, live=True)
 
-    def _shots(self) -> Iterator[Shot]:
+    def _shots(self) -> Shots:
         start_s: float | None = None
-        for frame in self._inner:
-            self.damaged = self._inner.damaged
-            due_s = frame.index / (self.fps or _DEFAULT_FPS) if frame.pts_s is None else frame.pts_s
+        for number, shot in enumerate(self._inner.shots()):
+            due_s = number / (self.fps or _DEFAULT_FPS) if shot.pts_s is None else shot.pts_s
             start_s = time.monotonic() - due_s if start_s is None else start_s
             if self._interrupted.wait(max(0.0, start_s + due_s - time.monotonic())):
-                return
-            yield Shot(frame.image, frame.pts_s, time.monotonic_ns(), frame.path)
-        self.early, self.damaged = self._inner.early, self._inner.damaged
-        self.first_damaged = self._inner.first_damaged
+                break
+            yield shot._replace(captured_ns=time.monotonic_ns())
+        return self._inner.end
 
     def _release(self) -> None:
         self._inner.close()

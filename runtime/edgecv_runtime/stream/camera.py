@@ -1,4 +1,4 @@
-"""One thread that drains a source at its own rate: a slow consumer gets young frames, and the account of the others."""
+"""A source that is drained by a thread of its own, at its own rate: its frames, its states and its account."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from edgecv_runtime.errors import EdgecvError, SourceUnavailable
 from edgecv_runtime.stream.buffer import Buffer, WhenLate
+from edgecv_runtime.stream.ending import End
+from edgecv_runtime.stream.events import Journal, State
 from edgecv_runtime.stream.frame import Frame
 from edgecv_runtime.stream.ledger import Account, Ledger
-from edgecv_runtime.stream.redact import redact
-from edgecv_runtime.stream.sources.base import Source
+from edgecv_runtime.stream.sources.base import Facts, Source, frame_of
 
 if TYPE_CHECKING:
     from typing import Self
 
-GRACE_S = 1.0  # how long a stop waits for a reader that is inside a read
+GRACE_S = 1.0  # how long a stop waits for a camera that is inside a read
 _LIVE_SLOTS = 1  # the newest frame
 _FILE_SLOTS = 4  # decoded ahead while the model runs
 
 
-class Reader:
+class Camera:
     """Reads a source in a thread of its own, which alone opens and releases it.
 
-    `with Reader(open_source(0), when_late="drop-oldest") as camera: for frame in camera: ...; camera.dropped`
+    `with Camera(open_source(0), when_late="drop-oldest") as camera: for frame in camera: ...; camera.dropped`
 
-    A reader that is stopped inside a read is not waited for beyond GRACE_S: its thread is a daemon that releases the
+    A camera that is stopped inside a read is not waited for beyond GRACE_S: its thread is a daemon that releases the
     capture itself as soon as the read returns, within the source's timeout; what it still reads is not counted.
 
+    name: of the source, also in frames and events.
+    facts: what is known of the source; damaged: broken frames or packets so far; connection: the number of the present
+    one, 0 before the first.
     ended: "" while it runs, else "end of file", "ended_early", "stopped", "max_frames" or "error".
-    detail: the rest of the sentence, as `declared=795 read=399`; error: what the source raised.
+    end: how the source ended, None before; detail: the rest of the sentence, as `declared=795 read=399`.
     """
 
     def __init__(
@@ -41,21 +44,28 @@ class Reader:
         when_late: WhenLate | Literal["auto"] = "auto",
         max_frames: int | None = None,
         account: Account | None = None,
+        journal: Journal | None = None,
         changed: threading.Condition | None = None,
     ) -> None:
         """when_late: what happens to a frame that comes while the buffer is full; "auto" is "drop-oldest" for a live
             source and "wait" for a recording, known when it is open.
-        max_frames: a reader that never drops ends after this many; account, changed: of the run it belongs to.
+        max_frames: a camera that never drops ends after this many; account, journal, changed: of the run it is in.
         """
         self.source = source
+        self.name = source.name
         self.account = account or Ledger().add_source(source.name)
+        self.facts: Facts = source.facts
+        self.damaged = 0
+        self.connection = 0
         self.ended = ""
+        self.end: End | None = None
         self.detail = ""
-        self.error: EdgecvError | None = None
+        self._journal = journal or Journal()
         self._asked = when_late
         self._max_frames = max_frames
         self._changed = changed if changed is not None else threading.Condition()
         policy: WhenLate = "wait" if when_late == "auto" else when_late
+        self._index = 0
         self._buffer = Buffer[Frame](
             _FILE_SLOTS if policy == "wait" else _LIVE_SLOTS,
             policy,
@@ -63,7 +73,7 @@ class Reader:
             dropped=lambda frame, reason: self.account.dropped_for(frame.index, reason),
             changed=self._changed,
         )
-        self._thread = threading.Thread(target=self._read, name=f"edgecv-read {source.name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"edgecv-read {source.name}", daemon=True)
 
     @property
     def when_late(self) -> WhenLate:
@@ -104,10 +114,10 @@ class Reader:
 
         why, detail: become `ended` and `detail`, unless the source has ended already.
         """
-        self.source.interrupt()
         with self._changed:
-            self._end(why, detail)
+            self._settle(why, detail, End("stopped"))
             self._buffer.close()
+        self.source.interrupt()
 
     def join(self, timeout_s: float) -> None:
         """Wait for the thread, up to `timeout_s` seconds."""
@@ -131,38 +141,58 @@ class Reader:
             if frame is not None:
                 self.account.passed(frame.index)
                 yield frame
-        if self.error is not None:
-            raise self.error
+        error = self.end.error() if self.end is not None else None
+        if error is not None:
+            raise error
 
-    def _read(self) -> None:
+    def _run(self) -> None:
+        """One connection."""
+        self.connection += 1
+        self._note("connecting")
         try:
-            self.source.open()
-            if self._asked == "auto" and self.source.live:
-                self._buffer.become("drop-oldest", _LIVE_SLOTS)
-            for frame in self.source:
-                if not self._buffer.put(frame):
-                    break
-                if self.when_late == "wait" and frame.index + 1 == self._max_frames:
-                    self._finish("max_frames")
-                    break
-            self._finish("ended_early" if self.source.early else "end of file", self.source.early or "")
-        except EdgecvError as exc:
-            self._finish("error", str(exc), exc)
-        except Exception as exc:  # a foreign library raised what it does not document; it is reported
-            text = redact(f"{self.source.name}: {type(exc).__name__}: {exc}")
-            self._finish("error", text, SourceUnavailable(text))
+            self._read(self.source)
+        except Exception:  # whatever it is, the source has noted it as its end
+            pass
         finally:
             self.source.close()
+        self._finish(self.source.end or End("stopped"))
 
-    def _finish(self, why: str, detail: str = "", error: EdgecvError | None = None) -> None:
+    def _read(self, source: Source) -> None:
+        self.facts = source.open().facts
+        if self._asked == "auto" and self.facts.live:
+            self._buffer.become("drop-oldest", _LIVE_SLOTS)
+        while (shot := source.next_shot()) is not None:
+            if source.frames_read == 1:
+                self._note("live", _described(self.facts))
+            self.damaged = shot.damaged
+            frame = frame_of(shot, self.name, self._index, self.connection)
+            self._index += 1
+            if not self._buffer.put(frame):
+                break
+            if self.when_late == "wait" and self._index == self._max_frames:
+                self._settle("max_frames", "", End("stopped"))
+                break
+
+    def _finish(self, end: End) -> None:
+        self.damaged = end.damaged
+        ended = "error" if end.exit_code else "ended_early" if end.early else end.kind
+        with self._changed:
+            self._settle(ended, end.detail, end)
+            self._buffer.close(keep=True)
+        self._note("failed" if self.ended == "error" else "ended", self.detail.removeprefix(f"{self.name}: "))
+
+    def _settle(self, why: str, detail: str, end: End) -> None:
+        """The first reason stands: what follows from being stopped is not a reason."""
         with self._changed:
             if not self.ended:
-                self.error = error
-            self._end(why, detail)
-            self._buffer.close(keep=True)
+                self.ended, self.detail, self.end = why, detail, end
+                self._changed.notify_all()
 
-    def _end(self, why: str, detail: str = "") -> None:
-        """The first reason stands: what follows from being stopped is not a reason."""
-        if not self.ended:
-            self.ended, self.detail = why, detail
-            self._changed.notify_all()
+    def _note(self, state: State, reason: str = "") -> None:
+        self._journal.note("source", self.name, state, reason, self.connection)
+
+
+def _described(facts: Facts) -> str:
+    """What is known of a source, in the words of its `live` event."""
+    parts = [facts.codec or "", f"{facts.size[1]}x{facts.size[0]}" if facts.size else ""]
+    return " ".join([*filter(None, parts), *([f"{facts.fps:g} fps"] if facts.fps else [])])
