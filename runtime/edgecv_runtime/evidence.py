@@ -23,7 +23,7 @@ class Interval(Record, frozen=True):
 class Agreement(Record, frozen=True):
     """How outputs agree with the reference's on the same real frames.
 
-    reference: what they are compared with. metric, share: the task's score with the reference's results as the truth.
+    reference: what they are compared with. metric, share: a score with the reference's results as the truth.
     divergence: mean Kullback-Leibler divergence of the outputs as distributions, in nats. max_abs, mean_abs:
     difference of the raw outputs. largest: of the reference's, without its sign; 0 in evidence of older versions.
     frames: which they were; "" where an older version did not say.

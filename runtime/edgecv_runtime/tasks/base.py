@@ -1,7 +1,7 @@
 """What a task is: it knows what a network's outputs mean, and nothing of backends.
 
-Agreement is the task's own score with the reference's results as the truth, so that one function serves accuracy,
-agreement, the search for int8 and validation in training.
+Agreement is a score with the reference's results as the truth, the task's own wherever that says what is seen, so that
+one function serves accuracy, agreement, the search for int8 and validation in training.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Result(Protocol):
 
 
 R = TypeVar("R", bound=Result)
+Scored = TypeVar("Scored", bound=Result, contravariant=True)
 
 
 class Decoder(Protocol[R]):
@@ -58,7 +59,24 @@ class Decoder(Protocol[R]):
         ...
 
 
-class Task(Decoder[R], Protocol[R]):
+class Scoring(Protocol[Scored]):
+    """A figure of results beside what they should be: `metric` is its name."""
+
+    metric: str
+
+    def tally(self, result: Scored, truth: Scored) -> Any:
+        """What one frame adds to the score, however large the frame: small, and independent of other frames.
+
+        result, truth: as `Task.ranking` decodes them; the truth may be what another model found.
+        """
+        ...
+
+    def score(self, tallies: Sequence[Any]) -> float:
+        """The metric over the frames behind these tallies, 0..1."""
+        ...
+
+
+class Task(Decoder[R], Scoring[R], Protocol[R]):
     """What a task does with the outputs of a batch and with results.
 
     head: the record that a bundle holds of it, tagged with its name. metric: the name of its score. spatial: whether a
@@ -66,7 +84,6 @@ class Task(Decoder[R], Protocol[R]):
     """
 
     head: ClassVar[type[Any]]
-    metric: str
     spatial: bool
 
     def __init__(self, head: Any, outputs: tuple[TensorSpec, ...]) -> None:
@@ -86,15 +103,12 @@ class Task(Decoder[R], Protocol[R]):
         """What a data set knows of a frame (a class position, a mask, boxes), as the result that would be right."""
         ...
 
-    def tally(self, result: R, truth: R) -> Any:
-        """What one frame adds to the score, however large the frame: small, and independent of other frames.
+    def agreement(self, thresholds: Sequence[float] = ()) -> Scoring[R]:
+        """How results are scored that have another model's as their truth: the task itself, but where its metric says
+        little of what is seen.
 
-        result, truth: as `ranking` decodes them; the truth may be what another model found.
+        thresholds: the confidences from which on those results are shown, () for the task's own.
         """
-        ...
-
-    def score(self, tallies: Sequence[Any]) -> float:
-        """The metric over the frames behind these tallies, 0..1."""
         ...
 
     def figures(self, tallies: Sequence[Any]) -> dict[str, float]:

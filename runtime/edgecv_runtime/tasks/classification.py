@@ -192,6 +192,10 @@ class ClassificationTask:
         """Itself: all of a result counts."""
         return self
 
+    def agreement(self, thresholds: Sequence[float] = ()) -> ClassificationTask:  # noqa: ARG002 - as every task's
+        """Itself: the same score with another model's results as the truth."""
+        return self
+
     def decode(self, outputs: Tensors, views: Sequence[View]) -> list[Classification]:
         """One Classification per frame; raises InvalidOutput when one holds NaN or infinite values.
 

@@ -30,6 +30,7 @@ from edgecv_runtime.tasks.average_precision import (
 from edgecv_runtime.tasks.base import squares
 from edgecv_runtime.tasks.detections import Boxes, Detections
 from edgecv_runtime.tasks.nms import areas, suppressed
+from edgecv_runtime.tasks.pairing import Pairing
 
 Rows = NDArray[np.float32]
 
@@ -71,6 +72,10 @@ class DetectionTask:
     def ranking(self) -> DetectionTask:
         """The same task that gives all boxes down to FAINTEST: average precision ranks what nobody is shown, too."""
         return DetectionTask(self.config, self._outputs, thresholds=(FAINTEST,) * len(self.labels))
+
+    def agreement(self, thresholds: Sequence[float] = ()) -> Pairing:
+        """Of the boxes that are shown, those that both show: average precision ranks what nobody sees."""
+        return Pairing(np.array(thresholds or self.thresholds, np.float32), self._least)
 
     def decode(self, outputs: Tensors, views: Sequence[View]) -> list[Detections]:
         """The boxes of each frame in its own pixels, cut off at its edge; raises InvalidOutput where one is NaN."""

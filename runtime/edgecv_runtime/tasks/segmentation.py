@@ -151,6 +151,10 @@ class SegmentationTask:
         """Itself: all of a result counts."""
         return self
 
+    def agreement(self, thresholds: Sequence[float] = ()) -> SegmentationTask:  # noqa: ARG002 - as every task's
+        """Itself: the same score with another model's results as the truth."""
+        return self
+
     def decode(self, outputs: Tensors, views: Sequence[View]) -> list[Segmentation]:
         """One Segmentation per frame, in the frame's own pixels; what the network did not see of it is `ignore`.
 

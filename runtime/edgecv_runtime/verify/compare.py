@@ -103,7 +103,8 @@ class Comparison:
     """Outputs beside the reference's, frame by frame: agreement, score, and the worst frames.
 
     reference, frames: what is compared with, and which frames these are, in words. views: how the network saw each
-    frame, or all of them. truths: what is known to be right of each frame, or None.
+    frame, or all of them. truths: what is known to be right of each frame, or None. thresholds: the confidences from
+    which on results are shown, () for the task's own.
     """
 
     def __init__(
@@ -113,12 +114,14 @@ class Comparison:
         frames: str = "",
         views: Sequence[View] | View = WHOLE,
         truths: Truths | None = None,
+        thresholds: Sequence[float] = (),
     ) -> None:
         self.task = task
-        self._ranking = task.ranking()
+        self._ranking, self._alike = task.ranking(), task.agreement(thresholds)
         self._reference, self._frames, self._views = reference, frames, views
         self._truths = truths if task.judged else None
         self._kept: list[Any] = []  # tallies of the outputs with the reference's results as truths
+        self._agreed: list[Any] = []  # the same of their agreement
         self._right: list[Any] = []  # of the outputs with the truths
         self._known: list[Any] = []  # of the reference with the truths
         self._divergences: list[NDArray[np.float32]] = []
@@ -137,8 +140,10 @@ class Comparison:
                 truths = [self.task.truth(self._truths[index]) for index in range(start, start + count)]
                 self._known += [self.task.tally(*pair) for pair in zip(right, truths, strict=True)]
         found = self._ranking.decode(got, views)
-        self._kept += [self.task.tally(*pair) for pair in zip(found, right, strict=True)]
-        if self._truths is not None:
+        self._agreed += [self._alike.tally(*pair) for pair in zip(found, right, strict=True)]
+        if self._truths is None:
+            self._kept += [self.task.tally(*pair) for pair in zip(found, right, strict=True)]
+        else:
             self._right += [self.task.tally(*pair) for pair in zip(found, truths, strict=True)]
         divergences = np.asarray(self.task.divergence(wanted, got), np.float32)
         self._divergences.append(divergences)
@@ -154,7 +159,7 @@ class Comparison:
 
     @property
     def tallies(self) -> list[Any]:
-        """What each frame adds to the score of the outputs, or of their agreement where there are no truths."""
+        """What each frame adds to the score of the outputs; where there are no truths, of the reference's as such."""
         return self._kept if self._truths is None else self._right
 
     @property
@@ -174,13 +179,13 @@ class Comparison:
 
     @cached_property
     def agreement(self) -> Agreement:
-        """How far the outputs are from the reference's: the task's score with its results as truths, differences."""
-        metric = self.task.metric
+        """How far the outputs are from the reference's: the score with its results as truths, differences."""
+        metric = self._alike.metric
         span = max(self._spans.values(), key=lambda each: each.excess(metric), default=_Span())
         return Agreement(
             reference=self._reference,
             metric=metric,
-            share=interval(self.task.score, self._kept),
+            share=interval(self._alike.score, self._agreed),
             divergence=max(0.0, float(np.concatenate(self._divergences).mean(dtype=np.float64))),
             max_abs=span.max_abs,
             mean_abs=span.sum_abs / max(1, span.count),
@@ -241,17 +246,18 @@ def compare(
     frames: str = "",
     views: Sequence[View] | None = None,
     truths: Truths | None = None,
+    thresholds: Sequence[float] = (),
     key: str = "",
 ) -> tuple[Comparison, dict[str, NDArray[Any]]]:
     """Compute all frames and compare with the reference -> with the outputs of the first frames that fit in memory.
 
-    name: of the reference; key: of what computes, for messages.
+    name: of the reference; thresholds: as in `Comparison`; key: of what computes, for messages.
     Raises InvalidOutput for NaN or infinite outputs, BadInput where there are not as many truths or views as frames; an
     error of the reference or of a truth says so (`EdgecvError.of_reference`).
     """
     check_counts(len(reference), labels=truths, views=views)
     whole = geometry.whole(reference.frames.shape[1:3])
-    found = Comparison(task, name, frames, whole if views is None else views, truths)
+    found = Comparison(task, name, frames, whole if views is None else views, truths, thresholds)
     own = Outputs(reference.frames, compute)
     broken: list[int] = []
     for part in reference.parts():

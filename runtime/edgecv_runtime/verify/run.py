@@ -105,7 +105,11 @@ def _verified(
         try:
             bundle.check_unchanged(target.file.name)
             executed = opened.executed()
-            comparison, outputs = run(computing(opened, bundle.manifest), key=target.key)
+            comparison, outputs = run(
+                computing(opened, bundle.manifest),
+                thresholds=bundle.manifest.thresholds(target.variant),
+                key=target.key,
+            )
         finally:
             opened.close()
     except InvalidOutput as exc:
