@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-os.environ["EDGECV_CACHE"] = tempfile.mkdtemp(prefix="edgecv-test-cache-")
+os.environ["EDGECV_CACHE"] = tempfile.mkdtemp(prefix="edgecv-test-cache-")  # of what lives longer than a test
 
 from edgecv_export.export import export
 from edgecv_export.quantize import QuantizeConfig, quantize
@@ -22,6 +22,7 @@ from edgecv_runtime import bundle as bundles
 from edgecv_runtime.bench.latency import bench
 from edgecv_runtime.verify import verify
 
+CACHE = os.environ["EDGECV_CACHE"]
 LABELS = tuple(f"digit {number}" for number in range(10))
 PREPROCESS = Preprocess(size=(32, 32), mode="stretch", interpolation="linear")
 NORMALIZATION = Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -52,6 +53,14 @@ def logging_as_it_was():
     yield
     logger.handlers = handlers
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def a_cache_of_its_own(monkeypatch):
+    """What one test measured, and the package remembered, decides nothing in the next."""
+    with tempfile.TemporaryDirectory(prefix="test-", dir=CACHE) as folder:
+        monkeypatch.setenv("EDGECV_CACHE", folder)
+        yield
 
 
 @pytest.fixture(scope="session")
