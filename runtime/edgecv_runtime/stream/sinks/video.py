@@ -1,10 +1,9 @@
-"""Annotated frames as a video that plays everywhere."""
+"""Annotated frames as videos that play everywhere."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
+import logging
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +15,7 @@ from edgecv_runtime.errors import BadInput, Closed, Unavailable
 from edgecv_runtime.preprocess import Image, Preprocess
 from edgecv_runtime.stream.frame import Frame
 from edgecv_runtime.stream.sinks.base import Output, Sink
+from edgecv_runtime.stream.sinks.segments import Limits, Part, Segments
 
 SUFFIXES = (".mp4", ".mov", ".mkv")
 # "zerolatency": no frame waits in the encoder, so that a stop is quick and a crash loses little. "superfast" takes 60 %
@@ -27,53 +27,77 @@ _ENCODERS: dict[str, dict[str, str]] = {
 _TICKS = 60_000  # per second: exact for 24, 25, 29.97, 30, 50, 59.94 and 60; MPEG-4 allows up to 65,535
 _NOMINAL_FPS = 25
 _KEY_FRAME_EVERY = 50  # frames; what a crash can cost
-_LONGEST_GAP_S = 10.0  # a greater step of the presentation time is a new clock, not a pause
 _BT601, _LIMITED = 6, 1  # what _yuv420 makes, said in the file: players take untagged high definition for BT.709
-_HYBRID = (61, 7)  # libavformat of FFmpeg 7.1, which can make an MP4 that is playable while it is written
+# An MP4's index waits in memory, 69 bytes a frame, until the file is closed.
+_MOST_FRAMES = 500_000
+_LIVE_SECONDS = 3600.0  # of a camera's file, where nothing else is asked for
+
+logger = logging.getLogger("edgecv")
 
 
 class VideoSink(Sink):
     """Annotated frames as H.264 (MPEG-4 where PyAV has no libx264), each at its own presentation time.
 
-    It is written as `NAME.part.mp4` and gets its name when it is closed, so that a file of that name is always whole.
-    After a crash the `.part` file stays; with FFmpeg 7.1 or later it plays up to the last two seconds or so.
-    Odd sizes are padded by one pixel. Frames of another size than the first are fitted into it with grey borders.
+    A file is written as `NAME.part.mp4` and gets its name when it is closed, so that one of that name is whole. What a
+    crash left plays up to the last two seconds or so, and gets its name at the next start. Nothing is overwritten: a
+    name that is taken gets a number. A new file begins when the old one is full, when the source connects anew, gives
+    another size or sets its clock, and after a failure. Odd sizes are padded by one pixel; pictures of a folder are
+    fitted into the size of the first with grey borders.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """path: .mp4, .mov or .mkv; `{source}` in it is replaced by the source's name, for several sources.
+    def __init__(self, path: str | Path, *, limits: Limits = Limits()) -> None:
+        """path: .mp4, .mov or .mkv; `{source}` in it is replaced by the source's name, `{time}` by that of its start.
 
-        Raises BadInput for another suffix or a folder that does not exist, Unavailable without PyAV.
+        limits: of one file; without, a camera's file holds an hour. Raises BadInput for another suffix or a folder
+        that does not exist, Unavailable without PyAV.
         """
         self.name = str(path)
-        self._path = Path(path)
-        self._writers: dict[str, _Writer] = {}
-        self._slugs: list[str] = []
-        self._closed = False
-        if self._path.suffix.lower() not in SUFFIXES:
+        if Path(path).suffix.lower() not in SUFFIXES:
             raise BadInput(f"{path}: a video is {', '.join(SUFFIXES)}")
-        if not self._path.parent.is_dir():
-            raise BadInput(f"{path}: there is no folder {self._path.parent}")
+        self._segments = Segments(path)
+        self._limits = limits
+        self._writers: dict[str, _Writer] = {}
+        self._seen: set[str] = set()
+        self._recovered = False
+        self._closed = False
         _import_av()
 
     def start(self, sources: Sequence[str]) -> None:
         """Refuse several sources in one file; raises BadInput."""
-        if len(sources) > 1 and "{source}" not in self._path.name:
+        if len(sources) > 1 and not self._segments.by_source:
+            path = self._segments.path
             raise BadInput(
                 f"{self.name}: one video holds one source, and there are {len(sources)}; "
-                f"use {self._path.stem}-{{source}}{self._path.suffix}"
+                f"use {path.stem}-{{source}}{path.suffix}"
             )
 
     def write(self, output: Output) -> None:
-        """Draw and encode one frame; raises what PyAV raises, then Closed for every further frame of that source."""
+        """Draw and encode one frame; after a failure, which is raised, the next frame begins a new file."""
         if self._closed:
             raise Closed(f"{self.name}: is closed")
-        source = output.frame.source
-        if source not in self._writers:
-            if self._writers and "{source}" not in self._path.name:
-                raise BadInput(f"{self.name}: one video holds one source; put {{source}} into its name")
-            self._writers[source] = _Writer(self._path_for(source))
-        self._writers[source].write(output.result.draw(output.frame.image), output.frame)
+        if not self._recovered:
+            self._recovered = True
+            _finish_left_over(self._segments)
+        frame = output.frame
+        self._seen.add(frame.source)
+        if len(self._seen) > 1 and not self._segments.by_source:
+            raise BadInput(f"{self.name}: one video holds one source; put {{source}} into its name")
+        writer = self._writers.get(frame.source)
+        if writer is not None and not writer.holds(output):
+            del self._writers[frame.source]
+            writer.close()
+            writer = None
+        if writer is None:
+            part = self._segments.begin(frame.source, output.unix_s, parts=True)
+            if part.final != self._segments.name(frame.source, output.unix_s):
+                logger.info("%s: the name is taken, this goes to %s", self.name, part.final.name)
+            writer = self._writers[frame.source] = _Writer(part, self._limits)
+        try:
+            writer.write(output.result.draw(frame.image), output)
+        except Exception:
+            del self._writers[frame.source]
+            writer.give_up()
+            raise
 
     def close(self) -> None:
         """Finish the videos and give them their names; raises what goes wrong with the first one."""
@@ -88,64 +112,79 @@ class VideoSink(Sink):
         if errors:
             raise errors[0]
 
-    def _path_for(self, source: str) -> Path:
-        """The path with the source's name, made fit for a file system and unlike those of the other sources."""
-        slug = re.sub(r"[^A-Za-z0-9._-]+", "-", source if "://" in source else Path(source).name).strip("-")
-        number = sum(slug == other for other in self._slugs)
-        self._slugs.append(slug)
-        return self._path.with_name(self._path.name.replace("{source}", f"{slug}-{number + 1}" if number else slug))
-
 
 class _Writer:
     """One video file."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._part = path.with_name(f"{path.stem}.part{path.suffix}")
+    def __init__(self, part: Part, limits: Limits) -> None:
+        self._part = part
+        self._limits = limits
         self._av: Any = _import_av()
         self._container: Any = None
         self._stream: Any = None
         self._size = (0, 0)  # (height, width), even
-        self._clock = _Clock()
-        self._broken: str | None = None
+        self._clock = Clock()
+        self._frames = 0
+        self._first: Output | None = None
 
-    def write(self, image: Image, frame: Frame) -> None:
-        if self._broken is not None:
-            raise Closed(f"{self._part}: writing failed before: {self._broken}")
-        try:
-            if self._container is None:
-                self._open(image)
-            ticks, duration = self._clock.ticks(frame)
-            picture = self._av.VideoFrame.from_ndarray(_yuv420(_fit(image, self._size)), format="yuv420p")
-            picture.pts = ticks
-            picture.time_base = Fraction(1, _TICKS)
-            self._mux(self._stream.encode(picture), duration)
-        except Exception as exc:
-            self._broken = str(exc)
-            raise
+    def holds(self, output: Output) -> bool:
+        """Whether a frame belongs into this file."""
+        frame, first = output.frame, self._first
+        if first is None:
+            return True
+        is_other = frame.connection != first.frame.connection or frame.image.shape != first.frame.image.shape
+        if is_other and frame.path is None:  # a folder's pictures have a size each
+            return False
+        if frame.live and self._clock.steps(output):
+            return False
+        seconds = (frame.captured_ns - first.frame.captured_ns) / 1e9 if frame.live else self._clock.seconds
+        limits = Limits(_LIVE_SECONDS) if frame.live and self._limits == Limits() else self._limits
+        return self._frames < _MOST_FRAMES and not limits.reached(seconds, self._part.path.stat().st_size)
+
+    def write(self, image: Image, output: Output) -> None:
+        if self._container is None:
+            self._open(image)
+            self._first = output
+        ticks, duration = self._clock.ticks(output)
+        picture = self._av.VideoFrame.from_ndarray(_yuv420(_fit(image, self._size)), format="yuv420p")
+        picture.pts = ticks
+        picture.time_base = Fraction(1, _TICKS)
+        self._mux(self._stream.encode(picture), duration)
+        self._frames += 1
 
     def close(self) -> None:
-        if self._container is None:
-            return
-        if self._broken is not None:
-            with contextlib.suppress(self._av.FFmpegError):  # the error that broke it is counted already
-                self._container.close()
-            raise Closed(f"{self._path}: not finished; what was written is in {self._part}: {self._broken}")
+        """Finish the file; raises what goes wrong, and keeps what can be played."""
         try:
-            self._mux(self._stream.encode(None), self._clock.step)
-        finally:
-            self._container.close()
-        with self._part.open("rb") as file:
-            os.fsync(file.fileno())
-        self._part.replace(self._path)
+            if self._container is not None:
+                self._mux(self._stream.encode(None), self._clock.step)
+                self._container.close()
+        except Exception:
+            self.give_up()
+            raise
+        self._settle()
+
+    def give_up(self) -> None:
+        """Close the file as it is, after a failure that is reported already."""
+        if self._container is not None:
+            with contextlib.suppress(self._av.FFmpegError, OSError):
+                self._container.close()
+        with contextlib.suppress(OSError):
+            self._settle()
+
+    def _settle(self) -> None:
+        """Name what can be played; what is too short for that is no file."""
+        if _plays(self._part.path):
+            self._part.finish()
+        else:
+            self._part.discard()
 
     def _open(self, image: Image) -> None:
         height, width = image.shape[:2]
         self._size = (height + height % 2, width + width % 2)
         options = {"flush_packets": "1"}  # what is encoded is in the file, not in a buffer that a crash takes along
-        if self._path.suffix.lower() != ".mkv" and self._av.library_versions["libavformat"][:2] >= _HYBRID:
-            options["movflags"] = "hybrid_fragmented+frag_keyframe"
-        self._container = self._av.open(f"file:{self._part}", "w", options=options)
+        if self._part.path.suffix.lower() != ".mkv":
+            options["movflags"] = "hybrid_fragmented+frag_keyframe"  # playable while it is written, plain when closed
+        self._container = self._av.open(f"file:{self._part.path}", "w", options=options)
         name = next(name for name in _ENCODERS if name in self._av.codecs_available)
         stream = self._container.add_stream(name, rate=_NOMINAL_FPS, options=_ENCODERS[name])
         stream.height, stream.width = self._size
@@ -162,26 +201,89 @@ class _Writer:
             self._container.mux(packet)
 
 
-class _Clock:
-    """Presentation times for the encoder: the stream's own, and growing whatever the stream does."""
+class Clock:
+    """Presentation times for the encoder, growing whatever the source's own do.
+
+    A recording's are its time stamps: one that steps back goes on with the step before, one without has 25 frames a
+    second, and a step of more than a minute and ten steps is a new clock. A camera's are believed as long as they
+    agree with the time of capture.
+    """
+
+    _AGREES_S = 1.0
+    _LONGEST_S = 60.0
+    _REPEATED_S = 1e-3
 
     def __init__(self) -> None:
         self.step = _TICKS // _NOMINAL_FPS
         self._last = -1
-        self._last_s = 0.0
-        self._zero_s: float | None = None
+        self._before: Output | None = None
 
-    def ticks(self, frame: Frame) -> tuple[int, int]:
+    @property
+    def seconds(self) -> float:
+        """The time of the last frame."""
+        return max(0, self._last) / _TICKS
+
+    def steps(self, output: Output) -> bool:
+        """Whether a camera's clock, or the wall clock, was set since the last frame."""
+        if self._before is None:
+            return False
+        captured_s = (output.frame.captured_ns - self._before.frame.captured_ns) / 1e9
+        stamped_s = _difference(output.frame, self._before.frame)
+        wall_s = output.unix_s - self._before.unix_s
+        return abs(wall_s - captured_s) > self._AGREES_S or (
+            stamped_s is not None and abs(stamped_s - captured_s) > self._AGREES_S
+        )
+
+    def ticks(self, output: Output) -> tuple[int, int]:
         """(presentation time, likely duration) of a frame in 1/60000 s."""
-        now_s = frame.captured_ns / 1e9 if frame.pts_s is None else frame.pts_s
-        if self._zero_s is None or not -_LONGEST_GAP_S < now_s - self._last_s < _LONGEST_GAP_S:
-            self._zero_s = now_s - (self._last + self.step if self._last >= 0 else 0) / _TICKS
-        self._last_s = now_s
-        ticks = max(self._last + 1, round((now_s - self._zero_s) * _TICKS))
-        if self._last >= 0:
-            self.step = ticks - self._last
-        self._last = ticks
-        return ticks, self.step
+        if self._before is None:
+            self._last = 0
+        else:
+            step_s = self._step_s(output.frame, self._before.frame)
+            self.step = max(1, round(step_s * _TICKS))
+            self._last += self.step
+        self._before = output
+        return self._last, self.step
+
+    def _step_s(self, frame: Frame, before: Frame) -> float:
+        stamped_s = _difference(frame, before)
+        if frame.live:
+            captured_s = max(self._REPEATED_S, (frame.captured_ns - before.captured_ns) / 1e9)
+            believed = stamped_s is not None and 0 < stamped_s and abs(stamped_s - captured_s) <= self._AGREES_S
+            return stamped_s if believed and stamped_s is not None else captured_s
+        if stamped_s is None:
+            return 1 / _NOMINAL_FPS
+        last_s = self.step / _TICKS
+        if stamped_s < 0 or stamped_s > max(self._LONGEST_S, 10 * last_s):
+            return last_s
+        return max(self._REPEATED_S, stamped_s)
+
+
+def _difference(frame: Frame, before: Frame) -> float | None:
+    """Seconds between two presentation times, None where one has none."""
+    return None if frame.pts_s is None or before.pts_s is None else frame.pts_s - before.pts_s
+
+
+def _finish_left_over(segments: Segments) -> None:
+    """Give what a crash left its name, where it can be played; else leave it."""
+    for part in segments.left_over():
+        try:
+            if _plays(part.path):
+                logger.info("%s: left by a run that did not end, now %s", part.path, part.finish().name)
+        except OSError as exc:
+            logger.warning("%s: left by a run that did not end, and cannot be renamed: %s", part.path, exc.strerror)
+        finally:
+            part.leave()
+
+
+def _plays(path: Path) -> bool:
+    """Whether a first packet of a video can be read."""
+    av: Any = _import_av()
+    try:
+        with av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace") as container:
+            return any(packet.size for packet in container.demux(video=0))
+    except (av.FFmpegError, IndexError):
+        return False
 
 
 def _fit(image: Image, size: tuple[int, int]) -> Image:
