@@ -169,9 +169,11 @@ def test_a_clip_filmed_sideways_is_turned_upright(tmp_path, degrees):
     video.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
     expected = video.read()[1]
     assert expected.shape[:2] == ((144, 176) if degrees == 180 else (176, 144))
+    size = (192, 144) if degrees == 180 else (144, 192)  # its pixels are 128:117, which OpenCV leaves as they are
+    expected = cv2.resize(expected, size, interpolation=cv2.INTER_CUBIC)
     found = frames(tmp_path / "turned.mp4").train[0]
     assert found.shape == expected.shape
-    assert np.abs(found.astype(int) - expected).mean() < 1.5
+    assert np.abs(found.astype(int) - expected).mean() < 3
 
 
 def test_images_join_the_clips_and_a_zip_holds_images_only(photos, folder, tmp_path):

@@ -165,7 +165,7 @@ class Camera:
             if source.frames_read == 1:
                 self._note("live", _described(self.facts))
             self.damaged = shot.damaged
-            frame = frame_of(shot, self.name, self._index, self.connection)
+            frame = frame_of(shot, self.name, self._index, self.connection, live=self.facts.live)
             self._index += 1
             if not self._buffer.put(frame):
                 break

@@ -18,6 +18,7 @@ class Frame:
     source: name of the source, free of passwords.
     path: the image file, for a folder of images.
     connection: which connection of the source gave it, from 1; time stamps and sizes may differ between two.
+    live: it is of a camera, whose time goes on by itself.
     """
 
     image: Image = field(repr=False)
@@ -27,3 +28,4 @@ class Frame:
     source: str
     path: str | None = None
     connection: int = 1
+    live: bool = False

@@ -42,6 +42,7 @@ _NAMED = re.compile(
 )
 _HEADER = re.compile(r"(?P<key>\bauthorization:\s*\w+\s+)\S.*", re.IGNORECASE)
 _WORD = re.compile(r"[a-z_-]*|\d{1,5}")  # hidden where it stands; searched for elsewhere it would blank plain words
+_LONG = 8  # characters from which on a word is no part of a longer one by chance
 _SHORTEST = 4  # a shorter secret would be cut out of ordinary words, and show by the holes
 
 _known: set[str] = set()  # every secret that this process has taken out of a URL or a file; it only grows
@@ -89,7 +90,8 @@ def shown(text: str) -> str:
     query = "".join(word if word in "&;" else _pair(word) for word in pairs)
     fragment = f"#{HIDDEN}" if hash_mark or path_hash else ""
     login = f"{user}:{HIDDEN}@" if user else f"{HIDDEN}@" if userinfo else ""
-    return f"{parts.scheme}://{login}{place}{path}{mark}{query}{fragment}"
+    scheme = text.partition("://")[0]
+    return f"{scheme}://{login}{place}{path}{mark}{query}{fragment}"
 
 
 def redact(text: str, *secrets: str) -> str:
@@ -104,7 +106,9 @@ def redact(text: str, *secrets: str) -> str:
         wanted = _known.union(*map(_forms, secrets)) if secrets else _known.copy()
     for form in sorted(wanted, key=len, reverse=True):  # of two that overlap the longer one
         if form in text:
-            text = text.replace(form, HIDDEN)
+            is_word = len(form) < _LONG and form.isalnum()  # "pass" is no part of "password"
+            pattern = rf"(?<![A-Za-z0-9]){form}(?![A-Za-z0-9])" if is_word else re.escape(form)
+            text = re.sub(pattern, HIDDEN, text)
     text = _USERINFO.sub(_hide_userinfo, text)
     text = _HEADER.sub(lambda found: found["key"] + HIDDEN, text)
     return _NAMED.sub(lambda found: found["key"] + HIDDEN, text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +14,32 @@ import numpy as np
 from edgecv_runtime import jsontext
 from edgecv_runtime.errors import BadInput, Closed
 from edgecv_runtime.stream.sinks.base import Output, Sink
+from edgecv_runtime.stream.sinks.segments import NO_LIMITS, Limits, Part, Segments
 
-_WRITE = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
+_APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 
 
 class JsonLinesSink(Sink):
     """One JSON document per frame and line, complete as soon as it is written.
 
-    Fields: source, index, pts_s, captured_ns (monotonic), age_ms, result, and path for a folder of images.
-    A file comes, or is written anew, with the first result: what was there stays where none came. When writing fails
-    half-way (a full disk), a regular file is cut back to its last whole line.
+    Fields: see `document`. A file comes with the first result; one that is there is appended to. With limits each file
+    is a new one, and a name that is taken gets a number. When writing fails half-way (a full disk), what was written
+    of the line is taken back, and the next line opens the file anew.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """path: a file, or "-" for standard output; raises BadInput when it cannot be written."""
+    def __init__(self, path: str | Path, *, limits: Limits = NO_LIMITS) -> None:
+        """path: a file, or "-" for standard output; `{source}` and `{time}` in it as in videos.
+
+        limits: of one file. Raises BadInput when it cannot be written.
+        """
         self.name = "stdout" if str(path) == "-" else str(path)
-        self._path = None if str(path) == "-" else Path(path)
-        self._end = 0
-        self._fd: int | None = None
-        self._regular = False
+        self._limits = limits
+        self._segments = None if str(path) == "-" else Segments(path)
+        self._files: dict[str, _File] = {}
         self._closed = False
-        if self._path is not None:
+        if self._segments is not None and "{" not in Path(path).name:
             try:
-                _check_writable(self._path)
+                _check_writable(Path(path))
             except OSError as exc:
                 raise BadInput(f"{self.name}: cannot be written: {exc.strerror}") from exc
 
@@ -43,59 +47,116 @@ class JsonLinesSink(Sink):
         """Write one line; raises OSError when it cannot, TypeError when the result is no JSON."""
         if self._closed:
             raise Closed(f"{self.name}: is closed")
-        frame = output.frame
-        document = {
-            "source": frame.source,
-            "index": frame.index,
-            "pts_s": frame.pts_s,
-            "captured_ns": frame.captured_ns,
-            "age_ms": round(output.age_ms, 3),
-            "result": output.result.as_dict(),
-        }
-        if frame.path is not None:
-            document["path"] = frame.path
-        line = memoryview(jsontext.encode(document, _plain) + b"\n")
-        fd = self._open() if self._fd is None else self._fd
+        line = line_of(output)
+        key = output.frame.source if self._segments is not None and self._segments.by_source else ""
+        file = self._files.get(key)
+        if file is not None and self._limits.reached(time.monotonic() - file.begun_s, file.size):
+            file.close()
+            file = None
+        if file is None:
+            file = self._files[key] = self._begin(output)
         try:
-            written = 0
-            while written < len(line):
-                written += os.write(fd, line[written:])
+            file.write(line)
         except OSError:
-            if self._regular:
-                os.ftruncate(fd, self._end)
-                os.lseek(fd, self._end, os.SEEK_SET)
+            del self._files[key]
+            file.close()
             raise
-        self._end += len(line)
 
     def close(self) -> None:
-        """Close the file; a full disk that the system noticed late raises OSError here."""
+        """Close the files; a full disk that the system noticed late raises OSError here."""
         self._closed = True
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            os.close(fd)
+        while self._files:
+            self._files.popitem()[1].close()
 
-    def _open(self) -> int:
-        if self._path is None:
-            self._fd = os.dup(sys.stdout.fileno())
-        else:
-            self._fd = os.open(self._path, _WRITE | os.O_TRUNC, 0o666)
-            self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
-        return self._fd
+    def _begin(self, output: Output) -> _File:
+        if self._segments is None:
+            return _File(os.dup(sys.stdout.fileno()))
+        if self._limits != NO_LIMITS:
+            return _File(self._segments.begin(output.frame.source, output.unix_s))
+        return _File(os.open(self._segments.name(output.frame.source, output.unix_s), _APPEND, 0o666))
 
 
-def _check_writable(path: Path) -> None:
-    """Raise the OSError of opening a file to write it, and leave all as it was."""
-    missing = not path.exists()
-    if missing or path.is_file() or path.is_dir():  # a pipe that is opened twice would end for its reader
-        os.close(os.open(path, _WRITE, 0o666))
-    if missing:
-        path.resolve().unlink()  # behind a link, too
+def document(output: Output) -> dict[str, Any]:
+    """What is told of one frame: source, index, connection, pts_s, captured_ns (monotonic), time (UTC), age_ms, model,
+    result, and path for a folder of images.
+    """
+    frame = output.frame
+    told = {
+        "source": frame.source,
+        "index": frame.index,
+        "connection": frame.connection,
+        "pts_s": frame.pts_s,
+        "captured_ns": frame.captured_ns,
+        "time": wall_clock(output.unix_s),
+        "age_ms": round(output.age_ms, 3),
+        "model": output.model,
+        "result": output.result.as_dict(),
+    }
+    if frame.path is not None:
+        told["path"] = frame.path
+    return told
 
 
-def _plain(value: Any) -> Any:
+def line_of(output: Output) -> bytes:
+    """The document as one line of JSON; raises TypeError when the result is no JSON."""
+    return jsontext.encode(document(output), plain) + b"\n"
+
+
+def wall_clock(unix_s: float) -> str:
+    """A time in UTC to the millisecond (RFC 3339): 2026-11-28T13:30:00.125Z."""
+    whole, rest = divmod(round(unix_s * 1000), 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{rest:03d}Z"
+
+
+def plain(value: Any) -> Any:
     """NumPy's types as JSON's."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
         return value.tolist()
     raise TypeError(f"a result's as_dict() gives plain types, got {type(value).__name__}")
+
+
+class _File:
+    """An open file, pipe or terminal that takes whole lines."""
+
+    def __init__(self, opened: int | Part) -> None:
+        self._part = opened if isinstance(opened, Part) else None
+        self._fd = opened.fd if isinstance(opened, Part) else opened
+        status = os.fstat(self._fd)
+        self._regular = stat.S_ISREG(status.st_mode)
+        self.size = status.st_size if self._regular else 0
+        self.begun_s = time.monotonic()
+        self._cut = self._regular and self.size > 0 and os.pread(self._fd, 1, self.size - 1) != b"\n"
+
+    def write(self, line: bytes) -> None:
+        """Write one line; raises OSError, and then nothing of it is in a regular file."""
+        if self._cut:  # a crash left half a line, which is left as it is
+            line = b"\n" + line
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        except OSError:
+            written = len(line) - len(rest)
+            if self._regular and os.fstat(self._fd).st_size == self.size + written:  # nobody else appends to it
+                os.ftruncate(self._fd, self.size)
+            raise
+        self._cut = False
+        self.size += len(line)
+
+    def close(self) -> None:
+        """Close it; raises OSError."""
+        if self._part is not None:
+            self._part.finish()
+        else:
+            os.close(self._fd)
+
+
+def _check_writable(path: Path) -> None:
+    """Raise the OSError of opening a file to write it, and leave all as it was."""
+    missing = not path.exists()
+    if missing or path.is_file() or path.is_dir():  # a pipe that is opened twice would end for its reader
+        os.close(os.open(path, _APPEND, 0o666))
+    if missing:
+        path.resolve().unlink()  # behind a link, too

@@ -53,6 +53,9 @@ class Limits:
         return (self.seconds is not None and seconds >= self.seconds) or (self.size is not None and size >= self.size)
 
 
+NO_LIMITS = Limits()
+
+
 class Segments:
     """The files of one sink, by a path in which `{source}` and `{time}` (UTC, of the first frame) may stand.
 

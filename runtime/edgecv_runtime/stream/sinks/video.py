@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -15,9 +16,10 @@ from edgecv_runtime.errors import BadInput, Closed, Unavailable
 from edgecv_runtime.preprocess import Image, Preprocess
 from edgecv_runtime.stream.frame import Frame
 from edgecv_runtime.stream.sinks.base import Output, Sink
-from edgecv_runtime.stream.sinks.segments import Limits, Part, Segments
+from edgecv_runtime.stream.sinks.segments import NO_LIMITS, Limits, Part, Segments
 
-SUFFIXES = (".mp4", ".mov", ".mkv")
+_FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
+SUFFIXES = tuple(_FORMATS)
 # "zerolatency": no frame waits in the encoder, so that a stop is quick and a crash loses little. "superfast" takes 60 %
 # of the time of "veryfast" for 17 % more bytes at the same quality (1280x720: 5.6 against 9.2 ms a frame).
 _ENCODERS: dict[str, dict[str, str]] = {
@@ -45,7 +47,7 @@ class VideoSink(Sink):
     fitted into the size of the first with grey borders.
     """
 
-    def __init__(self, path: str | Path, *, limits: Limits = Limits()) -> None:
+    def __init__(self, path: str | Path, *, limits: Limits = NO_LIMITS) -> None:
         """path: .mp4, .mov or .mkv; `{source}` in it is replaced by the source's name, `{time}` by that of its start.
 
         limits: of one file; without, a camera's file holds an hour. Raises BadInput for another suffix or a folder
@@ -118,6 +120,7 @@ class _Writer:
 
     def __init__(self, part: Part, limits: Limits) -> None:
         self._part = part
+        self._disk = _Disk(part.fd)
         self._limits = limits
         self._av: Any = _import_av()
         self._container: Any = None
@@ -138,7 +141,7 @@ class _Writer:
         if frame.live and self._clock.steps(output):
             return False
         seconds = (frame.captured_ns - first.frame.captured_ns) / 1e9 if frame.live else self._clock.seconds
-        limits = Limits(_LIVE_SECONDS) if frame.live and self._limits == Limits() else self._limits
+        limits = Limits(_LIVE_SECONDS) if frame.live and self._limits == NO_LIMITS else self._limits
         return self._frames < _MOST_FRAMES and not limits.reached(seconds, self._part.path.stat().st_size)
 
     def write(self, image: Image, output: Output) -> None:
@@ -165,6 +168,7 @@ class _Writer:
 
     def give_up(self) -> None:
         """Close the file as it is, after a failure that is reported already."""
+        self._disk.is_lost = True
         if self._container is not None:
             with contextlib.suppress(self._av.FFmpegError, OSError):
                 self._container.close()
@@ -173,6 +177,7 @@ class _Writer:
 
     def _settle(self) -> None:
         """Name what can be played; what is too short for that is no file."""
+        _cut_off_half_a_fragment(self._part)
         if _plays(self._part.path):
             self._part.finish()
         else:
@@ -184,7 +189,8 @@ class _Writer:
         options = {"flush_packets": "1"}  # what is encoded is in the file, not in a buffer that a crash takes along
         if self._part.path.suffix.lower() != ".mkv":
             options["movflags"] = "hybrid_fragmented+frag_keyframe"  # playable while it is written, plain when closed
-        self._container = self._av.open(f"file:{self._part.path}", "w", options=options)
+        form = _FORMATS[self._part.path.suffix.lower()]
+        self._container = self._av.open(self._disk, "w", format=form, options=options)
         name = next(name for name in _ENCODERS if name in self._av.codecs_available)
         stream = self._container.add_stream(name, rate=_NOMINAL_FPS, options=_ENCODERS[name])
         stream.height, stream.width = self._size
@@ -201,12 +207,39 @@ class _Writer:
             self._container.mux(packet)
 
 
+class _Disk:
+    """A file as PyAV writes it: after a failure nothing more, so that closing overwrites nothing that is good."""
+
+    def __init__(self, fd: int) -> None:
+        self.is_lost = False
+        self._fd = fd
+
+    def write(self, data: bytes) -> int:
+        rest = memoryview(data)
+        try:
+            while rest and not self.is_lost:
+                rest = rest[os.write(self._fd, rest) :]
+        except OSError:
+            self.is_lost = True
+            raise
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return os.lseek(self._fd, offset, whence)
+
+    def tell(self) -> int:
+        return os.lseek(self._fd, 0, os.SEEK_CUR)
+
+    def seekable(self) -> bool:
+        return True
+
+
 class Clock:
     """Presentation times for the encoder, growing whatever the source's own do.
 
     A recording's are its time stamps: one that steps back goes on with the step before, one without has 25 frames a
     second, and a step of more than a minute and ten steps is a new clock. A camera's are believed as long as they
-    agree with the time of capture.
+    agree with the times of capture.
     """
 
     _AGREES_S = 1.0
@@ -216,7 +249,10 @@ class Clock:
     def __init__(self) -> None:
         self.step = _TICKS // _NOMINAL_FPS
         self._last = -1
+        self._now_s = 0.0
+        self._first: Output | None = None
         self._before: Output | None = None
+        self._zero_s: float | None = None  # the camera's stamp of this file's begin
 
     @property
     def seconds(self) -> float:
@@ -236,27 +272,33 @@ class Clock:
 
     def ticks(self, output: Output) -> tuple[int, int]:
         """(presentation time, likely duration) of a frame in 1/60000 s."""
-        if self._before is None:
-            self._last = 0
+        if self._before is None or self._first is None:
+            self._first, self._last = output, 0
+            self._zero_s = output.frame.pts_s
         else:
-            step_s = self._step_s(output.frame, self._before.frame)
-            self.step = max(1, round(step_s * _TICKS))
-            self._last += self.step
+            now_s = self._captured_s(output.frame, self._first.frame) if output.frame.live else None
+            self._now_s = self._now_s + self._step_s(output.frame, self._before.frame) if now_s is None else now_s
+            ticks = max(self._last + round(self._REPEATED_S * _TICKS), round(self._now_s * _TICKS))
+            self.step, self._last = ticks - self._last, ticks
         self._before = output
         return self._last, self.step
 
+    def _captured_s(self, frame: Frame, first: Frame) -> float:
+        """A camera's time since the first frame: smooth as its stamps, right as the captures."""
+        captured_s = (frame.captured_ns - first.captured_ns) / 1e9
+        if frame.pts_s is None:
+            return captured_s
+        if self._zero_s is None or abs(frame.pts_s - self._zero_s - captured_s) > self._AGREES_S:
+            self._zero_s = frame.pts_s - captured_s
+        return frame.pts_s - self._zero_s
+
     def _step_s(self, frame: Frame, before: Frame) -> float:
+        """A recording's time since the last frame."""
         stamped_s = _difference(frame, before)
-        if frame.live:
-            captured_s = max(self._REPEATED_S, (frame.captured_ns - before.captured_ns) / 1e9)
-            believed = stamped_s is not None and 0 < stamped_s and abs(stamped_s - captured_s) <= self._AGREES_S
-            return stamped_s if believed and stamped_s is not None else captured_s
         if stamped_s is None:
             return 1 / _NOMINAL_FPS
         last_s = self.step / _TICKS
-        if stamped_s < 0 or stamped_s > max(self._LONGEST_S, 10 * last_s):
-            return last_s
-        return max(self._REPEATED_S, stamped_s)
+        return last_s if stamped_s < 0 or stamped_s > max(self._LONGEST_S, 10 * last_s) else stamped_s
 
 
 def _difference(frame: Frame, before: Frame) -> float | None:
@@ -274,6 +316,24 @@ def _finish_left_over(segments: Segments) -> None:
             logger.warning("%s: left by a run that did not end, and cannot be renamed: %s", part.path, exc.strerror)
         finally:
             part.leave()
+
+
+def _cut_off_half_a_fragment(part: Part) -> None:
+    """End an MP4 that was not closed with its last whole fragment (ISO 14496-12, 8.8)."""
+    size = os.fstat(part.fd).st_size
+    at, whole, has_index = 0, 0, False
+    while part.path.suffix.lower() != ".mkv" and at + 8 <= size:
+        head = os.pread(part.fd, 16, at)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        has_index = has_index or head[4:8] in (b"moov", b"moof")
+        at += length
+        if length < 8 or at > size:
+            break
+        whole = at if head[4:8] != b"moof" else whole
+    if has_index and whole < size:
+        os.ftruncate(part.fd, whole)
 
 
 def _plays(path: Path) -> bool:

@@ -156,7 +156,7 @@ class Source(ABC):
         shot = self.next_shot()
         if shot is None:
             raise StopIteration
-        return frame_of(shot, self.name, self.frames_read - 1)
+        return frame_of(shot, self.name, self.frames_read - 1, live=self.live)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -216,10 +216,10 @@ class Source(ABC):
                 self._using.release()
 
 
-def frame_of(shot: Shot, source: str, index: int, connection: int = 1) -> Frame:
+def frame_of(shot: Shot, source: str, index: int, connection: int = 1, *, live: bool) -> Frame:
     """A shot as the frame that it is in its stream."""
     stamp = time.monotonic_ns() if shot.captured_ns is None else shot.captured_ns
-    return Frame(shot.image, stamp, index, shot.pts_s, source, shot.path, connection)
+    return Frame(shot.image, stamp, index, shot.pts_s, source, shot.path, connection, live)
 
 
 def _told(name: str, error: Exception) -> str:

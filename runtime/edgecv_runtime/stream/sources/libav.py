@@ -13,6 +13,7 @@ from edgecv_runtime.errors import Unavailable
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.stream.sources.base import Facts, Shot
 
+_LEAST_ASPECT = 0.25  # of a pixel, and at most 4: beyond, a header is broken; television has 64:45 and 40:33
 _MOST_FLUSHES = 64  # frames that a decoder may still hold at the end; bounds the retries after errors
 
 
@@ -61,6 +62,8 @@ class Decoder:
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps: float | None = float(rate) if rate else None
         self.declared_frames: int | None = self._stream.frames or None
+        aspect = self._stream.sample_aspect_ratio
+        self._pixel_aspect: float = float(aspect) if aspect and _LEAST_ASPECT < aspect < 1 / _LEAST_ASPECT else 1.0
         duration = self._container.duration
         self.duration_s: float | None = duration / self._av.time_base if duration else None
         self.format: str = self._container.format.name
@@ -83,18 +86,22 @@ class Decoder:
     def facts(self, *, live: bool) -> Facts:
         """What the container says of its video."""
         context = self._stream.codec_context
-        size = (context.height, context.width) if context.height and context.width else None
+        size = (context.height, self._square_width(context.width)) if context.height and context.width else None
         return Facts(live, size, self.fps, self.declared_frames, context.name)
 
     def close(self) -> None:
         """Close the container; the caller makes sure that no thread is inside a read."""
         self._container.close()
 
+    def _square_width(self, width: int) -> int:
+        """How wide a picture is with square pixels, as people see it and models were trained; an even number."""
+        return width if self._pixel_aspect == 1 else max(2, 2 * round(width * self._pixel_aspect / 2))
+
     def _shot(self, frame: Any) -> Shot:
         self.damaged += bool(frame.is_corrupt)
         if frame.time is not None:
             self.last_pts_s = frame.time
-        image = frame.to_ndarray(format="bgr24", **self._one_thread)
+        image = frame.to_ndarray(format="bgr24", width=self._square_width(frame.width), **self._one_thread)
         image = _upright(image, frame.side_data.get("DISPLAYMATRIX"))
         return Shot(image, pts_s=frame.time, damaged=self.damaged)
 
