@@ -42,13 +42,14 @@ def brightness(image):
 
 
 def remux(source, target, **options):
-    """Copy the packets of a clip into another container, without encoding; `count` of them."""
-    count = options.pop("count", None)
+    """Copy the packets of a clip into another container, without encoding; `count` of them, `earlier` by ticks."""
+    count, earlier = options.pop("count", None), options.pop("earlier", 0)
     with av.open(str(source)) as given, av.open(str(target), "w", options=options) as made:
         stream = made.add_stream_from_template(given.streams.video[0])
         for number, packet in enumerate(given.demux(video=0)):
             if packet.dts is not None and (count is None or number < count):
                 packet.stream = stream
+                packet.pts, packet.dts = packet.pts - earlier, packet.dts - earlier
                 made.mux(packet)
     return Path(target)
 

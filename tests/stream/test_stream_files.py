@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -98,6 +100,68 @@ def test_truncated_avi_and_mkv(tmp_path):
     assert source.end.detail.startswith("declared=10.0s read=4.")
 
 
+def ffprobe_count(path):
+    """Frames that FFmpeg's own tool decodes; OpenCV loses two where a file is cut."""
+    command = ["ffprobe", "-v", "quiet", "-count_frames", "-select_streams", "v"]
+    command += ["-show_entries", "stream=nb_read_frames", "-of", "csv=p=0"]
+    return int(subprocess.run([*command, str(path)], stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def test_what_an_edit_list_hides_is_not_missing(tmp_path):
+    ticks = round(3.2 * 30_000)  # of the clip's time base: what lies before zero is hidden
+    path = remux(CARPHONE, tmp_path / "trimmed.mp4", earlier=ticks, avoid_negative_ts="disabled")
+    frames, source = frames_of(path)
+    assert len(frames) == source.declared_frames == ffprobe_count(path) == 24
+    assert source.end == End("end of file")
+
+
+def test_an_avi_with_gaps_is_whole(tmp_path):
+    path = tmp_path / "gaps.avi"
+    with av.open(str(path), "w") as made:
+        stream = made.add_stream("mpeg4", rate=25)
+        stream.height = stream.width = 64
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 5 * number, np.uint8), format="bgr24")
+            frame.pts = 5 * number  # the muxer fills the others with empty chunks
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode(None))
+    frames, source = frames_of(path)
+    assert (len(frames), source.end) == (20, End("end of file"))
+    assert source.declared_frames == 20
+    assert frames[-1].pts_s == pytest.approx(19 / 5)
+    _, cut = frames_of(truncate(path, 0.7))
+    assert cut.end.kind == "truncated"
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.97])
+@pytest.mark.parametrize("movflags", ["frag_keyframe+empty_moov", "faststart"])
+def test_a_cut_mp4_gives_what_is_whole_of_it_and_says_that_it_is_cut(tmp_path, movflags, part):
+    path = truncate(remux(BIKES, tmp_path / "cut.mp4", movflags=movflags), part)
+    frames, source = frames_of(path)
+    assert len(frames) == ffprobe_count(path)
+    assert (source.end.kind, source.end.damaged) == ("truncated", 0)
+    assert f"read={len(frames)}" in source.end.detail
+
+
+def test_titles_in_other_encodings_are_no_error(tmp_path):
+    path = tmp_path / "title.mkv"
+    with av.open(str(path), "w") as made:
+        made.metadata["title"] = "Hofeinfahrt"
+        stream = made.add_stream("mjpeg", rate=25)
+        stream.height = stream.width = 64
+        stream.pix_fmt = "yuvj420p"
+        made.mux(stream.encode(av.VideoFrame(64, 64, "yuvj420p")))
+        made.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"Hofeinfahrt", b"Hofeinf\xfchrt"))
+    assert len(frames_of(path)[0]) == 1
+
+
+def test_frames_of_a_raw_stream_are_as_far_apart_as_its_rate_says(tmp_path):
+    frames, source = frames_of(remux(BIKES, tmp_path / "raw.h264"))
+    assert source.fps == 25
+    assert [frame.pts_s for frame in frames] == pytest.approx([number / 25 for number in range(250)])
+
+
 def test_a_hole_in_the_data_is_damage(tmp_path):
     path = remux(BIKES, tmp_path / "hole.mp4", movflags="faststart")
     data = bytearray(path.read_bytes())
@@ -129,8 +193,6 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path):
 
 
 def test_sound_alone_is_no_video(tmp_path):
-    import av
-
     with av.open(str(tmp_path / "sound.mkv"), "w") as made:
         stream = made.add_stream("pcm_s16le", rate=8000)
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")

@@ -42,7 +42,8 @@ class Facts:
 class Shot(NamedTuple):
     """One frame as a source gives it; who takes it counts it and says which source it is of.
 
-    captured_ns: `time.monotonic_ns()`, None for "now"; damaged: broken frames or packets so far on this connection.
+    captured_ns: `time.monotonic_ns()`, None for "now"; damaged: broken frames or packets so far on this connection;
+    skipped: frames that were left out before they were decoded, because decoding is slower than the camera.
     """
 
     image: Image
@@ -50,6 +51,7 @@ class Shot(NamedTuple):
     captured_ns: int | None = None
     path: str | None = None
     damaged: int = 0
+    skipped: int = 0
 
 
 Shots = Generator[Shot, None, End | None]

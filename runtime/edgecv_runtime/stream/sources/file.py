@@ -15,8 +15,8 @@ _SLACK_S = 0.5  # by how much a complete file's last frame may miss the duration
 class FileSource(Source):
     """Frames of a video file, in order of presentation, turned upright as its display matrix says.
 
-    A truncated file is told from a complete one by the container's own count (MP4, MOV, AVI) or duration (Matroska,
-    WebM); MPEG-TS and raw streams declare neither, so that there the end is the end.
+    A truncated file is told from a complete one by the container's own index (MP4, MOV, AVI) or duration (Matroska,
+    WebM), or because it breaks off inside a packet; where MPEG-TS and raw streams end between two, the end is the end.
     """
 
     def __init__(self, path: str | Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
@@ -38,9 +38,9 @@ class FileSource(Source):
             raise BadInput(f"{self.name}: the file is empty")
         try:
             # Only this file: a playlist in disguise must not make FFmpeg open others, or the network.
-            self._decoder = Decoder(
-                f"file:{self._path}", options={"protocol_whitelist": "file"}, timeout_s=self.timeout_s, threads="AUTO"
-            )
+            only = {"protocol_whitelist": "file"}
+            timeouts_s = self.timeout_s, self.timeout_s
+            self._decoder = Decoder(f"file:{self._path}", options=only, timeouts_s=timeouts_s, threads="AUTO")
         except NoVideo as exc:
             raise BadInput(f"{self.name}: holds no video that can be decoded") from exc
         except (av.error.PermissionError, av.error.OSError, av.error.ExitError) as exc:
@@ -54,22 +54,30 @@ class FileSource(Source):
         decoder = self._decoder
         assert decoder is not None
         try:
-            yield from decoder.shots()
+            for number, shot in enumerate(decoder.shots()):
+                # A raw stream has no stamps: its frames are as far apart as its rate says.
+                made_up = number / self.fps if self.fps else None
+                yield shot if shot.pts_s is not None else shot._replace(pts_s=made_up)
         except av.FFmpegError as exc:  # the end of a truncated file, for some containers; others just end
-            early: str | None = f"declared={self.declared_frames} read={self.frames_read}: {exc.strerror}"
+            early: str | None = f"{self._counted(self.declared_frames)}: {exc.strerror}"
         else:
             early = self._early(decoder)
         return End("truncated" if early else "end of file", early or "", decoder.damaged)
 
     def _early(self, decoder: Decoder) -> str | None:
-        if self.declared_frames is not None:
-            missing = decoder.packets < self.declared_frames
-            return f"declared={self.declared_frames} read={self.frames_read}" if missing else None
+        declared = self.declared_frames or (decoder.indexed_frames if "mov" in decoder.format else None)
+        if declared is not None and decoder.packets < declared:
+            return self._counted(declared)
+        if decoder.broken_off:
+            return f"{self._counted(declared)}: breaks off inside a packet"
         if "matroska" in decoder.format and decoder.duration_s and decoder.last_pts_s is not None:
             end_s = decoder.last_pts_s + (1 / self.fps if self.fps else 0)
             missing = end_s < decoder.duration_s - _SLACK_S
             return f"declared={decoder.duration_s:.1f}s read={end_s:.1f}s" if missing else None
         return None
+
+    def _counted(self, declared: int | None) -> str:
+        return f"declared={'unknown' if declared is None else declared} read={self.frames_read}"
 
     def _release(self) -> None:
         if self._decoder is not None:

@@ -14,6 +14,9 @@ from edgecv_runtime.preprocess import Image
 from edgecv_runtime.stream.sources.base import Facts, Shot
 
 _LEAST_ASPECT = 0.25  # of a pixel, and at most 4: beyond, a header is broken; television has 64:45 and 40:33
+# Demuxers without a clock: FFmpeg numbers what comes, at 25 per second (opencv#4528).
+_UNSTAMPED = {"mpjpeg", "mjpeg", "mjpeg_2000", "jpeg_pipe", "image2", "image2pipe", "png_pipe", "rawvideo"}
+_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "avi"}
 _MOST_FLUSHES = 64  # frames that a decoder may still hold at the end; bounds the retries after errors
 
 
@@ -33,19 +36,26 @@ class NoVideo(Exception):
 class Decoder:
     """The best video stream of one container, decoded.
 
-    packets: video packets demuxed; trimmed: those among them that the container's edit list hides.
+    packets: video packets demuxed, without those that the container's edit list hides.
     damaged: packets that could not be decoded, and frames that the decoder marked as corrupt.
+    broken_off: the last packet was not complete.
+    stamped: time stamps are the camera's or the container's; else FFmpeg made them up, and frames have none.
+    segmented: it comes in bursts of seconds (HLS).
+    declared_frames: that the container says it shows, None if it does not say.
     last_pts_s: presentation time of the last frame in seconds.
     """
 
-    def __init__(self, url: str, *, options: Mapping[str, str], timeout_s: float | None, threads: str) -> None:
+    def __init__(
+        self, url: str, *, options: Mapping[str, str], timeouts_s: tuple[float | None, float | None], threads: str
+    ) -> None:
         """Open `url`; raises what PyAV raises, or NoVideo.
 
-        options: for FFmpeg's demuxer; timeout_s: for opening and for each read; threads: PyAV's `thread_type`
+        options: for FFmpeg's demuxer; timeouts_s: for opening and for each read; threads: PyAV's `thread_type`
             ("AUTO" is fastest, "SLICE" delays no frame).
         """
         self._av: Any = import_av()
-        self._container: Any = self._av.open(url, options=dict(options), timeout=timeout_s)
+        # Titles and names of sessions are Latin-1 or GBK in the wild (PyAV#629).
+        self._container: Any = self._av.open(url, options=dict(options), timeout=timeouts_s, metadata_errors="replace")
         try:
             self._stream: Any = _best_video(self._container)
             self._stream.thread_type = threads
@@ -53,35 +63,64 @@ class Decoder:
             self._container.close()
             raise
         self.packets = 0
-        self.trimmed = 0
         self.damaged = 0
+        self.broken_off = False
         self.last_pts_s: float | None = None
         # PyAV 17 gives swscale threads of its own, which cost more than they win (bikes.mp4: 1,500 against 2,500
         # frames/s on an idle machine, 280 against 1,700 on a busy one); before, it had one and no option.
         self._one_thread = {"threads": 1} if int(self._av.__version__.partition(".")[0]) >= 17 else {}
+        self.format: str = self._container.format.name
+        self.stamped = self.format not in _UNSTAMPED
+        self.segmented = self.format == "hls"
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps: float | None = float(rate) if rate else None
-        self.declared_frames: int | None = self._stream.frames or None
+        header: int | None = self._stream.frames or None
+        # A cut AVI has no index, and one of a fragmented MP4 begins with its first fragment, which declares nothing.
+        self.declared_frames = (self.indexed_frames or header) if header else None
         aspect = self._stream.sample_aspect_ratio
         self._pixel_aspect: float = float(aspect) if aspect and _LEAST_ASPECT < aspect < 1 / _LEAST_ASPECT else 1.0
         duration = self._container.duration
         self.duration_s: float | None = duration / self._av.time_base if duration else None
-        self.format: str = self._container.format.name
+
+    @property
+    def indexed_frames(self) -> int | None:
+        """Frames that the container's index shows, None without one; of a fragmented MP4 complete only at the end.
+
+        It knows more than the header's count: an edit list hides frames (ISO 14496-12, 8.6.6), and in an AVI some are
+        empty and repeat the one before.
+        """
+        index = self._stream.index_entries if self.format in _INDEXED else ()
+        return sum(entry.size > 0 and not entry.is_discard for entry in index) if len(index) > 1 else None
+
+    def demux(self) -> Iterator[Any]:
+        """The packets, and an empty one at the end; raises what PyAV raises."""
+        for packet in self._container.demux(self._stream):
+            if packet.size:
+                self.packets += not packet.is_discard
+                self.broken_off = packet.is_corrupt
+            yield packet
+
+    def decode(self, packet: Any) -> list[Any]:
+        """The frames that a packet completes, or those that are left when it is empty; never raises for a bad one."""
+        for _ in range(1 if packet.size else _MOST_FLUSHES):
+            try:
+                return list(packet.decode())
+            except self._av.error.EOFError:  # flushed before
+                return []
+            except self._av.FFmpegError:
+                self.damaged += 1  # counted; a file that loses frames so is reported by its source
+        return []
 
     def shots(self) -> Iterator[Shot]:
         """Every frame in order of presentation; raises what PyAV raises when reading fails, never for a bad frame."""
-        for packet in self._container.demux(self._stream):
-            flushing = packet.size == 0
-            self.packets += not flushing
-            self.trimmed += bool(getattr(packet, "is_discard", False))
-            for _ in range(_MOST_FLUSHES if flushing else 1):
-                try:
-                    frames = packet.decode()
-                except self._av.FFmpegError:
-                    self.damaged += 1  # counted; a file that loses frames so is reported by its source
-                    continue
-                yield from map(self._shot, frames)
-                break
+        for packet in self.demux():
+            # The part of a packet with which a cut file ends: its error would cost the frames before it, too.
+            if not (packet.is_corrupt and self.format in _INDEXED):
+                yield from map(self.shot, self.decode(packet))
+
+    def restart(self) -> None:
+        """Forget what was decoded: the next packet does not follow the last one."""
+        self._stream.codec_context.flush_buffers()
 
     def facts(self, *, live: bool) -> Facts:
         """What the container says of its video."""
@@ -97,13 +136,15 @@ class Decoder:
         """How wide a picture is with square pixels, as people see it and models were trained; an even number."""
         return width if self._pixel_aspect == 1 else max(2, 2 * round(width * self._pixel_aspect / 2))
 
-    def _shot(self, frame: Any) -> Shot:
+    def shot(self, frame: Any) -> Shot:
+        """A decoded frame as an upright image."""
         self.damaged += bool(frame.is_corrupt)
-        if frame.time is not None:
-            self.last_pts_s = frame.time
+        pts_s = frame.time if self.stamped else None
+        if pts_s is not None:
+            self.last_pts_s = pts_s
         image = frame.to_ndarray(format="bgr24", width=self._square_width(frame.width), **self._one_thread)
         image = _upright(image, frame.side_data.get("DISPLAYMATRIX"))
-        return Shot(image, pts_s=frame.time, damaged=self.damaged)
+        return Shot(image, pts_s=pts_s, damaged=self.damaged)
 
 
 def _best_video(container: Any) -> Any:

@@ -6,28 +6,48 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from edgecv_runtime.errors import BadInput, EdgecvError, SourceUnavailable
+from edgecv_runtime.stream.clock import CaptureClock
 from edgecv_runtime.stream.ending import End
 from edgecv_runtime.stream.redact import redact, secrets_of, shown, split
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shots, Source
 from edgecv_runtime.stream.sources.libav import Decoder, NoVideo, import_av
+from edgecv_runtime.stream.sources.packets import BOUND_S, Arrival, PacketReader, Silence
 
-# Default port and FFmpeg options by scheme. RTSP over TCP: over UDP a lost packet is a broken picture, and silence has
-# no end. A short analysis, because what is analysed is old when it is shown; it is not discarded ("nobuffer" would do
-# that), since with it would go the key frame.
+
+class Scheme(NamedTuple):
+    """What stands before ://; port: its default; name: for FFmpeg, if that is another; options: of FFmpeg."""
+
+    port: int
+    name: str
+    options: dict[str, str]
+
+
+# RTSP over TCP: over UDP a lost packet is a broken picture, and silence has no end; a server that refuses TCP (461) is
+# asked for UDP then. A short analysis, because what is analysed is old when it is shown; it is not discarded
+# ("nobuffer" would do that), since with it would go the key frame. HLS begins with the newest segment.
 _ANALYSIS = {"analyzeduration": "300000"}  # microseconds
-_RTSP = {"rtsp_transport": "tcp", **_ANALYSIS}
-SCHEMES: dict[str, tuple[int, dict[str, str]]] = {
-    "rtsp": (554, _RTSP),
-    "rtsps": (322, _RTSP),
-    "http": (80, _ANALYSIS),
-    "https": (443, _ANALYSIS),
+_TCP = {"rtsp_transport": "udp+tcp", "rtsp_flags": "prefer_tcp", **_ANALYSIS}
+_UDP = {"rtsp_transport": "udp", **_ANALYSIS}
+_HTTP = {"live_start_index": "-1", **_ANALYSIS}
+SCHEMES: dict[str, Scheme] = {
+    "rtsp": Scheme(554, "rtsp", _TCP),
+    "rtsp+udp": Scheme(554, "rtsp", _UDP),
+    "rtsps": Scheme(322, "rtsps", {"rtsp_transport": "tcp", **_ANALYSIS}),
+    "http": Scheme(80, "http", _HTTP),
+    "https": Scheme(443, "https", _HTTP),
 }
-_STALL = 0.9  # a call that took this part of its timeout has run into it, whatever FFmpeg calls the error
+_STALL = 0.9  # an opening that took this part of its timeout has run into it, whatever FFmpeg calls the error
+_LONGEST = 4  # times timeout_s: the longest wait for a packet
+_PATIENCE = 3  # times the longest of the last waits
+_FEW = 3  # packets from which on the waits between them are known
+_MOST_REORDERED = 64  # packets whose frames may come later
+_LONGEST_GAP_S = 60.0  # between two frames of an HLS stream; more is a new beginning
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:@]+)(?::(?P<port>\d{1,5}))?")
 
 
@@ -54,28 +74,37 @@ class Url:
         Raises BadInput when there is no host, or the scheme is none of SCHEMES.
         """
         scheme, userinfo, authority, tail = split(text)
-        place = _HOST.fullmatch(authority)
-        if scheme not in SCHEMES or place is None:
+        if scheme not in SCHEMES:
             raise BadInput(f"{shown(text)}: expected rtsp://user:password@host:port/path")
+        host, port = host_and_port(authority, SCHEMES[scheme].port, shown(text), "rtsp://user:password@host:port/path")
         user, colon, password = userinfo.partition(":")
         encoded = "".join([quote(unquote(user), safe=""), colon, quote(unquote(password), safe="")])
-        opened = f"{scheme}://{encoded}{'@' if userinfo else ''}{authority}{tail}"
-        port = int(place["port"] or SCHEMES[scheme][0])
-        return cls(shown(text), opened, scheme, place["host"].strip("[]"), port)
+        opened = f"{SCHEMES[scheme].name}://{encoded}{'@' if userinfo else ''}{authority}{tail}"
+        return cls(shown(text), opened, scheme, host, port)
+
+
+def host_and_port(place: str, default: int, url: str, form: str) -> tuple[str, int]:
+    """`host`, `host:port` or `[IPv6]:port` taken apart; raises BadInput, which shows `url` and the expected form."""
+    found = _HOST.fullmatch(place)
+    if found is None or not 0 < int(found["port"] or default) < 65536:
+        raise BadInput(f"{url}: expected {form}")
+    return found["host"].strip("[]"), int(found["port"] or default)
 
 
 class NetworkSource(Source):
-    """A camera or video behind a URL: RTSP over TCP, MJPEG or a file over HTTP.
+    """A camera or video behind a URL: RTSP, MJPEG, HLS or a file over HTTP.
 
-    `captured_ns` is the frame's own clock anchored to the fastest frame of the last half minute, so that a backlog in
-    the network or the decoder shows as age. A stream with a duration is a recording: not `live`, never dropped.
+    What is timed is the wait for a *packet*: a camera may be silent for four times `timeout_s` where it sends a few
+    pictures a minute or an HLS segment at a time, and for `timeout_s` where its packets come faster; a picture may
+    take as long as the camera's group of pictures. A stream with a duration is a recording: not `live`, nothing lost.
     """
 
     def __init__(self, url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """url: see Url.parse; timeout_s: for opening and for each read. Raises BadInput."""
+        """url: see Url.parse; timeout_s: for opening and for each packet. Raises BadInput."""
         self._url = Url.parse(url)
         super().__init__(self._url.shown, live=True, timeout_s=timeout_s)
         self._decoder: Decoder | None = None
+        self._reader: PacketReader | None = None
 
     def _open(self) -> Facts:
         av = import_av()
@@ -84,8 +113,8 @@ class NetworkSource(Source):
         try:
             self._decoder = Decoder(
                 self._url.opened,
-                options=SCHEMES[self._url.scheme][1],
-                timeout_s=self.timeout_s,
+                options=SCHEMES[self._url.scheme].options,
+                timeouts_s=(self.timeout_s, _LONGEST * self.timeout_s),
                 threads="SLICE",  # frame threads would hold back one frame each
             )
         except NoVideo:
@@ -96,49 +125,82 @@ class NetworkSource(Source):
             failure = self._explain(av, exc, time.monotonic() - start_s)
         if failure is not None:
             raise failure  # outside the except: FFmpeg's error holds the URL with its password, and is not chained
-        assert self._decoder is not None
-        return self._decoder.facts(live=self._decoder.duration_s is None)
+        decoder = self._decoder
+        assert decoder is not None
+        live = decoder.duration_s is None
+        self._reader = PacketReader(
+            decoder.demux(), decoder.close, name=self.name, bound_s=BOUND_S if live and not decoder.segmented else None
+        )
+        return decoder.facts(live=live)
 
     def _shots(self) -> Shots:
         av = import_av()
-        assert self._decoder is not None
-        clock = CaptureClock()
-        shots = self._decoder.shots()
+        decoder, reader = self._decoder, self._reader
+        assert decoder is not None
+        assert reader is not None
+        clock, pacer = CaptureClock(), Pacer()
+        arrivals: dict[int | None, Arrival] = {}  # of packets whose frames are still inside the decoder
         failure: SourceUnavailable | None = None
         while failure is None:
-            start_s = time.monotonic()
             try:
-                shot = next(shots, None)
+                arrival = reader.take(lambda: self._patience_s(decoder, reader), self._interrupted.is_set)
+            except Silence as exc:
+                failure = SourceUnavailable(f"{self.name}: stalled: no frame for {exc.waited_s:.1f} s", kind="stalled")
+                continue
             except av.FFmpegError as exc:
-                failure = self._lost(exc.strerror, time.monotonic() - start_s)
+                failure = self._lost(exc)
                 continue
-            if shot is None:
-                return self._ended(self._decoder)
-            waited_s = time.monotonic() - start_s
-            if waited_s >= _STALL * self.timeout_s:
-                # FFmpeg hands out what its parser held before it admits the timeout, and then waits once more.
-                failure = self._lost("", waited_s)
-                continue
-            yield shot._replace(captured_ns=clock.stamp(shot.pts_s, time.monotonic_ns()))
+            if arrival is None:
+                return self._ended(decoder)
+            if reader.broke:
+                reader.broke = False
+                decoder.restart()
+                arrivals.clear()
+            arrivals[arrival.packet.pts] = arrival
+            for frame in decoder.decode(arrival.packet):
+                shot = decoder.shot(frame)
+                of = arrivals.pop(frame.pts, arrival)
+                captured_ns = clock.stamp(shot.pts_s, of.arrived_ns, of.waited)
+                if decoder.segmented and self.live and self._interrupted.wait(pacer.wait_s(shot.pts_s)):
+                    return End("stopped", damaged=decoder.damaged)
+                yield shot._replace(captured_ns=captured_ns, skipped=reader.skipped)
+            while len(arrivals) > _MOST_REORDERED:
+                del arrivals[next(iter(arrivals))]
         raise failure
 
+    def _patience_s(self, decoder: Decoder, reader: PacketReader) -> float:
+        """How long the next packet may take: three times as long as lately, within 1 and _LONGEST times `timeout_s`."""
+        longest_s = _LONGEST * self.timeout_s
+        if decoder.segmented:
+            return longest_s
+        usual_s = reader.longest_s
+        if reader.arrived < _FEW:
+            usual_s = 1 / decoder.fps if decoder.stamped and decoder.fps else longest_s
+        return min(longest_s, max(self.timeout_s, _PATIENCE * usual_s))
+
     def _release(self) -> None:
-        if self._decoder is not None:
+        if self._reader is not None:
+            self._reader.stop()  # it closes the container as soon as its read returns
+        elif self._decoder is not None:
             self._decoder.close()
-            self._decoder = None
+        self._decoder = self._reader = None
 
     def _ended(self, decoder: Decoder) -> End:
+        if self._interrupted.is_set():
+            return End("stopped", damaged=decoder.damaged)
         if self.live:
             return End("hung up", f"the camera ended the stream after {self.frames_read} frames", decoder.damaged)
         if self.declared_frames is not None and decoder.packets < self.declared_frames:
             return End("truncated", f"declared={self.declared_frames} read={self.frames_read}", decoder.damaged)
         return End("end of file", damaged=decoder.damaged)
 
-    def _lost(self, why: str, waited_s: float) -> SourceUnavailable:
-        if waited_s >= _STALL * self.timeout_s:
-            return SourceUnavailable(f"{self.name}: stalled: no frame for {waited_s:.1f} s", kind="stalled")
+    def _lost(self, exc: Any) -> SourceUnavailable:
+        if isinstance(exc, import_av().error.ExitError):  # its own timeout
+            return SourceUnavailable(
+                f"{self.name}: stalled: no frame for {_LONGEST * self.timeout_s:.1f} s", kind="stalled"
+            )
         return SourceUnavailable(
-            f"{self.name}: lost after {self.frames_read} frames: {self._redacted(why)}", kind="lost"
+            f"{self.name}: lost after {self.frames_read} frames: {self._redacted(exc.strerror)}", kind="lost"
         )
 
     def _explain(self, av: Any, exc: Any, waited_s: float) -> EdgecvError:
@@ -193,32 +255,21 @@ def probe(host: str, port: int, timeout_s: float) -> tuple[str, str] | None:
     return None
 
 
-class CaptureClock:
-    """Turns presentation times into capture times on our clock: `anchor + pts`, anchored to the least delayed frame.
+class Pacer:
+    """When each frame of a stream that comes in segments is due, at its own speed; late ones move all that follow."""
 
-    The anchor is the least `arrival - pts` of the last 15 to 30 s: a later frame that arrives behind it is old by the
-    difference; forgetting follows the drift between the camera's clock and ours.
-    """
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._start_s: float | None = None
+        self._last_s = 0.0
 
-    _WINDOW_NS = 15_000_000_000
-    _JUMP_NS = 5_000_000_000  # a step of the camera's clock, not a delay
-
-    def __init__(self) -> None:
-        self._offsets: list[int] = []  # least offset of the previous and of the current window
-        self._window_end_ns = 0
-        self._last_ns = 0
-
-    def stamp(self, pts_s: float | None, arrived_ns: int) -> int:
-        """Capture time in monotonic ns of a frame that arrived at `arrived_ns`; never later, never falling."""
+    def wait_s(self, pts_s: float | None) -> float:
+        """Seconds until the frame is due."""
         if pts_s is None:
-            return arrived_ns
-        offset = arrived_ns - round(pts_s * 1e9)
-        if self._offsets and abs(offset - min(self._offsets)) > self._JUMP_NS:
-            self._offsets = []
-        if not self._offsets or arrived_ns >= self._window_end_ns:
-            self._offsets = [*self._offsets[-1:], offset]
-            self._window_end_ns = arrived_ns + self._WINDOW_NS
-        self._offsets[-1] = min(self._offsets[-1], offset)
-        captured_ns = min(arrived_ns, min(self._offsets) + round(pts_s * 1e9))
-        self._last_ns = max(self._last_ns, captured_ns)
-        return self._last_ns
+            return 0.0
+        now_s = self._now_s()
+        stepped = not 0 <= pts_s - self._last_s <= _LONGEST_GAP_S
+        self._last_s = pts_s
+        if self._start_s is None or stepped or self._start_s + pts_s < now_s:
+            self._start_s = now_s - pts_s
+        return self._start_s + pts_s - now_s
