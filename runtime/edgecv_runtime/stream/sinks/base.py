@@ -17,12 +17,21 @@ if TYPE_CHECKING:
     from edgecv_runtime.tasks import Result
 
 
+@dataclass(frozen=True)
+class Happening:
+    """What made a result an event: the rule, for how many seconds it had held, and what was found."""
+
+    rule: str
+    held_s: float
+    found: tuple[dict[str, str | float], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Output:
     """A frame with its result; `frame.source` and `frame.connection` say where it comes from.
 
     age_ms: from the capture of the frame to its result; unix_s: the wall clock at its capture.
-    model: which model made the result.
+    model: which model made the result. happening: of a sink that is told of events alone, the one that this is.
     """
 
     frame: Frame
@@ -30,6 +39,7 @@ class Output:
     age_ms: float
     unix_s: float
     model: str
+    happening: Happening | None = None
 
 
 class StopStream(Exception):  # a request, not an error
