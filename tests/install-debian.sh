@@ -1,10 +1,12 @@
 #!/bin/sh
-# Debian packages that the tests need: a real RTSP server (GStreamer's), driven by Debian's own Python, and FFmpeg's tools.
+# Debian packages that the tests need: a real RTSP server (GStreamer's), driven by Debian's own Python; FFmpeg's tools;
+# an MQTT broker; promtool, which judges metrics; a browser.
 # Idempotent: without anything to do it only asks dpkg. One line on stderr says what it did or why it cannot.
 set -eu
 
 packages="python3 python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-rtsp-server-1.0
-gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-tools ffmpeg"
+gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-tools
+ffmpeg mosquitto prometheus chromium"
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
     echo "install-debian.sh: this is no Debian or Ubuntu; install GStreamer's RTSP server and its Python binding by hand" >&2

@@ -17,13 +17,18 @@ from edgecv_runtime.stream.ledger import Account, Ledger, LedgerError
 from edgecv_runtime.stream.loop import run, stop_on_signals
 from edgecv_runtime.stream.redact import redact
 from edgecv_runtime.stream.report import SinkReport, SourceReport, Spread, StreamReport
+from edgecv_runtime.stream.rules import OnRules, Rule
 from edgecv_runtime.stream.sinks import (
     CallbackSink,
     JsonLinesSink,
+    Limits,
+    MqttSink,
     Output,
+    PublishSink,
     Sink,
     StopStream,
     VideoSink,
+    WebhookSink,
     WindowSink,
     open_sink,
 )
@@ -62,9 +67,14 @@ __all__ = [
     "JsonLinesSink",
     "Ledger",
     "LedgerError",
+    "Limits",
+    "MqttSink",
     "NetworkSource",
+    "OnRules",
     "Output",
     "Paced",
+    "PublishSink",
+    "Rule",
     "Shot",
     "Sink",
     "SinkReport",
@@ -74,6 +84,7 @@ __all__ = [
     "StopStream",
     "StreamReport",
     "VideoSink",
+    "WebhookSink",
     "WhenLate",
     "WindowSink",
     "open_sink",

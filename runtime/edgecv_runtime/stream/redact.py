@@ -71,6 +71,12 @@ def split(url: str) -> Parts:
     return Parts(scheme.lower(), userinfo, place, tail)
 
 
+def host_and_port(place: str) -> tuple[str, int | None] | None:
+    """("h", 554) of `h:554`, ("fe80::1", None) of `[fe80::1]`; None of what is neither."""
+    found = _HOST.fullmatch(place)
+    return None if found is None else (found["host"].strip("[]"), int(found["port"]) if found["port"] else None)
+
+
 def shown(text: str) -> str:
     """One of our own URLs, paths or pipelines without its credentials, by position; they are remembered for `redact`.
 
@@ -178,9 +184,9 @@ def _visible(parts: Parts) -> tuple[str, str, str, str]:
 
 
 def _is_address(place: str) -> bool:
-    found = _HOST.fullmatch(place)
+    found = host_and_port(place)
     try:
-        ipaddress.ip_address(found["host"].strip("[]") if found else "")
+        ipaddress.ip_address(found[0] if found else "")
     except ValueError:
         return False
     return True

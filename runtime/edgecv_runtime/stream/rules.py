@@ -18,6 +18,7 @@ import numpy as np
 
 from edgecv_runtime.errors import BadInput, nearest
 from edgecv_runtime.records import Record
+from edgecv_runtime.stream.events import Event
 from edgecv_runtime.stream.sinks.base import Happening, Output, Sink
 
 Facts = Mapping[str, "str | float"]
@@ -188,6 +189,10 @@ class OnRules(Sink):
         """Start the sink."""
         self._sink.start(sources)
 
+    def event(self, event: Event) -> None:
+        """Hand on what happens to sources, sinks and the model."""
+        self._sink.event(event)
+
     def write(self, output: Output) -> None:
         """Write the events that this result completes; raises what the sink raises."""
         for event in self._watch.look(output):
@@ -203,7 +208,8 @@ def things(output: Output, inside: Sequence[Point] | None = None) -> Iterator[di
 
     Of a classification its labels that hold; of a detector its boxes (x, y: their middle); of a segmenter its classes.
     """
-    source, result = output.frame.source, output.result
+    source = output.frame.source
+    result: Any = output.result  # by what it has, so that own models may give the same
     if hasattr(result, "xyxy"):
         for kind, score, box in zip(result.class_id, result.confidence, result.xyxy, strict=True):
             left, top, right, bottom = map(float, box)

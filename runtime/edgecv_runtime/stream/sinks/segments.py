@@ -109,7 +109,7 @@ class Segments:
     def _slug(self, source: str) -> str:
         """The source's name, fit for a file system and unlike those of the other sources."""
         if source not in self._slugs:
-            plain = _SLUG.sub("-", source if "://" in source else Path(source).name).strip("-") or "source"
+            plain = slug(source)
             taken = set(self._slugs.values())
             names = (plain if number == 1 else f"{plain}-{number}" for number in itertools.count(1))
             self._slugs[source] = next(name for name in names if name not in taken)
@@ -153,6 +153,11 @@ class Part:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def slug(source: str) -> str:
+    """A source's name as a part of a file's name, an address or a topic."""
+    return _SLUG.sub("-", source if "://" in source else Path(source).name).strip("-") or "source"
 
 
 def part_of(path: Path) -> Path:

@@ -1,0 +1,85 @@
+"""Results, or better events, as HTTP POST to somebody's server."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import ssl
+import threading
+from urllib.parse import unquote
+
+from edgecv_runtime.errors import BadInput, Closed
+from edgecv_runtime.stream.redact import host_and_port, redact, shown, split
+from edgecv_runtime.stream.sinks.base import Output, Sink
+from edgecv_runtime.stream.sinks.jsonlines import line_of
+
+SCHEMES = ("http", "https")
+_TRIES = 3
+_PAUSE_S = 0.5  # before the second try, twice that before the third
+_WORTH_TRYING = (408, 425, 429)  # and all from 500 on: the server may be better in a moment
+
+
+class WebhookSink(Sink):
+    """POSTs the document of a JSON line, three times at most; the server answers with any 2xx.
+
+    A repeated POST has the same `Idempotency-Key`. A redirection is not followed, since it would carry what was meant
+    for this server to another one; it fails, as 4xx does, without a further try.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
+        """url: `https://user:password@host/path`; timeout_s: for connecting and for each answer. Raises BadInput."""
+        self.name = shown(url)
+        parts = split(url)
+        place = host_and_port(parts.place)
+        if parts.scheme not in SCHEMES or place is None:
+            raise BadInput(f"{self.name}: expected https://user:password@host:port/path")
+        self._path = (parts.tail if parts.tail.startswith("/") else f"/{parts.tail}").partition("#")[0]
+        self._headers = {"Content-Type": "application/json", "User-Agent": "edgecv"}
+        if parts.userinfo:
+            login = base64.b64encode(unquote(parts.userinfo).encode()).decode()
+            self._headers["Authorization"] = f"Basic {login}"
+        self._closed = threading.Event()
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                *place, timeout=timeout_s, context=context
+            )
+        else:
+            self._connection = http.client.HTTPConnection(*place, timeout=timeout_s)
+
+    def write(self, output: Output) -> None:
+        """Send one result; raises ConnectionError when no try brought it there."""
+        if self._closed.is_set():
+            raise Closed(f"{self.name}: is closed")
+        frame = output.frame
+        key = f"{frame.source} {frame.captured_ns} {frame.index} {output.happening.rule if output.happening else ''}"
+        headers = {**self._headers, "Idempotency-Key": base64.urlsafe_b64encode(key.encode()).decode()}
+        body = line_of(output)
+        for number in range(_TRIES):
+            if number and self._closed.wait(_PAUSE_S * 2 ** (number - 1)):
+                break
+            trouble, is_final = self._post(body, headers)
+            if not trouble:
+                return
+            if is_final:
+                break
+        raise ConnectionError(f"not delivered after {number + 1} tries: {trouble}")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._closed.set()
+        self._connection.close()
+
+    def _post(self, body: bytes, headers: dict[str, str]) -> tuple[str, bool]:
+        """("", True) when it arrived, else why not, and whether that is the server's last word."""
+        try:
+            self._connection.request("POST", self._path, body, headers)
+            answer = self._connection.getresponse()
+            answer.read()
+        except (OSError, http.client.HTTPException) as exc:
+            self._connection.close()
+            return redact(f"{type(exc).__name__}: {exc}"), False
+        if 200 <= answer.status < 300:
+            return "", True
+        is_final = answer.status < 500 and answer.status not in _WORTH_TRYING
+        return f"the server answered {answer.status} {redact(answer.reason)}", is_final
