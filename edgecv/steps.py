@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from edgecv.tasks.augment import training_view
 from edgecv.train import TrainConfig, fit
 from edgecv.train.fit import check_labels, statistics_images
 from edgecv.train.quantized import train_quantized
-from edgecv_export import graph
+from edgecv_export import classmap, graph
 from edgecv_export.calibrate import sample
 from edgecv_export.explain import explain
 from edgecv_export.export import GOLDEN_IMAGES, export
@@ -276,6 +277,7 @@ class Verify(_Step):
                 labels=images.truths,
                 views=views,
                 frames_name=f"{self.on.division} images",
+                logits=partial(classmap.logits, self.on.deployed),
             )
             evidence = opened.evidence().merged([each.entry for each in done])
             bundle.update(opened, evidence=evidence)

@@ -8,6 +8,7 @@ import shutil
 import cv2
 import msgspec
 import numpy as np
+import onnx
 import pytest
 from typer.testing import CliRunner
 
@@ -21,8 +22,9 @@ from edgecv_runtime import bundle as bundles
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.target import targets
 from edgecv_runtime.tasks.segmentation import Segmentation
-from edgecv_runtime.verify import fit_thresholds, verify, wants_thresholds
+from edgecv_runtime.verify import fit_thresholds, float_logits, verify, wants_thresholds
 
+PLAIN = ("float32", "onnxruntime", "float32")
 QUICK = ["train.epochs=1", "quantize.budget_s=4", "quantize.images=16", "quantize.check_images=16", "verify.frames=24"]
 QUICK += ["bench.seconds=0.05", "bench.rounds=1", "quantize.placements=[layers]", "quantize.ranges=[min-max]"]
 QUICK += ["quantize.passes=[bias]", "quantize.islands=false"]
@@ -49,6 +51,42 @@ def test_a_segmenter_goes_from_masks_to_a_bundle(ink):
             assert each.agreement.share.value > 0.999
             assert each.score.value == pytest.approx(each.score.reference, abs=1e-3)
         assert each.score.low < each.score.value < each.score.high  # over frames, none of which is all right
+
+
+def test_the_logits_behind_its_classes_are_compared(ink):
+    """A class that changed is one that could; by how much tells before one does. Oracle: what rounding may do."""
+    with rt.Bundle(ink.bundle) as opened:
+        entries = opened.evidence().entries
+        golden = verify(opened, only=lambda target: target.variant == "float32")
+    behind = {each.target: each.agreement.behind for each in entries}
+    plain = [each for (variant, _, hint), each in behind.items() if (variant, hint) == ("float32", "float32")]
+    assert all(each.count == 16 and each.max_abs < 1e-3 * each.largest for each in plain)
+    int8 = [each.divergence for (variant, *_), each in behind.items() if variant == "int8-u8s8"]
+    assert min(int8) > 10 * max(each.divergence for each in plain)
+    assert all(each.entry.agreement.behind is None for each in golden)  # which hold classes alone
+
+
+def test_nan_behind_a_class_is_found(ink, tmp_path):
+    """An argmax makes a class of NaN like any other."""
+    shutil.copytree(ink.bundle, tmp_path / "bundle")
+    with rt.Bundle(tmp_path / "bundle") as opened:
+        model = onnx.load(opened.variant_file("float32"))
+        name = next(node.input[0] for node in model.graph.node if node.op_type == "ArgMax")
+        last = next(node for node in model.graph.node if name in node.output)
+        bias = next(each for each in model.graph.initializer if each.name == last.input[-1])
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.float32([np.nan, 0]), bias.name))
+        bundles.update(opened, content={"model.onnx": model.SerializeToString()})
+    with rt.Bundle(ink.bundle) as whole, rt.Bundle(tmp_path / "bundle") as opened:
+        golden = whole.golden()
+        (found,) = verify(
+            opened,
+            golden.images,
+            golden.outputs,
+            logits=float_logits(whole),
+            only=lambda each: (each.variant, each.backend, each.hint) == PLAIN,
+        )
+    assert "hold NaN or infinite values" in found.entry.failed
+    assert found.entry.agreement is None
 
 
 def test_its_masks_are_those_of_the_network_and_lie_in_the_frames_own_pixels(ink):

@@ -241,6 +241,7 @@ def _measured(path: Path, given: results.Given | None) -> tuple[Manifest, Eviden
                     labels=given.truths,
                     views=given.views or None,
                     frames_name="check images",
+                    logits=verify.float_logits(opened),
                     only=lambda each: (each.variant, each.hint) != (FLOAT, FLOAT),
                 )
         timed = bench(opened, seconds=0.3, rounds=3, progress=say)

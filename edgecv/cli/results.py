@@ -112,7 +112,8 @@ def _verified(entries: list[Entry], manifest: Manifest) -> str:
     compared = [entry.agreement for entry in entries if entry.agreement]
     frames = " and ".join(dict.fromkeys(f"{each.share.count} {each.frames or 'frames'}" for each in compared))
     floats = [entry for entry in entries if (entry.variant, entry.hint) == ("float32", "float32") and entry.agreement]
-    far = max((each.agreement.max_abs for each in floats if each.agreement), default=None)
+    moved = [each.agreement.behind or each.agreement for each in floats if each.agreement]
+    far = max((each.max_abs for each in moved), default=None)
     near = "" if far is None else f", largest difference of float32 {far:.1e}"
     whose = "the adopted file's" if "adopted" in manifest.provenance else "PyTorch's"
     return f"verified here: {good} of {len(entries)} give {whose} outputs ({frames or 'nothing ran'}{near})"
@@ -200,6 +201,7 @@ def _scored(opened: Bundle, data: Path, max_megapixels: float) -> list[Entry]:
             labels=given.truths,
             views=given.views,
             frames_name=f"images of {data.resolve().name}",
+            logits=verification.float_logits(opened),
         )
     proofs = verification.verify(opened, only=lambda each: (each.variant, each.hint) == ("float32", "float32"))
     proven = {each.entry.key: each.entry for each in proofs}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgecv_export.graph import one_tensor
+from edgecv_export.graph import Deployed, one_tensor, references
 from edgecv_runtime.errors import BadInput
+from edgecv_runtime.preprocess import Image
 
 
 class ClassMap(nn.Module):
@@ -25,3 +29,10 @@ class ClassMap(nn.Module):
             shape = tuple(map(int, logits.shape))
             raise BadInput(f"a class map wants logits (N, classes, H, W) of 255 classes at most, got {shape}")
         return logits.argmax(1).to(torch.uint8)
+
+
+def logits(deployed: Deployed, frames: Image) -> dict[str, NDArray[Any]]:
+    """What PyTorch chooses classes from for (N, H, W, C) uint8 frames, by output; {} where it chooses none."""
+    if not isinstance(deployed.network, ClassMap):
+        return {}
+    return references(Deployed(deployed.network.network, deployed.normalization, deployed.outputs), frames)

@@ -38,6 +38,7 @@ class Deployed(nn.Module):
         super().__init__()
         mean, std = torch.tensor(normalization.mean), torch.tensor(normalization.std)
         self.network = network
+        self.normalization = normalization
         self.outputs = tuple(outputs)
         self.register_buffer("scale", (1 / (255 * std)).reshape(1, -1, 1, 1))
         self.register_buffer("offset", (-mean / std).reshape(1, -1, 1, 1))

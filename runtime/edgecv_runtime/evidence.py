@@ -20,13 +20,27 @@ class Interval(Record, frozen=True):
     count: int
 
 
+class Behind(Record, frozen=True):
+    """How far logits are from the reference's from which both choose the classes that are their outputs.
+
+    divergence: mean Kullback-Leibler divergence in nats. max_abs: the largest difference; largest: of the reference's,
+    without its sign. count: of frames.
+    """
+
+    divergence: float
+    max_abs: float
+    largest: float
+    count: int
+
+
 class Agreement(Record, frozen=True):
     """How outputs agree with the reference's on the same real frames.
 
     reference: what they are compared with. metric, share: a score with the reference's results as the truth.
     divergence: mean Kullback-Leibler divergence of the outputs as distributions, in nats. max_abs, mean_abs:
     difference of the raw outputs. largest: of the reference's, without its sign; 0 in evidence of older versions.
-    frames: which they were; "" where an older version did not say.
+    frames: which they were; "" where an older version did not say. behind: of outputs that are classes, what these are
+    chosen from, where the reference showed it.
     """
 
     reference: str
@@ -37,6 +51,7 @@ class Agreement(Record, frozen=True):
     mean_abs: float
     largest: float = 0.0
     frames: str = ""
+    behind: Behind | None = None
 
 
 class Score(Record, frozen=True):

@@ -82,7 +82,9 @@ def is_float32s(agreement: Agreement, head: Head, outputs: tuple[TensorSpec, ...
     outputs: where it has others than floats.
     """
     if _are_classes(outputs):
-        return agreement.divergence <= FLOAT_CHANGED
+        behind = agreement.behind
+        near = behind is None or behind.max_abs <= by_rounding(behind.largest, agreement.metric)
+        return near and agreement.divergence <= FLOAT_CHANGED
     whole = head.bound
     allowed = by_rounding(agreement.largest, agreement.metric)
     if whole is not None:
@@ -176,5 +178,6 @@ def _unfaithful(entry: Entry, variant: Variant, manifest: Manifest) -> str:
         changed = f"{found.divergence:.2%} of the outputs"
         by = f"{found.metric} agreement {found.share.value:.2%}, "
         by += changed if _are_classes(manifest.outputs) else f"outputs by {found.max_abs:.3g}"
+        by += f", logits by {found.behind.max_abs:.3g}" if found.behind else ""
         return f"differs from {found.reference}: {by}"
     return ""

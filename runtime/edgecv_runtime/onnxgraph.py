@@ -15,6 +15,7 @@ from edgecv_runtime.onnxfile import DTYPES
 from edgecv_runtime.protobuf import encode, fields, integer, message, spans, text, varints
 
 _FLOAT = 1  # onnx.TensorProto.FLOAT
+_HANDING_ON = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"}  # operators that leave positions as they are
 _LITTLE = {4, 10}  # float_data and double_data: packed little-endian values, as raw_data has them
 
 
@@ -54,6 +55,20 @@ def read(data: bytes) -> Graph:
         elif number == 12:
             outputs.add(text(dict(fields(message(value))).get(1)))
     return Graph(tuple(nodes), constants, frozenset(outputs))
+
+
+def chosen_from(data: bytes) -> dict[str, str]:
+    """Of each output that says where the largest of several values is, the tensor of these: logits, of a class map."""
+    graph = read(data)
+    makers = {name: node for node in graph.nodes for name in node.outputs}
+    found = {}
+    for output in graph.outputs:
+        node = makers.get(output)
+        while node is not None and node.operator in _HANDING_ON:
+            node = makers.get(node.inputs[0])
+        if node is not None and node.operator == "ArgMax":
+            found[output] = node.inputs[0]
+    return found
 
 
 def exposing(data: bytes, names: Iterable[str]) -> bytes:

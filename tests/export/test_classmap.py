@@ -1,17 +1,19 @@
 """A segmenter with its class map in the graph; oracle: PyTorch's argmax, ONNX Runtime used directly."""
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
 from edgecv import models
 from edgecv.tasks import deployment
-from edgecv_export.classmap import ClassMap
+from edgecv_export.classmap import ClassMap, logits
 from edgecv_export.graph import Deployed, to_onnx
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.head import MASK, SegmentationHead
 from edgecv_runtime.preprocess import Normalization
+from edgecv_runtime.verify import revealed
 
 
 def exported(name, classes, normalization):
@@ -40,14 +42,40 @@ def test_the_graph_gives_pytorchs_largest_logit_in_a_byte(name, classes):
             torch.from_numpy(frames).permute(0, 3, 1, 2) / 255 - torch.tensor(normalization.mean).view(-1, 1, 1)
         ) / (torch.tensor(normalization.std).view(-1, 1, 1))
         with torch.inference_mode():
-            logits = network(pixels)
-        best, second = logits.topk(2, 1).values.unbind(1)
+            outputs = network(pixels)
+        best, second = outputs.topk(2, 1).values.unbind(1)
         clear = (best - second > 2e-5).numpy()  # else rounding decides
         assert clear.mean() > 0.98
         assert mask.shape == (count, 64, 96)
-        assert np.array_equal(mask[clear], logits.argmax(1).numpy()[clear])
+        assert np.array_equal(mask[clear], outputs.argmax(1).numpy()[clear])
         assert len(np.unique(mask)) > 1
-        assert mask.nbytes * 4 * classes == logits.numel() * 4  # what leaves the network shrinks as much
+        assert mask.nbytes * 4 * classes == outputs.numel() * 4  # what leaves the network shrinks as much
+
+
+def test_logits_are_behind_the_classes_and_not_in_the_file():
+    """Oracle: PyTorch's logits; the file itself keeps its one small output."""
+    normalization = Normalization()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = models.create("unet_small", classes=3).eval()
+    made = deployment("segmentation", network, ("a", "b", "c"))
+    deployed = Deployed(made.network, normalization, made.outputs)
+    content = to_onnx(deployed, (64, 96), 3, {}).SerializeToString()
+    copy, names = revealed(content)
+    assert set(names) == {MASK}
+    assert [each.name for each in onnx.load_from_string(content).graph.output] == [MASK]
+    frames = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
+    session = onnxruntime.InferenceSession(copy, providers=["CPUExecutionProvider"])
+    shown, mask = session.run([names[MASK], MASK], {"image": frames})
+    (wanted,) = logits(deployed, frames).values()
+    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (normalization.mean, normalization.std))
+    with torch.inference_mode():
+        right = network((torch.from_numpy(frames).permute(0, 3, 1, 2) / 255 - mean) / std).numpy()
+    assert np.abs(wanted - right).max() < 1e-4 * np.abs(right).max()
+    assert np.abs(shown - wanted).max() < 1e-4 * np.abs(wanted).max()
+    assert np.array_equal(shown.argmax(1), mask)
+    assert logits(Deployed(network, normalization, ("logits",)), frames) == {}
+    assert revealed(to_onnx(Deployed(network, normalization), (64, 96), 3, {}).SerializeToString())[1] == {}
 
 
 @pytest.mark.parametrize(("labels", "background"), [(("background", "road"), 0), (("road", "sky"), None)])

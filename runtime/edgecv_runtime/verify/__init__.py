@@ -7,7 +7,8 @@ golden inputs on a device) is the caller's affair.
 
 from __future__ import annotations
 
-from edgecv_runtime.verify.compare import Comparison, Outputs, Truths, agreement, compare, score
+from edgecv_runtime.verify.chosen import float_logits, revealed
+from edgecv_runtime.verify.compare import Comparison, Compute, Outputs, Truths, agreement, compare, score
 from edgecv_runtime.verify.diagnose import against, against_file, diagnose, write_pictures
 from edgecv_runtime.verify.fitting import fit_thresholds, wants_thresholds
 from edgecv_runtime.verify.run import Verified, computing, float_reference, self_test, verify
@@ -16,6 +17,7 @@ from edgecv_runtime.verify.sealed import check
 
 __all__ = [
     "Comparison",
+    "Compute",
     "Outputs",
     "Truths",
     "Verified",
@@ -28,7 +30,9 @@ __all__ = [
     "diagnose",
     "distance",
     "fit_thresholds",
+    "float_logits",
     "float_reference",
+    "revealed",
     "score",
     "self_test",
     "verify",

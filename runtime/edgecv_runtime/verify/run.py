@@ -5,7 +5,7 @@ Where the reference comes from (PyTorch in `edgecv_export`, golden inputs on a d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from edgecv_runtime.golden import Golden
 from edgecv_runtime.manifest import Manifest
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.target import Target, failed_entry, new_entry, targets
-from edgecv_runtime.verify import blame
+from edgecv_runtime.verify import blame, chosen
 from edgecv_runtime.verify.blame import Case, unlike
 from edgecv_runtime.verify.compare import (
     Arrays,
@@ -63,6 +63,7 @@ def verify(
     labels: Truths | None = None,
     views: Sequence[View] | None = None,
     frames_name: str = "",
+    logits: chosen.Logits | None = None,
     only: Callable[[Target], bool] = lambda _: True,
 ) -> list[Verified]:
     """Run every variant on every backend of this machine and compare with the reference.
@@ -72,7 +73,7 @@ def verify(
     default to the bundle's golden inputs. labels: what is known to be right of each frame (class indices (N,), masks,
     boxes), when it is: that gives a score beside agreement, but for a head of which several labels may hold. views: how
     the network saw each frame; by default the frames are its input. frames_name: which frames they are, for the
-    evidence.
+    evidence. logits: what the reference chose its outputs from, where these are classes; see `chosen`.
     A target that disagrees gets the name of the fault and the first node that differs; one that cannot run, or gives
     NaN or infinite values, is evidence too. Raises BadInput when arrays do not match, and what the reference or a label
     raises.
@@ -89,11 +90,15 @@ def verify(
     check_counts(len(frames), labels=labels, views=views)
     task = task_of(bundle.manifest)
     run = partial(compare, task, expected, name=reference_name, frames=frames_name, views=views, truths=labels)
-    return [_verified(target, bundle, expected, run) for target in filter(only, targets(bundle))]
+    return [_verified(target, bundle, expected, run, logits) for target in filter(only, targets(bundle))]
 
 
 def _verified(
-    target: Target, bundle: Bundle, expected: Outputs, run: Callable[..., tuple[Comparison, dict[str, NDArray[Any]]]]
+    target: Target,
+    bundle: Bundle,
+    expected: Outputs,
+    run: Callable[..., tuple[Comparison, dict[str, NDArray[Any]]]],
+    logits: chosen.Logits | None,
 ) -> Verified:
     """One target's evidence; a file that the backend cannot run is evidence too."""
     try:
@@ -112,6 +117,7 @@ def _verified(
             )
         finally:
             opened.close()
+        behind = None if logits is None else chosen.compared(target, bundle, expected.frames, logits)
     except InvalidOutput as exc:
         if exc.of_reference:
             raise
@@ -124,7 +130,7 @@ def _verified(
     entry = msgspec.structs.replace(
         new_entry(target, executed),
         finding=explain(bundle, target, executed, expected, comparison),
-        agreement=comparison.agreement,
+        agreement=msgspec.structs.replace(comparison.agreement, behind=behind),
         score=comparison.score,
     )
     return Verified(entry, outputs, comparison)
@@ -181,15 +187,18 @@ def float_reference(bundle: Bundle) -> Iterator[Compute]:
         opened.close()
 
 
-def computing(backend: backends.Backend, manifest: Manifest) -> Compute:
-    """What a loaded backend makes of a batch of frames: the network's outputs by name, floats as float32."""
-    names = [each.name for each in manifest.outputs]
+def computing(backend: backends.Backend, manifest: Manifest, shown: Mapping[str, str] = {}) -> Compute:
+    """What a loaded backend makes of a batch of frames: the network's outputs by name, floats as float32.
+
+    shown: the names of tensors that take the place of outputs; see `chosen.revealed`.
+    """
+    names = [(each.name, shown.get(each.name, each.name)) for each in manifest.outputs]
 
     def compute(frames: Image) -> Arrays:
         outputs = backend.run({manifest.input.name: frames})
         return {
-            name: each.astype(np.float32, copy=False) if (each := outputs[name]).dtype.kind == "f" else each
-            for name in names
+            name: each.astype(np.float32, copy=False) if (each := outputs[source]).dtype.kind == "f" else each
+            for name, source in names
         }
 
     return compute
