@@ -61,6 +61,8 @@ class TrainConfig(Record, frozen=True):
     epochs: passes over the training images; batch: images a step. optimizer, lr, weight_decay (not on norms and
     biases), momentum (SGD's): the peak learning rate is reached after `warmup_epochs` (of a run that is not longer than
     they are: after half of it) and falls to 0 along a cosine.
+    backbone_lr: share of the learning rate with which the backbone of a detector or segmenter learns: 0.1 where that
+    starts from published weights and all else from nothing, which then wants a higher rate.
     label_smoothing: share of the target that is spread over all classes. mixup: alpha of its Beta distribution
     (Zhang et al. 2018), 0 for none. ema: decay of the weights' moving average, which is what is validated and kept;
     it warms up, so short runs need no other value; 0 keeps the weights themselves.
@@ -82,6 +84,7 @@ class TrainConfig(Record, frozen=True):
     weight_decay: float = 0.05
     momentum: float = 0.9
     warmup_epochs: float = 2.0
+    backbone_lr: float = 1.0
     label_smoothing: float = 0.1
     mixup: float = 0.0
     ema: float = 0.99
@@ -112,6 +115,8 @@ class TrainConfig(Record, frozen=True):
             raise ValueError(f"lr must be positive, got {self.lr}")
         if not 0 <= self.warmup_epochs < float("inf"):
             raise ValueError(f"warmup_epochs must not be negative, got {self.warmup_epochs}")
+        if not 0 < self.backbone_lr <= 1:
+            raise ValueError(f"backbone_lr is a share of lr, above 0 up to 1, got {self.backbone_lr}")
 
     @property
     def warmup(self) -> float:
@@ -147,13 +152,14 @@ class QuantizedTraining(Record, frozen=True):
             epochs=self.epochs,
             lr=self.lr,
             warmup_epochs=self.warmup_epochs,
+            backbone_lr=1.0,
             bn_images=0,
             precision="float32",
         )
 
 
 # Keys that came after the first versions: a training that leaves them at their default is the one that it was.
-_LATER = {"train": ("dice", "class_weights"), "augment": ("color", "mosaic")}
+_LATER = {"train": ("dice", "class_weights", "backbone_lr"), "augment": ("color", "mosaic")}
 
 
 def as_before(config: TrainConfig | None) -> Any:

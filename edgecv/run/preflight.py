@@ -18,7 +18,7 @@ from edgecv.data import Dataset
 from edgecv.models.spec import WeightSource
 from edgecv.tasks import training
 from edgecv.train import TrainConfig
-from edgecv.train.optimizer import steps_per_epoch
+from edgecv.train.optimizer import make_optimizer, steps_per_epoch
 from edgecv_export.quantize import QuantizeConfig
 from edgecv_runtime import backends
 from edgecv_runtime.errors import BackendUnavailable, BadInput, Unavailable
@@ -72,6 +72,7 @@ def network(model: nn.Module, name: str, preprocess: Preprocess, dataset: Datase
     except (RuntimeError, ValueError, AssertionError) as exc:
         reason = " ".join(str(exc).split())[:200]
         raise BadInput(f"{name} cannot take images of {height}x{width}: {reason}; set preprocess.size") from exc
+    make_optimizer(model, config, torch.device("cpu"))
     try:
         training(dataset, config, preprocess.size).check(outputs)
     except BadInput as exc:

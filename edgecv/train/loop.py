@@ -140,7 +140,7 @@ class Loop:
         done = self.epoch * self.steps + self.step
         rate = learning_rate(config, done, self.steps)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         torch.manual_seed(_seed(config.seed, self.epoch, self.step))
 
         images = torch.from_numpy(self._arrays.train[chosen]).to(device)

@@ -9,15 +9,28 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from edgecv.recipe_train import TrainConfig
+from edgecv_runtime.errors import BadInput
+
+_BACKBONE = "backbone."  # what the names of a backbone's parameters begin with
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig, device: torch.device) -> Optimizer:
-    """AdamW or SGD with Nesterov momentum; weight decay on matrices and kernels, not on norms, biases or scales."""
-    trained = [tensor for tensor in model.parameters() if tensor.requires_grad]
-    groups = [
-        {"params": [tensor for tensor in trained if tensor.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [tensor for tensor in trained if tensor.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """AdamW or SGD with Nesterov momentum; weight decay on matrices and kernels, not on norms, biases or scales.
+
+    A group's "share" is that of the learning rate which is its own: `config.backbone_lr` for the backbone. Raises
+    BadInput where a share is asked for and there is no backbone.
+    """
+    trained = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+    body = {name for name in trained if config.backbone_lr != 1 and name.startswith(_BACKBONE)}
+    if config.backbone_lr != 1 and not body:
+        raise BadInput(
+            f"train.backbone_lr={config.backbone_lr:g}, and {type(model).__name__} has no backbone: leave it out"
+        )
+    groups = []
+    for share, names in ((1.0, trained.keys() - body), (config.backbone_lr, body)):
+        for decay, is_matrix in ((config.weight_decay, True), (0.0, False)):
+            params = [trained[name] for name in trained if name in names and (trained[name].ndim > 1) is is_matrix]
+            groups += [{"params": params, "weight_decay": decay, "share": share}] if params or share == 1 else []
     fused = device.type in ("cpu", "cuda")  # one kernel for all tensors
     if config.optimizer == "adamw":
         return AdamW(groups, lr=config.lr, fused=fused)

@@ -83,6 +83,31 @@ def test_norms_and_biases_do_not_decay(kind):
     assert torch.allclose(model.head.weight, before["head.weight"] * (1 - 0.1 * 0.5))
 
 
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_backbone_learns_at_its_share_of_the_rate(kind):
+    """Oracle: a step of all parameters at a tenth of the rate."""
+    config = TrainConfig(optimizer=kind, backbone_lr=0.1, weight_decay=0.5)
+
+    def stepped(network, config, rate):
+        optimizer = make_optimizer(network, config, torch.device("cpu"))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["share"]
+        for tensor in network.parameters():
+            tensor.grad = torch.ones_like(tensor)
+        optimizer.step()
+        return network.state_dict()
+
+    def two():
+        return nn.ModuleDict({"backbone": tiny(), "head": tiny()})
+
+    found = stepped(two(), config, 0.1)
+    plain = {rate: stepped(two(), TrainConfig(optimizer=kind, weight_decay=0.5), rate) for rate in (0.1, 0.01)}
+    for name, tensor in found.items():
+        assert torch.allclose(tensor, plain[0.01 if name.startswith("backbone.") else 0.1][name], atol=1e-7), name
+    with pytest.raises(BadInput, match=r"train.backbone_lr=0.1, and .* has no backbone: leave it out"):
+        make_optimizer(tiny(), config, torch.device("cpu"))
+
+
 # Averages and statistics
 
 
