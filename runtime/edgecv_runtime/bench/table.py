@@ -8,7 +8,7 @@ import msgspec
 
 from edgecv_runtime import offers
 from edgecv_runtime.bundle import Bundle
-from edgecv_runtime.evidence import Agreement, Entry, Evidence, Finding, Interval, Latency, Score
+from edgecv_runtime.evidence import TOP_1, Agreement, Entry, Evidence, Finding, Interval, Latency, Score
 from edgecv_runtime.manifest import Manifest, Variant
 from edgecv_runtime.records import Record
 from edgecv_runtime.timing import STEADY
@@ -112,9 +112,9 @@ COLUMNS: dict[str, Callable[[Row], Cell]] = {
     "variant": lambda row: (row.variant, row.hint or "" if row.hint != "float32" else ""),
     "backend": lambda row: (row.backend or MISSING, _versions(row)),
     "executed": lambda row: (row.executed or MISSING, _layers(row)),
-    "accuracy": lambda row: share(row.score) if row.score else (MISSING, ""),
+    "accuracy": lambda row: _named(row.score.metric, row.score) if row.score else (MISSING, ""),
     "drop, points": lambda row: _drop(row.score) if row.score else (MISSING, ""),
-    "agreement": lambda row: share(row.agreement.share) if row.agreement else (MISSING, ""),
+    "agreement": lambda row: _named(row.agreement.metric, row.agreement.share) if row.agreement else (MISSING, ""),
     "p50 ms": lambda row: (_latency(row, "p50_ms")[0], _unsteady(row)),
     "p90 ms": lambda row: _latency(row, "p90_ms"),
     "p99 ms": lambda row: _latency(row, "p99_ms"),
@@ -177,7 +177,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
         counts = " or ".join(_distinct(each.share.count for each in shares))
         names = " or ".join(_distinct(each.reference for each in shares))
         metric = " or ".join(_distinct(each.metric for each in shares))
-        lines.append(f"Agreement: with the {metric} of {names} on {counts} real frames, with its 95 % interval.")
+        lines.append(f"Agreement: with {names} by {metric}, on {counts} real frames, with its 95 % interval.")
     timed = [row.latency for row in rows if row.latency]
     if timed:
         batch, threads = (_distinct(getattr(each, name) for each in timed) for name in ("batch", "threads"))
@@ -200,6 +200,12 @@ def notes(rows: Sequence[Row]) -> list[str]:
 def share(interval: Interval | Score) -> Cell:
     """A share as percent, and its interval: ("98.61 %", "96.8–99.4")."""
     return f"{100 * interval.value:.2f} %", f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
+
+
+def _named(metric: str, value: Interval | Score) -> Cell:
+    """A share with the name of what it is a share of, where that is not the frames that are right."""
+    main, detail = share(value)
+    return (main if metric == TOP_1 else f"{metric} {main}"), detail
 
 
 def number(value: float) -> str:
