@@ -15,6 +15,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from edgecv.data import DataConfig, digit_boxes, load
+from edgecv.data.sources import labelled
 from edgecv_runtime.errors import DatasetError
 
 HEIGHT, WIDTH = 60, 80
@@ -498,3 +499,16 @@ def test_digits_in_pictures_are_where_their_boxes_say():
         assert change[~inside].max(initial=0) < 128  # only the faint rim of the ink lies outside
         assert (truth.xyxy >= 0).all()
         assert (truth.xyxy[:, 2:] <= [320, 240]).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_finished_bundle_reads_boxes_by_its_own_labels(form, tmp_path):
+    """A set may list its classes in another order than the network was trained with, and lack some of them."""
+    FORMS[form](tmp_path)
+    config = DataConfig(source="boxes", path=str(tmp_path))
+    parts = labelled(config, ("gap", "dust", "cell"))
+    for part, names in PARTS.items():
+        moved = {name: [((2, 0)[kind], *box) for kind, *box in DRAWN[name]] for name in names}
+        assert read(parts.images[part]) == moved
+    with pytest.raises(DatasetError, match="classes that are no labels: gap; the bundle's labels are cell"):
+        labelled(config, ("cell",))

@@ -13,6 +13,7 @@ from PIL import Image as Picture
 from pycocotools import mask as coco
 
 from edgecv.data import DataConfig, load, rasters
+from edgecv.data.sources import labelled
 from edgecv_runtime import records
 from edgecv_runtime.errors import BadInput, DatasetError, ImageError
 
@@ -615,3 +616,16 @@ def test_more_than_was_allowed_is_not_decoded():
     assert ok
     with pytest.raises(ImageError, match=r"m.png: 100x100 is more than 0.005 megapixels"):
         rasters.read(data.tobytes(), "m.png", 5000)
+
+
+def test_a_finished_bundle_reads_masks_by_its_own_labels(scenes):
+    """A set may list its classes in another order than the network was trained with, and lack some of them."""
+    config = DataConfig(source="masks", path=str(plain(scenes)))
+    parts = labelled(config, ("car", "sky", "ground", "road"))
+    table = np.full(256, 255)
+    table[:3] = 2, 3, 0
+    for images in parts.images.values():
+        for index, name in enumerate(images.names):
+            assert np.array_equal(images.truths[index], table[drawn(number(name))])
+    with pytest.raises(DatasetError, match="classes that are no labels: car; the bundle's labels are ground, road"):
+        labelled(config, ("ground", "road"))
