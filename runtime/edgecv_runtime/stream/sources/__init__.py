@@ -19,6 +19,7 @@ from edgecv_runtime.stream.sources.folder import FolderSource
 from edgecv_runtime.stream.sources.gstreamer import GStreamerSource
 from edgecv_runtime.stream.sources.network import SCHEMES as NETWORK_SCHEMES
 from edgecv_runtime.stream.sources.network import NetworkSource
+from edgecv_runtime.stream.sources.onvif import OnvifSource
 from edgecv_runtime.stream.sources.paced import Paced
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "FolderSource",
     "GStreamerSource",
     "NetworkSource",
+    "OnvifSource",
     "Paced",
     "Shot",
     "Source",
@@ -41,7 +43,8 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)  # two letter
 # By what stands before the first colon; the function gets (the whole text, what follows the colon, timeout_s).
 SCHEMES: dict[str, Callable[[str, str, float], Source]] = {
     **dict.fromkeys(NETWORK_SCHEMES, lambda uri, _, timeout_s: NetworkSource(uri, timeout_s=timeout_s)),
-    "camera": lambda _, rest, timeout_s: CameraSource(rest, timeout_s=timeout_s),
+    "onvif": lambda uri, _, timeout_s: OnvifSource(uri, timeout_s=timeout_s),
+    "camera": lambda _, rest, timeout_s: CameraSource.parse(rest, timeout_s=timeout_s),
     "gst": lambda _, rest, timeout_s: GStreamerSource(rest, timeout_s=timeout_s),
     "fake": lambda _, rest, timeout_s: FakeCamera.parse(rest, timeout_s=timeout_s),
     "package": lambda uri, rest, timeout_s: _open_shipped(uri, rest, timeout_s),
@@ -70,7 +73,7 @@ def open_source(uri: str | int | Path, *, timeout_s: float = DEFAULT_TIMEOUT_S, 
 
 def _choose(text: str, timeout_s: float) -> Source:
     if text.isdecimal() or text.startswith("/dev/video") or text.startswith("/dev/v4l/"):
-        return CameraSource(text, timeout_s=timeout_s)
+        return CameraSource.parse(text, timeout_s=timeout_s)
     if not text:
         raise BadInput("an empty source; expected a camera's index or URL, a video file or a folder of images")
     found = _SCHEME.fullmatch(text)

@@ -17,6 +17,7 @@ from edgecv_runtime.stream.ending import End
 from edgecv_runtime.stream.sources.base import Facts, Shot, Shots, Source
 
 _STALL = 0.9  # OpenCV gives a stale frame and True after a timeout: the elapsed time tells, not the boolean
+_OLDEST_NS = 10_000_000_000  # a stamp that is older is of another clock; Video4Linux stamps frames by the monotonic one
 _POLL_S = 0.1  # how soon a waiting read sees that it is interrupted
 _RELEASE_S = 1.0  # how long a release is waited for, so that the device is free again
 
@@ -45,27 +46,30 @@ class OpenCvSource(Source):
     def _ended(self) -> End:
         """The capture gave no frame: how that ends it; or raises SourceUnavailable."""
 
+    def _check(self, facts: Facts) -> None:
+        """Raise BadInput where the capture is not what was asked for."""
+
     def _open(self) -> Facts:
         self._owner = _Owner(self.name, self._drop_capture)
-        opened, fps, *size = self._owner.do(self._start_capture, self._waits("no answer", "no answer"))
-        if not opened:
+        facts: Facts | None = self._owner.do(self._start_capture, self._waits("no answer", "no answer"))
+        if facts is None:
             raise self._not_opened()
-        height, width = size
-        return Facts(live=True, size=(height, width) if height and width else None, fps=fps if fps > 0 else None)
+        self._check(facts)
+        return facts
 
     def _shots(self) -> Shots:
         assert self._owner is not None
         while not self._interrupted.is_set():
             start_s = time.monotonic()
             try:
-                given, image = self._owner.do(lambda: self._capture.read(), self._waits("stalled: no frame", "stalled"))
+                given, image, captured_ns = self._owner.do(self._read, self._waits("stalled: no frame", "stalled"))
             except Closed:
                 break
             if time.monotonic() - start_s >= _STALL * self.timeout_s:
                 raise SourceUnavailable(f"{self.name}: stalled: no frame within {self.timeout_s:g} s", kind="stalled")
             if not given:
                 return self._ended()
-            yield Shot(_bgr(image), captured_ns=time.monotonic_ns())
+            yield Shot(_bgr(image), captured_ns=captured_ns)
         return End("stopped")
 
     def _release(self) -> None:
@@ -73,13 +77,28 @@ class OpenCvSource(Source):
             self._owner.close()
             self._owner = None
 
-    def _start_capture(self) -> tuple[bool, float, int, int]:
+    def _start_capture(self) -> Facts | None:
         cv2 = import_cv2()
         self._capture = self._make_capture()
         if not self._capture.isOpened():
-            return False, 0.0, 0, 0
+            return None
         get = self._capture.get
-        return True, get(cv2.CAP_PROP_FPS), round(get(cv2.CAP_PROP_FRAME_HEIGHT)), round(get(cv2.CAP_PROP_FRAME_WIDTH))
+        size = round(get(cv2.CAP_PROP_FRAME_HEIGHT)), round(get(cv2.CAP_PROP_FRAME_WIDTH))
+        code = round(get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
+        codec = code.to_bytes(4, "little").decode("latin-1").strip("\0 ")
+        return Facts(
+            live=True,
+            size=size if all(size) else None,
+            fps=get(cv2.CAP_PROP_FPS) if get(cv2.CAP_PROP_FPS) > 0 else None,
+            codec=codec if codec.isprintable() and codec else None,
+        )
+
+    def _read(self) -> tuple[bool, Any, int]:
+        """(whether there was a frame, it, when it was captured), in the owner's thread."""
+        given, image = self._capture.read()
+        now_ns = time.monotonic_ns()
+        stamp_ns = round(1e6 * self._capture.get(import_cv2().CAP_PROP_POS_MSEC)) if given else 0
+        return given, image, stamp_ns if 0 <= now_ns - stamp_ns < _OLDEST_NS else now_ns
 
     def _drop_capture(self) -> None:
         if self._capture is not None:
