@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,13 +16,13 @@ import typer
 import edgecv_runtime as rt
 from edgecv.cli import photos
 from edgecv.cli.loading import Loading, loads
-from edgecv.cli.output import EXIT_TERMINATED, Mode, hushed, say, show_json, stderr, stdout
+from edgecv.cli.output import Mode, hushed, leave, say, show_json, stderr, stdout
 from edgecv_runtime import files
 from edgecv_runtime.errors import BadInput, EdgecvError, ImageError
 
 if TYPE_CHECKING:
     from edgecv_runtime.preprocess import Image
-    from edgecv_runtime.stream import StreamReport
+    from edgecv_runtime.stream import Event, StreamReport
     from edgecv_runtime.tasks.base import Result
 
 ModelPath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, or an ONNX file with --describe.")]
@@ -98,6 +99,9 @@ def stream(
     ] = None,
     frames: Annotated[int | None, typer.Option(help="Stop after so many frames of each source.")] = None,
     when_late: Annotated[str, typer.Option(help="auto, wait, drop-oldest or drop-newest.")] = "auto",
+    reconnect: Annotated[
+        bool, typer.Option("--reconnect/--no-reconnect", help="Connect a camera again when it is lost.")
+    ] = True,
     json: Json = False,
 ) -> None:
     """Run a bundle on cameras, network streams and files; every frame read is accounted for."""
@@ -122,6 +126,8 @@ def stream(
                 max_frames=frames,
                 stop=stop,
                 on_progress=_progress,
+                on_event=_tell,
+                reconnect=reconnect,
             )
     if json:
         show_json({"model": info, **_plain(report)})
@@ -131,8 +137,10 @@ def stream(
     for line in report.failures:
         stderr.print(f"edgecv: {line}", soft_wrap=True)
     code = report.exit_code
-    if code == 0 and stop.signum == signal.SIGTERM:
-        code = EXIT_TERMINATED
+    if code == 0 and stop.signum not in (None, signal.SIGINT):
+        code = 128 + stop.signum
+    if report.hung:
+        leave(code)
     if code:
         raise typer.Exit(code)
 
@@ -293,6 +301,12 @@ def _save(path: Path, picture: Image) -> None:
     if not done:
         raise ImageError(f"{path}: cannot be encoded")
     files.write(path, data.tobytes())
+
+
+def _tell(event: Event) -> None:
+    """A line on stderr for what happens to a camera, a sink or the model."""
+    moment = time.strftime("%H:%M:%S", time.localtime(event.unix_s))
+    say(f"{moment} {event}")
 
 
 def _progress(report: StreamReport) -> None:

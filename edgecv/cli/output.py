@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from traceback import clear_frames
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -111,6 +111,14 @@ def say(text: str) -> None:
     """One line of progress on stderr."""
     if not Mode.quiet:
         stderr.print(text, soft_wrap=True)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process where it is: a thread that is stuck in a library keeps the interpreter from ending."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def show_json(value: Any) -> None:

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
+HANG_UP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()  # the terminal is gone: ssh was closed
 
 
 @contextmanager

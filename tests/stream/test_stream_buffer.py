@@ -58,18 +58,17 @@ def test_the_producer_waits_and_nothing_is_dropped():
     assert dropped == []
 
 
-@pytest.mark.parametrize("how", ["close", "give up"])
-def test_a_waiting_producer_is_let_go(how):
-    dropped, given_up = [], threading.Event()
+def test_a_waiting_producer_is_let_go():
+    dropped = []
     buffer = Buffer(1, "wait", dropped=lambda *item: dropped.append(item))
     buffer.put(0)
-    thread = threading.Thread(target=buffer.put, args=(1,), kwargs={"give_up": given_up.is_set})
+    thread = threading.Thread(target=buffer.put, args=(1,))
     thread.start()
     time.sleep(0.05)
-    (buffer.close if how == "close" else given_up.set)()
+    buffer.close()
     thread.join(1)
     assert not thread.is_alive()
-    assert dropped == ([(0, "stopped"), (1, "stopped")] if how == "close" else [(1, "stopped")])
+    assert dropped == [(0, "stopped"), (1, "stopped")]
 
 
 def test_a_take_waits_no_longer_than_it_may():

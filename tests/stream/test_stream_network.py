@@ -27,7 +27,7 @@ def _no_proxy(monkeypatch):
 
 def test_a_camera_gives_the_clip_and_the_ledger_is_exact():
     with RtspServer(frames=70) as server:
-        report = run(brightness, server.url, when_late="wait")
+        report = run(brightness, server.url, when_late="wait", reconnect=False)
     source = report.sources[0]
     assert source.read == source.inferred == 70
     assert (source.live, source.dropped, source.failed) == (True, {}, 0)
@@ -126,7 +126,7 @@ def test_a_camera_that_dies_is_noticed_at_once():
         seen = []
         timer = threading.Timer(1.5, server.process.kill)
         timer.start()
-        report = run(brightness, server.url, on_progress=seen.append)
+        report = run(brightness, server.url, on_progress=seen.append, reconnect=False)
         source = report.sources[0]
     assert source.ended in ("ended_early", "error")
     assert report.exit_code in (3, 4)

@@ -8,13 +8,14 @@ report.check()
 
 from __future__ import annotations
 
+from edgecv_runtime.stream.backoff import Backoff, Waits
 from edgecv_runtime.stream.buffer import POLICIES, Buffer, WhenLate
 from edgecv_runtime.stream.camera import Camera
 from edgecv_runtime.stream.ending import KINDS, End
 from edgecv_runtime.stream.events import STATES, Event, Journal
 from edgecv_runtime.stream.frame import Frame
 from edgecv_runtime.stream.ledger import Account, Ledger, LedgerError
-from edgecv_runtime.stream.loop import run, stop_on_signals
+from edgecv_runtime.stream.loop import Settings, Stream, run, stop_on_signals
 from edgecv_runtime.stream.redact import redact
 from edgecv_runtime.stream.report import SinkReport, SourceReport, Spread, StreamReport
 from edgecv_runtime.stream.rules import OnRules, Rule
@@ -51,6 +52,7 @@ __all__ = [
     "POLICIES",
     "STATES",
     "Account",
+    "Backoff",
     "Buffer",
     "CallbackSink",
     "Camera",
@@ -75,6 +77,7 @@ __all__ = [
     "Paced",
     "PublishSink",
     "Rule",
+    "Settings",
     "Shot",
     "Sink",
     "SinkReport",
@@ -82,9 +85,11 @@ __all__ = [
     "SourceReport",
     "Spread",
     "StopStream",
+    "Stream",
     "StreamReport",
     "VideoSink",
     "WebhookSink",
+    "Waits",
     "WhenLate",
     "WindowSink",
     "open_sink",

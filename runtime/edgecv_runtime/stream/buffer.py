@@ -21,7 +21,6 @@ POLICIES: dict[WhenLate, str] = {
     "drop-newest": "what waits is kept, what comes is dropped",
     "wait": "the producer waits: a file loses nothing",
 }
-_POLL_S = 0.1  # how soon a waiting producer sees that it should give up
 
 
 class Buffer(Generic[T]):
@@ -57,6 +56,12 @@ class Buffer(Generic[T]):
         return len(self._items)
 
     @property
+    def oldest(self) -> T | None:
+        """What `take` would give."""
+        with self._changed:
+            return self._items[0] if self._items else None
+
+    @property
     def finished(self) -> bool:
         """It is closed and empty."""
         with self._changed:
@@ -67,19 +72,16 @@ class Buffer(Generic[T]):
         with self._changed:
             self.when_late, self.slots = when_late, slots
 
-    def put(self, item: T, *, give_up: Callable[[], bool] | None = None) -> bool:
-        """Offer an item; False once the buffer is closed, and then the item does not enter the account.
-
-        give_up: asked while waiting for a slot; when it says True the item is dropped as "stopped".
-        """
+    def put(self, item: T) -> bool:
+        """Offer an item; False once the buffer is closed, and then the item does not enter the account."""
         with self._changed:
             if self._closed:
                 return False
             if self._entered is not None:
                 self._entered(item)
             if self.when_late == "wait":
-                while len(self._items) >= self.slots and not self._closed and not (give_up and give_up()):
-                    self._changed.wait(_POLL_S)
+                while len(self._items) >= self.slots and not self._closed:
+                    self._changed.wait()
                 if self._closed or len(self._items) >= self.slots:
                     self._dropped(item, STOPPED)
                     return False

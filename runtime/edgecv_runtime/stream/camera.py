@@ -1,18 +1,21 @@
-"""A source that is drained by a thread of its own, at its own rate: its frames, its states and its account."""
+"""A source with many lives, drained by a thread of its own: its frames, its states, its account."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
+from edgecv_runtime.stream.backoff import Backoff, Waits
 from edgecv_runtime.stream.buffer import Buffer, WhenLate
 from edgecv_runtime.stream.ending import End
 from edgecv_runtime.stream.events import Journal, State
 from edgecv_runtime.stream.frame import Frame
 from edgecv_runtime.stream.ledger import Account, Ledger
-from edgecv_runtime.stream.sources.base import Facts, Source, frame_of
+from edgecv_runtime.stream.sources.base import Facts, Shot, Source, frame_of
+from edgecv_runtime.stream.stall import Pulse
 
 if TYPE_CHECKING:
     from typing import Self
@@ -20,10 +23,12 @@ if TYPE_CHECKING:
 GRACE_S = 1.0  # how long a stop waits for a camera that is inside a read
 _LIVE_SLOTS = 1  # the newest frame
 _FILE_SLOTS = 4  # decoded ahead while the model runs
+_SETTLED_S = 1.0  # what is joined between two key frames is damaged at first
+_MENDED_S = 10.0  # without damage, and a camera is no longer degraded
 
 
 class Camera:
-    """Reads a source in a thread of its own, which alone opens and releases it.
+    """Reads a source in a thread of its own, which alone opens and releases it, and connects again when it is lost.
 
     `with Camera(open_source(0), when_late="drop-oldest") as camera: for frame in camera: ...; camera.dropped`
 
@@ -31,8 +36,9 @@ class Camera:
     capture itself as soon as the read returns, within the source's timeout; what it still reads is not counted.
 
     name: of the source, also in frames and events.
-    facts: what is known of the source; damaged: broken frames or packets so far; connection: the number of the present
-    one, 0 before the first.
+    state: what it is in now; since_ns: the moment since when, `time.monotonic_ns()`.
+    facts: what is known of the source; damaged: broken frames or packets so far.
+    connection: how many connections gave frames; attempts: how many were tried.
     ended: "" while it runs, else "end of file", "ended_early", "stopped", "max_frames" or "error".
     end: how the source ended, None before; detail: the rest of the sentence, as `declared=795 read=399`.
     """
@@ -43,13 +49,19 @@ class Camera:
         *,
         when_late: WhenLate | Literal["auto"] = "auto",
         max_frames: int | None = None,
+        reconnect: bool = True,
+        waits: Waits | None = None,
+        stall_s: float = 2.5,
         account: Account | None = None,
         journal: Journal | None = None,
         changed: threading.Condition | None = None,
     ) -> None:
         """when_late: what happens to a frame that comes while the buffer is full; "auto" is "drop-oldest" for a live
             source and "wait" for a recording, known when it is open.
-        max_frames: a camera that never drops ends after this many; account, journal, changed: of the run it is in.
+        max_frames: a camera that never drops ends after this many.
+        reconnect: connect a live source again when it is lost, as its `again` makes it (that of `open_source`).
+        waits: between two connections; stall_s: a live source that shows no sign of life for so long is stalled.
+        account, journal, changed: of the run it is in.
         """
         self.source = source
         self.name = source.name
@@ -57,15 +69,29 @@ class Camera:
         self.facts: Facts = source.facts
         self.damaged = 0
         self.connection = 0
+        self.attempts = 0
+        self.state: State = "connecting"
+        self.since_ns = time.monotonic_ns()
         self.ended = ""
         self.end: End | None = None
         self.detail = ""
         self._journal = journal or Journal()
         self._asked = when_late
         self._max_frames = max_frames
-        self._changed = changed if changed is not None else threading.Condition()
-        policy: WhenLate = "wait" if when_late == "auto" else when_late
+        self._reconnect = reconnect
+        self._backoff = Backoff(waits)
+        self._pulse = Pulse(stall_s)
+        self._lost: End | None = None  # how the last connection ended
+        self._healthy_s = 0.0
+        self._first_ns = 0
+        self._damaged_before = 0  # in former connections
+        self._known_damage = 0
+        self._damaged_ns = 0
         self._index = 0
+        self._changed = changed if changed is not None else threading.Condition()
+        self._stopping = threading.Event()
+        self._states = threading.RLock()
+        policy: WhenLate = "wait" if when_late == "auto" else when_late
         self._buffer = Buffer[Frame](
             _FILE_SLOTS if policy == "wait" else _LIVE_SLOTS,
             policy,
@@ -97,6 +123,16 @@ class Camera:
         return len(self._buffer)
 
     @property
+    def oldest(self) -> Frame | None:
+        """The frame that `take` would give."""
+        return self._buffer.oldest
+
+    @property
+    def arrivals(self) -> Pulse:
+        """When frames come, and when the next is due."""
+        return self._pulse
+
+    @property
     def abandoned(self) -> bool:
         """It was stopped, and its thread is still inside a read or an open."""
         return bool(self.ended) and self._thread.is_alive()
@@ -109,14 +145,26 @@ class Camera:
         """The next frame, or None when there is none within the timeout; the caller settles it in the account."""
         return self._buffer.take(timeout_s)
 
+    def watch(self, now_ns: int) -> None:
+        """Notice a stall, from another thread than the one that is stuck in a read; ask a few times a second."""
+        with self._states:
+            if self.state in ("live", "degraded"):
+                silent_s = self._pulse.stalled_s(max(now_ns, self._pulse.last_ns), self.source.alive_ns)
+                if silent_s is not None and self.facts.live and not self.ended:
+                    self._note("stalled", f"no frame for {silent_s:.1f} s")
+            if self.state == "degraded" and now_ns - self._damaged_ns > _MENDED_S * 1e9:
+                self._note("live", "no damage any more")
+
     def stop(self, why: str = "stopped", detail: str = "") -> None:
         """Ask the thread to end, without waiting; what waits is dropped as "stopped".
 
         why, detail: become `ended` and `detail`, unless the source has ended already.
         """
         with self._changed:
-            self._settle(why, detail, End("stopped"))
+            lost = None if self.connection else self._lost  # never there: that is what is to be told
+            self._settle(why, detail or (lost.detail if lost else ""), lost or End("stopped"))
             self._buffer.close()
+        self._stopping.set()
         self.source.interrupt()
 
     def join(self, timeout_s: float) -> None:
@@ -138,6 +186,7 @@ class Camera:
         """Frames as they come, counted as inferred when handed over; raises at the end what the source raised."""
         while not self.finished:
             frame = self.take(timeout_s=0.1)
+            self.watch(time.monotonic_ns())
             if frame is not None:
                 self.account.passed(frame.index)
                 yield frame
@@ -146,25 +195,67 @@ class Camera:
             raise error
 
     def _run(self) -> None:
-        """One connection."""
-        self.connection += 1
+        while True:
+            end = self._connect()
+            again = self.source.again
+            if end.retry == "never" or again is None or not self._reconnect or not self.facts.live:
+                break
+            if self._stopping.is_set() or self.ended or not self._wait(end, again):
+                end = End("stopped") if self.connection else end
+                break
+        self._finish(end)
+
+    def _connect(self) -> End:
+        """One connection, from opening to its end."""
+        source = self.source
+        self.attempts += 1
         self._note("connecting")
+        opened_ns = time.monotonic_ns()
         try:
-            self._read(self.source)
+            self._read(source)
         except Exception:  # whatever it is, the source has noted it as its end
             pass
         finally:
-            self.source.close()
-        self._finish(self.source.end or End("stopped"))
+            source.close()
+        end = source.end or End("stopped")
+        self._damaged_before += end.damaged
+        self.damaged = self._damaged_before
+        self._skip(end.skipped)
+        self._healthy_s = (time.monotonic_ns() - opened_ns) / 1e9 if source.frames_read else 0.0
+        return end
+
+    def _wait(self, end: End, again: Callable[[], Source]) -> bool:
+        """Wait as long as the back-off says, with the next source at hand; False when the camera is stopped."""
+        crashed = end.kind == "crashed"
+        wait_s = self._backoff.next_s(end.retry, now_s=time.monotonic(), healthy_s=self._healthy_s, crashed=crashed)
+        reason = f"{self._told(end)}; next try in {wait_s:.1f} s"
+        self._lost = end
+        if crashed and self._backoff.too_many_crashes:
+            self._note("failed", f"crashed {self._backoff.waits.crashes} times in {self._backoff.waits.crash_s:g} s")
+        self._note("backing off", reason)
+        source = again()
+        source.name = self.name
+        source.prepare()
+        self.source = source
+        if not self._stopping.wait(wait_s):
+            return True
+        source.close()
+        return False
 
     def _read(self, source: Source) -> None:
         self.facts = source.open().facts
         if self._asked == "auto" and self.facts.live:
             self._buffer.become("drop-oldest", _LIVE_SLOTS)
+        self._pulse.connected()
+        size: tuple[int, int] | None = None
         while (shot := source.next_shot()) is not None:
             if source.frames_read == 1:
+                self.connection += 1
+                self._first_ns, self._known_damage = time.monotonic_ns(), shot.damaged
                 self._note("live", _described(self.facts))
-            self.damaged = shot.damaged
+            self._look(shot, size)
+            size = shot.image.shape[:2]
+            self._skip(shot.skipped)
             frame = frame_of(shot, self.name, self._index, self.connection, live=self.facts.live)
             self._index += 1
             if not self._buffer.put(frame):
@@ -173,13 +264,37 @@ class Camera:
                 self._settle("max_frames", "", End("stopped"))
                 break
 
+    def _look(self, shot: Shot, size: tuple[int, int] | None) -> None:
+        """What a frame says about the camera's state."""
+        now_ns = time.monotonic_ns()
+        self._pulse.beat(now_ns)
+        self.damaged = self._damaged_before + shot.damaged
+        with self._states:
+            if self.state == "stalled":
+                self._note("live", "frames come again")
+            if size is not None and shot.image.shape[:2] != size:
+                (height, width), (now_height, now_width) = size, shot.image.shape[:2]
+                self._note(self.state, f"the size changed from {width}x{height} to {now_width}x{now_height}")
+            if shot.damaged > self._known_damage:
+                if self.facts.live and now_ns - self._first_ns > _SETTLED_S * 1e9:
+                    self._damaged_ns = now_ns
+                    if self.state == "live":
+                        broken = shot.damaged - self._known_damage
+                        self._note("degraded", f"{broken} damaged frames or packets")
+                self._known_damage = shot.damaged
+
+    def _skip(self, skipped: Mapping[str, int]) -> None:
+        """Frames that the source itself left out."""
+        for reason, count in skipped.items():
+            self._index += count
+            self.account.skipped(reason, count)
+
     def _finish(self, end: End) -> None:
-        self.damaged = end.damaged
         ended = "error" if end.exit_code else "ended_early" if end.early else end.kind
         with self._changed:
             self._settle(ended, end.detail, end)
             self._buffer.close(keep=True)
-        self._note("failed" if self.ended == "error" else "ended", self.detail.removeprefix(f"{self.name}: "))
+        self._note("failed" if self.ended == "error" else "ended", self._told(self.end or end))
 
     def _settle(self, why: str, detail: str, end: End) -> None:
         """The first reason stands: what follows from being stopped is not a reason."""
@@ -188,8 +303,14 @@ class Camera:
                 self.ended, self.detail, self.end = why, detail, end
                 self._changed.notify_all()
 
+    def _told(self, end: End) -> str:
+        return end.detail.removeprefix(f"{self.name}: ")
+
     def _note(self, state: State, reason: str = "") -> None:
-        self._journal.note("source", self.name, state, reason, self.connection)
+        with self._states:
+            if state != self.state:
+                self.state, self.since_ns = state, time.monotonic_ns()
+            self._journal.note("source", self.name, state, reason, self.attempts)
 
 
 def _described(facts: Facts) -> str:

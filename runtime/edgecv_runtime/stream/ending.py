@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from edgecv_runtime.errors import BadInput, EdgecvError, SourceUnavailable, Unavailable
@@ -50,12 +51,14 @@ class End:
 
     kind: one of KINDS; detail: what a human wants to know, in one line, free of passwords.
     damaged: frames or packets that the decoder reported as broken; first_damaged: what was wrong with the first.
+    skipped: frames that came after the last shot and were left out, by reason.
     """
 
     kind: str
     detail: str = ""
     damaged: int = 0
     first_damaged: str | None = None
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -14,8 +14,8 @@ from edgecv_runtime.records import Record
 # Of a source.
 State = Literal["connecting", "live", "degraded", "stalled", "backing off", "failed", "ended"]
 # Of a sink, and of the model.
-SinkState = Literal["up", "down", "closed"]
-ModelState = Literal["loaded", "exchanged", "kept", "hanging"]
+SinkState = Literal["up", "down"]
+ModelState = Literal["exchanged", "kept", "hanging"]
 STATES: tuple[State, ...] = ("connecting", "live", "degraded", "stalled", "backing off", "failed", "ended")
 
 _KEPT = 1000  # events that a journal remembers

@@ -15,6 +15,7 @@ from edgecv_runtime.errors import ComputationError
 
 LATE = "late"  # dropped by the policy, because a newer frame was there or the buffer was full
 STOPPED = "stopped"  # read, but the run was stopped before its turn
+DOWN = "down"  # the sink did not work at the time
 
 
 class LedgerError(ComputationError):
@@ -66,6 +67,12 @@ class Account:
         with self._lock:
             self._leave(key)
             self._dropped[reason] += 1
+
+    def skipped(self, reason: str, count: int) -> None:
+        """So many came in and were dropped at once, before anybody had one in hand."""
+        with self._lock:
+            self.entered_count += count
+            self._dropped[reason] += count
 
     def failed(self, key: object) -> None:
         """Something raised for it."""

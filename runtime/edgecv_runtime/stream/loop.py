@@ -1,33 +1,66 @@
-"""The loop: frames from sources through a model into sinks, with every frame accounted for."""
+"""The loop: sources, scheduler, model and sinks wired together, and stopped together."""
 
 from __future__ import annotations
 
+import faulthandler
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from edgecv_runtime import signals
 from edgecv_runtime.errors import BadInput
-from edgecv_runtime.preprocess import Image
+from edgecv_runtime.stream.backoff import Waits
 from edgecv_runtime.stream.buffer import WhenLate
 from edgecv_runtime.stream.camera import Camera
 from edgecv_runtime.stream.delivery import Delivery
+from edgecv_runtime.stream.engine import Engine, Inferred, Model, described
 from edgecv_runtime.stream.events import Event, Journal
 from edgecv_runtime.stream.frame import Frame
-from edgecv_runtime.stream.ledger import Ledger
-from edgecv_runtime.stream.redact import redact
-from edgecv_runtime.stream.report import Percentiles, SourceReport, StreamReport
+from edgecv_runtime.stream.lane import Served
+from edgecv_runtime.stream.ledger import STOPPED, Ledger
+from edgecv_runtime.stream.report import StreamReport
+from edgecv_runtime.stream.scheduler import choose, window_ns
 from edgecv_runtime.stream.sinks.base import Output, Sink
 from edgecv_runtime.stream.sources import Source, open_source
 
-Model = Callable[[Image], Any]
-
 _POLL_S = 0.1  # how soon a set `stop` is seen
 _PROGRESS_S = 0.5  # least time between two calls of `on_progress`
-_STOP_S = 1.5  # how long a stop waits for sinks to flush and cameras to let go, together
+_STOP_S = 1.5  # how long a stop waits for the model, for sinks to flush and for cameras to let go, together
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a stream behaves.
+
+    when_late: "drop-oldest", "drop-newest", "wait"; "auto": cameras drop the oldest, recordings wait.
+    max_frames: end each source after this many frames went through the model.
+    reconnect: connect cameras again when they are lost; otherwise a lost camera has ended.
+    batch: frames that the model takes at once, from different sources; None is what it was tuned for.
+    max_failures: failures of the model in a row that end a source.
+    hang_s: a call of the model that takes longer hangs; the stacks go to stderr and the run ends with exit code 6.
+    stall_s: a camera without a sign of life for so long is stalled.
+    waits: between tries to reach a camera, or a sink.
+    """
+
+    when_late: WhenLate | Literal["auto"] = "auto"
+    max_frames: int | None = None
+    reconnect: bool = True
+    batch: int | None = None
+    max_failures: int = 30
+    hang_s: float = 60.0
+    stall_s: float = 2.5
+    waits: Waits = field(default_factory=Waits)
+
+    def __post_init__(self) -> None:
+        if self.max_frames is not None and self.max_frames < 1:
+            raise BadInput(f"max_frames must be at least 1, got {self.max_frames}")
+        if self.batch is not None and self.batch < 1:
+            raise BadInput(f"batch must be at least 1, got {self.batch}")
 
 
 def run(
@@ -40,40 +73,40 @@ def run(
     stop: threading.Event | None = None,
     on_progress: Callable[[StreamReport], object] | None = None,
     on_event: Callable[[Event], object] | None = None,
+    reconnect: bool = True,
+    batch: int | None = None,
     max_failures: int = 30,
+    hang_s: float = 60.0,
+    waits: Waits | None = None,
 ) -> StreamReport:
     """Run a model on every frame of one or several sources and hand the results to sinks, until all sources end.
 
-    model: (H, W, 3) uint8 BGR -> a result with `draw` and `as_dict` (see tasks.Result); it is called by this thread.
+    model: (H, W, 3) uint8 BGR -> a result with `draw` and `as_dict` (see tasks.Result); it has a thread of its own.
     sources: what `open_source` takes, or sources; each is read by a thread of its own, served in turn, and closed.
     sinks: each in a thread of its own, and closed; results of cameras are dropped, counted, when a sink is too slow.
-    when_late: "drop-oldest", "drop-newest", "wait"; "auto": cameras drop the oldest, recordings wait.
-    max_frames: end each source after this many frames went through the model.
     stop: when set, the run ends in order within 2 s, whatever the sources are doing (see `stop_on_signals`).
     on_progress: called about twice a second with the report so far.
     on_event: called with each event as it comes (a source connects, is live, ends, ...), by the thread it happens in.
-    max_failures: failures of the model in a row that end the run.
+    The others: see `Settings`. `Stream` is the same in parts, for sources that come and go.
     Raises BadInput for sources or sinks that cannot be used; every later trouble stands in the report, whose `check()`
     raises it and whose `exit_code` says it. Raises LedgerError if a frame were lost.
     """
     given = [sources] if isinstance(sources, (str, int, Path, Source)) else list(sources)
     if not given:
         raise BadInput("no sources: expected at least one camera, URL, video file or folder")
-    if max_frames is not None and max_frames < 1:
-        raise BadInput(f"max_frames must be at least 1, got {max_frames}")
-    opened = [source if isinstance(source, Source) else open_source(source) for source in given]
-    if len(set(map(id, opened))) < len(opened):
-        raise BadInput("the same source was given twice; open_source gives a new one each time")
-    names = _unique([source.name for source in opened])
-    for sink in sinks:
-        sink.start(names)
-    for name, source in zip(names, opened, strict=True):
-        source.name = name
-    journal = Journal()
+    settings = Settings(
+        when_late=when_late,
+        max_frames=max_frames,
+        reconnect=reconnect,
+        batch=batch,
+        max_failures=max_failures,
+        hang_s=hang_s,
+        waits=waits or Waits(),
+    )
+    stream = Stream(model, given, sinks, settings)
     if on_event is not None:
-        journal.subscribe(on_event)
-    this = _Run(model, opened, sinks, when_late, max_frames, stop or threading.Event(), max_failures, journal)
-    return this.until_all_ended(on_progress)
+        stream.journal.subscribe(on_event)
+    return stream.run(stop, on_progress)
 
 
 class SignalEvent(threading.Event):
@@ -84,7 +117,7 @@ class SignalEvent(threading.Event):
 
 @contextmanager
 def stop_on_signals(*numbers: int) -> Iterator[SignalEvent]:
-    """An event for `run(stop=...)` that SIGTERM and SIGINT (or the given ones) set; in the main thread only.
+    """An event for `run(stop=...)` that SIGTERM, SIGINT and SIGHUP (or the given ones) set; in the main thread only.
 
     A second signal does what it would have done without.
     """
@@ -94,209 +127,253 @@ def stop_on_signals(*numbers: int) -> Iterator[SignalEvent]:
         stop.signum = number
         stop.set()
 
-    with signals.at_first(note, *numbers):
+    with signals.at_first(note, *(numbers or (*signals.ENDING, *signals.HANG_UP))):
         yield stop
 
 
-class _Lane:
-    """One source: its camera, and what is measured of it."""
+class Stream:
+    """A run whose sources may come and go, and whose model may be exchanged, while it runs.
 
-    def __init__(self, camera: Camera, max_frames: int | None) -> None:
-        self.camera = camera
-        self.max_frames = max_frames
-        self.age = Percentiles()
-        self.inference = Percentiles()
-        self.taken = 0
-        self.first_ns = 0
-        self.last_ns = 0
-
-    @property
-    def name(self) -> str:
-        return self.camera.name
-
-    def report(self) -> SourceReport:
-        camera, counts = self.camera, self.camera.account.as_dict()
-        span_s = (self.last_ns - self.first_ns) / 1e9
-        detail = camera.detail
-        if camera.abandoned:
-            detail = f"inside a read or an open, which ends by itself within {camera.source.timeout_s:g} s"
-        return SourceReport(
-            name=self.name,
-            live=camera.facts.live,
-            when_late=camera.when_late,
-            read=counts["read"],
-            inferred=counts["inferred"],
-            dropped=counts["dropped"],
-            failed=counts["failed"],
-            in_flight=counts["in_flight"],
-            fps=(counts["inferred"] - 1) / span_s if counts["inferred"] > 1 and span_s > 0 else None,
-            age=self.age.spread(),
-            inference=self.inference.spread(),
-            declared_frames=camera.facts.declared_frames,
-            damaged=camera.damaged,
-            first_damaged=camera.end.first_damaged if camera.end is not None else None,
-            ended=camera.ended or "running",
-            detail=detail,
-            error_code=camera.end.exit_code if camera.end is not None else 0,
-        )
-
-
-class _Run:
-    """The state of one run; everything here happens in the caller's thread."""
+    ledger: the account of every frame; journal: what happens, as it happens.
+    """
 
     def __init__(
         self,
         model: Model,
-        sources: Sequence[Source],
-        sinks: Sequence[Sink],
-        when_late: WhenLate | Literal["auto"],
-        max_frames: int | None,
-        stop: threading.Event,
-        max_failures: int,
-        journal: Journal,
+        sources: Sequence[str | int | Path | Source],
+        sinks: Sequence[Sink] = (),
+        settings: Settings | None = None,
     ) -> None:
-        self.model = model
-        self.model_name = identity(model)
-        self.stop = stop
-        self.max_failures = max_failures
-        self.start_s = time.monotonic()
-        self.changed = threading.Condition()  # a frame has come, a source has ended, a sink has given up
+        """See `run`; nothing is opened before `run` is called. Raises BadInput."""
+        self.settings = settings or Settings()
         self.ledger = Ledger()
-        self.first_failure: str | None = None
-        self.failures_in_a_row = 0
-        self.gave_up = False
-        self.lanes = []
-        for source in sources:
-            camera = Camera(
-                source,
-                when_late=when_late,
-                max_frames=max_frames,
-                account=self.ledger.add_source(source.name),
-                journal=journal,
-                changed=self.changed,
-            )
-            self.lanes.append(_Lane(camera, max_frames))
-        names = _unique([sink.name for sink in sinks])
-        accounts = [self.ledger.add_sink(name) for name in names]
-        self.deliveries = [Delivery(sink, account, self.changed) for sink, account in zip(sinks, accounts, strict=True)]
-        for delivery in self.deliveries:
-            journal.subscribe(delivery.tell)
+        self.journal = Journal()
+        self._changed = threading.Condition()  # a frame has come, a source has ended, a sink has room
+        self._awake = threading.Event()  # the caller's thread has something to do
+        self._engine = Engine(model, self.settings.batch)
+        self._served: list[Served] = []
+        self._inferring: list[Frame] = []
+        self._turn = 0
+        self._first_failure: str | None = None
+        self._ending = False
+        self._hung = False
+        self._broken: BaseException | None = None
+        self._thread = threading.Thread(target=self._infer, name="edgecv-model", daemon=True)
+        self._running = False
+        self._start_s = time.monotonic()
+        opened = [source if isinstance(source, Source) else open_source(source) for source in sources]
+        if len(set(map(id, opened))) < len(opened):
+            raise BadInput("the same source was given twice; open_source gives a new one each time")
+        for name, source in zip(_unique([source.name for source in opened]), opened, strict=True):
+            self._add(name, source)
+        for sink in sinks:
+            sink.start([each.name for each in self._served])
+        accounts = [self.ledger.add_sink(name) for name in _unique([sink.name for sink in sinks])]
+        self._deliveries = [
+            Delivery(sink, account, self._changed, self.journal, self.settings.waits)
+            for sink, account in zip(sinks, accounts, strict=True)
+        ]
+        for delivery in self._deliveries:
+            self.journal.subscribe(delivery.tell)
 
-    def until_all_ended(self, on_progress: Callable[[StreamReport], object] | None) -> StreamReport:
-        told_s = self.start_s
-        try:
-            for lane in self.lanes:
-                lane.camera.start()
-            for lane, frame in self._frames():
-                if frame is not None:
-                    self._infer(lane, frame)
-                if on_progress is not None and time.monotonic() - told_s >= _PROGRESS_S:
-                    told_s = time.monotonic()
-                    on_progress(self._report())
-            self._finish_sinks()
-        finally:
-            self._close()
-        self.ledger.check(final=True)
-        return self._report()
+    def add(self, source: str | int | Path | Source) -> str:
+        """Take on one more source, from any thread -> its name, which it had before where it was removed."""
+        opened = source if isinstance(source, Source) else open_source(source)
+        with self._changed:
+            taken = [each.name for each in self._served if not each.camera.finished]
+            return self._add(_unique([*taken, opened.name])[-1], opened)
 
-    def _frames(self) -> Iterator[tuple[_Lane, Frame | None]]:
-        """The next frame of each source in turn (None when none comes), until all ended or something ends the run."""
-        turn = 0
-        while not self._ending():
-            for step in range(len(self.lanes)):
-                lane = self.lanes[(turn + step) % len(self.lanes)]
-                frame = lane.camera.take()
-                if frame is not None:
-                    turn += step + 1
-                    yield lane, frame
-                    break
-            else:
-                with self.changed:
-                    if not self._ending() and not any(lane.camera.waiting for lane in self.lanes):
-                        self.changed.wait(_POLL_S)
-                yield self.lanes[0], None
+    def remove(self, name: str) -> None:
+        """End one source, from any thread; its account stays. Raises BadInput for an unknown name."""
+        with self._changed:
+            found = [each for each in self._served if each.name == name]
+        if not found:
+            raise BadInput(f"no source is called {name}; there are {', '.join(each.name for each in self._served)}")
+        found[0].camera.stop("stopped", "removed")
 
-    def _ending(self) -> bool:
-        return (
-            self.stop.is_set()
-            or self.gave_up
-            or self._no_sink_left()
-            or any(delivery.stop_asked for delivery in self.deliveries)
-            or all(lane.camera.finished for lane in self.lanes)
+    def swap(self, model: Model) -> None:
+        """Exchange the model between two batches, from any thread, without losing a frame."""
+        self._engine.swap(model)
+
+    def report(self) -> StreamReport:
+        """What happened so far."""
+        with self._changed:
+            served = list(self._served)
+        return StreamReport(
+            sources=tuple(each.report() for each in served),
+            sinks=tuple(delivery.report() for delivery in self._deliveries),
+            wall_s=time.monotonic() - self._start_s,
+            first_failure=self._first_failure,
+            gave_up=any(each.gave_up for each in served),
+            hung=self._hung,
         )
 
-    def _no_sink_left(self) -> bool:
-        return bool(self.deliveries) and all(delivery.given_up for delivery in self.deliveries)
-
-    def _infer(self, lane: _Lane, frame: Frame) -> None:
-        start_ns = time.monotonic_ns()
+    def run(
+        self, stop: threading.Event | None = None, on_progress: Callable[[StreamReport], object] | None = None
+    ) -> StreamReport:
+        """Run until all sources have ended, or `stop` is set; to be called once."""
+        stop = stop or threading.Event()
+        self._start_s = told_s = time.monotonic()
         try:
-            result = self.model(frame.image)
-        except Exception as exc:  # a model may raise anything; the frame counts as failed
-            self._failed(lane, frame, exc)
-        else:
-            now_ns = time.monotonic_ns()
-            self.failures_in_a_row = 0
-            age_ms = (now_ns - frame.captured_ns) / 1e6
-            output = Output(frame, result, age_ms, time.time() - age_ms / 1e3, self.model_name)
-            lane.age.add(age_ms)
-            lane.inference.add((now_ns - start_ns) / 1e6)
-            lane.first_ns, lane.last_ns = lane.first_ns or now_ns, now_ns
-            self.ledger.inferred(lane.name, frame.index)
-            for delivery in self.deliveries:
-                delivery.put(output, wait=lane.camera.when_late == "wait", stop=self.stop)
-        lane.taken += 1
-        if lane.taken == lane.max_frames:
-            lane.camera.stop("max_frames")
+            with self._changed:
+                self._running = True
+                for each in self._served:
+                    each.camera.start()
+            self._thread.start()
+            while not self._over(stop):
+                self._awake.wait(_POLL_S)
+                self._awake.clear()
+                self._look_after()
+                if on_progress is not None and time.monotonic() - told_s >= _PROGRESS_S:
+                    told_s = time.monotonic()
+                    on_progress(self.report())
+            if not stop.is_set():
+                self._finish_sinks(stop)
+        finally:
+            self._close()
+        if self._broken is not None:
+            raise self._broken
+        self.ledger.check(final=True)
+        return self.report()
 
-    def _failed(self, lane: _Lane, frame: Frame, exc: Exception) -> None:
-        lane.camera.account.failed(frame.index)
-        self.first_failure = self.first_failure or redact(f"{type(exc).__name__}: {exc}")
-        self.failures_in_a_row += 1
-        self.gave_up = self.failures_in_a_row >= self.max_failures
+    def _add(self, name: str, source: Source) -> str:
+        source.name = name
+        former = next((each for each in self._served if each.name == name), None)
+        camera = Camera(
+            source,
+            when_late=self.settings.when_late,
+            max_frames=self.settings.max_frames,
+            reconnect=self.settings.reconnect,
+            waits=self.settings.waits,
+            stall_s=self.settings.stall_s,
+            account=former.camera.account if former else self.ledger.add_source(name),
+            journal=self.journal,
+            changed=self._changed,
+        )
+        if former is not None:
+            self._served.remove(former)
+        self._served.append(Served(camera, self.settings.max_frames))
+        if self._running:
+            camera.start()
+        return name
 
-    def _finish_sinks(self) -> None:
+    def _over(self, stop: threading.Event) -> bool:
+        if stop.is_set() or self._hung or self._broken is not None:
+            return True
+        if any(delivery.stop_asked for delivery in self._deliveries):
+            return True
+        with self._changed:
+            if all(each.camera.finished for each in self._served) and not self._inferring:
+                return True
+            live = any(each.camera.facts.live for each in self._served)
+        return bool(self._deliveries) and not live and all(delivery.hopeless for delivery in self._deliveries)
+
+    def _look_after(self) -> None:
+        """What needs a thread that is stuck in nothing."""
+        now_ns = time.monotonic_ns()
+        for each in list(self._served):
+            each.camera.watch(now_ns)
+        for delivery in self._deliveries:
+            delivery.pump()
+        busy_s = self._engine.busy_s(now_ns)
+        if busy_s > self.settings.hang_s:
+            self._hung = True
+            self.journal.note("model", self._engine.model_name, "hanging", f"one call has taken {busy_s:.1f} s")
+            faulthandler.dump_traceback(sys.__stderr__ or 2)
+
+    def _infer(self) -> None:
+        """The model's thread."""
+        try:
+            while not self._ending:
+                batch = self._gather()
+                if batch:
+                    self._settle(self._engine.infer([frame for _, frame in batch]), [served for served, _ in batch])
+        except BaseException as exc:  # raised by the thread that called `run`
+            self._broken = exc
+        self._awake.set()
+
+    def _gather(self) -> list[tuple[Served, Frame]]:
+        """The next frames for the model; empty when there is none within a moment, or it pays to wait for more."""
+        with self._changed:
+            served = list(self._served)
+            room = min((delivery.room for delivery in self._deliveries), default=1 << 30)
+            lanes = [each.lane(room) for each in served]
+            most = self._engine.batch
+            chosen = choose(lanes, most)
+            wait_ns = window_ns(lanes, chosen, most, time.monotonic_ns(), self._engine.typical_ns) if most > 1 else 0
+            if not chosen or wait_ns:
+                if not self._ending:
+                    self._changed.wait(wait_ns / 1e9 if chosen else _POLL_S)
+                return []
+            taken = []
+            for number in chosen:
+                self._turn += 1
+                frame = served[number].take(self._turn)
+                if frame is not None:
+                    taken.append((served[number], frame))
+            self._inferring = [frame for _, frame in taken]
+            return taken
+
+    def _settle(self, results: Sequence[Inferred], served: Sequence[Served]) -> None:
+        for each, done in zip(served, results, strict=True):
+            with self._changed:
+                if self._ending and done.frame not in self._inferring:  # nobody waited for it
+                    continue
+                self._inferring.remove(done.frame)
+                if done.error is not None:
+                    self._first_failure = self._first_failure or described(done.error)
+                    each.camera.account.failed(done.frame.index)
+                else:
+                    self.ledger.inferred(each.name, done.frame.index)
+            each.count(done, self.settings.max_failures)
+            if done.error is None:
+                age_ms = (done.ended_ns - done.frame.captured_ns) / 1e6
+                output = Output(done.frame, done.result, age_ms, time.time() - age_ms / 1e3, done.model)
+                for delivery in self._deliveries:
+                    delivery.put(output, lossless=each.camera.when_late == "wait")
+        if self._deliveries and not all(delivery.own_thread for delivery in self._deliveries):
+            self._awake.set()
+        if all(each.camera.ended for each in served):
+            self._awake.set()
+
+    def _finish_sinks(self, stop: threading.Event) -> None:
         """Let the sinks take what waits; without end, as long as nobody stops the run."""
-        for delivery in self.deliveries:
+        if self._hung:
+            return
+        for delivery in self._deliveries:
             delivery.finish()
-        for delivery in self.deliveries:
-            while not delivery.join(_POLL_S) and not self.stop.is_set():
+        for delivery in self._deliveries:
+            while not delivery.join(_POLL_S) and not stop.is_set():
                 pass
 
     def _close(self) -> None:
         """Stop what still runs, in bounded time."""
         end_s = time.monotonic() + _STOP_S
-        for lane in self.lanes:
-            if self.gave_up:
-                lane.camera.stop("error", f"the model failed for {self.failures_in_a_row} frames in a row")
-            elif self._no_sink_left():
-                lane.camera.stop("error", "every sink failed")
+        failed = bool(self._deliveries) and all(delivery.hopeless for delivery in self._deliveries)
+        with self._changed:
+            self._ending = True
+            served = list(self._served)
+            self._changed.notify_all()
+        for each in served:
+            if self._hung:
+                each.camera.stop("error", "the model hangs")
+            elif failed:
+                each.camera.stop("error", "every sink failed")
             else:
-                lane.camera.stop()
-        for delivery in self.deliveries:
+                each.camera.stop()
+        if self._thread.ident is not None and not self._hung:
+            self._thread.join(max(0.0, end_s - time.monotonic()) / 2)
+        with self._changed:
+            for frame in self._inferring:
+                self.ledger.sources[frame.source].dropped_for(frame.index, STOPPED)
+            self._inferring = []
+        for delivery in self._deliveries:
             delivery.finish()
-        for delivery in self.deliveries:
+        for delivery in self._deliveries:
             if not delivery.join(max(0.0, end_s - time.monotonic())):
                 delivery.abandon(f"did not finish within {_STOP_S} s of the stop")
-        for lane in self.lanes:
-            lane.camera.join(max(0.0, end_s - time.monotonic()))
-
-    def _report(self) -> StreamReport:
-        return StreamReport(
-            sources=tuple(lane.report() for lane in self.lanes),
-            sinks=tuple(delivery.report() for delivery in self.deliveries),
-            wall_s=time.monotonic() - self.start_s,
-            first_failure=self.first_failure,
-            gave_up=self.gave_up,
-        )
-
-
-def identity(model: object) -> str:
-    """What a model is called in outputs: its name and variant, or the name of the function that it is."""
-    info = getattr(model, "info", None)
-    if info is not None:
-        return f"{info.name} {info.variant}"
-    return str(getattr(model, "__name__", type(model).__name__))
+        for each in served:
+            each.camera.join(max(0.0, end_s - time.monotonic()))
 
 
 def _unique(names: Sequence[str]) -> list[str]:

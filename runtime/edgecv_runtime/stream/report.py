@@ -8,6 +8,7 @@ from edgecv_runtime.errors import BadInput, ComputationError, EdgecvError, Sourc
 from edgecv_runtime.records import Record
 
 _ERRORS: dict[int, type[EdgecvError]] = {kind.exit_code: kind for kind in (BadInput, SourceUnavailable)}
+HANGS = 6  # exit code: a call of the model does not come back
 LOSSES = 4  # exit code: finished with losses that were reported
 
 
@@ -24,6 +25,7 @@ class Spread(Record, frozen=True):
 class SourceReport(Record, frozen=True):
     """What became of one source.
 
+    state: what it was in last, see `events.STATES`; connections: how many gave frames; attempts: how many were tried.
     read = inferred + failed + the sum of dropped + in_flight; in_flight is 0 when the run is over.
     fps: inferred frames per second, between the first and the last result; None for fewer than two.
     age: from capture to result; inference: the model call alone. None where no frame was inferred.
@@ -36,6 +38,9 @@ class SourceReport(Record, frozen=True):
     name: str
     live: bool
     when_late: str
+    state: str
+    connections: int
+    attempts: int
     read: int
     inferred: int
     dropped: dict[str, int]
@@ -55,7 +60,7 @@ class SourceReport(Record, frozen=True):
 class SinkReport(Record, frozen=True):
     """What became of the results in one sink: inferred = delivered + failed + the sum of dropped + in_flight.
 
-    error: the first one, also from closing; None without.
+    state: "up" or "down"; error: the first one, also from closing; None without.
     """
 
     name: str
@@ -63,13 +68,16 @@ class SinkReport(Record, frozen=True):
     dropped: dict[str, int]
     failed: int
     in_flight: int
+    state: str
     error: str | None
 
 
 class StreamReport(Record, frozen=True):
     """What `run` returns, and what it gives to `on_progress` while it runs.
 
-    first_failure: the first error of the model, None without; gave_up: it failed so often in a row that the run ended.
+    first_failure: the first error of the model, None without.
+    gave_up: it failed for so many frames of a source in a row that the source was ended.
+    hung: a call of the model did not come back.
     """
 
     sources: tuple[SourceReport, ...]
@@ -77,10 +85,13 @@ class StreamReport(Record, frozen=True):
     wall_s: float
     first_failure: str | None
     gave_up: bool
+    hung: bool = False
 
     @property
     def exit_code(self) -> int:
-        """0 fine; 5 the model failed too often in a row; 2 or 3 a source's own error; 4 losses that no policy chose."""
+        """0 fine; 2 or 3 a source's own error; 4 losses that no policy chose; 5 the model failed; 6 it hangs."""
+        if self.hung:
+            return HANGS
         errors = [source.error_code for source in self.sources if source.error_code]
         if self.gave_up or errors:
             return ComputationError.exit_code if self.gave_up else max(errors)
@@ -124,6 +135,8 @@ class StreamReport(Record, frozen=True):
 
     def check(self) -> None:
         """Raise what `exit_code` says: BadInput, SourceUnavailable, ComputationError, or EdgecvError for losses."""
+        if self.hung:
+            raise ComputationError("a call of the model did not come back")
         if self.gave_up:
             raise ComputationError(f"the model failed for too many frames in a row: {self.first_failure}")
         for source in self.sources:

@@ -50,13 +50,16 @@ class Sink(ABC):
     """Where results go: `with JsonLinesSink("out.jsonl") as sink: run(model, source, [sink])`.
 
     `run` calls `write` in a thread of the sink's own, so that a slow sink does not hold up the model, and closes it. An
-    exception from `write` is counted for that frame; the sink is asked again for the next.
+    exception from `write` is counted for that frame; after three in a row the sink is down, and asked again after
+    0.5 s, 1 s, ... up to 30 s.
 
     name: in reports; own_thread: False to be called by the thread that called `run`, as windows want it.
+    patience_s: how long a recording waits for the sink when it fails, before it goes on without it.
     """
 
     name: str
     own_thread = True
+    patience_s = 5.0
 
     def start(self, sources: Sequence[str]) -> None:  # noqa: B027  # most sinks take any number
         """Called by `run` before the first frame, with the names of the sources; raises BadInput if they are too many.

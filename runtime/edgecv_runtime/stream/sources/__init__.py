@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from edgecv_runtime import files
@@ -64,11 +65,12 @@ def open_source(uri: str | int | Path, *, timeout_s: float = DEFAULT_TIMEOUT_S, 
     """
     text = str(uri)
     source = _choose(text, timeout_s)
-    if not pace:
-        return source
-    if source.live and not isinstance(source, NetworkSource):
-        raise BadInput(f"{source.name}: a camera has its own pace; pace is for recordings")
-    return Paced(source)
+    if pace:
+        if source.live and not isinstance(source, NetworkSource):
+            raise BadInput(f"{source.name}: a camera has its own pace; pace is for recordings")
+        source = Paced(source)
+    source.again = partial(open_source, text, timeout_s=timeout_s, pace=pace)
+    return source
 
 
 def _choose(text: str, timeout_s: float) -> Source:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecv_runtime.errors import Closed, EdgecvError
@@ -42,8 +42,8 @@ class Facts:
 class Shot(NamedTuple):
     """One frame as a source gives it; who takes it counts it and says which source it is of.
 
-    captured_ns: `time.monotonic_ns()`, None for "now"; damaged: broken frames or packets so far on this connection;
-    skipped: frames that were left out before they were decoded, because decoding is slower than the camera.
+    captured_ns: `time.monotonic_ns()`, None for "now"; damaged: broken frames or packets so far on this connection.
+    skipped: frames that came since the former shot and were left out, by reason.
     """
 
     image: Image
@@ -51,7 +51,7 @@ class Shot(NamedTuple):
     captured_ns: int | None = None
     path: str | None = None
     damaged: int = 0
-    skipped: int = 0
+    skipped: Mapping[str, int] = MappingProxyType({})
 
 
 Shots = Generator[Shot, None, End | None]
@@ -68,7 +68,12 @@ class Source(ABC):
     facts: what is known of it; before it is open, whether it is `live` by its kind.
     end: how it ended, None before; it holds for errors that are raised, too.
     frames_read: shots that it gave.
+    alive_ns: `time.monotonic_ns()` of the last sign of life that is no frame (a packet), for who watches it.
+    again: makes the same source anew, for the next connection; None where nobody knows how. It holds the password.
+    native: what it reads with may crash the process; so that it is better isolated.
     """
+
+    native = False
 
     def __init__(self, name: str, *, live: bool, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         if timeout_s <= 0:
@@ -78,6 +83,8 @@ class Source(ABC):
         self.facts = Facts(live=live)
         self.end: End | None = None
         self.frames_read = 0
+        self.alive_ns = 0
+        self.again: Callable[[], Source] | None = None
         self._damaged = 0
         self._shot_iterator: Shots | None = None
         self._using = threading.Lock()  # held while the capture is opened, read or released
@@ -121,6 +128,9 @@ class Source(ABC):
         finally:
             self._release_if_interrupted()
         return self
+
+    def prepare(self) -> None:  # noqa: B027  # most sources have nothing to prepare
+        """Do what can be done before it is opened; called while the time of the next connection has not come."""
 
     def next_shot(self) -> Shot | None:
         """The next shot, opening the source where it is not; None at its end; raises what went wrong."""

@@ -32,9 +32,10 @@ class Freeze:
 
 @dataclass(frozen=True)
 class Fail:
-    """Raise SourceUnavailable, as a camera that is unplugged."""
+    """Raise SourceUnavailable, as a camera that is unplugged; kind: of its End."""
 
     message: str = "unplugged"
+    kind: str = "lost"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class FakeCamera(Source):
                 self._wait(step.seconds, "stalled: no frame", "stalled")
                 due_s += step.seconds
             elif isinstance(step, Fail):
-                raise SourceUnavailable(f"{self.name}: {step.message}", kind="lost")
+                raise SourceUnavailable(f"{self.name}: {step.message}", kind=step.kind)
             elif isinstance(step, HangUp):
                 return End("hung up", f"the camera ended the stream after {self.frames_read} frames")
             else:

@@ -157,13 +157,14 @@ class NetworkSource(Source):
                 decoder.restart()
                 arrivals.clear()
             arrivals[arrival.packet.pts] = arrival
+            self.alive_ns = arrival.arrived_ns
             for frame in decoder.decode(arrival.packet):
                 shot = decoder.shot(frame)
                 of = arrivals.pop(frame.pts, arrival)
                 captured_ns = clock.stamp(shot.pts_s, of.arrived_ns, of.waited)
                 if decoder.segmented and self.live and self._interrupted.wait(pacer.wait_s(shot.pts_s)):
                     return End("stopped", damaged=decoder.damaged)
-                yield shot._replace(captured_ns=captured_ns, skipped=reader.skipped)
+                yield shot._replace(captured_ns=captured_ns, skipped=reader.skipped())
             while len(arrivals) > _MOST_REORDERED:
                 del arrivals[next(iter(arrivals))]
         raise failure

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+UNDECODED = "undecoded"  # why a frame was dropped
 BOUND_S = 1.0  # a packet that waited longer is left out, if a later key frame is there
 MOST_BOUND_S = 2.5  # from here on also if there is none: a gap until the next one
 _WAITED_S = 0.002  # a read that took longer had to wait: what lies in a socket is read in tens of microseconds
@@ -40,8 +41,7 @@ class Silence(Exception):
 class PacketReader:
     """Reads packets until the end, and then closes the container: it alone touches it.
 
-    skipped: packets that were left out because decoding is too slow; broke: the stream goes on after a gap, since the
-    last `take`.
+    broke: the stream goes on after a gap, since the last `take`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class PacketReader:
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """packets: blocks in `next`; close: called by the thread at its end; bound_s: None keeps all (recordings)."""
-        self.skipped = 0
+        self._skipped = 0
         self.broke = False
         self.longest_s = 0.0  # between two of the last packets
         self.arrived = 0
@@ -95,6 +95,11 @@ class PacketReader:
                     raise Silence(time.monotonic() - start_s)
                 self._changed.wait(_POLL_S)
 
+    def skipped(self) -> dict[str, int]:
+        """Packets that were left out since this was asked last, because decoding is too slow."""
+        count, self._skipped = self._skipped, 0
+        return {UNDECODED: count} if count else {}
+
     def stop(self) -> None:
         """Ask the thread to end; it closes the container when its read returns, and is not waited for much longer."""
         with self._changed:
@@ -125,7 +130,7 @@ class PacketReader:
 
     def _drop(self) -> None:
         self._bytes -= self._queue.popleft().packet.size
-        self.skipped += 1
+        self._skipped += 1
         self.broke = True
 
     def _run(self) -> None:

@@ -1,0 +1,60 @@
+"""When a live source has fallen silent, and when its next frame is due.
+
+Cameras pause 400 to 500 ms around key frames, and some give a frame each six seconds: a fixed limit calls those dead,
+or notices the death of the others too late. So the limit grows with the gaps that this connection has shown.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import pairwise
+
+_GAPS = 50  # frames that the longest gap is looked for in
+_FACTOR = 2.5  # a gap so many times the longest one seen is a stall
+
+
+class Pulse:
+    """The arrivals of one connection's frames; times are `time.monotonic_ns()`, given in."""
+
+    def __init__(self, stall_s: float) -> None:
+        """stall_s: silence that is always allowed."""
+        self._stall_ns = round(stall_s * 1e9)
+        self._arrivals: deque[int] = deque(maxlen=_GAPS)
+        self.last_ns = 0
+
+    def connected(self) -> None:
+        """A new connection: what is known of the former one does not count."""
+        self._arrivals.clear()
+        self.last_ns = 0
+
+    def beat(self, now_ns: int) -> None:
+        """A frame came."""
+        if self.last_ns and now_ns - self.last_ns > self._limit_ns():
+            self._arrivals.clear()  # a stall is no rhythm
+        self._arrivals.append(now_ns)
+        self.last_ns = now_ns
+
+    @property
+    def period_ns(self) -> int | None:
+        """Time from frame to frame: span over count, because gaps are uneven; None for fewer than three frames."""
+        arrivals = list(self._arrivals)
+        if len(arrivals) < 3:
+            return None
+        return (arrivals[-1] - arrivals[0]) // (len(arrivals) - 1)
+
+    def due_ns(self) -> int | None:
+        """When the next frame is expected, None where that is not known."""
+        period_ns = self.period_ns
+        return None if period_ns is None else self.last_ns + period_ns
+
+    def stalled_s(self, now_ns: int, alive_ns: int = 0) -> float | None:
+        """Seconds of silence, where that is a stall; alive_ns: the last sign of life that is no frame."""
+        if not self.last_ns:
+            return None
+        silent_ns = now_ns - max(self.last_ns, alive_ns)
+        return silent_ns / 1e9 if silent_ns > self._limit_ns() else None
+
+    def _limit_ns(self) -> int:
+        arrivals = list(self._arrivals)
+        longest_ns = max((after - before for before, after in pairwise(arrivals)), default=0)
+        return max(self._stall_ns, round(_FACTOR * longest_ns))
