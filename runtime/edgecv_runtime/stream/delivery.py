@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -11,7 +12,7 @@ from edgecv_runtime.stream.events import Event, Journal, SinkState
 from edgecv_runtime.stream.ledger import DOWN, LATE, STOPPED, Account
 from edgecv_runtime.stream.redact import redact
 from edgecv_runtime.stream.report import SinkReport
-from edgecv_runtime.stream.sinks.base import Output, Sink, StopStream
+from edgecv_runtime.stream.sinks.base import Output, Sink, SinkGone, StopStream
 
 _SLOTS = 8  # outputs that wait for a slow sink
 _EVENTS = 256  # that wait for it
@@ -23,7 +24,7 @@ class Delivery:
     """Hands outputs to one sink and keeps its account; nobody ever waits for it.
 
     A sink that fails three times in a row is `down`: it is tried again as a Backoff says, and what comes meanwhile is
-    dropped as "down". stop_asked: the sink raised StopStream.
+    dropped as "down". stop_asked: the sink raised StopStream; gone: it raised SinkGone, and is not tried again.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Delivery:
         """account: of this sink; changed: woken when there is room again, and when the sink asks to stop."""
         self.account = account
         self.stop_asked = False
+        self.gone = False
         self._sink = sink
         self._changed = changed
         self._journal = journal or Journal()
@@ -72,7 +74,7 @@ class Delivery:
     def hopeless(self) -> bool:
         """It has been down for longer than a recording waits for it."""
         since_s = self._down_since_s
-        return since_s is not None and time.monotonic() - since_s > self._sink.patience_s
+        return self.gone or (since_s is not None and time.monotonic() - since_s > self._sink.patience_s)
 
     @property
     def room(self) -> int:
@@ -113,7 +115,7 @@ class Delivery:
     def pump(self) -> None:
         """Let a sink without a thread of its own take what waits, in this thread."""
         if not self._sink.own_thread:
-            while self._step(0.0):
+            while not self.stop_asked and self._step(0.0):
                 pass
 
     def finish(self) -> None:
@@ -123,6 +125,9 @@ class Delivery:
             self._lock.notify_all()
         if first and not self._sink.own_thread:
             self.pump()
+            with self._lock:
+                while self._outputs:  # it asked to stop
+                    self._settle(self._outputs.popleft()[0], dropped=STOPPED)
             self._close()
 
     def join(self, timeout_s: float) -> bool:
@@ -195,6 +200,8 @@ class Delivery:
             self._sink.write(output)
         except StopStream:
             self.stop_asked = True
+        except SinkGone as exc:
+            self.gone, failure = True, redact(str(exc))
         except Exception as exc:  # a sink may raise anything; it is counted, and the run goes on
             failure = redact(f"{type(exc).__name__}: {exc}")
         with self._lock:
@@ -220,17 +227,17 @@ class Delivery:
                 self._tries = 0
             return
         self._in_a_row += 1
-        if self._in_a_row < _TRIES:
+        if self._in_a_row < _TRIES and not self.gone:
             return
         self._tries += 1
         wait_s = self._backoff.next_s("fast", now_s=now_s, healthy_s=0.0 if self.down else now_s - self._up_since_s)
-        self._retry_at_s = now_s + wait_s
+        self._retry_at_s = math.inf if self.gone else now_s + wait_s
         with self._lock:
             self._down_since_s = self._down_since_s or now_s
             for item in [item for item in self._outputs if not item[1]]:
                 self._outputs.remove(item)
                 self._settle(item[0], dropped=DOWN)
-        self._note("down", f"{failure}; next try in {wait_s:.1f} s")
+        self._note("down", f"{failure}" if self.gone else f"{failure}; next try in {wait_s:.1f} s")
 
     def _tell(self, event: Event) -> None:
         try:

@@ -266,7 +266,9 @@ class Stream:
             if all(each.camera.finished for each in self._served) and not self._inferring:
                 return True
             live = any(each.camera.facts.live for each in self._served)
-        return bool(self._deliveries) and not live and all(delivery.hopeless for delivery in self._deliveries)
+        return bool(self._deliveries) and all(
+            delivery.gone or (delivery.hopeless and not live) for delivery in self._deliveries
+        )
 
     def _look_after(self) -> None:
         """What needs a thread that is stuck in nothing."""

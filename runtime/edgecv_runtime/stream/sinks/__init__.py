@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.stream.redact import shown
-from edgecv_runtime.stream.sinks.base import Output, Sink, StopStream
+from edgecv_runtime.stream.sinks.base import Output, Sink, SinkGone, StopStream
 from edgecv_runtime.stream.sinks.callback import CallbackSink
 from edgecv_runtime.stream.sinks.jsonlines import JsonLinesSink
 from edgecv_runtime.stream.sinks.mqtt import SCHEMES as MQTT_SCHEMES
@@ -29,6 +29,7 @@ __all__ = [
     "Output",
     "PublishSink",
     "Sink",
+    "SinkGone",
     "StopStream",
     "VideoSink",
     "WebhookSink",

@@ -46,6 +46,10 @@ class StopStream(Exception):  # a request, not an error
     """Raised by a sink to end the run in order: a window was closed, what was looked for is found."""
 
 
+class SinkGone(Exception):  # it is told as what happened
+    """Raised by a sink that will never work again, as a pipe whose reader left; when all have gone the run ends."""
+
+
 class Sink(ABC):
     """Where results go: `with JsonLinesSink("out.jsonl") as sink: run(model, source, [sink])`.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgecv_runtime import jsontext
 from edgecv_runtime.errors import BadInput, Closed
-from edgecv_runtime.stream.sinks.base import Output, Sink
+from edgecv_runtime.stream.sinks.base import Output, Sink, SinkGone
 from edgecv_runtime.stream.sinks.segments import NO_LIMITS, Limits, Part, Segments
 
 _APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
@@ -57,9 +57,11 @@ class JsonLinesSink(Sink):
             file = self._files[key] = self._begin(output)
         try:
             file.write(line)
-        except OSError:
+        except OSError as exc:
             del self._files[key]
             file.close()
+            if self._segments is None and isinstance(exc, BrokenPipeError):
+                raise SinkGone(f"BrokenPipeError: {exc}") from exc
             raise
 
     def close(self) -> None:
