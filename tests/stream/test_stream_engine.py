@@ -160,7 +160,7 @@ def test_a_batch_of_cameras_is_gathered_without_making_them_old():
 
 
 def test_a_batch_is_a_setting_too():
-    model = Batched(1)
+    model = Batched(1, pause_s=0.003)
     Stream(model, [FakeCamera([Frames(20)])], settings=Settings(batch=8)).run()
     assert max(model.sizes) > 1
 
