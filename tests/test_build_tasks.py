@@ -22,12 +22,15 @@ from edgecv_runtime import bundle as bundles
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.target import targets
 from edgecv_runtime.tasks.segmentation import Segmentation
-from edgecv_runtime.verify import fit_thresholds, float_logits, verify, wants_thresholds
+from edgecv_runtime.verify import chosen, fit_thresholds, float_logits, verify, wants_thresholds
 
-PLAIN = ("float32", "onnxruntime", "float32")
 QUICK = ["train.epochs=1", "quantize.budget_s=4", "quantize.images=16", "quantize.check_images=16", "verify.frames=24"]
 QUICK += ["bench.seconds=0.05", "bench.rounds=1", "quantize.placements=[layers]", "quantize.ranges=[min-max]"]
 QUICK += ["quantize.passes=[bias]", "quantize.islands=false"]
+
+
+def _is_plain(target):
+    return (target.variant, target.backend, target.hint) == ("float32", "onnxruntime", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,15 @@ def test_the_logits_behind_its_classes_are_compared(ink):
     assert all(each.entry.agreement.behind is None for each in golden)  # which hold classes alone
 
 
+def test_logits_that_are_large_are_compared_of_fewer_frames(ink, monkeypatch):
+    monkeypatch.setattr(chosen, "BYTES", 3 * 2 * 64 * 64 * 4)
+    with rt.Bundle(ink.bundle) as opened:
+        golden = opened.golden()
+        asked = {"logits": float_logits(opened), "only": _is_plain}
+        (found,) = verify(opened, golden.images, golden.outputs, **asked)
+    assert found.entry.agreement.behind.count == 3
+
+
 def test_nan_behind_a_class_is_found(ink, tmp_path):
     """An argmax makes a class of NaN like any other."""
     shutil.copytree(ink.bundle, tmp_path / "bundle")
@@ -83,7 +95,7 @@ def test_nan_behind_a_class_is_found(ink, tmp_path):
             golden.images,
             golden.outputs,
             logits=float_logits(whole),
-            only=lambda each: (each.variant, each.backend, each.hint) == PLAIN,
+            only=_is_plain,
         )
     assert "hold NaN or infinite values" in found.entry.failed
     assert found.entry.agreement is None

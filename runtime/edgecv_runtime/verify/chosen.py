@@ -23,7 +23,7 @@ from edgecv_runtime.target import Target, targets
 from edgecv_runtime.verify.compare import Arrays, Comparison, broken_frames, of_reference
 from edgecv_runtime.verify.trace import compiled
 
-FRAMES = 16  # whose logits are compared: they are many times as large as classes
+FRAMES, BYTES = 16, 64 << 20  # whose logits are compared, at most: they are many times as large as classes
 
 Logits = Callable[[Image], Arrays]  # what a reference chooses from, by the names of the outputs
 
@@ -58,8 +58,9 @@ def compared(target: Target, bundle: Bundle, frames: Image, reference: Logits) -
     """
     if {output.name for output in bundle.manifest.outputs} != set(onnxgraph.chosen_from(target.file.read_bytes())):
         return None
-    frames = np.ascontiguousarray(frames[:FRAMES])
     with of_reference():
+        size = sum(each.nbytes for each in reference(np.ascontiguousarray(frames[:1])).values())
+        frames = np.ascontiguousarray(frames[: max(1, min(FRAMES, BYTES // size))])
         wanted = reference(frames)
         _check_finite(wanted, "the reference")
     got = logits(target, bundle.manifest, frames)
