@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
 
 import cv2
 import numpy as np
@@ -200,6 +202,39 @@ def test_a_sink_gets_events_and_not_every_frame(tmp_path):
     assert [sink.delivered for sink in report.sinks] == [20, 20]
     assert len(seen) == 20
     (line,) = (tmp_path / "o.jsonl").read_text().splitlines()
-    found = json.loads(line)["event"]["found"]
-    assert json.loads(line)["event"] == {"rule": "somebody", "held_s": 0, "found": found}
+    (event,) = json.loads(line)["events"]
+    found = event["found"]
+    assert event == {"rule": "somebody", "held_s": 0, "found": found}
     assert found == list(things(output(boxes(PERSON), source="fake")))
+
+
+def test_a_sink_that_hangs_misses_no_event_for_the_frames_between():
+    """Rules look at every result before the queue of eight, which frames that are no events do not fill."""
+    free, got = threading.Event(), []
+
+    def write(frame, _):
+        got.append(frame.index)
+        assert free.wait(10)
+
+    results = iter([*[boxes(PERSON)] * 2, *[boxes()] * 150, boxes(PERSON), *[boxes()] * 50])
+
+    def model(_):
+        result = next(results)
+        if next(count) == 160:
+            free.set()
+        return result
+
+    count = itertools.count()
+    report = run(model, FakeCamera([Frames(203)], fps=200), [OnRules(CallbackSink(write), [Rule("score > 0")])])
+    if report.sources[0].dropped:  # a machine that is too slow for the camera proves nothing of the sink
+        assert report.sinks[0].delivered == report.sources[0].inferred
+    else:
+        assert (report.sinks[0].dropped, got) == ({}, [0, 152])
+
+
+def test_a_rule_that_the_results_cannot_answer_is_an_error_of_the_sink(tmp_path):
+    sink = OnRules(JsonLinesSink(tmp_path / "o.jsonl"), [Rule("share > 0.5")])
+    report = run(lambda _: boxes(PERSON), FakeCamera([Frames(3)]), [sink])
+    assert report.sinks[0].failed == 3
+    assert "this model's results have no 'share'" in report.sinks[0].error
+    assert report.exit_code == 4

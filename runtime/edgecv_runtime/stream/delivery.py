@@ -88,6 +88,17 @@ class Delivery:
 
         lossless: it may not be dropped for one that comes later (recordings, for which `room` was asked).
         """
+        try:
+            selected = self._sink.select(output)
+        except Exception as exc:  # as one that is raised while writing
+            with self._lock:
+                self._error = self._error or redact(f"{type(exc).__name__}: {exc}")
+                self.account.failed(_key(output))
+            return
+        if selected is None:
+            self.account.passed(_key(output))
+            return
+        output = selected
         with self._lock:
             if self._finishing:
                 self._settle(output, dropped=STOPPED)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import math
+from collections.abc import Sequence
 
 from edgecv_runtime.errors import BadInput, ComputationError, EdgecvError, SourceUnavailable
 from edgecv_runtime.records import Record
@@ -156,6 +158,7 @@ class Percentiles:
     def __init__(self) -> None:
         self._counts = [0] * self._BINS
         self._runs = 0
+        self._total_ms = 0.0
         self._max_ms = 0.0
 
     def add(self, value_ms: float) -> None:
@@ -163,7 +166,24 @@ class Percentiles:
         position = math.log(max(value_ms, self._LEAST_MS) / self._LEAST_MS) / math.log(self._GROWTH)
         self._counts[min(int(position), self._BINS - 1)] += 1
         self._runs += 1
+        self._total_ms += value_ms
         self._max_ms = max(self._max_ms, value_ms)
+
+    @property
+    def runs(self) -> int:
+        """How many times were counted."""
+        return self._runs
+
+    @property
+    def total_ms(self) -> float:
+        """Their sum."""
+        return self._total_ms
+
+    def below(self, bounds_ms: Sequence[float]) -> list[tuple[float, int]]:
+        """How many lie at or below each bound, to the 2 % of a bin."""
+        ends = [self._LEAST_MS * math.pow(self._GROWTH, position + 0.5) for position in range(self._BINS)]
+        counts = list(self._counts)
+        return [(bound, sum(counts[: bisect.bisect_right(ends, bound)])) for bound in bounds_ms]
 
     def spread(self) -> Spread | None:
         """The percentiles, or None when nothing was counted."""

@@ -150,11 +150,11 @@ class Watch:
         self._stays: dict[tuple[int, str], _Stay] = {}
         self._last_s: dict[tuple[int, str], float] = {}
 
-    def look(self, output: Output) -> list[Output]:
+    def look(self, output: Output) -> tuple[Happening, ...]:
         """The events that this result completes, none for most; raises BadInput as `Compare.holds` does."""
         frame = output.frame
         now_s = frame.captured_ns / 1e9 if frame.live or frame.pts_s is None else frame.pts_s
-        events = []
+        happenings = []
         for number, (rule, condition) in enumerate(self._rules):
             key = number, frame.source
             found = [facts for facts in things(output, rule.inside) if condition.holds(facts)]
@@ -170,10 +170,9 @@ class Watch:
             if not stay.is_told and now_s - stay.since_s >= rule.dwell_s and is_cool:
                 stay = stay._replace(is_told=True)
                 self._last_s[key] = now_s
-                happening = Happening(rule.name or rule.when, round(now_s - stay.since_s, 3), tuple(map(dict, found)))
-                events.append(replace(output, happening=happening))
+                happenings.append(Happening(rule.name or rule.when, round(now_s - stay.since_s, 3), tuple(found)))
             self._stays[key] = stay
-        return events
+        return tuple(happenings)
 
 
 class OnRules(Sink):
@@ -193,10 +192,14 @@ class OnRules(Sink):
         """Hand on what happens to sources, sinks and the model."""
         self._sink.event(event)
 
+    def select(self, output: Output) -> Output | None:
+        """The result with the events that it completes, None for most; raises BadInput as `Compare.holds` does."""
+        happenings = self._watch.look(output)
+        return replace(output, happenings=happenings) if happenings else None
+
     def write(self, output: Output) -> None:
-        """Write the events that this result completes; raises what the sink raises."""
-        for event in self._watch.look(output):
-            self._sink.write(event)
+        """Write a result that is an event; raises what the sink raises."""
+        self._sink.write(output)
 
     def close(self) -> None:
         """Close the sink."""

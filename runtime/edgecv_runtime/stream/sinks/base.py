@@ -31,7 +31,7 @@ class Output:
     """A frame with its result; `frame.source` and `frame.connection` say where it comes from.
 
     age_ms: from the capture of the frame to its result; unix_s: the wall clock at its capture.
-    model: which model made the result. happening: of a sink that is told of events alone, the one that this is.
+    model: which model made the result. happenings: of a sink that is told of events alone, those that this is.
     """
 
     frame: Frame
@@ -39,7 +39,7 @@ class Output:
     age_ms: float
     unix_s: float
     model: str
-    happening: Happening | None = None
+    happenings: tuple[Happening, ...] = ()
 
 
 class StopStream(Exception):  # a request, not an error
@@ -71,6 +71,10 @@ class Sink(ABC):
         Others may come later, and a source may come back with another size, or another clock: then its frames have
         another `connection`, and a sink whose file cannot hold both begins a new one.
         """
+
+    def select(self, output: Output) -> Output | None:
+        """What of a result is to be written, None for nothing; asked for each, in the model's thread: never waits."""
+        return output
 
     def event(self, event: Event) -> None:  # noqa: B027  # most sinks take results only
         """Take one event of a source, sink or model, in the thread that calls `write`; by default nothing."""

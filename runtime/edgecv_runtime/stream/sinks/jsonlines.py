@@ -80,7 +80,7 @@ class JsonLinesSink(Sink):
 
 def document(output: Output) -> dict[str, Any]:
     """What is told of one frame: source, index, connection, pts_s, captured_ns (monotonic), time (UTC), age_ms, model,
-    result; path for a folder of images; of an event the rule, for how long it had held, and what was found.
+    result; path for a folder of images; of events the rules, for how long they had held, and what was found.
     """
     frame = output.frame
     told = {
@@ -96,12 +96,10 @@ def document(output: Output) -> dict[str, Any]:
     }
     if frame.path is not None:
         told["path"] = frame.path
-    if output.happening is not None:
-        told["event"] = {
-            "rule": output.happening.rule,
-            "held_s": output.happening.held_s,
-            "found": list(output.happening.found),
-        }
+    if output.happenings:
+        told["events"] = [
+            {"rule": each.rule, "held_s": each.held_s, "found": list(each.found)} for each in output.happenings
+        ]
     return told
 
 

@@ -52,7 +52,7 @@ class WebhookSink(Sink):
         if self._closed.is_set():
             raise Closed(f"{self.name}: is closed")
         frame = output.frame
-        key = f"{frame.source} {frame.captured_ns} {frame.index} {output.happening.rule if output.happening else ''}"
+        key = f"{frame.source} {frame.captured_ns} {frame.index}"
         headers = {**self._headers, "Idempotency-Key": base64.urlsafe_b64encode(key.encode()).decode()}
         body = line_of(output)
         for number in range(_TRIES):

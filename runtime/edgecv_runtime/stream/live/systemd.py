@@ -1,0 +1,95 @@
+"""systemd: telling it that we are ready and at work (`sd_notify`), and the unit of a stream.
+
+Its watchdog is fed as long as results come of the sources whose frames come: a camera that is away is not mended by a
+new process, which would take the others along; a model that hangs is.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import MutableMapping, Sequence
+from pathlib import Path
+
+from edgecv_runtime.errors import BadInput
+from edgecv_runtime.stream.live.health import Health
+from edgecv_runtime.stream.redact import shown
+from edgecv_runtime.stream.report import StreamReport
+
+_TEMPLATE = Path(__file__).with_name("edgecv-stream.service")
+
+
+class Notifier:
+    """Sends systemd what it asked to be told (sd_notify(3)); without NOTIFY_SOCKET it does nothing.
+
+    The variables are taken out of the environment, so that no child of ours speaks for us.
+    """
+
+    def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
+        address = environment.pop("NOTIFY_SOCKET", "")
+        micros = environment.pop("WATCHDOG_USEC", "")
+        pid = environment.pop("WATCHDOG_PID", "")
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+        mine = pid in ("", str(os.getpid()))
+        self.watchdog_s: float | None = int(micros) / 1e6 if micros.isdecimal() and mine else None
+        self._fed_s = 0.0
+        self._is_ready = False
+
+    def look(self, report: StreamReport, health: Health) -> None:
+        """Tell that we run, how many sources are live, and that we are at work; to be called about twice a second."""
+        now_s = time.monotonic()
+        if not self._is_ready:
+            self._is_ready = True
+            self._send("READY=1")
+        working = health.working(now_s)
+        if self.watchdog_s is not None and working.ok and now_s - self._fed_s >= self.watchdog_s / 3:
+            self._fed_s = now_s
+            live = sum(source.state == "live" for source in report.sources)
+            self._send(f"WATCHDOG=1\nSTATUS={live} of {len(report.sources)} sources live")
+        elif not working.ok and now_s - self._fed_s >= 1.0:
+            self._send(f"STATUS={'; '.join(working.reasons)}")
+
+    def stopping(self) -> None:
+        """Tell that we go."""
+        self._send("STOPPING=1")
+
+    def _send(self, text: str) -> None:
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.connect(self._address)
+                sender.sendall(text.encode())
+        except OSError:  # systemd that does not listen is told nothing, and its watchdog ends us
+            return
+
+
+def unit(arguments: Sequence[str]) -> str:
+    """The unit of a stream that runs `edgecv stream ARGUMENTS`; existing files among them become absolute paths.
+
+    It runs as the user who asks, as one of its own for root; it writes below /var/lib/edgecv-stream alone.
+    Raises BadInput where an argument holds a password, which a unit would show to everybody.
+    """
+    import pwd
+
+    for argument in arguments:
+        if shown(argument) != argument:
+            raise BadInput(
+                f"{shown(argument)}: a unit is read by everybody; give the login in a file (--credentials FILE)"
+            )
+    absolute = [str(Path(each).absolute()) if Path(each).exists() else each for each in arguments]
+    command = [sys.executable, "-m", "edgecv.cli", "stream", *absolute]
+    name = pwd.getpwuid(os.getuid()).pw_name
+    user = "DynamicUser=yes" if os.getuid() == 0 else f"User={name}"
+    text = _TEMPLATE.read_text(encoding="utf-8")
+    return text.replace("@COMMAND@", " ".join(map(_quoted, command))).replace("@USER@", user)
+
+
+def _quoted(argument: str) -> str:
+    """An argument of ExecStart= (systemd.service(5), command lines): its $ and % mean themselves."""
+    escaped = argument.replace("%", "%%").replace("$", "$$")
+    plain = shlex.quote(escaped) == escaped
+    return escaped if plain else '"' + escaped.replace("\\", "\\\\").replace('"', '\\"') + '"'
