@@ -13,8 +13,9 @@ import sys
 import gi
 
 gi.require_version("Gst", "1.0")
+gi.require_version("GstRtsp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402  # versions are chosen before the import
+from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402  # versions are chosen before the import
 
 TO_UNITS = (
     'filesrc location="{clip}" ! qtdemux ! h264parse config-interval=-1 '
@@ -85,6 +86,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--clip", required=True)
     parser.add_argument("--frames", type=int)
+    parser.add_argument("--udp-only", action="store_true")
     parser.add_argument("--user")
     parser.add_argument("--password", default="")
     options = parser.parse_args()
@@ -94,6 +96,8 @@ def main():
     server.set_address("127.0.0.1")
     server.set_service("0")  # any free port
     camera = Camera(options.clip, options.frames)
+    if options.udp_only:
+        camera.set_protocols(GstRtsp.RTSPLowerTrans.UDP)
     if options.user:
         protect(server, camera, options.user, options.password)
     server.get_mount_points().add_factory("/cam", camera)

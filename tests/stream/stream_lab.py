@@ -87,10 +87,11 @@ def with_display_matrix(path, matrix):
 class RtspServer:
     """GStreamer's RTSP server in a process of its own."""
 
-    def __init__(self, clip=BIKES, user=None, password="", frames=None):
+    def __init__(self, clip=BIKES, user=None, password="", frames=None, udp_only=False):
         command = ["/usr/bin/python3", str(SERVER), "--clip", str(clip)]
         command += ["--user", user, "--password", password] if user else []
         command += ["--frames", str(frames)] if frames else []
+        command += ["--udp-only"] if udp_only else []
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

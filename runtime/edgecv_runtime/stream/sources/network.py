@@ -160,6 +160,8 @@ class NetworkSource(Source):
             self.alive_ns = arrival.arrived_ns
             for frame in decoder.decode(arrival.packet):
                 shot = decoder.shot(frame)
+                if shot.pts_s is None and decoder.stamped and not self.frames_read:
+                    shot = shot._replace(pts_s=0.0)  # FFmpeg counts from the first RTP packet, and stamps it not at all
                 of = arrivals.pop(frame.pts, arrival)
                 captured_ns = clock.stamp(shot.pts_s, of.arrived_ns, of.waited)
                 if decoder.segmented and self.live and self._interrupted.wait(pacer.wait_s(shot.pts_s)):
