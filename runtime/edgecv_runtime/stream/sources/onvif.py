@@ -21,8 +21,8 @@ from xml.sax.saxutils import escape
 
 from edgecv_runtime.errors import BadInput, SourceUnavailable, nearest
 from edgecv_runtime.stream.redact import redact, remember, shown, split
-from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shots, Source
-from edgecv_runtime.stream.sources.network import NetworkSource, host_and_port, probe
+from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts
+from edgecv_runtime.stream.sources.network import NetworkSource, Url, host_and_port, probe
 
 logger = logging.getLogger("edgecv")
 
@@ -58,7 +58,7 @@ class Profile:
         return f"{self.token} ({self.name}, {self.encoding} {self.size})"
 
 
-class OnvifSource(Source):
+class OnvifSource(NetworkSource):
     """The stream of an ONVIF camera, `onvif://user:password@host[:port][/PROFILE]`; the first profile without one.
 
     With each opening the camera is asked again: its streams may have been set up anew.
@@ -69,19 +69,14 @@ class OnvifSource(Source):
 
         Raises BadInput.
         """
-        super().__init__(shown(url), live=True, timeout_s=timeout_s)
         parts = split(url)
         self._host, self._port = host_and_port(parts.place, 80, shown(url), "onvif://user:password@host:port")
+        super().__init__(f"rtsp://{parts.place}", timeout_s=timeout_s)
+        self.name = shown(url)
         user, _, password = parts.userinfo.partition(":")
         self._user, self._password = unquote(user), unquote(password)
         remember(self._password)
         self._wanted = unquote(parts.tail.strip("/"))
-        self._inner: NetworkSource | None = None
-
-    def interrupt(self) -> None:
-        super().interrupt()
-        if self._inner is not None:
-            self._inner.interrupt()
 
     def find(self) -> str:
         """The RTSP URL of the profile, with the login; raises SourceUnavailable with its kind, or BadInput."""
@@ -92,17 +87,8 @@ class OnvifSource(Source):
         return self._reachable(device.stream(media, profile))
 
     def _open(self) -> Facts:
-        self._inner = NetworkSource(self.find(), timeout_s=self.timeout_s)
-        return self._inner.open().facts
-
-    def _shots(self) -> Shots:
-        assert self._inner is not None
-        yield from self._inner.shots()
-        return self._inner.end
-
-    def _release(self) -> None:
-        if self._inner is not None:
-            self._inner.close()
+        self._url = Url.parse(self.find())
+        return super()._open()
 
     def _choose(self, profiles: list[Profile]) -> Profile:
         listed = "; ".join(map(str, profiles))
