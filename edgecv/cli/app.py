@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import edgecv
-from edgecv.cli import adopting, cost, device, inspect, output, quantizing, recipes, results
+from edgecv.cli import adopting, cost, device, inspect, output, quantizing, recipes, results, streaming
 
 
 class Verb(NamedTuple):
@@ -30,7 +30,7 @@ VERBS = {
     "On the device": (
         Verb(device.tune, "edgecv tune runs/photos/bundle --goal 'p99 <= 20 ms'"),
         Verb(device.predict, "edgecv predict runs/photos/bundle photos --top 3"),
-        Verb(device.stream, "edgecv stream runs/photos/bundle clip.mp4 --sink out.mp4"),
+        Verb(streaming.stream, "edgecv stream runs/photos/bundle clip.mp4 --sink out.mp4"),
     ),
     "Single steps of a build": (
         Verb(recipes.train, "edgecv train recipes/photos.yaml data.path=photos train.epochs=5"),

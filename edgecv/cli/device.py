@@ -1,4 +1,4 @@
-"""Verbs that run on the device, without torch: predict, stream, doctor."""
+"""Verbs that run on the device, without torch: predict, tune, doctor."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import importlib
 import os
 import platform
 import shlex
-import signal
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,13 +14,12 @@ import typer
 import edgecv_runtime as rt
 from edgecv.cli import photos
 from edgecv.cli.loading import Loading, loads
-from edgecv.cli.output import Mode, hushed, leave, say, show_json, stderr, stdout
+from edgecv.cli.output import hushed, say, show_json, stderr, stdout
 from edgecv_runtime import files
 from edgecv_runtime.errors import BadInput, EdgecvError, ImageError
 
 if TYPE_CHECKING:
     from edgecv_runtime.preprocess import Image
-    from edgecv_runtime.stream import Event, StreamReport
     from edgecv_runtime.tasks.base import Result
 
 ModelPath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, or an ONNX file with --describe.")]
@@ -49,7 +46,7 @@ def predict(
     if top < 1:
         raise BadInput(f"--top must be at least 1, got {top}")
     places = [place for _, _, place in found if place is not None]
-    _refuse_overwriting([file for _, file, _ in found], places, "--save")
+    refuse_overwriting([file for _, file, _ in found], places, "--save")
     results: list[dict[str, Any]] = []
     bad: list[str] = []
     with loading.model(bundle) as model:
@@ -85,64 +82,6 @@ def predict(
         stderr.print(f"edgecv: {line}", soft_wrap=True)
     if bad:
         raise typer.Exit(EXIT_LOSSES)
-
-
-@loads
-def stream(
-    bundle: ModelPath,
-    sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE", help="File, folder, rtsp://..., camera index, gst:PIPELINE.")
-    ],
-    loading: Loading,
-    sink: Annotated[
-        list[str] | None, typer.Option("--sink", help="out.mp4, out.jsonl, - (JSON lines on stdout) or window.")
-    ] = None,
-    frames: Annotated[int | None, typer.Option(help="Stop after so many frames of each source.")] = None,
-    when_late: Annotated[str, typer.Option(help="auto, wait, drop-oldest or drop-newest.")] = "auto",
-    reconnect: Annotated[
-        bool, typer.Option("--reconnect/--no-reconnect", help="Connect a camera again when it is lost.")
-    ] = True,
-    json: Json = False,
-) -> None:
-    """Run a bundle on cameras, network streams and files; every frame read is accounted for."""
-    from edgecv_runtime import stream as streams
-
-    if when_late not in ("auto", *streams.POLICIES):
-        raise BadInput(f"--when-late is auto, {', '.join(streams.POLICIES)}; got '{when_late}'")
-    names = sink or []
-    inputs = [Path(source) for source in sources if Path(source).exists()]
-    _refuse_overwriting(inputs, [Path(name) for name in names if name != "-"], "--sink")
-    if json and "-" in names:
-        raise BadInput("--json and --sink - both write to stdout: choose one")
-    with loading.model(bundle) as model:
-        info = model.info
-        say(f"{info.name}: {info.variant} on {info.backend}, runs in {info.precision}")
-        with streams.stop_on_signals() as stop:
-            report = streams.run(
-                model,
-                sources,
-                [streams.open_sink(name) for name in names],
-                when_late=when_late,  # type: ignore[arg-type]
-                max_frames=frames,
-                stop=stop,
-                on_progress=_progress,
-                on_event=_tell,
-                reconnect=reconnect,
-            )
-    if json:
-        show_json({"model": info, **_plain(report)})
-    else:
-        for line in _sentences(report):
-            (stderr if "-" in names else stdout).print(line, soft_wrap=True)
-    for line in report.failures:
-        stderr.print(f"edgecv: {line}", soft_wrap=True)
-    code = report.exit_code
-    if code == 0 and stop.signum not in (None, signal.SIGINT):
-        code = 128 + stop.signum
-    if report.hung:
-        leave(code)
-    if code:
-        raise typer.Exit(code)
 
 
 @loads
@@ -283,7 +222,7 @@ def _place(save: Path | None, root: Path, file: Path) -> Path | None:
     return save / inside.with_name(files.short_name(inside.name, 251) + ".jpg")
 
 
-def _refuse_overwriting(inputs: list[Path], outputs: list[Path], option: str) -> None:
+def refuse_overwriting(inputs: list[Path], outputs: list[Path], option: str) -> None:
     """Outputs that would replace inputs, or each other, are refused before anything is written."""
     taken = {path.resolve() for path in inputs}
     for output in outputs:
@@ -301,42 +240,3 @@ def _save(path: Path, picture: Image) -> None:
     if not done:
         raise ImageError(f"{path}: cannot be encoded")
     files.write(path, data.tobytes())
-
-
-def _tell(event: Event) -> None:
-    """A line on stderr for what happens to a camera, a sink or the model."""
-    moment = time.strftime("%H:%M:%S", time.localtime(event.unix_s))
-    say(f"{moment} {event}")
-
-
-def _progress(report: StreamReport) -> None:
-    """A line per second on a terminal, overwritten; nothing into files."""
-    if Mode.quiet or not stderr.is_terminal:
-        return
-    parts = [f"{each.name}: {each.inferred} of {each.read} frames, {each.fps or 0:.1f}/s" for each in report.sources]
-    stderr.print("   ".join(parts), end="\r", no_wrap=True, overflow="ellipsis")
-
-
-def _sentences(report: StreamReport) -> list[str]:
-    """The account of a run, one line per source and per sink."""
-    lines = []
-    for each in report.sources:
-        dropped = ", ".join(f"{count} {reason}" for reason, count in each.dropped.items()) or "0"
-        speed = f"; {each.fps:.1f} frames/s" if each.fps else ""
-        times = (
-            f"; inference p50 {each.inference.p50_ms:.1f}, p99 {each.inference.p99_ms:.1f} ms" if each.inference else ""
-        )
-        lines.append(
-            f"{each.name}: read {each.read}, inferred {each.inferred}, dropped {dropped}, failed {each.failed}"
-            f"{speed}{times}; {each.ended}{': ' + each.detail if each.ended == 'stopped' and each.detail else ''}"
-        )
-    for sink in report.sinks:
-        lines.append(f"{sink.name}: delivered {sink.delivered}, failed {sink.failed}")
-    return lines
-
-
-def _plain(report: StreamReport) -> dict[str, Any]:
-    import msgspec
-
-    plain: dict[str, Any] = msgspec.to_builtins(report)
-    return plain

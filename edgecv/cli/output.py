@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from traceback import clear_frames
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -105,12 +106,33 @@ class Mode:
 
     debug = False
     quiet = False
+    json_log = False
 
 
-def say(text: str) -> None:
-    """One line of progress on stderr."""
+def say(text: str, **facts: Any) -> None:
+    """One line of progress on stderr; facts: what it says, apart, where the log is JSON."""
     if not Mode.quiet:
-        stderr.print(text, soft_wrap=True)
+        stderr.print(_document("info", text, facts) if Mode.json_log else text, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """One line on stderr for what went wrong."""
+    line = " ".join(text.split())
+    stderr.print(_document("error", line, {}) if Mode.json_log else f"edgecv: {line}", soft_wrap=True)
+
+
+class JsonLines(logging.Formatter):
+    """A logged record as one JSON document."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """With the traceback, where there is one, in `traceback`."""
+        trace = record.exc_text or (self.formatException(record.exc_info) if record.exc_info else None)
+        return _document(record.levelname.lower(), record.getMessage(), {"traceback": trace} if trace else {})
+
+
+def _document(level: str, message: str, facts: dict[str, Any]) -> str:
+    moment = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return jsontext.encode({"time": moment, "level": level, "message": message, **facts}).decode()
 
 
 def leave(code: int) -> NoReturn:
@@ -182,21 +204,21 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except EdgecvError as exc:
             if Mode.debug:
                 raise
-            stderr.print(f"edgecv: {' '.join(str(exc).split())}", soft_wrap=True)
+            complain(str(exc))
             raise typer.Exit(exc.exit_code) from exc
         except Terminated as exc:
             clear_frames(exc.__traceback__)  # a runtime that lives until the interpreter ends may abort the process
-            stderr.print("edgecv: terminated")
+            complain("terminated")
             raise typer.Exit(EXIT_TERMINATED) from exc
         except KeyboardInterrupt as exc:
             clear_frames(exc.__traceback__)
-            stderr.print("edgecv: interrupted")
+            complain("interrupted")
             raise typer.Exit(EXIT_INTERRUPTED) from exc
         except OSError as exc:
             if Mode.debug:
                 raise
             reason = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)
-            stderr.print(f"edgecv: {reason}", soft_wrap=True)
+            complain(reason)
             raise typer.Exit(Unavailable.exit_code) from exc
 
     return run

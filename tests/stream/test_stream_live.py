@@ -93,7 +93,7 @@ def test_the_page_of_a_running_stream():
         assert yard["name"] == "<b>yard</b> & 'gate'"
         assert (yard["state"], yard["recent"]) == ("live", True)
         assert 0 <= yard["frame_age_s"] < 1
-        assert still["inferred"] == 3
+        assert 1 <= still["inferred"] <= still["read"] == 3
         status, headers, body = get(f"{page.url}picture/0")
         assert (status, headers["content-type"]) == (200, "image/jpeg")
         assert cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR).shape == (240, 320, 3)

@@ -13,7 +13,7 @@ from edgecv_runtime.stream.buffer import Buffer, WhenLate
 from edgecv_runtime.stream.ending import End
 from edgecv_runtime.stream.events import Journal, State
 from edgecv_runtime.stream.frame import Frame
-from edgecv_runtime.stream.ledger import Account, Ledger
+from edgecv_runtime.stream.ledger import RATE, Account, Ledger
 from edgecv_runtime.stream.sources.base import Facts, Shot, Source, frame_of
 from edgecv_runtime.stream.stall import Pulse
 
@@ -52,6 +52,8 @@ class Camera:
         reconnect: bool = True,
         waits: Waits | None = None,
         stall_s: float = 2.5,
+        max_fps: float | None = None,
+        first_index: int = 0,
         account: Account | None = None,
         journal: Journal | None = None,
         changed: threading.Condition | None = None,
@@ -61,6 +63,7 @@ class Camera:
         max_frames: a camera that never drops ends after this many.
         reconnect: connect a live source again when it is lost, as its `again` makes it (that of `open_source`).
         waits: between two connections; stall_s: a live source that shows no sign of life for so long is stalled.
+        max_fps: frames per second that go on; the others are dropped as "rate". first_index: of its first frame.
         account, journal, changed: of the run it is in.
         """
         self.source = source
@@ -87,7 +90,9 @@ class Camera:
         self._damaged_before = 0  # in former connections
         self._known_damage = 0
         self._damaged_ns = 0
-        self._index = 0
+        self._index = first_index
+        self._period_ns = 0 if max_fps is None else round(1e9 / max_fps)
+        self._due_ns = 0
         self._changed = changed if changed is not None else threading.Condition()
         self._stopping = threading.Event()
         self._states = threading.RLock()
@@ -116,6 +121,11 @@ class Camera:
         """The source has ended and nothing waits."""
         with self._changed:
             return bool(self.ended) and not len(self._buffer)
+
+    @property
+    def next_index(self) -> int:
+        """The index that its next frame gets."""
+        return self._index
 
     @property
     def waiting(self) -> int:
@@ -258,11 +268,25 @@ class Camera:
             self._skip(shot.skipped)
             frame = frame_of(shot, self.name, self._index, self.connection, live=self.facts.live)
             self._index += 1
+            if self._is_too_soon(frame):
+                self.account.entered(frame.index)
+                self.account.dropped_for(frame.index, RATE)
+                continue
             if not self._buffer.put(frame):
                 break
             if self.when_late == "wait" and self._index == self._max_frames:
                 self._settle("max_frames", "", End("stopped"))
                 break
+
+    def _is_too_soon(self, frame: Frame) -> bool:
+        """Whether a frame is one too many for the rate that was asked for; a camera's jitter is none of its fault."""
+        now_ns = round(frame.pts_s * 1e9) if frame.pts_s is not None and not frame.live else frame.captured_ns
+        if abs(now_ns - self._due_ns) > 2 * self._period_ns:  # the first one, a pause, or another clock
+            self._due_ns = now_ns
+        if now_ns < self._due_ns - self._period_ns // 4:
+            return True
+        self._due_ns += self._period_ns
+        return False
 
     def _look(self, shot: Shot, size: tuple[int, int] | None) -> None:
         """What a frame says about the camera's state."""

@@ -10,7 +10,10 @@ from edgecv_runtime.stream.scheduler import Lane
 
 
 class Served:
-    """A camera with the measurements of its frames; gave_up: the model failed too often in a row for it."""
+    """A camera with the measurements of its frames; gave_up: the model failed too often in a row for it.
+
+    age: from capture to result; inference: the model's call.
+    """
 
     def __init__(self, camera: Camera, max_frames: int | None) -> None:
         """max_frames: how many of its frames the model takes at most."""
@@ -21,8 +24,8 @@ class Served:
         self._done = 0
         self._turn = 0
         self._failures_in_a_row = 0
-        self._age = Percentiles()
-        self._inference = Percentiles()
+        self.age = Percentiles()
+        self.inference = Percentiles()
         self._first_ns = 0
         self._last_ns = 0
 
@@ -59,8 +62,8 @@ class Served:
         self._done += 1
         if done.error is None:
             self._failures_in_a_row = 0
-            self._age.add((done.ended_ns - done.frame.captured_ns) / 1e6)
-            self._inference.add((done.ended_ns - done.begun_ns) / 1e6)
+            self.age.add((done.ended_ns - done.frame.captured_ns) / 1e6)
+            self.inference.add((done.ended_ns - done.begun_ns) / 1e6)
             self._first_ns, self._last_ns = self._first_ns or done.ended_ns, done.ended_ns
         else:
             self._failures_in_a_row += 1
@@ -90,8 +93,8 @@ class Served:
             failed=counts["failed"],
             in_flight=counts["in_flight"],
             fps=(counts["inferred"] - 1) / span_s if counts["inferred"] > 1 and span_s > 0 else None,
-            age=self._age.spread(),
-            inference=self._inference.spread(),
+            age=self.age.spread(),
+            inference=self.inference.spread(),
             declared_frames=camera.facts.declared_frames,
             damaged=camera.damaged,
             first_damaged=camera.end.first_damaged if camera.end is not None else None,

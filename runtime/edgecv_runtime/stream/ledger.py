@@ -14,6 +14,7 @@ from typing import Any
 from edgecv_runtime.errors import ComputationError
 
 LATE = "late"  # dropped by the policy, because a newer frame was there or the buffer was full
+RATE = "rate"  # more frames than were asked for of this source
 STOPPED = "stopped"  # read, but the run was stopped before its turn
 DOWN = "down"  # the sink did not work at the time
 

@@ -23,7 +23,7 @@ from edgecv_runtime.stream.events import Event, Journal
 from edgecv_runtime.stream.frame import Frame
 from edgecv_runtime.stream.lane import Served
 from edgecv_runtime.stream.ledger import STOPPED, Ledger
-from edgecv_runtime.stream.report import StreamReport
+from edgecv_runtime.stream.report import Percentiles, StreamReport
 from edgecv_runtime.stream.scheduler import choose, window_ns
 from edgecv_runtime.stream.sinks.base import Output, Sink
 from edgecv_runtime.stream.sources import Source, open_source
@@ -166,8 +166,7 @@ class Stream:
             raise BadInput("the same source was given twice; open_source gives a new one each time")
         for name, source in zip(_unique([source.name for source in opened]), opened, strict=True):
             self._add(name, source)
-        for sink in sinks:
-            sink.start([each.name for each in self._served])
+        self._sinks = tuple(sinks)
         accounts = [self.ledger.add_sink(name) for name in _unique([sink.name for sink in sinks])]
         self._deliveries = [
             Delivery(sink, account, self._changed, self.journal, self.settings.waits)
@@ -176,12 +175,24 @@ class Stream:
         for delivery in self._deliveries:
             self.journal.subscribe(delivery.tell)
 
-    def add(self, source: str | int | Path | Source) -> str:
-        """Take on one more source, from any thread -> its name, which it had before where it was removed."""
+    def add(
+        self,
+        source: str | int | Path | Source,
+        *,
+        when_late: WhenLate | Literal["auto"] | None = None,
+        max_fps: float | None = None,
+    ) -> str:
+        """Take on one more source, from any thread -> its name, which it had before where it was removed.
+
+        when_late: as in the settings, which hold without; max_fps: frames per second that the model gets of it.
+        Raises BadInput.
+        """
+        if max_fps is not None and not 0 < max_fps < float("inf"):
+            raise BadInput(f"max_fps must be positive, got {max_fps}")
         opened = source if isinstance(source, Source) else open_source(source)
         with self._changed:
             taken = [each.name for each in self._served if not each.camera.finished]
-            return self._add(_unique([*taken, opened.name])[-1], opened)
+            return self._add(_unique([*taken, opened.name])[-1], opened, when_late, max_fps)
 
     def remove(self, name: str) -> None:
         """End one source, from any thread; its account stays. Raises BadInput for an unknown name."""
@@ -194,6 +205,11 @@ class Stream:
     def swap(self, model: Model) -> None:
         """Exchange the model between two batches, from any thread, without losing a frame."""
         self._engine.swap(model)
+
+    def times(self) -> dict[str, tuple[Percentiles, Percentiles]]:
+        """Of each source the ages of its results and the durations of inference, as they grow."""
+        with self._changed:
+            return {each.name: (each.age, each.inference) for each in self._served}
 
     def report(self) -> StreamReport:
         """What happened so far."""
@@ -215,6 +231,8 @@ class Stream:
         stop = stop or threading.Event()
         self._start_s = told_s = time.monotonic()
         try:
+            for sink in self._sinks:
+                sink.start([each.name for each in self._served])
             with self._changed:
                 self._running = True
                 for each in self._served:
@@ -236,13 +254,21 @@ class Stream:
         self.ledger.check(final=True)
         return self.report()
 
-    def _add(self, name: str, source: Source) -> str:
+    def _add(
+        self,
+        name: str,
+        source: Source,
+        when_late: WhenLate | Literal["auto"] | None = None,
+        max_fps: float | None = None,
+    ) -> str:
         source.name = name
         former = next((each for each in self._served if each.name == name), None)
         camera = Camera(
             source,
-            when_late=self.settings.when_late,
+            when_late=when_late or self.settings.when_late,
             max_frames=self.settings.max_frames,
+            max_fps=max_fps,
+            first_index=former.camera.next_index if former else 0,
             reconnect=self.settings.reconnect,
             waits=self.settings.waits,
             stall_s=self.settings.stall_s,

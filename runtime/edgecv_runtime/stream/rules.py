@@ -18,7 +18,7 @@ import numpy as np
 
 from edgecv_runtime.errors import BadInput, nearest
 from edgecv_runtime.records import Record
-from edgecv_runtime.stream.events import Event
+from edgecv_runtime.stream.sinks.around import Around
 from edgecv_runtime.stream.sinks.base import Happening, Output, Sink
 
 Facts = Mapping[str, "str | float"]
@@ -175,35 +175,18 @@ class Watch:
         return tuple(happenings)
 
 
-class OnRules(Sink):
+class OnRules(Around):
     """A sink around a sink, which gets the events of rules and not every frame."""
 
     def __init__(self, sink: Sink, rules: Iterable[Rule]) -> None:
-        self._sink = sink
+        super().__init__(sink)
         self._watch = Watch(rules)
-        self.name = sink.name
-        self.own_thread = sink.own_thread
-
-    def start(self, sources: Sequence[str]) -> None:
-        """Start the sink."""
-        self._sink.start(sources)
-
-    def event(self, event: Event) -> None:
-        """Hand on what happens to sources, sinks and the model."""
-        self._sink.event(event)
 
     def select(self, output: Output) -> Output | None:
         """The result with the events that it completes, None for most; raises BadInput as `Compare.holds` does."""
-        happenings = self._watch.look(output)
+        selected = super().select(output)
+        happenings = self._watch.look(output) if selected is not None else ()
         return replace(output, happenings=happenings) if happenings else None
-
-    def write(self, output: Output) -> None:
-        """Write a result that is an event; raises what the sink raises."""
-        self._sink.write(output)
-
-    def close(self) -> None:
-        """Close the sink."""
-        self._sink.close()
 
 
 def things(output: Output, inside: Sequence[Point] | None = None) -> Iterator[dict[str, str | float]]:

@@ -9,13 +9,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecv_runtime import jsontext
 from edgecv_runtime.errors import BadInput, Unavailable
 from edgecv_runtime.stream.live.board import Board
+from edgecv_runtime.stream.live.metrics import Metrics, Times
 from edgecv_runtime.stream.redact import host_and_port, remember
 
 if TYPE_CHECKING:
@@ -84,10 +85,12 @@ class LivePage:
     `Authorization: Bearer TOKEN`, or once as `/?token=TOKEN`, which leaves a cookie.
     """
 
-    def __init__(self, board: Board, host: str, port: int, *, token: str | None = None, metrics: Any = None) -> None:
+    def __init__(
+        self, board: Board, host: str, port: int, *, token: str | None = None, times: Callable[[], Times] | None = None
+    ) -> None:
         """Bind the address; raises BadInput for one of other machines without a token, and where it is taken.
 
-        metrics: makes the text of `/metrics`; by default that of the board. Unavailable without starlette and uvicorn.
+        times: of the metrics, see `Metrics`. Raises Unavailable without starlette, uvicorn and prometheus-client.
         """
         if token is None and not _is_local(host):
             raise BadInput(
@@ -98,13 +101,9 @@ class LivePage:
             import uvicorn
         except ImportError as exc:
             raise Unavailable("the live page needs starlette and uvicorn", extra="page") from exc
-        if metrics is None:
-            from edgecv_runtime.stream.live.metrics import Metrics
-
-            metrics = Metrics(board).text
         self._board = board
         self._token = token
-        self._metrics = metrics
+        self._metrics = Metrics(board, times).text
         self._viewers = 0
         self._socket = _bind(host, port)
         self.port: int = self._socket.getsockname()[1]

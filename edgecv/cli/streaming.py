@@ -1,0 +1,253 @@
+"""The verb that runs for months: stream."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgecv.cli.device import Json, ModelPath, refuse_overwriting
+from edgecv.cli.loading import Loading, loads
+from edgecv.cli.output import JsonLines, Mode, complain, leave, say, show_json, stderr, stdout
+from edgecv_runtime.errors import BadInput
+
+if TYPE_CHECKING:
+    import edgecv_runtime as rt
+    from edgecv_runtime.stream import Event, Stream, StreamReport
+    from edgecv_runtime.stream.config import Followed, Setup
+
+_LOGS = ("text", "json")
+
+
+@loads
+def stream(
+    bundle: ModelPath,
+    loading: Loading,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SOURCE", help="File, folder, rtsp://..., onvif://..., camera index, gst:PIPELINE."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="YAML with cameras and sinks; SIGHUP reads it anew.")
+    ] = None,
+    credentials: Annotated[
+        Path | None, typer.Option("--credentials", metavar="FILE", help="Logins, a line 'HOST USER:PASSWORD' each.")
+    ] = None,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sink",
+            help="out.mp4, out.jsonl, - (JSON lines on stdout), window, mqtt://..., https://... (webhook), rtsp://...",
+        ),
+    ] = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--on", metavar="RULE", help="Sinks get events alone: \"label == 'person' for 2 s cooldown 1 min\""
+        ),
+    ] = None,
+    segment: Annotated[
+        list[str] | None, typer.Option("--segment", help="A new file after so much: '10 min', '500 MB', or both.")
+    ] = None,
+    page: Annotated[
+        str | None, typer.Option("--page", metavar="HOST:PORT", help="A live page with /livez, /readyz and /metrics.")
+    ] = None,
+    page_token: Annotated[
+        Path | None, typer.Option("--page-token", metavar="FILE", help="The token of a page for other machines.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Stop after so many frames of each source.")] = None,
+    when_late: Annotated[str, typer.Option(help="auto, wait, drop-oldest or drop-newest.")] = "auto",
+    reconnect: Annotated[
+        bool, typer.Option("--reconnect/--no-reconnect", help="Connect a camera again when it is lost.")
+    ] = True,
+    log: Annotated[str, typer.Option("--log", help="text, or json: one document a line on stderr.")] = "text",
+    unit: Annotated[bool, typer.Option("--unit", help="Print a systemd unit that runs this, and end.")] = False,
+    json: Json = False,
+) -> None:
+    """Run a bundle on cameras, network streams and files; every frame read is accounted for."""
+    from edgecv_runtime import stream as streams
+    from edgecv_runtime.stream.live import Board, BoardSink, Health, LivePage, parse_address
+    from edgecv_runtime.stream.live.server import read_token
+    from edgecv_runtime.stream.live.systemd import Notifier
+    from edgecv_runtime.stream.live.systemd import unit as unit_of
+
+    if when_late not in ("auto", *streams.POLICIES):
+        raise BadInput(f"--when-late is auto, {', '.join(streams.POLICIES)}; got '{when_late}'")
+    if log not in _LOGS:
+        raise BadInput(f"--log is {' or '.join(_LOGS)}; got '{log}'")
+    _log_without_credentials(log)
+    setup = _setup(config, sources or [], credentials, sink or [], on or [], segment or [])
+    if unit:
+        words = sys.argv[sys.argv.index("stream") + 1 :]
+        stdout.print(unit_of([word for word in words if word != "--unit"]), end="", soft_wrap=True)
+        return
+    names = [each if isinstance(each, str) else each.to for each in setup.config.sinks]
+    inputs = [Path(camera.url) for camera in setup.config.cameras if Path(camera.url).exists()]
+    refuse_overwriting(inputs, [Path(name) for name in names if name != "-" and "://" not in name], "--sink")
+    if json and "-" in names:
+        raise BadInput("--json and --sink - both write to stdout: choose one")
+    address = page or setup.config.page
+    folder = config.parent if config is not None else Path()
+    token = page_token or (folder / setup.config.page_token if setup.config.page_token else None)
+    notifier, health = Notifier(), Health()
+    with ExitStack() as closing:
+        model = closing.enter_context(loading.model(bundle))
+        info = model.info
+        say(f"{info.name}: {info.variant} on {info.backend}, runs in {info.precision}")
+        for rule in setup.rules():
+            rule.check(info.task, model.labels)
+        sinks = setup.sinks()
+        lookers: list[Callable[[StreamReport], object]] = [_progress]
+        board = Board(f"{info.name} {info.variant} on {info.backend}", health) if address is not None else None
+        if board is not None:
+            sinks.append(BoardSink(board))
+            lookers.append(board.look)
+        else:
+            lookers.append(lambda report: health.look(report, time.monotonic()))
+        lookers.append(lambda report: notifier.look(report, health))
+        settings = streams.Settings(when_late=when_late, max_frames=frames, reconnect=reconnect)  # type: ignore[arg-type]
+        running = streams.Stream(model, [], sinks, settings)
+        running.journal.subscribe(_tell)
+        followed = _followed(running, config, setup)
+        if board is not None and address is not None:
+            served = LivePage(board, *parse_address(address), token=read_token(token), times=running.times)
+            closing.enter_context(served)
+            say(f"live page: {served.url}")
+        lookers.append(lambda _: followed.look())
+        with _signals(followed, reloads=config is not None) as stop:
+            report = running.run(stop, lambda report: [look(report) for look in lookers])
+        notifier.stopping()
+    _show(report, info, json, "-" in names)
+    code = report.exit_code
+    if code == 0 and stop.signum not in (None, signal.SIGINT):
+        code = 128 + stop.signum
+    if report.hung:
+        leave(code)
+    if code:
+        raise typer.Exit(code)
+
+
+def _setup(
+    config: Path | None,
+    sources: list[str],
+    credentials: Path | None,
+    sinks: list[str],
+    on: list[str],
+    segment: list[str],
+) -> Setup:
+    """Cameras and sinks, of a file or of the command line; raises BadInput."""
+    from edgecv_runtime.stream import config as configs
+    from edgecv_runtime.stream.redact import shown
+
+    if config is not None:
+        given = {"SOURCE": sources, "--credentials": credentials, "--sink": sinks, "--on": on, "--segment": segment}
+        twice = [name for name, value in given.items() if value]
+        if twice:
+            raise BadInput(f"{twice[0]} stands in {config} when there is a --config: give one of the two")
+        return configs.Setup(configs.read(config), config.parent)
+    if not sources:
+        raise BadInput("no sources: expected at least one camera, URL, video file or folder, or --config FILE")
+    for source in sources:
+        if shown(source) != source:
+            say(f"{shown(source)}: every user of this machine can read its password (ps); see --credentials")
+    names = [
+        f"{shown(url)}#{sources[:at].count(url) + 1}" if url in sources[:at] else None for at, url in enumerate(sources)
+    ]
+    asked = configs.StreamConfig(
+        cameras=tuple(configs.CameraConfig(url, name) for url, name in zip(sources, names, strict=True)),
+        sinks=tuple(configs.SinkConfig(name, tuple(on)) if on and name != "window" else name for name in sinks),
+        credentials=None if credentials is None else str(credentials),
+        segment=tuple(segment),
+    )
+    if on and not sinks:
+        raise BadInput("--on says what a sink gets, and there is none: give --sink, too")
+    return configs.Setup(asked, Path())
+
+
+def _followed(running: Stream, config: Path | None, setup: Setup) -> Followed:
+    from edgecv_runtime.stream.config import Followed
+
+    followed = Followed(running, config or Path())
+    followed.begin(setup)
+    return followed
+
+
+@contextmanager
+def _signals(followed: Followed, *, reloads: bool) -> Iterator[Any]:
+    """The event that ends the run; with a file, SIGHUP reads it anew instead of ending."""
+    from edgecv_runtime import signals
+    from edgecv_runtime import stream as streams
+
+    if not reloads or not signals.HANG_UP:
+        with streams.stop_on_signals() as stop:
+            yield stop
+        return
+    before = signal.signal(signal.SIGHUP, lambda *_: followed.ask())
+    try:
+        with streams.stop_on_signals(*signals.ENDING) as stop:
+            yield stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def _log_without_credentials(kind: str) -> None:
+    from edgecv_runtime.stream.redact import RedactingFilter
+
+    Mode.json_log = kind == "json"
+    for handler in logging.getLogger("edgecv").handlers:
+        handler.addFilter(RedactingFilter())
+        if Mode.json_log:
+            handler.setFormatter(JsonLines())
+
+
+def _show(report: StreamReport, info: rt.Info, json: bool, lines_on_stdout: bool) -> None:
+    """The account, and what went wrong."""
+    if json:
+        import msgspec
+
+        show_json({"model": info, **msgspec.to_builtins(report)})
+    else:
+        for line in _sentences(report):
+            (stderr if lines_on_stdout else stdout).print(line, soft_wrap=True)
+    for line in report.failures:
+        complain(line)
+
+
+def _tell(event: Event) -> None:
+    """A line on stderr for what happens to a camera, a sink or the model."""
+    moment = time.strftime("%H:%M:%S", time.localtime(event.unix_s))
+    facts = {"about": event.about, "name": event.name, "state": event.state, "reason": event.reason}
+    say(str(event) if Mode.json_log else f"{moment} {event}", **facts, attempt=event.attempt)
+
+
+def _progress(report: StreamReport) -> None:
+    """A line per second on a terminal, overwritten; nothing into files."""
+    if Mode.quiet or Mode.json_log or not stderr.is_terminal:
+        return
+    parts = [f"{each.name}: {each.inferred} of {each.read} frames, {each.fps or 0:.1f}/s" for each in report.sources]
+    stderr.print("   ".join(parts), end="\r", no_wrap=True, overflow="ellipsis")
+
+
+def _sentences(report: StreamReport) -> list[str]:
+    """The account of a run, one line per source and per sink."""
+    lines = []
+    for each in report.sources:
+        dropped = ", ".join(f"{count} {reason}" for reason, count in each.dropped.items()) or "0"
+        speed = f"; {each.fps:.1f} frames/s" if each.fps else ""
+        times = (
+            f"; inference p50 {each.inference.p50_ms:.1f}, p99 {each.inference.p99_ms:.1f} ms" if each.inference else ""
+        )
+        lines.append(
+            f"{each.name}: read {each.read}, inferred {each.inferred}, dropped {dropped}, failed {each.failed}"
+            f"{speed}{times}; {each.ended}{': ' + each.detail if each.ended == 'stopped' and each.detail else ''}"
+        )
+    for sink in report.sinks:
+        lines.append(f"{sink.name}: delivered {sink.delivered}, failed {sink.failed}")
+    return lines
