@@ -304,13 +304,13 @@ class Stuck(Sink):
         pass
 
 
-def stopped_after(seconds, source, sinks=(), model=brightness, wants="stopped"):
+def stopped_after(seconds, source, sinks=(), model=brightness, wants="stopped", isolate=True):
     """Run, set `stop` after some seconds; (report, how long it then took)."""
     stop = threading.Event()
     moment = []
     timer = threading.Timer(seconds, lambda: (moment.append(time.monotonic()), stop.set()))
     timer.start()
-    report = run(model, source, sinks, stop=stop)
+    report = run(model, source, sinks, stop=stop, isolate=isolate)
     took_s = time.monotonic() - moment[0]
     assert {source.ended for source in report.sources} == {wants}
     accounts_close(report)
@@ -339,12 +339,20 @@ def test_stop_while_a_source_is_frozen_or_opening():
 
 def test_stop_while_a_silent_peer_is_opened():
     with tcp_server() as port:
-        report, took_s = stopped_after(0.3, open_source(f"rtsp://127.0.0.1:{port}/cam", timeout_s=2.5))
+        source = open_source(f"rtsp://127.0.0.1:{port}/cam", timeout_s=2.5)
+        report, took_s = stopped_after(0.3, source, isolate=False)
         assert took_s < 2
         assert report.sources[0].detail == "inside a read or an open, which ends by itself within 2.5 s"
         reader = next(thread for thread in threading.enumerate() if thread.name.startswith("edgecv-read rtsp"))
         reader.join(5)  # it lets go by itself
         assert not reader.is_alive()
+
+
+def test_stop_while_a_silent_peer_is_opened_by_a_child():
+    with tcp_server() as port:
+        report, took_s = stopped_after(1.0, open_source(f"rtsp://127.0.0.1:{port}/cam", timeout_s=5))
+    assert took_s < 1.5
+    assert report.sources[0].detail == ""
 
 
 def test_stop_while_a_real_camera_is_frozen(camera):

@@ -27,6 +27,7 @@ from edgecv_runtime.stream.report import Percentiles, StreamReport
 from edgecv_runtime.stream.scheduler import choose, window_ns
 from edgecv_runtime.stream.sinks.base import Output, Sink
 from edgecv_runtime.stream.sources import Source, open_source
+from edgecv_runtime.stream.sources.isolated import isolated
 
 _POLL_S = 0.1  # how soon a set `stop` is seen
 _PROGRESS_S = 0.5  # least time between two calls of `on_progress`
@@ -40,6 +41,7 @@ class Settings:
     when_late: "drop-oldest", "drop-newest", "wait"; "auto": cameras drop the oldest, recordings wait.
     max_frames: end each source after this many frames went through the model.
     reconnect: connect cameras again when they are lost; otherwise a lost camera has ended.
+    isolate: read each camera in a process of its own, so that a crash of a decoder or driver ends only that.
     batch: frames that the model takes at once, from different sources; None is what it was tuned for.
     max_failures: failures of the model in a row that end a source.
     hang_s: a call of the model that takes longer hangs; the stacks go to stderr and the run ends with exit code 6.
@@ -50,6 +52,7 @@ class Settings:
     when_late: WhenLate | Literal["auto"] = "auto"
     max_frames: int | None = None
     reconnect: bool = True
+    isolate: bool = True
     batch: int | None = None
     max_failures: int = 30
     hang_s: float = 60.0
@@ -74,6 +77,7 @@ def run(
     on_progress: Callable[[StreamReport], object] | None = None,
     on_event: Callable[[Event], object] | None = None,
     reconnect: bool = True,
+    isolate: bool = True,
     batch: int | None = None,
     max_failures: int = 30,
     hang_s: float = 60.0,
@@ -98,6 +102,7 @@ def run(
         when_late=when_late,
         max_frames=max_frames,
         reconnect=reconnect,
+        isolate=isolate,
         batch=batch,
         max_failures=max_failures,
         hang_s=hang_s,
@@ -261,6 +266,8 @@ class Stream:
         when_late: WhenLate | Literal["auto"] | None = None,
         max_fps: float | None = None,
     ) -> str:
+        if self.settings.isolate:
+            source = isolated(source, lossless=(when_late or self.settings.when_late) == "wait")
         source.name = name
         former = next((each for each in self._served if each.name == name), None)
         camera = Camera(

@@ -126,6 +126,12 @@ def remember(*secrets: str) -> None:
         _known.update(*map(_forms, secrets))
 
 
+def secrets_known() -> tuple[str, ...]:
+    """All that was remembered, for another process of ours."""
+    with _lock:
+        return tuple(_known)
+
+
 def secrets_of(text: str) -> tuple[str, ...]:
     """The passwords and tokens that stand in a URL or pipeline, raw, the one of the user first."""
     if not _SCHEME.match(text):

@@ -69,6 +69,7 @@ class Source(ABC):
     end: how it ended, None before; it holds for errors that are raised, too.
     frames_read: shots that it gave.
     alive_ns: `time.monotonic_ns()` of the last sign of life that is no frame (a packet), for who watches it.
+    awake_ns: when the thread that reads was last seen at work; 0 where waits do not tell (see `_stop_asked`).
     again: makes the same source anew, for the next connection; None where nobody knows how. It holds the password.
     native: what it reads with may crash the process; so that it is better isolated.
     """
@@ -84,6 +85,7 @@ class Source(ABC):
         self.end: End | None = None
         self.frames_read = 0
         self.alive_ns = 0
+        self.awake_ns = 0
         self.again: Callable[[], Source] | None = None
         self._damaged = 0
         self._shot_iterator: Shots | None = None
@@ -173,6 +175,11 @@ class Source(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
+    def _stop_asked(self) -> bool:
+        """Whether it is interrupted; loops that wait ask it several times a second, which shows that none is stuck."""
+        self.awake_ns = time.monotonic_ns()
+        return self._interrupted.is_set()
+
     def _next(self) -> Shot | None:
         if self._interrupted.is_set():
             return None
@@ -190,6 +197,8 @@ class Source(ABC):
             return None
         self.frames_read += 1
         self._damaged = shot.damaged
+        if self.awake_ns:
+            self.awake_ns = time.monotonic_ns()
         return shot
 
     @contextmanager

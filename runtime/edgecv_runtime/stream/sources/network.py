@@ -99,6 +99,8 @@ class NetworkSource(Source):
     take as long as the camera's group of pictures. A stream with a duration is a recording: not `live`, nothing lost.
     """
 
+    native = True
+
     def __init__(self, url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """url: see Url.parse; timeout_s: for opening and for each packet. Raises BadInput."""
         self._url = Url.parse(url)
@@ -143,7 +145,7 @@ class NetworkSource(Source):
         failure: SourceUnavailable | None = None
         while failure is None:
             try:
-                arrival = reader.take(lambda: self._patience_s(decoder, reader), self._interrupted.is_set)
+                arrival = reader.take(lambda: self._patience_s(decoder, reader), self._stop_asked)
             except Silence as exc:
                 failure = SourceUnavailable(f"{self.name}: stalled: no frame for {exc.waited_s:.1f} s", kind="stalled")
                 continue

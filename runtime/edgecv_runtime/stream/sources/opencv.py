@@ -29,6 +29,8 @@ class OpenCvSource(Source):
     released by a thread of its own, for which nobody waits longer than `timeout_s`.
     """
 
+    native = True
+
     def __init__(self, name: str, *, live: bool, timeout_s: float) -> None:
         super().__init__(name, live=live, timeout_s=timeout_s)
         self._capture: Any = None  # touched by the owner's thread only
@@ -109,7 +111,7 @@ class OpenCvSource(Source):
         """What is asked again and again while the owner works, with the seconds so far: raises to stop waiting."""
 
         def check(waited_s: float) -> None:
-            if self._interrupted.is_set():
+            if self._stop_asked():
                 raise Closed(f"{self.name} was closed meanwhile")
             if waited_s >= self.timeout_s:
                 raise SourceUnavailable(f"{self.name}: {trouble} within {self.timeout_s:g} s", kind=kind)

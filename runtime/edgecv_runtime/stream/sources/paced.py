@@ -16,6 +16,7 @@ class Paced(Source):
     def __init__(self, inner: Source) -> None:
         super().__init__(inner.name, live=True, timeout_s=inner.timeout_s)
         self._inner = inner
+        self.native = inner.native
 
     def interrupt(self) -> None:
         super().interrupt()

@@ -1,0 +1,167 @@
+"""What a decoder's process and its parent share: pictures in shared memory, words about them over a socket.
+
+Pictures are never pickled: the child writes each into one of three slots and sends its number; the parent gives a slot
+back when nobody holds the picture any more. The memory has no name, so a killed process leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import socket
+import struct
+import tempfile
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edgecv_runtime.preprocess import Image
+
+GENERATIONS = 8  # numbers that memories get in turn
+SLOTS = 3  # one that waits for the model, one that the model has, one to write into
+_HEADER = struct.Struct("<I")
+_MOST = 1 << 20  # bytes of a message; a longer one is no message
+_PAGE = 4096
+
+
+class Ready(msgspec.Struct, tag=True):
+    """The child has what it needs, and opens the source now."""
+
+
+class Opened(msgspec.Struct, tag=True):
+    """The source's Facts."""
+
+    live: bool
+    size: tuple[int, int] | None
+    fps: float | None
+    declared_frames: int | None
+    codec: str | None
+
+
+class Memory(msgspec.Struct, tag=True):
+    """The slots are in a new memory, whose descriptor comes with this message."""
+
+    slot_bytes: int
+
+
+class Picture(msgspec.Struct, tag=True):
+    """A Shot whose image is in a slot."""
+
+    slot: int
+    height: int
+    width: int
+    pts_s: float | None
+    captured_ns: int
+    path: str | None
+    damaged: int
+    skipped: dict[str, int]
+
+
+class Pulse(msgspec.Struct, tag=True):
+    """alive_ns: the camera's last sign of life; awake_ns: when the thread that decodes was last seen at work."""
+
+    alive_ns: int
+    awake_ns: int
+
+
+class Ended(msgspec.Struct, tag=True):
+    """The source's End."""
+
+    kind: str
+    detail: str
+    damaged: int
+    first_damaged: str | None
+    skipped: dict[str, int]
+
+
+Message = Ready | Opened | Memory | Picture | Pulse | Ended
+_decoder = msgspec.msgpack.Decoder(Message)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def send(peer: socket.socket, message: Message, *descriptors: int) -> None:
+    """Send one message, with descriptors of open files; raises OSError when nobody listens."""
+    body = _encoder.encode(message)
+    data = _HEADER.pack(len(body)) + body
+    sent = socket.send_fds(peer, [data], list(descriptors)) if descriptors else 0
+    if sent < len(data):
+        peer.sendall(data[sent:])
+
+
+def freed(generation: int, slot: int) -> bytes:
+    """One byte that says which slot of which memory is free again: below 32."""
+    return bytes([generation % GENERATIONS * 4 + slot])
+
+
+class Inbox:
+    """Messages out of a socket, as far as they are there."""
+
+    def __init__(self, peer: socket.socket) -> None:
+        self.descriptors: list[int] = []
+        self._peer = peer
+        self._data = bytearray()
+
+    def receive(self) -> list[Message] | None:
+        """What one read of the socket completes; None when the peer is gone. Raises ValueError for no messages."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._peer, 1 << 16, 4)
+        except (ConnectionError, OSError):
+            return None
+        self.descriptors += descriptors
+        if not data:
+            return None
+        self._data += data
+        messages = []
+        while len(self._data) >= _HEADER.size:
+            (length,) = _HEADER.unpack_from(self._data)
+            if length > _MOST:
+                raise ValueError(f"a message of {length} bytes")
+            end = _HEADER.size + length
+            if len(self._data) < end:
+                break
+            messages.append(_decoder.decode(bytes(self._data[_HEADER.size : end])))
+            del self._data[:end]
+        return messages
+
+
+class Slots:
+    """The memory that holds SLOTS pictures, mapped in this process."""
+
+    def __init__(self, descriptor: int, slot_bytes: int) -> None:
+        """Map what another process made; the descriptor is closed."""
+        self.slot_bytes = slot_bytes
+        try:
+            self._memory = mmap.mmap(descriptor, SLOTS * slot_bytes)
+        finally:
+            os.close(descriptor)
+
+    @classmethod
+    def make(cls, picture_bytes: int) -> tuple[Slots, int]:
+        """New memory for pictures of so many bytes, and a descriptor of it for the other process."""
+        slot_bytes = -(-picture_bytes // _PAGE) * _PAGE
+        if hasattr(os, "memfd_create"):
+            descriptor = os.memfd_create("edgecv-frames")
+        else:
+            with tempfile.TemporaryFile() as file:
+                descriptor = os.dup(file.fileno())
+        os.ftruncate(descriptor, SLOTS * slot_bytes)
+        return cls(os.dup(descriptor), slot_bytes), descriptor
+
+    def write(self, slot: int, image: Image) -> None:
+        """Copy an image of (H, W, 3) uint8 into a slot."""
+        target = np.frombuffer(self._memory, np.uint8, image.size, slot * self.slot_bytes)
+        np.copyto(target.reshape(image.shape), image)
+
+    def picture(self, slot: int, height: int, width: int, gone: Callable[[], Any]) -> Image:
+        """The picture in a slot, without a copy; gone: called when neither it nor a view of it is used any more."""
+        size = height * width * 3
+        if not (0 <= slot < SLOTS and 0 < size <= self.slot_bytes):
+            raise ValueError(f"a picture of {height}x{width} in slot {slot} of {self.slot_bytes} bytes")
+        owner = (ctypes.c_uint8 * size).from_buffer(self._memory, slot * self.slot_bytes)
+        weakref.finalize(owner, gone).atexit = False
+        image: Image = np.frombuffer(memoryview(owner), np.uint8).reshape(height, width, 3)
+        return image

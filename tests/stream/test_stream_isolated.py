@@ -1,0 +1,201 @@
+"""A source in a process of its own: the same frames, and a crash or a hang there ends and revives only that."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from crashing import Trouble, broken
+from stream_lab import BIKES, RtspServer, brightness, run_python
+
+from edgecv_runtime.errors import BadInput
+from edgecv_runtime.stream import CallbackSink, Camera, FakeCamera, Settings, Stream, Waits, open_source, run
+from edgecv_runtime.stream.sources.fake import Frames, number_of
+from edgecv_runtime.stream.sources.isolated import Isolated, isolated
+
+SOON = Waits(first_s=0.05, longest_s=0.2)
+
+
+def alive(process_id):
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return "State:\tZ" not in Path(f"/proc/{process_id}/status").read_text()
+
+
+def gone_within(process_id, seconds):
+    until_s = time.monotonic() + seconds
+    while alive(process_id) and time.monotonic() < until_s:
+        time.sleep(0.02)
+    return not alive(process_id)
+
+
+def test_the_frames_and_facts_are_those_of_the_source():
+    with open_source(BIKES) as clip:
+        expected = [frame.image for frame in clip][:25]
+    with RtspServer(frames=25) as server, Isolated(open_source(server.url), lossless=True) as camera:
+        assert (camera.facts.live, camera.facts.size, camera.facts.codec) == (True, (272, 640), "h264")
+        frames = list(camera)
+    assert all(np.array_equal(frame.image, clip) for frame, clip in zip(frames, expected, strict=True))
+    assert camera.end.kind == "hung up"
+
+
+def test_pictures_that_are_kept_stay_as_they_are():
+    """Also where only a part of one is kept, when more are kept than there are slots, and when pictures grow."""
+    kept, parts = [], []
+    with Isolated(Trouble(30, "grow")) as camera:
+        for shot in camera.shots():
+            kept.append(shot.image)
+            parts.append(shot.image[:1, ::2])
+            if len(kept) > 8:
+                del kept[0]
+    numbers = [number_of(part) for part in parts]
+    assert numbers[-1] == 59  # while slots are missing, frames are dropped
+    assert numbers == sorted(set(numbers))
+    assert [number_of(image) for image in kept] == numbers[-8:]
+    assert kept[-1].shape == (96, 128, 3)
+    assert all(int(image[5, 7, 2]) == 4 * number_of(image) % 256 for image in kept)
+
+
+def test_frames_that_nobody_takes_are_in_the_account():
+    def slow(image):
+        time.sleep(0.05)
+        return brightness(image)
+
+    report = run(slow, Trouble(60, "end"), [CallbackSink(lambda *_: None)])
+    each = report.sources[0]
+    assert (each.read, each.damaged, each.ended) == (60, 5, "end of file")
+    assert each.inferred + each.dropped["late"] == 60
+
+
+def crashed(then, act=None, stall_s=2.5, timeout_s=5.0):
+    """Run two cameras of which one has trouble twice; (report, its events, the frames of the other)."""
+    stop, events = threading.Event(), []
+    other = FakeCamera([Frames(10**6)], fps=50, name="other")
+    settings = Settings(waits=SOON, stall_s=stall_s)
+    stream = Stream(brightness, [Trouble(20 if act is None else 10**6, then, timeout_s=timeout_s), other], (), settings)
+    stream.journal.subscribe(events.append)
+
+    def note(event):
+        mine = [each.state for each in events if each.name == "cam"]
+        if event.name == "cam" and event.state == "live" and mine.count("live") == 3:
+            stop.set()
+        elif event.name == "cam" and event.state == "live" and act is not None:
+            child = stream._served[0].camera.source.process_id
+            threading.Timer(0.2, lambda: os.kill(child, act)).start()
+
+    stream.journal.subscribe(note)
+    threading.Timer(25, stop.set).start()
+    report = stream.run(stop)
+    return report, [event for event in events if event.name == "cam"]
+
+
+@pytest.mark.parametrize(
+    ("then", "act", "told"),
+    [
+        ("segfault", None, "died of SIGSEGV"),
+        ("end", signal.SIGSEGV, "died of SIGSEGV"),
+        ("end", signal.SIGKILL, "died of SIGKILL"),
+    ],
+)
+def test_a_decoder_that_crashes_is_revived(then, act, told):
+    report, events = crashed(then, act)
+    mine, other = report.sources
+    assert mine.connections == 3
+    assert [event.state for event in events] == [
+        *("connecting", "live", "backing off") * 2,
+        "connecting",
+        "live",
+        "ended",
+    ]
+    assert all(told in event.reason for event in events if event.state == "backing off")
+    assert (other.connections, other.attempts, other.ended) == (1, 1, "stopped")
+    assert other.inferred > 30
+    for each in report.sources:
+        assert each.read == each.inferred + each.failed + sum(each.dropped.values())
+
+
+@pytest.mark.parametrize(("then", "act"), [("hang", None), ("end", signal.SIGSTOP)])
+def test_a_decoder_that_hangs_is_noticed_killed_and_revived(then, act):
+    report, events = crashed(then, act, stall_s=0.4, timeout_s=0.5)
+    assert report.sources[0].connections == 3
+    states = [event.state for event in events]
+    assert states == [*("connecting", "live", "stalled", "backing off") * 2, "connecting", "live", "ended"]
+    assert all("and was killed" in event.reason for event in events if event.state == "backing off")
+    lost = next(n for n, event in enumerate(events) if event.state == "backing off")
+    assert events[lost].monotonic_ns - events[lost - 2].monotonic_ns < 3.5e9
+
+
+def test_a_decoder_that_always_crashes_is_tried_less_and_less():
+    stop, events = threading.Event(), []
+
+    def note(event):
+        events.append(event)
+        if event.state == "failed":
+            threading.Timer(0.3, stop.set).start()
+
+    start_s = time.monotonic()
+    run(brightness, Trouble(0, "segfault"), on_event=note, stop=stop, waits=Waits(first_s=0.01, longest_s=60))
+    assert time.monotonic() - start_s < 20
+    failed = next(event for event in events if event.state == "failed")
+    assert (failed.attempt, failed.reason) == (5, "crashed 5 times in 60 s")
+    after = events[events.index(failed) + 1]
+    assert after.state == "backing off"
+    assert float(after.reason.rsplit("in ", 1)[1].split()[0]) >= 48
+
+
+def test_a_setting_that_cannot_work_does_not_loop():
+    source = Trouble(1, "end")
+    source.again = broken
+    report = run(brightness, source)
+    each = report.sources[0]
+    assert (each.ended, each.attempts, report.exit_code) == ("error", 1, 3)
+    assert "No module named 'camera_of_somebody'" in each.detail
+
+
+def test_no_process_stays_and_no_password_is_in_its_command_line(guarded_camera):
+    source = open_source(guarded_camera.with_login("admin:canary%407%2F%2541"))
+    with Isolated(source) as camera:
+        child = camera.process_id
+        assert next(camera).image.shape == (272, 640, 3)
+        words = Path(f"/proc/{child}/cmdline").read_bytes()
+        assert b"canary" not in words
+        assert b"canary" not in Path(f"/proc/{os.getpid()}/cmdline").read_bytes()
+    assert gone_within(child, 2)
+
+
+def test_children_end_with_their_parent():
+    code = """
+import sys
+from crashing import Trouble
+from edgecv_runtime.stream.sources.isolated import Isolated
+camera = Isolated(Trouble(10**6, "end"))
+next(camera)
+print(camera.process_id, flush=True)
+sys.stdin.read()
+"""
+    process = run_python(code, stdin=-1)
+    child = int(process.stdout.readline())
+    assert alive(child)
+    process.kill()
+    process.wait()
+    assert gone_within(child, 3)
+
+
+def test_what_is_isolated_by_itself():
+    assert isinstance(isolated(open_source("rtsp://127.0.0.1:1/x")), Isolated)
+    assert isinstance(isolated(open_source(0)), Isolated)
+    again = isolated(open_source(0), lossless=True).again()
+    assert (type(again), again.name, again._lossless) == (Isolated, "camera:0", True)
+    assert not isinstance(isolated(open_source(BIKES)), Isolated)
+    assert not isinstance(isolated(open_source("fake:fps=5,5")), Isolated)
+    with pytest.raises(BadInput, match="cannot be isolated"):
+        Isolated(FakeCamera([]))
+    with Camera(Isolated(open_source("fake:fps=50,10"))) as camera:  # also by hand
+        assert len(list(camera)) + sum(camera.dropped.values()) == 10
