@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -220,17 +219,13 @@ def write(rows: list[Row]) -> None:
             )
     offered = [way for _, way in _ways(rows) if way.offered and way.executed == "int8"]
     worst = max((way.score.drop for way in offered), default=0.0)
-    network = [
-        statistics.median(way.ms["network"]) / statistics.median(way.ms["frame to result"]) for _, way in _ways(rows)
-    ]
     study.write(
         "tasks",
         "Detection and segmentation, the whole way",
         "Accuracy is of held-out images, of the test part where a set has one; drop and agreement are from PyTorch "
         "float32 on the same images. Agreement of detectors is the share of matched boxes (same class, IoU >= 0.9), "
         "of segmenters mIoU with PyTorch's masks as truth. Stages are those of single frames in their own size, "
-        f"{ROUNDS} interleaved rounds of {SECONDS} s. Offered int8 loses {worst:.2f} points at most; the "
-        f"network takes {min(network):.0%} to {max(network):.0%} of the time from frame to result.",
+        f"{ROUNDS} interleaved rounds of {SECONDS} s. Offered int8 loses {worst:.2f} points at most.",
         lines,
     )
 
