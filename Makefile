@@ -4,11 +4,13 @@
 # PYTHON       the interpreter the virtual environment is made with, 3.10 or later
 # VENV         where it is made
 # TORCH_INDEX  package index for torch; on Linux without a GPU, https://download.pytorch.org/whl/cpu saves gigabytes
+# WORKERS      processes that run the tests, each with one thread of its own: two threads beside other work are slower than one
 # ENVIRONMENTS what `make wheel-test` installs the wheel into: base edge cpu train
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
+WORKERS ?= 2
 ENVIRONMENTS ?= base edge cpu
 # Of all lines of the three packages; what runs in other processes (streams' children, builders) is not counted.
 COVERAGE_FLOOR ?= 93
@@ -32,7 +34,7 @@ dev: $(VENV)/dev
 
 test: $(VENV)/dev
 	tests/install-debian.sh
-	$(BIN)/python -m pytest $(if $(COVERAGE),$(COVERED))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(COVERAGE),$(COVERED))
 
 # Real Video4Linux cameras, in an emulated computer: as root, 2 minutes (half a minute more to make it the first time).
 test-camera: $(VENV)/dev
