@@ -88,7 +88,12 @@ def digits():
 
 @pytest.fixture(scope="session")
 def network(digits):
-    """A TinyNetwork that has learned the digits for some steps, so that its batch norms and ranges are real."""
+    """A TinyNetwork that has learned the digits for some steps, so that its batch norms and ranges are real.
+
+    One thread, because the order of sums is that of the threads: its weights are the same on every machine.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     frames, labels = digits
     torch.manual_seed(0)
     model = TinyNetwork()
@@ -102,6 +107,7 @@ def network(digits):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    torch.set_num_threads(threads)
     return model.eval()
 
 
