@@ -34,7 +34,8 @@ _SLACK_S = 1.0  # beyond its own timeout, in which a source should have said wha
 _START_S = 30.0  # for an interpreter to start on a busy board
 _LEAVE_S = 0.5  # for a polite end (RTSP's TEARDOWN), before it is killed
 _TOLD = 5  # last lines on its stderr
-_CODE = "from edgecv_runtime.stream.sources.child import main; main({})"
+# Nothing is imported from the present folder, which may hold a `queue.py`.
+_CODE = "import sys; del sys.path[0]; from edgecv_runtime.stream.sources.child import main; main({})"
 AVAILABLE = hasattr(socket, "send_fds") and bool(sys.executable)  # not on Windows, and not embedded
 
 
