@@ -6,6 +6,7 @@ i to i + 1 and a picture of W columns reaches from 0 to W.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,32 @@ def letterboxed(source: Size, size: Size) -> View:
     columns = min(size[1], max(1, round(width * scale)))
     place = Window((size[0] - rows) // 2, (size[1] - columns) // 2, rows, columns)
     return View(source, size, Window(0, 0, *source), place)
+
+
+def misplaced(views: Sequence[View]) -> dict[str, list[View]]:
+    """Other ways back from the input to the frames than the right ones, by what is done."""
+    ways: dict[str, Callable[[View], View]] = {
+        "as if the frame were stretched over the input": lambda view: stretched(view.source, view.size),
+        "as if the frame were letterboxed": lambda view: letterboxed(view.source, view.size),
+        "as if the whole centre were cropped": lambda view: cropped(view.source, view.size, min(view.size)),
+        "as if the border lay only right and below": lambda view: _with(view, place=(0, 0)),
+        "as if the border lay only left and above": lambda view: _with(view, place=(1, 1)),
+        "as if the crop began in the corner": lambda view: _with(view, seen=(0, 0)),
+    }
+    made = {told: [way(view) for view in views] for told, way in ways.items()}
+    return {told: each for told, each in made.items() if each != list(views)}
+
+
+def _with(view: View, *, place: Size | None = None, seen: Size | None = None) -> View:
+    """The same with a window in a corner: (0, 0) the upper left one, (1, 1) the lower right one."""
+
+    def moved(window: Window, corner: Size | None, whole: Size) -> Window:
+        if corner is None:
+            return window
+        top, left = (side * (size - have) for side, size, have in zip(corner, whole, window.size, strict=True))
+        return Window(top, left, *window.size)
+
+    return View(view.source, view.size, moved(view.seen, seen, view.source), moved(view.place, place, view.size))
 
 
 def halvable(view: View) -> View:

@@ -46,9 +46,7 @@ class Input(Record, frozen=True):
     def tensor(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Preprocessed frames (N, H, W, C) uint8 -> the input tensor."""
         if self.normalization is not None:
-            mean = np.asarray(self.normalization.mean, np.float32)
-            std = np.asarray(self.normalization.std, np.float32)
-            pixels = ((pixels.astype(np.float32) / np.float32(255) - mean) / std).astype(self.spec.dtype, copy=False)
+            pixels = self.normalization.of(pixels).astype(self.spec.dtype, copy=False)
         if self.layout == "NHWC":
             return pixels
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))  # (N, H, W, C) -> (N, C, H, W)

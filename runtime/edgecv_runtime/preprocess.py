@@ -170,6 +170,12 @@ class Normalization(Record, frozen=True):
         if min(self.std) <= 0:
             raise BadInput(f"std must be positive, got {self.std}")
 
+    def of(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """Pixels 0..255, channels last, as the network's first layer gets them: what a graph without it is fed."""
+        mean, std = (np.array(each, np.float32) for each in (self.mean, self.std))
+        values: NDArray[np.float32] = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+        return values
+
 
 def import_cv2() -> ModuleType:
     """Import OpenCV, or raise Unavailable with the cure."""

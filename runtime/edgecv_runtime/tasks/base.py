@@ -16,6 +16,7 @@ from edgecv_runtime.backends import Tensors
 from edgecv_runtime.geometry import View
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.preprocess import Image
+from edgecv_runtime.tasks.reading import Given, Reading
 
 Rows = NDArray[np.float32]
 
@@ -129,6 +130,15 @@ class Task(Decoder[R], Scoring[R], Protocol[R]):
 
     def divergence(self, wanted: Tensors, got: Tensors) -> Rows:
         """How far raw outputs are from the wanted ones, frame by frame -> (N,), 0 where they are equal."""
+        ...
+
+    def reading(self, given: Sequence[Given], outputs: Tensors, views: Sequence[View]) -> Reading[Any]:
+        """How a deployment's own answers to some pictures are read, and what can be wrong with them.
+
+        given: of each picture what the deployment shows, or the network's outputs by name. outputs, views: those of the
+        same pictures that are right. `RawReading` does for tasks that know no faults of their own.
+        Raises BadInput for what is no answer.
+        """
         ...
 
     def squares(self, wanted: Tensors, got: Tensors) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from edgecv_runtime.records import Record
 from edgecv_runtime.tasks import scores as meaning
 from edgecv_runtime.tasks.base import squares
 from edgecv_runtime.tasks.drawing import printable
+from edgecv_runtime.tasks.reading import Given, Reading
 from edgecv_runtime.tasks.scores import Meaning, Rows
 
 
@@ -246,6 +247,13 @@ class ClassificationTask:
         """Kullback-Leibler divergence of each frame's scores from the wanted ones -> (N,) in nats."""
         right, found = (self.checked(each[self._output], len(each[self._output])) for each in (wanted, got))
         return self.meaning(right).divergence(right, found)
+
+    def reading(self, given: Sequence[Given], outputs: Tensors, views: Sequence[View]) -> Reading[Any]:
+        """Scores (classes,), as logits or shares; raises BadInput for others."""
+        from edgecv_runtime.tasks import read_scores
+
+        del views
+        return read_scores.reading(self, given, outputs)
 
     def squares(self, wanted: Tensors, got: Tensors) -> tuple[float, float]:
         """Of the outputs; of logits less their mean, for a softmax does not see what all share."""

@@ -7,7 +7,7 @@ the frame, and what they are worth against the truth is decided here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from edgecv_runtime.tasks.base import squares
 from edgecv_runtime.tasks.detections import Boxes, Detections
 from edgecv_runtime.tasks.nms import areas, suppressed
 from edgecv_runtime.tasks.pairing import Pairing
+from edgecv_runtime.tasks.reading import Given, Reading
 
 Rows = NDArray[np.float32]
 
@@ -65,13 +66,13 @@ class DetectionTask:
         self.config = head
         self.labels = head.labels
         self.thresholds = tuple(thresholds) or (head.confidence,) * len(head.labels)
-        self._outputs = outputs
+        self.outputs = outputs
         self._least = np.array(self.thresholds, np.float32)
         _check(outputs, len(head.labels))
 
     def ranking(self) -> DetectionTask:
         """The same task that gives all boxes down to FAINTEST: average precision ranks what nobody is shown, too."""
-        return DetectionTask(self.config, self._outputs, thresholds=(FAINTEST,) * len(self.labels))
+        return DetectionTask(self.config, self.outputs, thresholds=(FAINTEST,) * len(self.labels))
 
     def agreement(self, thresholds: Sequence[float] = ()) -> Pairing:
         """Of the boxes that are shown, those that both show: average precision ranks what nobody sees."""
@@ -130,7 +131,7 @@ class DetectionTask:
 
     def at(self, thresholds: Sequence[float]) -> DetectionTask:
         """The task that shows boxes from these scores on; itself for ()."""
-        return DetectionTask(self.config, self._outputs, thresholds=thresholds) if thresholds else self
+        return DetectionTask(self.config, self.outputs, thresholds=thresholds) if thresholds else self
 
     def divergence(self, wanted: Tensors, got: Tensors) -> Rows:
         """How far outputs are from the wanted ones, frame by frame -> (N,), 0 where they are equal.
@@ -144,6 +145,12 @@ class DetectionTask:
         missed = [1 - _side_by_side(one, other) for one, other in zip(wanted[BOXES], got[BOXES], strict=True)]
         total = nats.sum(axis=(1, 2)) + (weights * np.stack(missed)).sum(axis=1)
         return np.asarray(total / (1 + weights.sum(axis=1)), np.float32)
+
+    def reading(self, given: Sequence[Given], outputs: Tensors, views: Sequence[View]) -> Reading[Any]:
+        """Boxes (n, 6): x1, y1, x2, y2 in pixels of the picture, score, class position; raises BadInput for others."""
+        from edgecv_runtime.tasks import read_boxes
+
+        return read_boxes.reading(self, given, outputs, views)
 
     def squares(self, wanted: Tensors, got: Tensors) -> tuple[float, float]:
         """Of the scores of every place before their sigmoid; those below FAINTEST, which nothing ranks, are alike."""

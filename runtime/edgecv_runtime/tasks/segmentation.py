@@ -19,6 +19,7 @@ from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
 from edgecv_runtime.tasks.base import squares
 from edgecv_runtime.tasks.drawing import printable
+from edgecv_runtime.tasks.reading import Given, Reading
 from edgecv_runtime.tasks.scores import softmax
 
 Mask = NDArray[np.uint8]
@@ -239,6 +240,12 @@ class SegmentationTask:
         terms = share * (np.log(share + tiny) - np.log(found + tiny))
         each: NDArray[np.float32] = terms.sum(axis=-1).reshape(len(one), -1).mean(axis=1, dtype=np.float32)
         return each
+
+    def reading(self, given: Sequence[Given], outputs: Tensors, views: Sequence[View]) -> Reading[Any]:
+        """Masks of class positions, of the picture's size or of the network's; raises BadInput for others."""
+        from edgecv_runtime.tasks import read_masks
+
+        return read_masks.reading(self, given, outputs, views, self._head.ignore)
 
     def squares(self, wanted: Tensors, got: Tensors) -> tuple[float, float]:
         """Of logits; of a class map with 1 for the class of a pixel and 0 for the others: a pixel that changed is 2."""

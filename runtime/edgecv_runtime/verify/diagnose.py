@@ -1,52 +1,57 @@
 """Name what is wrong with a preprocessing or a reading of the outputs, by simulating every fault of the catalogue.
 
-The bundle's golden pictures are files whose right pixels and right scores are known. What a pipeline made of them is
+The bundle's golden pictures are files whose right pixels and right outputs are known. What a pipeline made of them is
 compared with what each fault would have made of them.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import backends, golden, onnxgraph
-from edgecv_runtime.backends import Options
+from edgecv_runtime import backends, golden, onnxgraph, tasks
+from edgecv_runtime.backends import Backend, Options
+from edgecv_runtime.backends.fixed import FixedBatch
 from edgecv_runtime.bundle import Bundle
-from edgecv_runtime.errors import BackendUnavailable, BadInput, BundleError, ParityError, nearest
+from edgecv_runtime.errors import BackendUnavailable, BadInput, BundleError, InvalidOutput, ParityError, nearest
 from edgecv_runtime.evidence import Finding
+from edgecv_runtime.geometry import View
 from edgecv_runtime.golden import Picture
-from edgecv_runtime.tasks.classification import classifying
-from edgecv_runtime.tasks.scores import Meaning
-from edgecv_runtime.verify import faults
-from edgecv_runtime.verify.faults import Fault, Scene
+from edgecv_runtime.tasks.base import Task
+from edgecv_runtime.tasks.reading import OUT_OF_STEP, Fault, Given, Reading
+from edgecv_runtime.verify import faults, pixelfaults
 from edgecv_runtime.verify.pictures import LOSSLESS
+from edgecv_runtime.verify.pixelfaults import Scene
 
 Array = NDArray[Any]
+A = TypeVar("A")
 
 # What sound pipelines may differ by: decoders of JPEG round differently, so do builds of one resize.
 PIXELS_LOSSLESS, PIXELS_JPEG = 0.6, 2.0  # mean difference in levels of 255
-SCORES_LOSSLESS, SCORES_JPEG = 0.003, 0.05  # root mean square of the difference, relative to the scores'
-MORE_THAN_SHARES = 1.5  # of a network that gives percent, scores with one beyond this are percent, too
+ANSWERS_LOSSLESS, ANSWERS_JPEG = 0.003, 0.05  # of scores: root mean square of the difference, relative to theirs
 LOW_PRECISION = 0.1  # a difference that half precision may make and no fault explains
 # A simulation explains what was seen when what it leaves over is small against both the signal and the fault's effect.
 LEFT_OF_SIGNAL, LEFT_OF_EFFECT = 0.25, 0.3
 
 
-def diagnose(bundle: Bundle, pipeline: Callable[[Path], Array]) -> Finding | None:
+def diagnose(bundle: Bundle, pipeline: Callable[[Path], Given]) -> Finding | None:
     """Name the fault of a deployment's own code, or None when it does what the bundle's training did.
 
     pipeline: takes the path of an image file and gives what this code makes of it: the network's input, (H, W, C) or
-    (C, H, W), or the scores, (classes,), as logits or probabilities; a leading dimension of 1 is taken off.
+    (C, H, W); or what it answers: of a classifier the scores (classes,), as logits or probabilities; of a segmenter the
+    mask (H, W) of class positions, of the picture's size or the network's; of a detector the boxes, (n, 6): x1, y1, x2,
+    y2 in pixels of the picture, score, class position; or the network's outputs by name. A leading 1 is taken off.
     Raises BadInput for arrays of another shape, ParityError when the bundle itself fails.
     """
     with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
         paths = write_pictures(bundle, Path(folder))
-        seen = [np.asarray(pipeline(path)) for path in paths]
+        seen = [_plain(pipeline(path)) for path in paths]
     return against(bundle, seen)
 
 
@@ -60,34 +65,64 @@ def write_pictures(bundle: Bundle, folder: Path) -> list[Path]:
     return paths
 
 
-def against(bundle: Bundle, seen: Sequence[Array]) -> Finding | None:
-    """The same for arrays that were computed elsewhere, one for each golden picture in order."""
+def against(bundle: Bundle, seen: Sequence[Given]) -> Finding | None:
+    """The same for what was computed elsewhere, one for each golden picture in order."""
     pictures = _pictures(bundle)
     if len(seen) != len(pictures):
         names = ", ".join(picture.name for picture in pictures)
         raise BadInput(f"{len(seen)} arrays were given, the bundle has {len(pictures)} pictures: {names}")
-    flat = [each[0] if each.ndim in (2, 4) and len(each) == 1 else each for each in map(np.asarray, seen)]
-    if len({each.shape for each in flat}) != 1 or not {each.dtype.kind for each in flat} <= {*"uif"}:
-        raise BadInput(f"the pictures gave arrays of {', '.join(f'{each.shape} {each.dtype}' for each in flat)}")
-    broken = sum(not np.isfinite(each).all() for each in flat)
+    arrays = [np.asarray(part) for each in seen for part in (each.values() if isinstance(each, Mapping) else [each])]
+    if not {each.dtype.kind for each in arrays} <= {*"buif"}:
+        raise BadInput(f"the pictures gave arrays of {', '.join(f'{each.shape} {each.dtype}' for each in arrays)}")
+    broken = sum(not np.isfinite(each).all() for each in arrays)
     if broken:
-        return _finding(faults.NOT_FINITE, f"in {broken} of {len(flat)} arrays")
-    observed = np.stack(flat)
+        return _finding(faults.NOT_FINITE, f"in {broken} of {len(arrays)} arrays")
     scenes = [_scene(bundle, picture) for picture in pictures]
-    if observed.ndim == 4:
-        return _of_pixels(observed, pictures, scenes)
-    if observed.ndim == 2:
-        return _of_scores(bundle, observed, pictures, scenes)
-    raise BadInput(f"an input is (H, W, C) or (C, H, W), scores are (classes,), got {flat[0].shape}")
+    if all(_is_input(each, bundle.manifest.preprocess.channels) for each in seen):
+        flat = [each[0] if each.ndim == 4 else each for each in arrays]
+        if len({each.shape for each in flat}) != 1:
+            raise BadInput(f"the pictures gave inputs of {', '.join(f'{each.shape}' for each in flat)}")
+        return _of_pixels(np.stack(flat), pictures, scenes)
+    return _of_answers(bundle, seen, pictures, scenes)
+
+
+def _is_input(given: Given, channels: int) -> bool:
+    """Whether it is an input (H, W, C) or (C, H, W), maybe in a batch of one, by its rank."""
+    shape = () if isinstance(given, Mapping) else np.shape(given)
+    return (len(shape) == 4 and shape[0] == 1) or (len(shape) == 3 and (shape[0] != 1 or channels == 1))
 
 
 def against_file(bundle: Bundle, path: Path) -> Finding | None:
-    """The same for a .npy of one array a picture, or a .npz of such arrays named "inputs", "outputs" or both.
+    """The same for a .npy of one array a picture, or a .npz.
 
+    A .npz holds such arrays, named "inputs", "outputs" or both, or as the network's outputs; or one array for each
+    picture, named as it, where these differ in shape.
     Raises BadInput when it is none.
     """
-    found = [against(bundle, list(arrays)) for _, arrays in sorted(_arrays(path).items())]
+    found = [against(bundle, each) for each in _given(bundle, path)]
     return next((each for each in found if each), None)
+
+
+def _given(bundle: Bundle, path: Path) -> Iterator[Sequence[Given]]:
+    """What the file holds of each picture, once for inputs and once for answers."""
+    table = _arrays(path)
+    pictures = [picture.name for picture in _pictures(bundle)]
+    outputs = [spec.name for spec in bundle.manifest.outputs]
+    if set(table) == set(pictures):
+        yield [table[name] for name in pictures]
+        return
+    wrong = [name for name, values in table.items() if values.ndim < 2]
+    if wrong:
+        raise BadInput(f"{path}: '{wrong[0]}' is one row for each picture, got {table[wrong[0]].shape}")
+    if set(table) == set(outputs):
+        yield [dict(zip(table, rows, strict=True)) for rows in zip(*table.values(), strict=False)]
+        return
+    known = ("inputs", "outputs")
+    for name in table:
+        if name not in known:
+            near = nearest(name, (*known, *outputs, *pictures))
+            raise BadInput(f"{path}: no array '{name}' is asked for{near}; inputs, outputs, or one for each picture")
+    yield from (list(table[name]) for name in sorted(table))
 
 
 def _arrays(path: Path) -> dict[str, Array]:
@@ -99,14 +134,16 @@ def _arrays(path: Path) -> dict[str, Array]:
             table = {"outputs": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded}
     except golden.BROKEN as exc:
         raise BadInput(f"{path}: no .npy or .npz file of numbers; numpy.save or numpy.savez writes one") from exc
-    for name, values in table.items():
-        if name not in ("inputs", "outputs"):
-            raise BadInput(f"{path}: no array '{name}' is asked for{nearest(name, ('inputs', 'outputs'))}")
-        if not isinstance(values, np.ndarray) or values.ndim < 2:
-            raise BadInput(f"{path}: '{name}' is one row for each picture, got {getattr(values, 'shape', 'no array')}")
     if not table:
         raise BadInput(f"{path}: holds no arrays; 'inputs' or 'outputs' are asked for")
+    strange = [name for name, values in table.items() if not isinstance(values, np.ndarray)]
+    if strange:
+        raise BadInput(f"{path}: '{strange[0]}' is no array")
     return table
+
+
+def _plain(given: Any) -> Given:
+    return given if isinstance(given, Mapping) else np.asarray(given)
 
 
 def _pictures(bundle: Bundle) -> tuple[Picture, ...]:
@@ -143,12 +180,8 @@ def _of_pixels(observed: Array, pictures: Sequence[Picture], scenes: Sequence[Sc
         if not notes:
             return None
         name = "NCHW for NHWC" if "planes" in notes[0] else "float where uint8"
-        return _finding(_named(name), ", ".join(["the values are right", *notes]))
-    simulated = [
-        (fault, detail, np.stack([simulate(scene) for scene in scenes]).astype(np.float32))
-        for fault, detail, simulate in faults.simulations(scenes[0].preprocess)
-    ]
-    simulated = [each for each in simulated if each[2].shape == right.shape]
+        return _finding(pixelfaults.named(name), ", ".join(["the values are right", *notes]))
+    simulated = [each for each in _simulated(scenes) if each.pixels.shape == right.shape]
     best = _best(values, right, simulated) or _scaled(values, right, simulated)
     best = best or _best(values, right, [_exchanged(each) for each in simulated])
     if best is None:
@@ -156,10 +189,27 @@ def _of_pixels(observed: Array, pictures: Sequence[Picture], scenes: Sequence[Sc
     return _finding(best[0], ", ".join([best[1], *notes]))
 
 
-def _exchanged(simulated: tuple[Fault, str, Array]) -> tuple[Fault, str, Array]:
+@dataclass(frozen=True)
+class Simulated:
+    """What a fault makes of the pictures: pixels (N, H, W, C) float32, and how the network sees each."""
+
+    fault: Fault
+    detail: str
+    pixels: Array
+    views: Sequence[View] = ()
+
+
+def _simulated(scenes: Sequence[Scene]) -> list[Simulated]:
+    found = []
+    for fault, detail, simulate in pixelfaults.simulations(scenes[0].preprocess):
+        pixels, views = zip(*map(simulate, scenes), strict=True)
+        found.append(Simulated(fault, detail, np.stack(pixels).astype(np.float32), list(views)))
+    return found
+
+
+def _exchanged(each: Simulated) -> Simulated:
     """The same with red and blue exchanged, too: the fault that most often comes with another one."""
-    fault, detail, pixels = simulated
-    return fault, f"{detail}; and red and blue are exchanged", pixels[..., ::-1]
+    return Simulated(each.fault, f"{each.detail}; and red and blue are exchanged", each.pixels[..., ::-1], each.views)
 
 
 def same_pixels(values: Array, right: Array, pictures: Sequence[Picture]) -> bool:
@@ -170,18 +220,31 @@ def same_pixels(values: Array, right: Array, pictures: Sequence[Picture]) -> boo
     )
 
 
-def _scaled(values: Array, right: Array, simulated: list[tuple[Fault, str, Array]]) -> tuple[Fault, str] | None:
+def _scaled(values: Array, right: Array, simulated: Sequence[Simulated]) -> tuple[Fault, str] | None:
     """Pixels that were scaled and shifted channel by channel, alone or after another fault."""
-    wrong_scale = _named("wrong mean or scale")
     alone = _fitted(values, right)
-    found = _best(values, right, [(wrong_scale, _as_normalization(alone), alone[0])])
+    wrong_scale = Simulated(pixelfaults.named("wrong mean or scale"), _as_normalization(alone), alone[0])
+    found = _best(values, right, [wrong_scale])
     if found:
         return found
-    pairs = []
-    for fault, detail, pixels in simulated:
-        fit = _fitted(values, pixels)
-        pairs.append((fault, f"{detail}; and {_as_normalization(fit)}", fit[0]))
-    return _best(values, right, pairs)
+    fits = [(each, _fitted(values, each.pixels)) for each in simulated]
+    return _best(
+        values,
+        right,
+        [Simulated(each.fault, f"{each.detail}; and {_as_normalization(fit)}", fit[0]) for each, fit in fits],
+    )
+
+
+def _best(observed: Array, right: Array, simulated: Sequence[Simulated]) -> tuple[Fault, str] | None:
+    """The simulation that reproduces the pixels best, when it explains them."""
+    spread = max(float(observed.std()), 1e-6)
+    effect = max(float(np.sqrt(np.mean((observed - right) ** 2))), 1e-6)
+    found, least = None, min(LEFT_OF_SIGNAL * spread, LEFT_OF_EFFECT * effect)
+    for each in simulated:
+        left = float(np.sqrt(np.mean((observed - each.pixels) ** 2)))
+        if left < least * (1 - 1e-6):
+            found, least = (each.fault, each.detail), left
+    return found
 
 
 Fit = tuple[Array, Array, Array]
@@ -205,139 +268,128 @@ def _as_normalization(fit: Fit) -> str:
     return "the values are (pixel / 255 - ({})) / ({})".format(*rounded)
 
 
-# Scores
+# Answers
 
 
-def _of_scores(bundle: Bundle, seen: Array, pictures: Sequence[Picture], scenes: Sequence[Scene]) -> Finding | None:
-    outputs = np.stack([picture.logits for picture in pictures])
-    meaning = classifying(bundle.manifest.head, bundle.manifest.outputs).meaning(outputs)
-    if meaning.scores == "percent" and seen.max() > MORE_THAN_SHARES:
-        seen = seen / 100
-    if meaning.thresholds:
-        return _of_single_scores(meaning, outputs, seen)
-    logits = _as_logits(outputs, meaning)
-    classes = logits.shape[1]
-    has_background = seen.shape[1] == classes + 1
-    if seen.shape[1] != classes and not has_background:
-        raise BadInput(f"the network has {classes} classes, the pipeline gives {seen.shape[1]} scores")
-    scores = seen.astype(np.float32)
-    is_share = bool((scores >= 0).all() and np.abs(scores.sum(axis=1) - 1).max() < 0.01)
-    if has_background:
-        rest = scores[:, 1:] / scores[:, 1:].sum(axis=1, keepdims=True) if is_share else scores[:, 1:]
-        close = _error(_plain(rest, is_share), _plain(logits, False, is_share)).max() < LOW_PRECISION
-        detail = f"{classes + 1} scores for {classes} classes" + (
-            ": a background class stands before them" if close else ""
-        )
-        return _finding(_named("shifted labels"), detail)
-    observed, right = _plain(scores, is_share), _plain(logits, False, is_share)
-    errors = _error(observed, right)
-    if errors.max() <= SCORES_LOSSLESS:
+def _of_answers(
+    bundle: Bundle, given: Sequence[Given], pictures: Sequence[Picture], scenes: Sequence[Scene]
+) -> Finding | None:
+    manifest = bundle.manifest
+    task: Task[Any] = tasks.create(manifest.head, manifest.outputs)
+    outputs = {spec.name: np.stack([picture.outputs[spec.name] for picture in pictures]) for spec in manifest.outputs}
+    views = [scene.view for scene in scenes]
+    reading = task.reading(given, outputs, views)
+    if reading.shape is not None:
+        return _finding(*reading.shape)
+    right = reading.of(outputs, views)
+    errors = reading.away(right, reading.seen)
+    if errors.max() <= ANSWERS_LOSSLESS:
         return None
-    with _Network(bundle, meaning) as network:
-        own = network(np.stack([picture.pixels for picture in pictures]))
-        if _error(_plain(own, False), _plain(logits, False)).max() > SCORES_LOSSLESS:
+    with _Network(bundle) as network:
+        own = reading.of(network(np.stack([picture.pixels for picture in pictures])), views)
+        if reading.away(own, right).max() > ANSWERS_LOSSLESS:
             raise ParityError(
-                f"{bundle.path}: its own file gives other scores than its reference: run 'edgecv verify' first"
+                f"{bundle.path}: its own file gives other outputs than its reference: run 'edgecv verify' first"
             )
-        simulated = [
-            (fault, detail, np.stack([simulate(scene) for scene in scenes]))
-            for fault, detail, simulate in faults.simulations(scenes[0].preprocess)
-        ]
-
-        def explaining(rows: Iterable[tuple[Fault, str, Array]]) -> tuple[Fault, str] | None:
-            answers = [(fault, detail, network(pixels)) for fault, detail, pixels in rows]
-            answers += [(fault, detail, alter(logits)) for fault, detail, alter in faults.alterations(classes)]
-            return _best(
-                observed, right, [(fault, said, _plain(each, False, is_share)) for fault, said, each in answers]
-            )
-
-        best = explaining(simulated) or _reordered(observed, right)
-        if best is None and errors.max() > LOW_PRECISION:
-            best = explaining(map(_exchanged, simulated))
-    if best is not None:
-        return _finding(*best)
+        best = _Best(reading, right)
+        best.consider(reading.misread(outputs, views))
+        best.consider(_out_of_step(reading, outputs, views))
+        simulated = _simulated(scenes)
+        best.consider(_answered(network, reading, simulated, views))
+        if best.found is None:
+            best.consider(reading.fitted(right))
+        if best.found is None:
+            best.consider(_answered(network, reading, map(_exchanged, simulated), views))
+    found = best.finding()
+    if found is not None:
+        return found
     if all(error <= _allowed(picture) for error, picture in zip(errors, pictures, strict=True)):
         return None
     worst = float(errors.max())
     fault = faults.LOWER_PRECISION if worst <= LOW_PRECISION else faults.UNKNOWN_INPUT
-    return _finding(
-        fault, f"the scores differ by {worst:.1%} (root mean square), and no fault of the catalogue explains it"
-    )
+    return _finding(fault, f"the answers differ by {worst:.1%}, and no fault of the catalogue explains it")
 
 
-def _as_logits(outputs: Array, meaning: Meaning) -> Array:
-    """Outputs of classes that exclude each other as logits: the logarithms of their scores where they are none."""
-    if meaning.scores == "logits" and not meaning.opposites:
-        return outputs
-    logarithms: Array = np.log(np.maximum(meaning.of(outputs), 1e-30))
-    return logarithms
+class _Best(Generic[A]):
+    """The answers that reproduce best what was seen, where they explain it."""
+
+    def __init__(self, reading: Reading[A], right: A) -> None:
+        self.found: tuple[Fault, str] | None = None
+        self._others: dict[str, str] = {}  # faults that explain it just as well
+        self._reading = reading
+        self._least = min(LEFT_OF_SIGNAL * reading.signal, LEFT_OF_EFFECT * self._left(right))
+
+    def consider(self, answers: Iterable[tuple[Fault, str, A]]) -> None:
+        """Take the best of these, too; what comes first wins where two are equally good."""
+        for fault, detail, each in answers:
+            left = self._left(each)
+            if left < self._least * (1 - 1e-6):
+                self.found, self._least, self._others = (fault, detail), left, {}
+            elif self.found is not None and left <= self._least * (1 + 1e-6) and fault != self.found[0]:
+                self._others.setdefault(fault.name, detail)
+
+    def finding(self) -> Finding | None:
+        """What explains it, with what explains it just as well; None where nothing does."""
+        if self.found is None:
+            return None
+        fault, detail = self.found
+        others = "".join(f"; or {name}: {told}" for name, told in self._others.items())
+        return _finding(fault, detail + others)
+
+    def _left(self, answers: A) -> float:
+        return float(np.sqrt(np.mean(np.square(self._reading.away(answers, self._reading.seen)))))
 
 
-def _of_single_scores(meaning: Meaning, outputs: Array, seen: Array) -> Finding | None:
-    """Scores of labels that stand each for itself, before or behind their sigmoid: the catalogue simulates none."""
-    if seen.shape != outputs.shape:
-        raise BadInput(f"the network gives {outputs.shape[1]} scores, the pipeline {seen.shape[1]}")
-    off = min(float(np.abs(seen - right).max()) for right in (outputs, meaning.of(outputs)))
-    if off <= SCORES_JPEG:
-        return None
-    return _finding(faults.UNKNOWN_INPUT, f"the scores differ by up to {off:.3g}")
+def _out_of_step(
+    reading: Reading[A], outputs: Mapping[str, Array], views: Sequence[View]
+) -> Iterator[tuple[Fault, str, A]]:
+    """Right outputs, each taken for another picture's."""
+    count = len(views)
+    orders = {
+        "each answer is that of the picture before": np.roll(np.arange(count), 1),
+        "every answer is that of the first picture": np.zeros(count, int),
+        "every answer is that of the last picture": np.full(count, count - 1),
+    }
+    for detail, order in orders.items():
+        yield OUT_OF_STEP, detail, reading.of({name: each[order] for name, each in outputs.items()}, views)
 
 
-def _plain(scores: Array, is_share: bool, floored: bool = False) -> Array:
-    """Logits, or the logarithm of shares, less their mean: softmax leaves just this of them.
-
-    Shares below 1e-5 are taken as 1e-5 (`floored` does it to logits): programs print few digits.
-    """
-    if not is_share:
-        top = scores.max(axis=1, keepdims=True)
-        scores = scores - top - np.log(np.exp(scores - top).sum(axis=1, keepdims=True))
-    else:
-        scores = np.log(np.maximum(scores, 1e-30))
-    if is_share or floored:
-        scores = np.maximum(scores, np.log(1e-5))
-    plain: Array = scores - scores.mean(axis=1, keepdims=True)
-    return plain
-
-
-def _error(observed: Array, right: Array) -> Array:
-    """Root mean square of each row's difference, relative to that of all right rows."""
-    size = max(float(np.sqrt(np.mean(right**2))), 1e-12)
-    error: Array = np.sqrt(np.mean((observed - right) ** 2, axis=1)) / size
-    return error
+def _answered(
+    network: _Network, reading: Reading[A], simulated: Iterable[Simulated], right: Sequence[View]
+) -> Iterator[tuple[Fault, str, A]]:
+    """What the network answers to wrong pixels, brought back to the picture in their own way or in the right one."""
+    for each in simulated:
+        try:
+            outputs = network(each.pixels)
+            yield each.fault, each.detail, reading.of(outputs, each.views)
+            if each.views != right and [view.source for view in each.views] == [view.source for view in right]:
+                yield each.fault, each.detail, reading.of(outputs, right)
+        except InvalidOutput:  # of pixels that no camera gives
+            continue
 
 
 def _allowed(picture: Picture) -> float:
-    return SCORES_LOSSLESS if picture.name.endswith(LOSSLESS) else SCORES_JPEG
-
-
-def _reordered(observed: Array, right: Array) -> tuple[Fault, str] | None:
-    """Scores that are the right ones in another order: each class is found again by its scores on all pictures."""
-    order = np.abs(observed.T[:, np.newaxis] - right.T[np.newaxis]).sum(axis=2).argmin(axis=1)  # (classes,)
-    if len(set(order.tolist())) < len(order):
-        return None
-    moved = int((order != np.arange(len(order))).sum())
-    fault = _named("labels in another order")
-    return _best(observed, right, [(fault, f"{moved} of {len(order)} classes stand in other places", right[:, order])])
+    return ANSWERS_LOSSLESS if picture.name.endswith(LOSSLESS) else ANSWERS_JPEG
 
 
 class _Network:
     """The bundle's float32 graph with a float32 input, on any backend: it takes pixels that no uint8 can hold, too."""
 
-    def __init__(self, bundle: Bundle, meaning: Meaning) -> None:
+    def __init__(self, bundle: Bundle) -> None:
         names = sorted(backends.available(), key=lambda name: name != "onnxruntime")
         if not names:
             raise BackendUnavailable("no backend is installed", extra="onnxruntime")
         self._input = bundle.manifest.input.name
-        self._meaning = meaning
         self._folder = tempfile.TemporaryDirectory(prefix="edgecv-")
         file = Path(self._folder.name) / "float-input.onnx"
         file.write_bytes(onnxgraph.with_float_input(bundle.variant_file("float32").read_bytes()))
-        self._backend = backends.get(names[0])(file, Options())
+        backend: Backend = backends.get(names[0])(file, Options())
+        rows = bundle.manifest.input.shape[0]
+        self._backend = FixedBatch(backend, rows, str(file)) if isinstance(rows, int) else backend
 
-    def __call__(self, pixels: Array) -> Array:
-        """Pixels (N, H, W, C) of any values -> logits (N, classes)."""
-        feed = np.ascontiguousarray(pixels, np.float32)
-        return _as_logits(next(iter(self._backend.run({self._input: feed}).values())), self._meaning)
+    def __call__(self, pixels: Array) -> dict[str, Array]:
+        """Pixels (N, H, W, C) of any values -> outputs."""
+        return dict(self._backend.run({self._input: np.ascontiguousarray(pixels, np.float32)}))
 
     def __enter__(self) -> _Network:
         return self
@@ -345,19 +397,3 @@ class _Network:
     def __exit__(self, *_: object) -> None:
         self._backend.close()
         self._folder.cleanup()
-
-
-def _best(observed: Array, right: Array, simulated: list[tuple[Fault, str, Array]]) -> tuple[Fault, str] | None:
-    """The simulation that reproduces what was observed best, when it explains it."""
-    spread = max(float(observed.std()), 1e-6)
-    effect = max(float(np.sqrt(np.mean((observed - right) ** 2))), 1e-6)
-    found, least = None, min(LEFT_OF_SIGNAL * spread, LEFT_OF_EFFECT * effect)
-    for fault, detail, values in simulated:
-        left = float(np.sqrt(np.mean((observed - values) ** 2)))
-        if left < least * (1 - 1e-6):
-            found, least = (fault, detail), left
-    return found
-
-
-def _named(name: str) -> Fault:
-    return next(fault for fault in faults.CATALOGUE if fault.name == name)
