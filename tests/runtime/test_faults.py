@@ -622,7 +622,7 @@ def test_quantization_that_loses_too_much_names_where(finished_copy):
         scales = [node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"][2:]
         for tensor in model.graph.initializer:
             if tensor.name in scales:
-                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(60), tensor.name))
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(240), tensor.name))
 
     alter(finished_copy, ("model.int8-u8s8.onnx", coarse))
     with Bundle(finished_copy) as opened:

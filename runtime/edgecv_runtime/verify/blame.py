@@ -204,8 +204,7 @@ def _backend(case: Case) -> str:
     is_float = case.precision == "float32"
     off, own = case.off(wanted, case.fresh), case.off(case.expected.of(case.picked), wanted)
     is_right = own <= (trace.STEP_ERROR if is_float else trace.QUANTIZED_ERROR)  # else the file itself is to blame
-    # where the steps of a file are coarse, one that is rounded the other way is far off, too
-    if not is_right or off <= (trace.FLOAT_ERROR if is_float else max(trace.STEP_ERROR, own)):
+    if not is_right or off <= (trace.FLOAT_ERROR if is_float else trace.STEP_ERROR):
         return ""
     return f"{case.target.backend} is off by {off:.2%} from the reference executor"
 
