@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -66,13 +67,13 @@ class DetectionTask:
         self.config = head
         self.labels = head.labels
         self.thresholds = tuple(thresholds) or (head.confidence,) * len(head.labels)
-        self.outputs = outputs
+        self._outputs = outputs
         self._least = np.array(self.thresholds, np.float32)
         _check(outputs, len(head.labels))
 
     def ranking(self) -> DetectionTask:
         """The same task that gives all boxes down to FAINTEST: average precision ranks what nobody is shown, too."""
-        return DetectionTask(self.config, self.outputs, thresholds=(FAINTEST,) * len(self.labels))
+        return DetectionTask(self.config, self._outputs, thresholds=(FAINTEST,) * len(self.labels))
 
     def agreement(self, thresholds: Sequence[float] = ()) -> Pairing:
         """Of the boxes that are shown, those that both show: average precision ranks what nobody sees."""
@@ -131,7 +132,12 @@ class DetectionTask:
 
     def at(self, thresholds: Sequence[float]) -> DetectionTask:
         """The task that shows boxes from these scores on; itself for ()."""
-        return DetectionTask(self.config, self.outputs, thresholds=thresholds) if thresholds else self
+        return DetectionTask(self.config, self._outputs, thresholds=thresholds) if thresholds else self
+
+    def unsuppressed(self) -> DetectionTask:
+        """The task that shows boxes that overlap a better one, too."""
+        config = msgspec.structs.replace(self.config, overlap=0.999)
+        return DetectionTask(config, self._outputs, thresholds=self.thresholds)
 
     def divergence(self, wanted: Tensors, got: Tensors) -> Rows:
         """How far outputs are from the wanted ones, frame by frame -> (N,), 0 where they are equal.

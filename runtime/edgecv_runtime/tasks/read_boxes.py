@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,14 +13,26 @@ from edgecv_runtime.backends import Tensors
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.geometry import View
 from edgecv_runtime.head import BOXES, SCORES
-from edgecv_runtime.tasks.reading import REORDERED, SHIFTED, Fault, Given, RawReading, Rows, text_order
+from edgecv_runtime.tasks.detections import Detections
+from edgecv_runtime.tasks.reading import REORDERED, SHIFTED, Fault, Given, RawReading, Rows, Squares, text_order
 from edgecv_runtime.tasks.scores import sigmoid
-
-if TYPE_CHECKING:
-    from edgecv_runtime.tasks.detection import DetectionTask
 
 Table = NDArray[np.float64]  # (n, 6)
 Tables = list[Table]
+
+
+class Task(Squares, Protocol):
+    """What of a detector's task is asked here."""
+
+    labels: tuple[str, ...]
+    thresholds: tuple[float, ...]
+
+    def decode(self, outputs: Tensors, views: Sequence[View]) -> Sequence[Detections]: ...
+
+    def at(self, thresholds: Sequence[float]) -> Task: ...
+
+    def unsuppressed(self) -> Task: ...
+
 
 FORM = Fault("another form of boxes", "boxes are x1, y1, x2, y2: left, top, right, bottom")
 UNITS = Fault("boxes in another unit", "boxes are pixels of the picture: View.to_source gives them")
@@ -36,9 +47,7 @@ COMPARED = 100  # boxes of a picture, the most confident ones
 SAME = 0.1  # a pair of boxes this near is one object
 
 
-def reading(
-    task: DetectionTask, given: Sequence[Given], outputs: Tensors, views: Sequence[View]
-) -> BoxReading | RawReading:
+def reading(task: Task, given: Sequence[Given], outputs: Tensors, views: Sequence[View]) -> BoxReading | RawReading:
     """How these boxes are read; mappings of the network's outputs are compared as they are."""
     if any(isinstance(each, Mapping) for each in given):
         return RawReading(task, given, outputs)
@@ -48,7 +57,7 @@ def reading(
 class BoxReading:
     """Tables (n, 6) in any order: each box is compared with the one that is nearest to it."""
 
-    def __init__(self, task: DetectionTask, given: Sequence[Table], outputs: Tensors, views: Sequence[View]) -> None:
+    def __init__(self, task: Task, given: Sequence[Table], outputs: Tensors, views: Sequence[View]) -> None:
         """Raises BadInput for other tables, and where there is nothing to be compared."""
         self.shape: tuple[Fault, str] | None = None
         tables = [each[0] if each.ndim == 3 and len(each) == 1 else each for each in given]
@@ -92,9 +101,8 @@ class BoxReading:
         for detail, classes in _positions(len(self._task.labels)).items():
             fault = REORDERED if "sorted" in detail else SHIFTED
             yield fault, detail, [_with_classes(table, classes(table[:, 5])) for table in right]
-        config = msgspec.structs.replace(self._task.config, overlap=0.999)
-        alone = type(self._task)(config, self._task.outputs, thresholds=self._task.thresholds)
-        yield KEPT, "boxes that overlap a better one are shown", self._decoded(alone, outputs, views)
+        kept = self._decoded(self._task.unsuppressed(), outputs, views)
+        yield KEPT, "boxes that overlap a better one are shown", kept
         scores = np.asarray(sigmoid(np.asarray(outputs[SCORES], np.float32)), np.float32)
         yield TWICE, "the scores went through a second sigmoid", self.of({**outputs, SCORES: scores}, views)
 
@@ -148,7 +156,7 @@ class BoxReading:
         lowest = min(self._least.values())
         return np.array([self._least.get(int(kind), lowest) for kind in table[:, 5]], np.float64)
 
-    def _decoded(self, task: DetectionTask, outputs: Tensors, views: Sequence[View]) -> Tables:
+    def _decoded(self, task: Task, outputs: Tensors, views: Sequence[View]) -> Tables:
         return [
             np.column_stack([each.xyxy, each.confidence, each.class_id]).astype(np.float64)
             for each in task.decode(outputs, views)
@@ -177,7 +185,7 @@ class BoxReading:
             late.append(_with(table, table[:, :4] / np.array([across, down] * 2) - border))
         yield UNDONE, "the border is taken off after the scale is undone", late
 
-    def _refuse_nothing(self, task: DetectionTask, outputs: Tensors) -> None:
+    def _refuse_nothing(self, task: Task, outputs: Tensors) -> None:
         """Raise BadInput where no box was seen, and none would have been right: nothing was compared."""
         if any(len(each) for each in self.of(outputs, self._views)):
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,26 @@ from edgecv_runtime import geometry
 from edgecv_runtime.backends import Tensors
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.geometry import View
-from edgecv_runtime.tasks.reading import REORDERED, SHIFTED, Fault, Given, RawReading, Rows, text_order
-
-if TYPE_CHECKING:
-    from edgecv_runtime.tasks.segmentation import SegmentationTask
+from edgecv_runtime.tasks.reading import REORDERED, SHIFTED, Fault, Given, RawReading, Rows, Squares, text_order
 
 Mask = NDArray[np.int64]
 Masks = list[Mask]
+
+
+class Decoded(Protocol):
+    """A mask with the classes of a frame."""
+
+    @property
+    def mask(self) -> NDArray[np.uint8]: ...
+
+
+class Task(Squares, Protocol):
+    """What of a segmenter's task is asked here."""
+
+    labels: tuple[str, ...]
+
+    def decode(self, outputs: Tensors, views: Sequence[View]) -> Sequence[Decoded]: ...
+
 
 UNDONE = Fault("resize undone wrongly", "put the mask where the frame lay in the network's input: View.place_mask does")
 HALF = Fault("half-pixel mask shift", "take the class below each pixel's centre: View.place_mask does")
@@ -32,7 +45,7 @@ _AROUND = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down
 
 
 def reading(
-    task: SegmentationTask, given: Sequence[Given], outputs: Tensors, views: Sequence[View], ignore: int
+    task: Task, given: Sequence[Given], outputs: Tensors, views: Sequence[View], ignore: int
 ) -> MaskReading | RawReading:
     """How these masks are read; a mapping of the network's output is compared as it is, unless it is a class map."""
     arrays = [np.asarray(next(iter(each.values())) if isinstance(each, Mapping) else each) for each in given]
@@ -44,9 +57,7 @@ def reading(
 class MaskReading:
     """Masks (H, W), compared pixel by pixel."""
 
-    def __init__(
-        self, task: SegmentationTask, given: Sequence[NDArray[Any]], views: Sequence[View], ignore: int
-    ) -> None:
+    def __init__(self, task: Task, given: Sequence[NDArray[Any]], views: Sequence[View], ignore: int) -> None:
         """Raises BadInput for what is no mask of these pictures."""
         self.shape: tuple[Fault, str] | None = None
         self.signal = 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,14 @@ from edgecv_runtime.geometry import View
 from edgecv_runtime.tasks.reading import REORDERED, SHIFTED, Fault, Given, text_order
 from edgecv_runtime.tasks.scores import Meaning, Rows, sigmoid, softmax
 
-if TYPE_CHECKING:
-    from edgecv_runtime.tasks.classification import ClassificationTask
+
+class Task(Protocol):
+    """What of a classifier's task is asked here."""
+
+    def checked(self, output: NDArray[Any], count: int) -> Rows: ...
+
+    def meaning(self, rows: Rows) -> Meaning: ...
+
 
 TWICE = Fault("softmax twice", "take the scores as they are")
 
@@ -24,7 +30,7 @@ CLOSE = 0.1  # a difference that still lets scores be known again
 LEAST = 1e-5  # shares below are taken as this: programs print few digits
 
 
-def reading(task: ClassificationTask, given: Sequence[Given], outputs: Tensors) -> Exclusive | Single:
+def reading(task: Task, given: Sequence[Given], outputs: Tensors) -> Exclusive | Single:
     """How these scores are read; raises BadInput for others than a row a picture."""
     rows = task.checked(next(iter(outputs.values())), len(given))
     found = [_row(each) for each in given]
@@ -49,7 +55,7 @@ def _row(given: Given) -> Rows:
 class Exclusive:
     """Of classes that exclude each other: logits less their mean, which is just what softmax leaves of them."""
 
-    def __init__(self, task: ClassificationTask, meaning: Meaning, rows: Rows, seen: Rows) -> None:
+    def __init__(self, task: Task, meaning: Meaning, rows: Rows, seen: Rows) -> None:
         self._task, self._meaning = task, meaning
         logits = self._logits(rows)
         classes = logits.shape[1]
@@ -111,7 +117,7 @@ class Exclusive:
 class Single:
     """Of labels that stand each for itself: the logarithm of each one's odds."""
 
-    def __init__(self, task: ClassificationTask, meaning: Meaning, rows: Rows, seen: Rows) -> None:
+    def __init__(self, task: Task, meaning: Meaning, rows: Rows, seen: Rows) -> None:
         if seen.shape != rows.shape:
             raise BadInput(f"the network gives {rows.shape[1]} scores, the pipeline {seen.shape[1]}")
         self.shape: tuple[Fault, str] | None = None
