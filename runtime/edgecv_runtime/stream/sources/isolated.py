@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from edgecv_runtime.errors import BadInput, SourceUnavailable
@@ -34,7 +35,7 @@ _SLACK_S = 1.0  # beyond its own timeout, in which a source should have said wha
 _START_S = 30.0  # for an interpreter to start on a busy board
 _LEAVE_S = 0.5  # for a polite end (RTSP's TEARDOWN), before it is killed
 _TOLD = 5  # last lines on its stderr
-# Nothing is imported from the present folder, which may hold a `queue.py`.
+# Modules are found where they are here: in the present folder, which may hold a `queue.py`, only then.
 _CODE = "import sys; del sys.path[0]; from edgecv_runtime.stream.sources.child import main; main({})"
 AVAILABLE = hasattr(socket, "send_fds") and bool(sys.executable)  # not on Windows, and not embedded
 
@@ -78,7 +79,7 @@ class Isolated(Source):
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(each or str(Path.cwd()) for each in sys.path)},
                 start_new_session=True,  # Ctrl-C is for us
             )
         self._channel, self._inbox = ours, ring.Inbox(ours)
