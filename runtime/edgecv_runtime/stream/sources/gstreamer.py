@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgecv_runtime.errors import BadInput, SourceUnavailable, Unavailable
+from edgecv_runtime.errors import SourceUnavailable, Unavailable
 from edgecv_runtime.preprocess import import_cv2
 from edgecv_runtime.stream.ending import End
-from edgecv_runtime.stream.redact import shown
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S
+from edgecv_runtime.stream.sources.launch import pipeline_name
 from edgecv_runtime.stream.sources.opencv import OpenCvSource
 
 # Newest frame only: the pipeline must not queue what nobody reads.
 _SINK = "videoconvert ! video/x-raw,format=BGR ! appsink max-buffers=1 drop=true sync=false"
-_LONGEST_NAME = 60
 _TIMEOUTS = (4, 7)  # OpenCV's first version whose GStreamer has them (opencv/opencv#22919); JetPack 6 has 4.8
 
 
@@ -25,11 +24,7 @@ class GStreamerSource(OpenCvSource):
 
     def __init__(self, pipeline: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """pipeline: elements and `!`; timeout_s: for opening and for each read. Raises BadInput when it is empty."""
-        name = shown(pipeline.strip())
-        if not name:
-            raise BadInput("gst: expected a pipeline, as gst:videotestsrc ! videoconvert")
-        cut = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
-        super().__init__(f"gst:{cut}", live=True, timeout_s=timeout_s)
+        super().__init__(pipeline_name(pipeline.strip()), live=True, timeout_s=timeout_s)
         self._parts = [pipeline.strip(), *([] if "appsink" in pipeline else [_SINK])]
 
     def _make_capture(self) -> Any:
@@ -37,7 +32,8 @@ class GStreamerSource(OpenCvSource):
         if not has_gstreamer(cv2):
             raise Unavailable(
                 f"{self.name}: this OpenCV ({cv2.__version__}) has no GStreamer; JetPack's has, and Debian's "
-                "(apt install python3-opencv): uninstall the opencv-python wheel there"
+                "(apt install python3-opencv): uninstall the opencv-python wheel there; or apt install "
+                "gstreamer1.0-tools"
             )
         timeout_ms = max(1, round(1000 * self.timeout_s))
         options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms]

@@ -100,7 +100,7 @@ class OpenCvSource(Source):
         given, image = self._capture.read()
         now_ns = time.monotonic_ns()
         stamp_ns = round(1e6 * self._capture.get(import_cv2().CAP_PROP_POS_MSEC)) if given else 0
-        return given, image, stamp_ns if 0 <= now_ns - stamp_ns < _OLDEST_NS else now_ns
+        return given, image, stamp_ns if stamp_ns > 0 and 0 <= now_ns - stamp_ns < _OLDEST_NS else now_ns
 
     def _drop_capture(self) -> None:
         if self._capture is not None:

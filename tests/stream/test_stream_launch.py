@@ -1,0 +1,98 @@
+"""GStreamer pipelines in a gst-launch of their own: Debian's, with its test source."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from stream_lab import BIKES
+
+from edgecv_runtime.errors import BadInput, SourceUnavailable, Unavailable
+from edgecv_runtime.stream import open_source
+from edgecv_runtime.stream.sources import launch
+
+
+@pytest.fixture(autouse=True)
+def _there_is_gstreamer():
+    assert shutil.which("gst-launch-1.0"), "run tests/install-debian.sh"
+
+
+def test_the_picture_is_that_of_the_pipeline_whatever_its_width():
+    """The colours of the bars are SMPTE's; a row of 101 pixels is 303 bytes, and GStreamer's begin every 304."""
+    pipeline = "videotestsrc pattern=smpte75 num-buffers=4 ! video/x-raw,width=101,height=99,framerate=20/1"
+    with open_source(f"gst:{pipeline}") as source:
+        frames = list(source)
+        assert (source.facts.size, source.facts.fps, source.live) == ((99, 101), 20, True)
+    assert len(frames) <= 4  # the newest wins
+    assert source.end.detail == f"the pipeline ended after {len(frames)} frames"
+    for frame in frames:
+        bars = [frame.image[20, round(101 * (bar + 0.5) / 7)].astype(int) for bar in range(7)]
+        expected = [(191, 191, 191), (0, 191, 191), (191, 191, 0), (0, 191, 0), (191, 0, 191), (0, 0, 191), (191, 0, 0)]
+        assert np.abs(np.array(bars) - expected).max() <= 6
+        assert frame.image.flags.c_contiguous
+
+
+def test_a_live_pipeline_keeps_its_rate_and_its_frames_are_young():
+    with open_source("gst:videotestsrc is-live=true ! video/x-raw,width=320,height=240,framerate=25/1") as source:
+        next(source)
+        start_s, ages_ms = time.monotonic(), []
+        for _ in range(25):
+            ages_ms.append((time.monotonic_ns() - next(source).captured_ns) / 1e6)
+        child = source._child
+        assert 0.7 < time.monotonic() - start_s < 2
+    assert sorted(ages_ms)[12] < 20
+    assert child.returncode is not None  # nothing is left behind
+
+
+def test_decodebin_decodes_a_file():
+    with open_source(f"gst:filesrc location={BIKES} ! decodebin") as source, open_source(BIKES) as clip:
+        assert np.abs(next(source).image.astype(int) - next(clip).image).mean() < 3
+
+
+def test_a_pipeline_that_stands_still_is_a_stall():
+    with open_source("gst:videotestsrc is-live=true", timeout_s=0.5) as source:
+        next(source)
+        os.kill(source._child.pid, signal.SIGSTOP)
+        start_s = time.monotonic()
+        with pytest.raises(SourceUnavailable, match="stalled: no frame within") as caught:
+            list(source)
+        assert time.monotonic() - start_s < 1.5
+    assert caught.value.kind == "stalled"
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "error", "message"),
+    [
+        ("videotestsrk", BadInput, 'no element "videotestsrk"'),
+        ("videotestsrc ! ! x", BadInput, "gst:videotestsrc ! ! x: "),
+        ("filesrc location='no", BadInput, "a quote is not closed"),
+        ("filesrc location=/no/such.mp4 ! decodebin", SourceUnavailable, "Could not open file|Resource not found"),
+    ],
+)
+def test_what_is_wrong_with_a_pipeline_is_said_in_one_line(pipeline, error, message):
+    with pytest.raises(error, match=message) as caught:
+        next(open_source(f"gst:{pipeline}", timeout_s=4))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_password_never_gets_into_the_process_list():
+    with pytest.raises(BadInput, match="would be seen in the process list") as caught:
+        open_source("gst:rtspsrc location=rtsp://u:canary99@h/x ! decodebin")
+    assert "canary" not in str(caught.value)
+
+
+def test_a_boards_camera_is_that_of_the_element_that_is_there(monkeypatch):
+    monkeypatch.setattr(launch, "has_element", lambda name: name == "nvarguscamerasrc")
+    assert launch.csi("//1").startswith("nvarguscamerasrc sensor-id=1 ! video/x-raw(memory:NVMM)")
+    monkeypatch.setattr(launch, "has_element", lambda name: name == "libcamerasrc")
+    assert launch.csi("//0") == "libcamerasrc ! video/x-raw"
+    monkeypatch.undo()
+    assert launch.has_element("videotestsrc")
+    with pytest.raises(Unavailable, match="needs GStreamer's nvarguscamerasrc"):
+        open_source("csi://0")
+    with pytest.raises(BadInput, match="expected csi://0"):
+        open_source("csi://front")
