@@ -1,12 +1,12 @@
-"""How well `edgecv calibrate` predicts the latency of networks that it has not seen: the zoo, at its paper sizes.
+"""How well `edgecv survey` predicts the latency of networks that it has not seen: the zoo, at its paper sizes.
 
     python benchmarks/device_cost.py export        the zoo as ONNX files, as edgecv deploys it, fresh weights
-    python benchmarks/device_cost.py calibrate     60 s for each backend and precision
+    python benchmarks/device_cost.py survey     60 s for each backend and precision
     python benchmarks/device_cost.py measure       one more round of real runs; stops after --seconds, goes on next time
     python benchmarks/device_cost.py layers        time single layers of some networks with OpenVINO's own profiler
     python benchmarks/device_cost.py table         benchmarks/results/device_cost.md
 
-Everything lies in --folder between the steps. Run calibrate and measure on an otherwise idle machine.
+Everything lies in --folder between the steps. Run survey and measure on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -22,37 +22,38 @@ import msgspec
 import numpy as np
 
 from edgecv import models, xray
-from edgecv.cost import calibration as calibrations
 from edgecv.cost import real
-from edgecv.cost.calibrate import calibrate, micro_kernels
-from edgecv.cost.calibration import Calibration
+from edgecv.cost import record as surveys
 from edgecv.cost.design import micro_networks
 from edgecv.cost.kernels import PRODUCTS, Kernel, kernels
 from edgecv.cost.predict import Prediction, predict
+from edgecv.cost.record import Survey
+from edgecv.cost.survey import micro_kernels
+from edgecv.cost.survey import survey as make_survey
 from edgecv_runtime.backends import Options
 
 PROFILED, PROFILE_RUNS = ("mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "vgg11"), 40
 PRODUCT_TYPES = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
 RESULTS = Path(__file__).parent / "results" / "device_cost.md"
 Round = tuple[float, float]  # fastest ms of a model, and of the reference network beside it
-Measured = dict[str, dict[str, list[Round]]]  # calibration's key -> model -> rounds
+Measured = dict[str, dict[str, list[Round]]]  # survey's key -> model -> rounds
 
 
 def main() -> None:
     """Run one step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["export", "calibrate", "measure", "layers", "table"])
+    parser.add_argument("step", choices=["export", "survey", "measure", "layers", "table"])
     parser.add_argument("--folder", type=Path, default=Path("runs/device-cost"))
     parser.add_argument("--seconds", type=float, default=3600, help="stop a step after so long")
-    parser.add_argument("--only", help="one calibration: 'openvino float32'")
+    parser.add_argument("--only", help="one survey: 'openvino float32'")
     parser.add_argument("--models", nargs="+", help="measure these only")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + given.seconds
     if given.step == "export":
         export(given.folder, end)
-    elif given.step == "calibrate":
-        run_calibrations(given.folder, end, given.only)
+    elif given.step == "survey":
+        run_surveys(given.folder, end, given.only)
     elif given.step == "measure":
         measure(given.folder, end, given.only, given.models)
     elif given.step == "layers":
@@ -70,12 +71,12 @@ def export(folder: Path, end: float) -> None:
             print(f"{name}: {path.stat().st_size / 1e6:.0f} MB", flush=True)
 
 
-def run_calibrations(folder: Path, end: float, only: str | None) -> None:
-    """Calibrate every backend and precision."""
-    for backend, precision in calibrations.runnable():
+def run_surveys(folder: Path, end: float, only: str | None) -> None:
+    """Survey every backend and precision."""
+    for backend, precision in surveys.runnable():
         if only in (None, f"{backend} {precision}") and time.monotonic() < end:
-            done = calibrate(backend, precision, progress=print)
-            calibrations.write(folder / f"{backend}-{precision}.json", [done])
+            done = make_survey(backend, precision, progress=print)
+            surveys.write(folder / f"{backend}-{precision}.json", [done])
             print(f"{done.key}: {len(done.timed)} networks, left-out error {done.error:.1%}", flush=True)
 
 
@@ -83,17 +84,17 @@ def measure(folder: Path, end: float, only: str | None, chosen: list[str] | None
     """Add a round to the models that have the fewest, until the time is over."""
     path = folder / "measured.json"
     found: Measured = msgspec.json.decode(path.read_bytes(), type=Measured) if path.exists() else {}
-    for calibration in calibrated(folder):
-        if only not in (None, calibration.key):
+    for survey in surveyed(folder):
+        if only not in (None, survey.key):
             continue
-        rounds = found.setdefault(calibration.key, {})
-        options = Options(precision=calibration.precision)
+        rounds = found.setdefault(survey.key, {})
+        options = Options(precision=survey.precision)
         files = [file for file in folder.glob("*.onnx") if chosen is None or file.stem in chosen]
         for file in sorted(files, key=lambda file: (len(rounds.get(file.stem, [])), file.stat().st_size)):
             if time.monotonic() > end:
                 break
-            rounds.setdefault(file.stem, []).append(real.file_ms(file, calibration.backend, options))
-            print(f"{calibration.key}: {file.stem} {rounds[file.stem][-1][0]:.2f} ms", flush=True)
+            rounds.setdefault(file.stem, []).append(real.file_ms(file, survey.backend, options))
+            print(f"{survey.key}: {file.stem} {rounds[file.stem][-1][0]:.2f} ms", flush=True)
             gc.collect()
             path.write_bytes(msgspec.json.encode(found))
 
@@ -120,15 +121,15 @@ def profile(folder: Path) -> None:
     (folder / "layers.json").write_bytes(msgspec.json.encode(found))
 
 
-def calibrated(folder: Path) -> list[Calibration]:
-    """The calibrations of this study."""
-    return [calibrations.read(path)[0] for path in sorted(folder.glob("*-*.json"))]
+def surveyed(folder: Path) -> list[Survey]:
+    """The surveys of this study."""
+    return [surveys.read(path)[0] for path in sorted(folder.glob("*-*.json"))]
 
 
 def write(folder: Path) -> None:
     """Write the tables."""
     found = msgspec.json.decode((folder / "measured.json").read_bytes(), type=Measured)
-    done = [calibration for calibration in calibrated(folder) if found.get(calibration.key)]
+    done = [survey for survey in surveyed(folder) if found.get(survey.key)]
     graphs = {name: xray.read(folder / f"{name}.onnx") for name in sorted({n for c in done for n in found[c.key]})}
     before = {name: xray.zoo(name) for name in graphs}
     machine = done[0].machine
@@ -145,8 +146,8 @@ def write(folder: Path) -> None:
         "",
         *summary(done, found, graphs, before),
     ]
-    for calibration in done:
-        lines += ["", *table(calibration, fastest(found[calibration.key]), graphs)]
+    for survey in done:
+        lines += ["", *table(survey, fastest(found[survey.key]), graphs)]
     with_layers = [each for each in done if each.key == "openvino float32"]
     if with_layers and (folder / "layers.json").exists():
         lines += ["", *layers(folder, with_layers[0], graphs)]
@@ -155,25 +156,25 @@ def write(folder: Path) -> None:
     print("\n".join(lines))
 
 
-def summary(done: list[Calibration], found: Measured, graphs: dict, before: dict) -> list[str]:
-    """One line for each calibration."""
+def summary(done: list[Survey], found: Measured, graphs: dict, before: dict) -> list[str]:
+    """One line for each survey."""
     lines = [
         "| backend, precision | models | mean absolute error | the same from PyTorch, before export | Kendall tau | "
-        "within 20 % | largest error | calibrated in | its own left-out error | GMAC/s | memory GB/s |",
+        "within 20 % | largest error | surveyed in | its own left-out error | GMAC/s | memory GB/s |",
         "| --- " + "| ---: " * 10 + "|",
     ]
-    for calibration in done:
-        times = fastest(found[calibration.key])
-        errors = {name: predict(graphs[name], calibration).ms / ms - 1 for name, ms in times.items()}
-        early = [abs(predict(before[name], calibration).ms / ms - 1) for name, ms in times.items()]
+    for survey in done:
+        times = fastest(found[survey.key])
+        errors = {name: predict(graphs[name], survey).ms / ms - 1 for name, ms in times.items()}
+        early = [abs(predict(before[name], survey).ms / ms - 1) for name, ms in times.items()]
         worst = max(errors, key=lambda name: abs(errors[name]))
         sizes = [abs(error) for error in errors.values()]
         ordered = kendall_tau([(1 + errors[name]) * times[name] for name in times], list(times.values()))
-        limits = calibration.limits
+        limits = survey.limits
         lines.append(
-            f"| {calibration.key} | {len(times)} | {statistics.mean(sizes):.1%} | {statistics.mean(early):.1%} "
+            f"| {survey.key} | {len(times)} | {statistics.mean(sizes):.1%} | {statistics.mean(early):.1%} "
             f"| {ordered:.3f} | {sum(size <= 0.2 for size in sizes)} | {errors[worst]:+.0%} ({worst}) "
-            f"| {calibration.seconds:.0f} s | {calibration.error:.1%} | {limits.gmacs_per_s:.0f} "
+            f"| {survey.seconds:.0f} s | {survey.error:.1%} | {limits.gmacs_per_s:.0f} "
             f"| {limits.memory_gb_per_s:.1f} |"
         )
     return lines
@@ -191,16 +192,16 @@ def kendall_tau(first: list[float], second: list[float]) -> float:
     return sum((product > 0) - (product < 0) for product in products) / len(pairs)
 
 
-def table(calibration: Calibration, times: dict[str, float], graphs: dict) -> list[str]:
+def table(survey: Survey, times: dict[str, float], graphs: dict) -> list[str]:
     """Every model: predicted, measured, and how near the limit."""
     lines = [
-        f"## {calibration.key}",
+        f"## {survey.key}",
         "",
         "| model | predicted ms | measured ms | error | limit ms | of the limit reached | most time in |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for name in sorted(times, key=lambda name: times[name]):
-        ms, found = times[name], predict(graphs[name], calibration)
+        ms, found = times[name], predict(graphs[name], survey)
         lines.append(
             f"| {name} | {found.ms:.2f} | {ms:.2f} | {found.ms / ms - 1:+.0%} | {found.limit_ms:.2f} "
             f"| {found.reached(ms):.0%} | {most(found)} |"
@@ -216,7 +217,7 @@ def most(found: Prediction) -> str:
     return ", ".join(f"{kind} {share:.0%}" for kind, share in sorted(sums.items(), key=lambda each: -each[1])[:3])
 
 
-def layers(folder: Path, calibration: Calibration, graphs: dict[str, xray.Graph]) -> list[str]:
+def layers(folder: Path, survey: Survey, graphs: dict[str, xray.Graph]) -> list[str]:
     """Predicted against profiled time of single products."""
     profiled = msgspec.json.decode((folder / "layers.json").read_bytes(), type=dict[str, list[float]])
     lines = [
@@ -230,7 +231,7 @@ def layers(folder: Path, calibration: Calibration, graphs: dict[str, xray.Graph]
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, times in profiled.items():
-        rows = [row for row in predict(graphs[name], calibration).kernels if row.kind in PRODUCTS]
+        rows = [row for row in predict(graphs[name], survey).kernels if row.kind in PRODUCTS]
         assert len(rows) == len(times), f"{name}: {len(rows)} kernels, {len(times)} profiled"
         off = sum(abs(row.ms - ms) for row, ms in zip(rows, times, strict=True)) / sum(times)
         lines.append(
@@ -240,18 +241,18 @@ def layers(folder: Path, calibration: Calibration, graphs: dict[str, xray.Graph]
     return lines
 
 
-def unseen(graphs: dict, done: list[Calibration]) -> list[str]:
+def unseen(graphs: dict, done: list[Survey]) -> list[str]:
     """How many of the zoo's products have the shape of a timed one."""
     backend = done[0].backend
     timed = {shape(kernel) for found in micro_kernels(backend, micro_networks()) for kernel in found}
     mine = [shape(kernel) for graph in graphs.values() for kernel in kernels(graph, backend) if kernel.macs]
     same = sum(each in timed for each in mine)
     return [
-        "## What the calibration has not seen",
+        "## What the survey has not seen",
         "",
         f"The zoo's {len(graphs)} networks have {len(mine)} products (convolutions, linear layers, matrix products) of "
         f"{len(set(mine))} shapes; {same} of them ({len({each for each in mine if each in timed})} shapes) have the "
-        "shape of one in the calibration's small networks.",
+        "shape of one in the survey's small networks.",
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import combinations
 from typing import Any, Literal
 
 import msgspec
@@ -160,6 +162,25 @@ class QuantizedTraining(Record, frozen=True):
 
 # Keys that came after the first versions: a training that leaves them at their default is the one that it was.
 _LATER = {"train": ("dice", "class_weights", "backbone_lr"), "augment": ("color", "mosaic")}
+
+
+def earlier(config: TrainConfig) -> dict[str, set[str | None]]:
+    """How a config was written, key by key as `repr`, when some of the later keys were not there yet."""
+    usual = TrainConfig()
+    found: dict[str, set[str | None]] = {
+        key: {None} for key in _LATER["train"] if getattr(config, key) == getattr(usual, key)
+    }
+    plain = msgspec.structs.asdict(config.augment)
+    unsaid = [key for key in _LATER["augment"] if plain[key] == getattr(usual.augment, key)]
+    lacking = [set(keys) for count in range(1, len(unsaid) + 1) for keys in combinations(unsaid, count)]
+    found["augment"] = {_written(config.augment, plain.keys() - keys) for keys in lacking}
+    return found
+
+
+def _written(record: Record, keys: Collection[str]) -> str:
+    """The `repr` of a record that has only these keys."""
+    fields = ", ".join(f"{key}={value!r}" for key, value in msgspec.structs.asdict(record).items() if key in keys)
+    return f"{type(record).__name__}({fields})"
 
 
 def as_before(config: TrainConfig | None) -> Any:

@@ -48,7 +48,7 @@ def adopt(
         import onnx  # noqa: F401
         import onnxslim  # noqa: F401
     except ImportError as exc:
-        raise Unavailable(f"this command needs {exc.name}: pip install onnx onnxslim") from exc
+        raise Unavailable(f"this command needs {exc.name}", extra="adopt") from exc
     from edgecv_export.adopt import adopt as adopted
     from edgecv_runtime import description, onnxfile
 

@@ -43,10 +43,14 @@ VERBS = {
         Verb(recipes.runs, "edgecv runs --prune"),
         Verb(recipes.models, "edgecv models"),
         Verb(inspect.inspect, "edgecv inspect mobilenet_v3_small --top 10", cost.DeviceCommand),
-        Verb(cost.calibrate, "edgecv calibrate --seconds 30 --out device.json"),
+        Verb(cost.survey, "edgecv survey --seconds 30 --out device.json"),
         Verb(device.doctor, "edgecv doctor"),
     ),
 }
+
+
+# Names of earlier versions, which no list shows.
+FORMER = (Verb(cost.calibrate, "edgecv survey"),)
 
 
 class Verbs(TyperGroup):
@@ -100,3 +104,5 @@ def options(
 for _verb in (verb for verbs in VERBS.values() for verb in verbs):
     # \b: as it stands, not wrapped
     app.command(cls=_verb.kind, epilog=f"\b\nExample:\n  {_verb.example}")(output.guarded(_verb.command))
+for _verb in FORMER:
+    app.command(hidden=True)(output.guarded(_verb.command))

@@ -1,4 +1,4 @@
-"""What a network costs on a device: calibrate, and what `inspect --device` adds. Neither needs torch."""
+"""What a network costs on a device: survey, and what `inspect --device` adds. Neither needs torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DeviceCommand(TyperCommand):
         return super().parse_args(ctx, filled)
 
 
-def calibrate(
+def survey(
     backend: Annotated[str, typer.Option("--backend", help="auto (every one that works), onnxruntime, ...")] = "auto",
     precision: Annotated[str, typer.Option("--precision", help="auto (every one), float32, bf16.")] = "auto",
     seconds: Annotated[float, typer.Option(help="At most, for each backend and precision.")] = 60.0,
@@ -39,9 +39,9 @@ def calibrate(
     json: bool = typer.Option(False, "--json", help="One JSON document on stdout."),
 ) -> None:
     """Measure what this machine does with each kind of layer, for `edgecv inspect --device`."""
-    from edgecv.cost import calibration as records
-    from edgecv.cost.calibrate import calibrate as run
+    from edgecv.cost import record as records
     from edgecv.cost.console import describe
+    from edgecv.cost.survey import survey as run
     from edgecv_runtime import files
 
     records.check_kept()  # minutes of measuring shall not end without a place for them
@@ -60,8 +60,20 @@ def calibrate(
         show_json(found)
 
 
+def calibrate(
+    backend: str = typer.Option("auto", "--backend"),
+    precision: str = typer.Option("auto", "--precision"),
+    seconds: float = 60.0,
+    out: Annotated[Path | None, typer.Option("--out")] = None,
+    json: bool = typer.Option(False, "--json"),
+) -> None:
+    """The name that `edgecv survey` had."""
+    say("'edgecv calibrate' is called 'edgecv survey' now: calibration is what int8 does with images")
+    survey(backend, precision, seconds, out, json)
+
+
 def _asked(backend: str, precision: str) -> list[tuple[str, Any]]:
-    """Which backends and precisions to calibrate."""
+    """Which backends and precisions to survey."""
     from edgecv_runtime import backends
 
     if backend != "auto":
@@ -76,22 +88,22 @@ def _asked(backend: str, precision: str) -> list[tuple[str, Any]]:
 
 
 def forecast(graph: Graph, device: str, what: str, variant: str, *, measure: bool) -> list[Forecast]:
-    """Predictions on a device, the fastest first; device: "here", or a file that `edgecv calibrate --out` wrote.
+    """Predictions on a device, the fastest first; device: "here", or a file that `edgecv survey --out` wrote.
 
     what, variant: what the graph was read from, for a real run.
     """
-    from edgecv.cost import calibration as records
     from edgecv.cost import real
+    from edgecv.cost import record as records
     from edgecv.cost.predict import Forecast, predict
 
     found = records.of_this_machine() if device == HERE else records.read(Path(device))
     forecasts = []
-    for calibration in found:
-        prediction = predict(graph, calibration)
+    for survey in found:
+        prediction = predict(graph, survey)
         ms, slower = real.evidence_ms(what, variant, prediction), None
         if measure:
             ms, reference_ms = real.measure_ms(graph, what, variant, prediction)
-            slower = reference_ms / calibration.reference_ms
+            slower = reference_ms / survey.reference_ms
         forecasts.append(Forecast(prediction, ms, prediction.reached(ms) if ms else None, slower))
     return sorted(forecasts, key=lambda each: each.prediction.ms)
 

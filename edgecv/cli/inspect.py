@@ -45,7 +45,7 @@ def inspect(
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option("--device", metavar="[FILE]", help="Predict latency: here, or on the device of a calibration."),
+        typer.Option("--device", metavar="[FILE]", help="Predict latency: here, or on a device that was surveyed."),
     ] = None,
     measure: Annotated[bool, typer.Option("--measure", help="With --device: also run it here.")] = False,
     json: Json = False,

@@ -157,12 +157,16 @@ def models(json: Json = False) -> None:
     table.columns[2].justify = table.columns[3].justify = "right"
     for spec in specs:
         cost = costs[spec.name]
-        weights = "\n".join(f"{row.name} {row.score_percent:.1f} %" for row in spec.weights)
+        of = "backbone " if spec.backbone else ""
+        weights = "\n".join(f"{of}{row.name} {row.score_percent:.1f} %" for row in spec.weights)
         size = "x".join(map(str, spec.size))
         cells = f"{spec.parameters:,}", count_text(cost.macs), size, field_text(cost.field), weights or "–"
         table.add_row(spec.name, spec.task, *cells)
     stdout.print(table, width=max(stdout.width, ZOO_COLUMNS), crop=False)
-    say("weights: published top-1 on ImageNet-1k, or mIoU on COCO val2017 (segmentation); --json has their sources")
+    say(
+        "weights: published top-1 on ImageNet-1k, or mIoU on COCO val2017 (segmentation); 'backbone': what a detector "
+        "starts from, as a classifier; --json has their sources"
+    )
 
 
 def _run(arguments: list[str], runs: Path, until: str) -> Built:

@@ -1,4 +1,4 @@
-"""The building blocks of the field, written into a small network a few times: what the calibration times."""
+"""The building blocks of the field, written into a small network a few times: what the survey times."""
 
 from __future__ import annotations
 

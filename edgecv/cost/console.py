@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgecv.cost.calibration import Calibration
 from edgecv.cost.measure import QUIET
 from edgecv.cost.predict import Forecast, KernelCost, Prediction
+from edgecv.cost.record import Survey
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +50,7 @@ def sentences(forecast: Forecast) -> list[str]:
     if forecast.slower is not None and not 1 / QUIET < forecast.slower < QUIET:
         lines.append(
             f"the machine is not as it was: a reference network takes {forecast.slower:.2f} times as long as at the "
-            "calibration; close what else runs, or calibrate again"
+            "survey; close what else runs, or survey again"
         )
     if prediction.unknown:
         names = ", ".join(f"{count} {op}" for op, count in sorted(prediction.unknown.items()))
@@ -58,13 +58,13 @@ def sentences(forecast: Forecast) -> list[str]:
     return lines
 
 
-def describe(calibration: Calibration) -> str:
-    """One line on a calibration."""
-    limits = calibration.limits
+def describe(survey: Survey) -> str:
+    """One line on a survey."""
+    limits = survey.limits
     return (
-        f"{calibration.key}: {limits.gmacs_per_s:.0f} GMAC/s, weights from memory at {limits.memory_gb_per_s:.1f} "
-        f"GB/s, activations at {limits.cache_gb_per_s:.0f} GB/s; {len(calibration.timed)} small networks in "
-        f"{calibration.seconds:.0f} s, left-out error {calibration.error:.0%}"
+        f"{survey.key}: {limits.gmacs_per_s:.0f} GMAC/s, weights from memory at {limits.memory_gb_per_s:.1f} "
+        f"GB/s, activations at {limits.cache_gb_per_s:.0f} GB/s; {len(survey.timed)} small networks in "
+        f"{survey.seconds:.0f} s, left-out error {survey.error:.0%}"
     )
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv.cost.calibration import Limits
 from edgecv.cost.kernels import PRODUCTS, Kernel
 from edgecv.cost.model import RUN, quantities
+from edgecv.cost.record import Limits
 
 Array = NDArray[np.float64]
 FOLDS = 8

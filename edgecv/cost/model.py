@@ -1,7 +1,7 @@
 """The cost model: a network's time is a sum of non-negative costs, found by non-negative least squares.
 
 Each kernel has quantities (its features: one dispatch, MACs, numbers written, ...), each quantity has a cost in
-microseconds per unit that the calibration finds. All quantities grow with channels and places, and no cost is negative:
+microseconds per unit that the survey finds. All quantities grow with channels and places, and no cost is negative:
 so a larger layer of a kind never costs less. Unlike a table of timed layers this adds up: the time of a network is the
 sum over its kernels, and every timed small network is one equation.
 """

@@ -1,4 +1,4 @@
-"""Predict what a network costs on a calibrated device, layer by layer, and how near the hardware's limit that is."""
+"""Predict what a network costs on a surveyed device, layer by layer, and how near the hardware's limit that is."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Literal
 
 import msgspec
 
-from edgecv.cost.calibration import Calibration, Limits
 from edgecv.cost.kernels import Kernel, kernels
 from edgecv.cost.model import RUN, quantities
+from edgecv.cost.record import Limits, Survey
 from edgecv.xray.graph import WEIGHTED, Graph, Layer
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.manifest import Precision
@@ -39,7 +39,7 @@ class KernelCost(Record, frozen=True):
 class Prediction(Record, frozen=True):
     """What a network costs on a device, at batch 1.
 
-    machine: its short name. error: the calibration's own leave-out error. limit_ms: sum of the kernels' limits.
+    machine: its short name. error: the survey's own leave-out error. limit_ms: sum of the kernels' limits.
     unknown: operations without a rule, and how many; they are costed by the bytes that they move.
     kernels: in the order in which they run; what the run itself costs is in none of them.
     """
@@ -62,7 +62,7 @@ class Prediction(Record, frozen=True):
 class Forecast(Record, frozen=True):
     """A prediction, and a real run if there was one: its time and the fraction of the hardware's limit it reached.
 
-    slower: how many times as long the reference network took beside the real run as at the calibration.
+    slower: how many times as long the reference network took beside the real run as at the survey.
     """
 
     prediction: Prediction
@@ -71,28 +71,28 @@ class Forecast(Record, frozen=True):
     slower: float | None = None
 
 
-def predict(graph: Graph, calibration: Calibration) -> Prediction:
-    """Predict a network's latency on a calibrated device.
+def predict(graph: Graph, survey: Survey) -> Prediction:
+    """Predict a network's latency on a surveyed device.
 
     A network of pictures read from PyTorch is predicted as edgecv deploys it: with the cast, transposition and
     normalization of uint8 frames before it. A kernel never takes less than the hardware's limit.
     Raises BadInput for a quantized network.
     """
     if any(_is_quantized(layer, graph) for layer in graph.layers):
-        raise BadInput(f"{graph.name} is quantized; calibrations are of float networks: give its float32 variant")
-    found = kernels(graph, calibration.backend)
+        raise BadInput(f"{graph.name} is quantized; surveys are of float networks: give its float32 variant")
+    found = kernels(graph, survey.backend)
     if graph.source == "torch" and len(graph.tensors[graph.inputs[0]].shape) == 4:
         found = [*_frames(graph), *found]
-    limits, costs = calibration.limits, calibration.costs
+    limits, costs = survey.limits, survey.costs
     far = limits.far_share(sum(kernel.weight_bytes for kernel in found))
     rows = [_row(kernel, costs, limits, far) for kernel in found]
     total = costs.get(RUN, 0.0) / 1e3 + sum(row.ms for row in rows)
     return Prediction(
         name=graph.name,
-        machine=calibration.machine.key,
-        backend=calibration.backend,
-        precision=calibration.precision,
-        error=calibration.error,
+        machine=survey.machine.key,
+        backend=survey.backend,
+        precision=survey.precision,
+        error=survey.error,
         ms=total,
         limit_ms=sum(row.limit_ms for row in rows),
         unknown=dict(Counter(op for kernel in found for op in kernel.unknown)),

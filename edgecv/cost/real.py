@@ -41,7 +41,7 @@ def measure_ms(graph: Graph, what: str, variant: str, prediction: Prediction) ->
     Raises BadInput when the prediction is for another machine.
     """
     if prediction.machine != machine.this().key:
-        raise BadInput(f"--measure runs here, on {machine.this().key}; the calibration is of {prediction.machine}")
+        raise BadInput(f"--measure runs here, on {machine.this().key}; the survey is of {prediction.machine}")
     options = Options(precision=prediction.precision)
     shapes = {name: graph.tensors[name].shape for name in graph.inputs}
     if is_bundle(what):

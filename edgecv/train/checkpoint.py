@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,12 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
         file.write(data)
 
 
-def load(path: Path, run: Mapping[str, str]) -> dict[str, Any]:
+def load(
+    path: Path, run: Mapping[str, str], earlier: Mapping[str, Collection[str | None]] | None = None
+) -> dict[str, Any]:
     """Read a checkpoint that was saved with the same `run` (what identifies config, data and model).
+
+    earlier: what else stood for the same under a name, or None where the name was not there yet.
 
     Raises CheckpointError when it is damaged or belongs to another run; the message says what differs.
     """
@@ -54,7 +58,8 @@ def load(path: Path, run: Mapping[str, str]) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError) as exc:
         raise CheckpointError(f"{path}: cannot be loaded safely by this version of torch; {_CURE}") from exc
     saved: dict[str, str] = state["run"]
-    differing = [name for name in sorted({*saved, *run}) if saved.get(name) != run.get(name)]
+    same = {name: {run.get(name), *(earlier or {}).get(name, ())} for name in {*saved, *run}}
+    differing = [name for name in sorted(same) if saved.get(name) not in same[name]]
     if differing:
         told = "; ".join(f"{name} was {_short(saved.get(name))}, is {_short(run.get(name))}" for name in differing)
         raise CheckpointError(f"{path}: belongs to another run: {told}; {_CURE}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from edgecv import tasks
 from edgecv.data import Dataset, Images, cached
-from edgecv.recipe_train import TrainConfig
+from edgecv.recipe_train import TrainConfig, earlier
 from edgecv.tasks import Training
 from edgecv.tasks.augment import training_view
 from edgecv.train import checkpoint, curves, memory
@@ -89,7 +89,7 @@ def fit(
     files.sweep(folder)
     run = _identity(model, dataset, preprocess, normalization, config)
     saved = folder / CHECKPOINT
-    state = checkpoint.load(saved, run) if resume and saved.exists() else None
+    state = checkpoint.load(saved, run, earlier(config)) if resume and saved.exists() else None
 
     decoded = folder / "decoded" if decoded is None else Path(decoded)
     task = tasks.training(dataset, config, preprocess.size)

@@ -1,4 +1,4 @@
-"""Calibrating, remembering, predicting, and the command line, on a budget of seconds."""
+"""surveying, remembering, predicting, and the command line, on a budget of seconds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from edgecv import xray
 from edgecv.cli.app import app
-from edgecv.cost import calibration as records
 from edgecv.cost import real
-from edgecv.cost.calibrate import calibrate
-from edgecv.cost.calibration import Calibration, Limits
+from edgecv.cost import record as records
 from edgecv.cost.net import Net
 from edgecv.cost.predict import FRAMES, predict
+from edgecv.cost.record import Limits, Survey
+from edgecv.cost.survey import survey
 from edgecv_runtime import backends, files, install, machine, onnxfile
 from edgecv_runtime.errors import BackendUnavailable, BadInput, Unavailable
 
@@ -33,9 +33,9 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def quick() -> Calibration:
-    """A calibration of about two seconds."""
-    return calibrate("onnxruntime", seconds=2)
+def quick() -> Survey:
+    """A survey of about two seconds."""
+    return survey("onnxruntime", seconds=2)
 
 
 @pytest.fixture
@@ -49,17 +49,15 @@ def model(tmp_path) -> Path:
     return path
 
 
-def known(**changes: object) -> Calibration:
+def known(**changes: object) -> Survey:
     """A machine of which everything is known: 100 GMAC/s, 10 and 50 GB/s, 5 us for a pointwise kernel."""
     limits = Limits(100.0, 10.0, 50.0, 1_000_000, 2_000_000)
     costs = {"run": 7.0, "pointwise: dispatch": 5.0, "pointwise: MACs": 10.0}
-    calibration = Calibration(
-        machine.this(), "onnxruntime", {"onnxruntime": "1"}, "float32", costs, limits, 0.1, 1.0, 0.5, ()
-    )
-    return msgspec.structs.replace(calibration, **changes)
+    survey = Survey(machine.this(), "onnxruntime", {"onnxruntime": "1"}, "float32", costs, limits, 0.1, 1.0, 0.5, ())
+    return msgspec.structs.replace(survey, **changes)
 
 
-def test_a_calibration_in_two_seconds(quick):
+def test_a_survey_in_two_seconds(quick):
     assert quick.machine == machine.this()
     assert len(quick.timed) >= 10
     assert all(timed.ms > 0 for timed in quick.timed)
@@ -75,39 +73,39 @@ def test_written_and_read_again(quick, tmp_path):
 
 
 def test_remembered_for_this_hardware_only(quick, monkeypatch):
-    with pytest.raises(Unavailable, match="run 'edgecv calibrate'"):
+    with pytest.raises(Unavailable, match="run 'edgecv survey'"):
         records.of_this_machine()
     records.remember(quick)
     assert records.of_this_machine() == (quick,)
     other = msgspec.structs.replace(machine.this(), cpu="another")
     monkeypatch.setattr(machine, "this", lambda: other)
-    with pytest.raises(Unavailable, match="not calibrated"):
+    with pytest.raises(Unavailable, match="not surveyed"):
         records.of_this_machine()
 
 
-def test_a_damaged_calibration_says_how_to_replace_it(quick, cache, model):
+def test_a_damaged_survey_says_how_to_replace_it(quick, cache, model):
     records.remember(quick)
-    (path,) = (cache / "calibrations").iterdir()
-    path.write_text('{"calibrations": [')
+    (path,) = (cache / "surveys").iterdir()
+    path.write_text('{"surveys": [')
     done = runner.invoke(app, ["inspect", str(model), "--device"])
     assert done.exit_code == 2
-    assert "edgecv calibrate --backend onnxruntime" in done.stderr
+    assert "edgecv survey --backend onnxruntime" in done.stderr
     records.remember(quick)
     assert records.of_this_machine() == (quick,)
 
 
-def test_a_damaged_calibration_does_not_take_the_others_with_it(quick, cache, model):
+def test_a_damaged_survey_does_not_take_the_others_with_it(quick, cache, model):
     versions = backends.available()
     for name in ("openvino", "onnxruntime"):
         records.remember(msgspec.structs.replace(quick, backend=name, versions=versions[name]))
         if name == "openvino":
-            (path,) = (cache / "calibrations").iterdir()
-            path.write_text('{"calibrations": [')
+            (path,) = (cache / "surveys").iterdir()
+            path.write_text('{"surveys": [')
     done = runner.invoke(app, ["inspect", str(model), "--device", "--json"])
     assert done.exit_code == 0, done.stderr
     assert [each["prediction"]["backend"] for each in json.loads(done.stdout)["device"]] == ["onnxruntime"]
     assert "left out" in done.stderr
-    assert "edgecv calibrate --backend openvino" in done.stderr
+    assert "edgecv survey --backend openvino" in done.stderr
 
 
 def test_prediction_by_hand(tmp_path):
@@ -146,20 +144,20 @@ def test_shares_add_up_and_frames_stand_before_a_network_of_the_zoo(quick):
         ("/proc/nowhere/here.json", 3, "cannot be written: No such file or directory; name another place"),
     ],
 )
-def test_calibrate_measures_nothing_for_a_file_that_cannot_be_written(tmp_path, monkeypatch, place, code, said):
-    monkeypatch.setattr("edgecv.cost.calibrate.calibrate", lambda *_, **__: pytest.fail("it measures"))
+def test_survey_measures_nothing_for_a_file_that_cannot_be_written(tmp_path, monkeypatch, place, code, said):
+    monkeypatch.setattr("edgecv.cost.survey.survey", lambda *_, **__: pytest.fail("it measures"))
     (tmp_path / "file").touch()
-    done = runner.invoke(app, ["calibrate", "--out", str(tmp_path / place)])
+    done = runner.invoke(app, ["survey", "--out", str(tmp_path / place)])
     assert done.exit_code == code
     (line,) = done.stderr.splitlines()
     assert said in line
     assert sorted({path.name for path in tmp_path.iterdir()} - {"cache"}) == ["file"]
 
 
-def test_calibrate_measures_nothing_where_it_cannot_keep_it(tmp_path, monkeypatch):
+def test_survey_measures_nothing_where_it_cannot_keep_it(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("EDGECV_CACHE", str(tmp_path / "file"))
-    done = runner.invoke(app, ["calibrate", "--seconds", "600"])
+    done = runner.invoke(app, ["survey", "--seconds", "600"])
     assert done.exit_code == 3
     assert "set EDGECV_CACHE to one that can be written" in done.output
 
@@ -195,7 +193,7 @@ def test_an_int8_file_of_our_own_is_refused(tmp_path):
 
 def test_the_commands(model, tmp_path):
     out = tmp_path / "here.json"
-    done = runner.invoke(app, ["calibrate", "--backend", "onnxruntime", "--seconds", "1", "--out", str(out), "--json"])
+    done = runner.invoke(app, ["survey", "--backend", "onnxruntime", "--seconds", "1", "--out", str(out), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)[0]["backend"] == "onnxruntime"
     for device in (["--device"], ["--device", str(out)]):
@@ -250,18 +248,18 @@ def test_a_model_of_the_zoo_is_exported_at_the_size_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["inspect", "MODEL", "--device"], 3, "run 'edgecv calibrate'"),
+        (["inspect", "MODEL", "--device"], 3, "run 'edgecv survey'"),
         (["inspect", "MODEL", "--device", "missing.json"], 2, "missing.json: No such file"),
         (["inspect", "MODEL", "--device", "BROKEN"], 2, "not valid JSON"),
         (["inspect", "MODEL", "--measure"], 2, "give --device too"),
-        (["calibrate", "--backend", "onxruntime"], 2, "did you mean 'onnxruntime'"),
-        (["calibrate", "--backend", "onnxruntime", "--precision", "fp4"], 2, "no precision 'fp4'"),
-        (["calibrate", "--backend", "onnxruntime", "--seconds", "0"], 2, "seconds must be positive"),
+        (["survey", "--backend", "onxruntime"], 2, "did you mean 'onnxruntime'"),
+        (["survey", "--backend", "onnxruntime", "--precision", "fp4"], 2, "no precision 'fp4'"),
+        (["survey", "--backend", "onnxruntime", "--seconds", "0"], 2, "seconds must be positive"),
     ],
 )
 def test_bad_input(model, tmp_path, arguments, code, words):
     broken = tmp_path / "broken.json"
-    broken.write_text('{"calibrations": [')
+    broken.write_text('{"surveys": [')
     names = {"MODEL": str(model), "BROKEN": str(broken)}
     done = runner.invoke(app, [names.get(each, each) for each in arguments])
     assert done.exit_code == code
@@ -272,7 +270,7 @@ def test_bad_input(model, tmp_path, arguments, code, words):
 def test_a_folder_that_cannot_be_written_is_said_before_anything_is_measured(monkeypatch):
     # whoever runs the tests may write everywhere
     monkeypatch.setattr(files, "_temporary", lambda _: Path("/proc/nothing"))
-    done = runner.invoke(app, ["calibrate", "--backend", "onnxruntime", "--seconds", "0"])
+    done = runner.invoke(app, ["survey", "--backend", "onnxruntime", "--seconds", "0"])
     assert done.exit_code == 3
     said = " ".join(done.stderr.split())
     assert "cannot be written: No such file or directory; set EDGECV_CACHE" in said
@@ -292,8 +290,8 @@ def test_another_machine_is_predicted_by_file_and_never_measured(model, tmp_path
 def test_a_file_of_another_schema_or_of_nothing_is_refused(tmp_path):
     path = tmp_path / "old.json"
     for content, words in (
-        ('{"calibrations": [], "schema": 9}', "schema 9"),
-        ('{"calibrations": []}', "no calibration"),
+        ('{"surveys": [], "schema": 9}', "schema 9"),
+        ('{"surveys": []}', "no survey"),
     ):
         path.write_text(content)
         with pytest.raises(BadInput, match=words):
@@ -307,14 +305,14 @@ def test_a_backend_that_is_not_installed(monkeypatch):
         raise BackendUnavailable("backend 'openvino' is not installed", extra="openvino")
 
     monkeypatch.setattr(get("openvino"), "probe", staticmethod(missing))
-    done = runner.invoke(app, ["calibrate", "--backend", "openvino"])
+    done = runner.invoke(app, ["survey", "--backend", "openvino"])
     assert done.exit_code == 3
     assert f"is not installed: {install.command('openvino')}" in done.stderr
 
 
 @pytest.mark.parametrize(("errors", "runs"), [((5.43, 0.2), 2), ((0.2,), 1), ((5.43, 5.43), 2)])
-def test_a_calibration_that_contradicts_itself_is_repeated_and_then_refused(errors, runs, quick, monkeypatch):
-    import edgecv.cost.calibrate as module
+def test_a_survey_that_contradicts_itself_is_repeated_and_then_refused(errors, runs, quick, monkeypatch):
+    import edgecv.cost.survey as module
     from edgecv_runtime.errors import ComputationError
 
     asked: list[float] = []
@@ -326,7 +324,7 @@ def test_a_calibration_that_contradicts_itself_is_repeated_and_then_refused(erro
     monkeypatch.setattr(module, "_measured", measured)
     if errors[-1] > 1:
         with pytest.raises(ComputationError, match="left-out error is 543%, also when measured again"):
-            module.calibrate("onnxruntime")
+            module.survey("onnxruntime")
     else:
-        assert module.calibrate("onnxruntime").error == errors[-1]
+        assert module.survey("onnxruntime").error == errors[-1]
     assert len(asked) == runs

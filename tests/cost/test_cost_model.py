@@ -10,10 +10,10 @@ import pytest
 
 from edgecv import xray
 from edgecv.cost import design, fit
-from edgecv.cost.calibrate import micro_kernels
-from edgecv.cost.calibration import Limits
 from edgecv.cost.kernels import Kernel
 from edgecv.cost.model import RUN, quantities
+from edgecv.cost.record import Limits
+from edgecv.cost.survey import micro_kernels
 from edgecv.xray.graph import CONVOLUTIONS
 
 GMACS, MEMORY_GB, DISPATCH_US = 80.0, 12.0, 3.0

@@ -45,7 +45,7 @@ STAND_INS = (
     ),
     (r"(edgecv bench \S+)", r"\1 --seconds 0.05 --rounds 2"),
     (r"(edgecv quantize \S+ --data [^#\n]*)", r"\1 --images 16 --check-images 16 --budget-s 5"),
-    (r"edgecv calibrate", "edgecv calibrate --backend onnxruntime --precision float32 --seconds 3"),
+    (r"edgecv survey", "edgecv survey --backend onnxruntime --precision float32 --seconds 3"),
     (r"(edgecv tune \S+)", r"\1 --backend onnxruntime --precision float32"),
 )
 RUN = [snippet for snippet in SNIPPETS if snippet.language and not snippet.not_run]

@@ -1,7 +1,9 @@
 """A run can be ended at any moment and goes on as if nothing had happened; a bad or foreign checkpoint is refused."""
 
+import io
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -256,6 +258,25 @@ def test_any_truncation_is_noticed(saved, tmp_path, data):
 class Evil:
     def __reduce__(self):
         return os.mkdir, ("owned",)
+
+
+def test_a_training_begun_before_there_were_later_keys_goes_on(tmp_path):
+    """As the first version wrote its settings; a key that is used is another run."""
+    config = TrainConfig(epochs=2, batch=64)
+    train(tmp_path, config)
+    path = tmp_path / "checkpoint.edgecv"
+    head = len(checkpoint._MAGIC) + 65
+    state = torch.load(io.BytesIO(path.read_bytes()[head:]), weights_only=True)
+    for key in ("dice", "class_weights", "backbone_lr"):
+        del state["run"][key]
+    state["run"]["augment"] = re.sub(r", (color|mosaic)=[^,)]*", "", state["run"]["augment"])
+    assert "color" not in state["run"]["augment"]
+    checkpoint.save(path, state)
+    assert train(tmp_path, config).epochs == 2
+    for other in ({"augment": Augment(color=0.1)}, {"dice": 1}):
+        changed = TrainConfig(epochs=2, batch=64, **other)
+        with pytest.raises(CheckpointError, match="belongs to another run"):
+            train(tmp_path, changed)
 
 
 def test_a_checkpoint_runs_no_code(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Calibrate: time small networks on a backend of this machine and find what its kernels cost."""
+"""Survey: time small networks on a backend of this machine and find what its kernels cost."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from edgecv.cost import fit, measure
-from edgecv.cost.calibration import Calibration, Timed
 from edgecv.cost.design import Micro, micro_networks
 from edgecv.cost.kernels import Kernel, kernels
+from edgecv.cost.record import Survey, Timed
 from edgecv_runtime import machine
 from edgecv_runtime.backends import Options, get
 from edgecv_runtime.errors import BadInput, ComputationError, Unavailable
@@ -34,13 +34,13 @@ class Sample:
     ms: float
 
 
-def calibrate(
+def survey(
     backend: str,
     precision: Precision = "float32",
     *,
     seconds: float = SECONDS,
     progress: Callable[[str], None] = lambda _: None,
-) -> Calibration:
+) -> Survey:
     """Measure what this machine does with each kind of layer on a backend.
 
     seconds: at most; with fewer, fewer networks are timed (but FEWEST) and the prediction is coarser. A measurement
@@ -61,22 +61,22 @@ def calibrate(
     if _is_coarse(done):
         raise ComputationError(
             f"{done.key}: its left-out error is {done.error:.0%}, also when measured again: something else uses this "
-            "machine, and no calibration is kept; calibrate when it is quiet, or with more --seconds"
+            "machine, and no survey is kept; survey when it is quiet, or with more --seconds"
         )
     return done
 
 
-def _is_coarse(found: Calibration) -> bool:
+def _is_coarse(found: Survey) -> bool:
     return found.error > COARSE and len(found.timed) >= ENOUGH
 
 
 def _measured(
     backend: str, versions: dict[str, str], precision: Precision, seconds: float, progress: Callable[[str], None]
-) -> Calibration:
+) -> Survey:
     start = time.perf_counter()
     samples, reference_ms = time_networks(backend, precision, micro_networks(), start + TIMING * seconds, progress)
     found = fit.fit([sample.kernels for sample in samples], [sample.ms for sample in samples])
-    return Calibration(
+    return Survey(
         machine=machine.this(),
         backend=backend,
         versions=versions,
@@ -113,7 +113,7 @@ def time_networks(
     try:
         from edgecv.xray import from_onnx
     except ModuleNotFoundError as exc:
-        raise Unavailable(f"calibrating needs {exc.name}: pip install {exc.name}") from exc
+        raise Unavailable(f"surveying needs {exc.name}: pip install {exc.name}") from exc
     options = Options(precision=precision)
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory(prefix="edgecv-") as name:

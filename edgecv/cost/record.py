@@ -1,4 +1,4 @@
-"""What a calibration found, as a record: written and read as a file, and remembered for this hardware."""
+"""What a survey found, as a record: written and read as a file, and remembered for this hardware."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Limits(Record, frozen=True):
         return min(1.0, max(0.0, (weight_bytes - self.weights_near) / (self.weights_far - self.weights_near)))
 
 
-class Calibration(Record, frozen=True):
+class Survey(Record, frozen=True):
     """What a backend costs on a machine in one precision.
 
     costs: microseconds per unit of each quantity (model.quantities). error: mean absolute relative error of the
@@ -73,68 +73,68 @@ class Calibration(Record, frozen=True):
         return f"{self.backend} {self.precision}"
 
 
-class Calibrations(Record, frozen=True):
-    """A file of calibrations."""
+class Surveys(Record, frozen=True):
+    """A file of surveys."""
 
-    calibrations: tuple[Calibration, ...]
+    surveys: tuple[Survey, ...] = msgspec.field(name="calibrations")  # as files of earlier versions have it
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
-            raise BadInput(f"schema {self.schema} is not {SCHEMA}: calibrate again with this version of edgecv")
-        if not self.calibrations:
-            raise BadInput("it holds no calibration")
+            raise BadInput(f"schema {self.schema} is not {SCHEMA}: survey again with this version of edgecv")
+        if not self.surveys:
+            raise BadInput("it holds no survey")
 
 
-def write(path: Path, found: Iterable[Calibration]) -> None:
-    """Write calibrations as a file that another machine can read."""
-    files.write(path, records.encode(Calibrations(tuple(found))))
+def write(path: Path, found: Iterable[Survey]) -> None:
+    """Write surveys as a file that another machine can read."""
+    files.write(path, records.encode(Surveys(tuple(found))))
 
 
-def read(path: Path) -> tuple[Calibration, ...]:
-    """Read a file of calibrations; raises BadInput when it is none."""
+def read(path: Path) -> tuple[Survey, ...]:
+    """Read a file of surveys; raises BadInput when it is none."""
     try:
         content = path.read_bytes()
     except OSError as exc:
-        raise BadInput(f"{path}: {exc.strerror}; expected a file that 'edgecv calibrate --out' wrote") from exc
-    return records.decode(content, Calibrations, str(path)).calibrations
+        raise BadInput(f"{path}: {exc.strerror}; expected a file that 'edgecv survey --out' wrote") from exc
+    return records.decode(content, Surveys, str(path)).surveys
 
 
-def remember(calibration: Calibration) -> None:
-    """Keep a calibration for this hardware, backend version and precision."""
-    write(_place(calibration.backend, calibration.precision, calibration.versions), [calibration])
+def remember(survey: Survey) -> None:
+    """Keep a survey for this hardware, backend version and precision."""
+    write(_place(survey.backend, survey.precision, survey.versions), [survey])
 
 
-def remembered(backend: str, precision: Precision) -> Calibration | None:
-    """This machine's calibration of a backend that works here, or None; raises BadInput when the file is damaged."""
+def remembered(backend: str, precision: Precision) -> Survey | None:
+    """This machine's survey of a backend that works here, or None; raises BadInput when the file is damaged."""
     path = _place(backend, precision, get(backend).probe())
     try:
         return read(path)[0] if path.is_file() else None
     except BadInput as exc:
-        raise BadInput(f"{exc}; it is replaced by: edgecv calibrate --backend {backend}") from exc
+        raise BadInput(f"{exc}; it is replaced by: edgecv survey --backend {backend}") from exc
 
 
-def of_this_machine() -> tuple[Calibration, ...]:
-    """All calibrations of this machine; a damaged one is said and left out.
+def of_this_machine() -> tuple[Survey, ...]:
+    """All surveys of this machine; a damaged one is said and left out.
 
     Raises Unavailable with the cure when there is none, and BadInput when all that there are is damaged.
     """
     found, damaged = [], []
     for name, precision in runnable():
         try:
-            calibration = remembered(name, precision)
+            survey = remembered(name, precision)
         except BadInput as exc:
             damaged.append(exc)
             continue
-        if calibration is not None:
-            found.append(calibration)
+        if survey is not None:
+            found.append(survey)
     if damaged and not found:
         raise damaged[0]
     for problem in damaged:
         log.warning("left out: %s", problem)
     if not found:
         raise Unavailable(
-            "this machine is not calibrated: run 'edgecv calibrate' here, or name another machine's file with --device"
+            "this machine is not surveyed: run 'edgecv survey' here, or name another machine's file with --device"
         )
     return tuple(found)
 
@@ -147,17 +147,15 @@ def runnable() -> list[tuple[str, Precision]]:
 
 
 def folder() -> Path:
-    """Where this machine's calibrations are kept; raises Unavailable, with the cure, where it cannot be made."""
+    """Where this machine's surveys are kept; raises Unavailable, with the cure, where it cannot be made."""
     try:
         return files.cache_folder("calibrations")
     except OSError as exc:
-        raise Unavailable(
-            f"no folder to keep calibrations in: {exc}; set EDGECV_CACHE to one that can be written"
-        ) from exc
+        raise Unavailable(f"no folder to keep surveys in: {exc}; set EDGECV_CACHE to one that can be written") from exc
 
 
 def check_kept() -> None:
-    """Raise Unavailable, with the cure, where no calibration could be kept."""
+    """Raise Unavailable, with the cure, where no survey could be kept."""
     try:
         files.check_replaceable(folder() / "any.json")
     except OSError as exc:
