@@ -18,39 +18,40 @@ gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402  # versions are chosen before the import
 
 TO_UNITS = (
-    'filesrc location="{clip}" ! qtdemux ! h264parse config-interval=-1 '
-    "! video/x-h264,stream-format=byte-stream,alignment=au ! appsink name=units sync=false"
+    'filesrc location="{clip}" ! qtdemux ! {codec}parse config-interval=-1 '
+    "! video/x-{codec},stream-format=byte-stream,alignment=au ! appsink name=units sync=false"
 )
 TO_RTP = (
-    "( appsrc name=units is-live=true format=time caps=video/x-h264,stream-format=byte-stream,alignment=au "
-    "! h264parse ! rtph264pay name=pay0 pt=96 config-interval=-1 )"
+    "( appsrc name=units is-live=true format=time caps=video/x-{codec},stream-format=byte-stream,alignment=au "
+    "! {codec}parse ! rtp{codec}pay name=pay0 pt=96 config-interval=-1 )"
 )
 
 
-def units_of(clip):
-    """[(bytes, presentation time, duration)] of each H.264 access unit; times in nanoseconds."""
-    pipeline = Gst.parse_launch(TO_UNITS.format(clip=clip))
+def units_of(clip, codec):
+    """[(bytes, presentation time, duration)] of each access unit; times in nanoseconds."""
+    pipeline = Gst.parse_launch(TO_UNITS.format(clip=clip, codec=codec))
     pipeline.set_state(Gst.State.PLAYING)
     sink = pipeline.get_by_name("units")
     buffers = [sample.get_buffer() for sample in iter(lambda: sink.emit("pull-sample"), None)]
     units = [(buffer.extract_dup(0, buffer.get_size()), buffer.pts, buffer.duration) for buffer in buffers]
     pipeline.set_state(Gst.State.NULL)
     if not units:
-        sys.exit(f"no H.264 in {clip}")
+        sys.exit(f"no {codec} in {clip}")
     return units
 
 
 class Camera(GstRtspServer.RTSPMediaFactory):
     """The clip for ever (or `frames` units), one access unit each frame time; all clients see the same picture."""
 
-    def __init__(self, clip, frames):
+    def __init__(self, clip, codec, frames):
         super().__init__()
-        self.units = units_of(clip)
+        self.codec = codec
+        self.units = units_of(clip, codec)
         self.frames = frames
         self.set_shared(True)
 
     def do_create_element(self, _url):
-        media = Gst.parse_launch(TO_RTP)
+        media = Gst.parse_launch(TO_RTP.format(codec=self.codec))
         source = media.get_by_name("units")
         length = sum(duration for _, _, duration in self.units)
         turns = ((turn * length, unit) for turn in itertools.count() for unit in self.units)
@@ -85,6 +86,7 @@ def protect(server, camera, user, password):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--clip", required=True)
+    parser.add_argument("--codec", default="h264", choices=("h264", "h265"))
     parser.add_argument("--frames", type=int)
     parser.add_argument("--udp-only", action="store_true")
     parser.add_argument("--user")
@@ -95,7 +97,7 @@ def main():
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
     server.set_service("0")  # any free port
-    camera = Camera(options.clip, options.frames)
+    camera = Camera(options.clip, options.codec, options.frames)
     if options.udp_only:
         camera.set_protocols(GstRtsp.RTSPLowerTrans.UDP)
     if options.user:

@@ -88,7 +88,9 @@ class RtspServer:
     """GStreamer's RTSP server in a process of its own."""
 
     def __init__(self, clip=BIKES, user=None, password="", frames=None, udp_only=False):
-        command = ["/usr/bin/python3", str(SERVER), "--clip", str(clip)]
+        with av.open(str(clip)) as container:
+            codec = {"h264": "h264", "hevc": "h265"}[container.streams.video[0].codec_context.name]
+        command = ["/usr/bin/python3", str(SERVER), "--clip", str(clip), "--codec", codec]
         command += ["--user", user, "--password", password] if user else []
         command += ["--frames", str(frames)] if frames else []
         command += ["--udp-only"] if udp_only else []
