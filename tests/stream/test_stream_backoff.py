@@ -29,6 +29,12 @@ def test_every_wait_is_within_its_bounds(retry, luck, tries):
     assert all(least <= wait_s <= most for wait_s in waits_of(retry, tries, luck)[-3:])
 
 
+def test_what_a_human_mends_is_counted_apart():
+    backoff = Backoff(luck=lambda: 0)
+    waits_s = [backoff.next_s(retry, now_s=0, healthy_s=0) for retry in ("fast", "fast", "slow", "fast", "slow")]
+    assert waits_s == [0.5, 1, 10, 2, 20]
+
+
 def test_health_starts_anew():
     backoff = Backoff(luck=lambda: 0)
     for _ in range(5):

@@ -103,8 +103,8 @@ def test_what_is_wrong_is_told_apart(camera, guarded_camera):
         "refused": "refused",
         "unknown host": "unknown host",
         "silent": "no answer",
-        "closing": "no video",
-        "not RTSP": "no video",
+        "closing": "no stream",
+        "not RTSP": "no stream",
     }
 
 

@@ -14,6 +14,7 @@ from edgecv_runtime.stream.camera import Camera
 from edgecv_runtime.stream.ending import KINDS, End
 from edgecv_runtime.stream.events import STATES, Event, Journal
 from edgecv_runtime.stream.frame import Frame
+from edgecv_runtime.stream.latest import Latest
 from edgecv_runtime.stream.ledger import Account, Ledger, LedgerError
 from edgecv_runtime.stream.loop import Settings, Stream, run, stop_on_signals
 from edgecv_runtime.stream.redact import redact
@@ -68,6 +69,7 @@ __all__ = [
     "GStreamerSource",
     "Journal",
     "JsonLinesSink",
+    "Latest",
     "Ledger",
     "LedgerError",
     "Limits",

@@ -40,7 +40,7 @@ class Backoff:
         """luck: a number from 0 to 1 for the jitter."""
         self.waits = waits or Waits()
         self._luck = luck
-        self._tries = 0
+        self._tries = {"fast": 0, "slow": 0, "never": 0}
         self._crashes: list[float] = []
 
     def next_s(self, retry: Retry, *, now_s: float, healthy_s: float, crashed: bool = False) -> float:
@@ -50,12 +50,12 @@ class Backoff:
         """
         waits = self.waits
         if healthy_s >= waits.health_s:
-            self._tries = 0
+            self._tries = dict.fromkeys(self._tries, 0)
         first_s, longest_s = (
             (waits.slow_first_s, waits.slow_longest_s) if retry == "slow" else (waits.first_s, waits.longest_s)
         )
-        wait_s = min(first_s * 2.0 ** min(self._tries, 30), longest_s / (1 + _JITTER))
-        self._tries += 1
+        wait_s = min(first_s * 2.0 ** min(self._tries[retry], 30), longest_s / (1 + _JITTER))
+        self._tries[retry] += 1
         if crashed:
             self._crashes = [at_s for at_s in self._crashes if at_s > now_s - waits.crash_s] + [now_s]
             if self.too_many_crashes:

@@ -32,13 +32,14 @@ KINDS: dict[str, Kind] = {
     "unreachable": _FAST,
     "no answer": _FAST,
     "unknown host": _FAST,  # at boot, name servers come later than we do
+    "no stream": _FAST,  # it answers, but not with a stream: it may still be starting
     "missing": _FAST,  # no such device, or unplugged
     "busy": _FAST,  # another program has it
     "failed": _FAST,  # anything that a library raised
     "wrong password": _SLOW,
     "forbidden": _SLOW,
     "wrong path": _SLOW,
-    "no video": _SLOW,  # it answers, but not with what can be decoded
+    "no video": _SLOW,  # a stream of sound, or of a codec that nobody here knows
     "no permission": _SLOW,
     "not installed": Kind("never", Unavailable.exit_code),
     "bad input": Kind("never", BadInput.exit_code),

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.stream.frame import Frame
+from edgecv_runtime.stream.latest import Latest, told
 from edgecv_runtime.stream.redact import redact
 
 Model = Callable[[Image], Any]
@@ -38,9 +39,10 @@ class Engine:
         """batch: None is what the model's own `info` says."""
         self._lock = threading.Lock()
         self._next: Model | None = None
-        self._set(model)
-        self.batch = self._batch_of(model) if batch is None else batch
+        self._latest: Latest | None = None
         self._fixed_batch = batch is not None
+        self.batch = batch or 1
+        self._set(model)
         self._began_ns = 0
         self.typical_ns = 0
 
@@ -62,6 +64,20 @@ class Engine:
     def infer(self, frames: Sequence[Frame]) -> list[Inferred]:
         """Results in the frames' order; a batch that fails is taken frame by frame, so that one does not spoil it."""
         self._take_next()
+        results = self._infer(frames)
+        error = next((done.error for done in results if done.error is not None), None)
+        if self._latest is None:
+            return results
+        if error is None:
+            self._latest.worked(len(frames))
+            return results
+        former = self._latest.failed(error)
+        if former is None:
+            return results
+        self._use(former)
+        return self._infer(frames)
+
+    def _infer(self, frames: Sequence[Frame]) -> list[Inferred]:
         if len(frames) > 1:
             results = self._call(frames, lambda: self._model([frame.image for frame in frames]))  # type: ignore[arg-type]
             if results[0].error is None:
@@ -90,24 +106,23 @@ class Engine:
             model, self._next = self._next, None
         if model is not None:
             self._set(model)
-            if not self._fixed_batch:
-                self.batch = self._batch_of(model)
+        elif self._latest is None or (model := self._latest.current()) is self._model:
+            return
+        self._use(model)
 
     def _set(self, model: Model) -> None:
-        self._model, self._name = model, identity(model)
+        self._latest = model if isinstance(model, Latest) else None
+        self._use(self._latest.current() if self._latest is not None else model)
+
+    def _use(self, model: Model) -> None:
+        self._model, self._name = model, told(model)
+        if not self._fixed_batch:
+            self.batch = self._batch_of(model)
 
     @staticmethod
     def _batch_of(model: object) -> int:
         info = getattr(model, "info", None)
         return info.batch if info is not None else 1
-
-
-def identity(model: object) -> str:
-    """What a model is called in outputs: its name and variant, or the name of the function that it is."""
-    info = getattr(model, "info", None)
-    if info is not None:
-        return f"{info.name} {info.variant}"
-    return str(getattr(model, "__name__", type(model).__name__))
 
 
 def described(error: Exception) -> str:

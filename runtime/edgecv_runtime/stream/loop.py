@@ -22,6 +22,7 @@ from edgecv_runtime.stream.engine import Engine, Inferred, Model, described
 from edgecv_runtime.stream.events import Event, Journal
 from edgecv_runtime.stream.frame import Frame
 from edgecv_runtime.stream.lane import Served
+from edgecv_runtime.stream.latest import Latest
 from edgecv_runtime.stream.ledger import STOPPED, Ledger
 from edgecv_runtime.stream.report import Percentiles, StreamReport
 from edgecv_runtime.stream.scheduler import choose, window_ns
@@ -155,6 +156,8 @@ class Stream:
         self.journal = Journal()
         self._changed = threading.Condition()  # a frame has come, a source has ended, a sink has room
         self._awake = threading.Event()  # the caller's thread has something to do
+        if isinstance(model, Latest):
+            model.attach(self.journal)
         self._engine = Engine(model, self.settings.batch)
         self._served: list[Served] = []
         self._inferring: list[Frame] = []
@@ -208,7 +211,7 @@ class Stream:
         found[0].camera.stop("stopped", "removed")
 
     def swap(self, model: Model) -> None:
-        """Exchange the model between two batches, from any thread, without losing a frame."""
+        """Exchange the model between two batches, from any thread, without losing a frame; a Latest does so itself."""
         self._engine.swap(model)
 
     def times(self) -> dict[str, tuple[Percentiles, Percentiles]]:

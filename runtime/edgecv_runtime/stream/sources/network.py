@@ -223,7 +223,7 @@ class NetworkSource(Source):
         if waited_s >= _STALL * self.timeout_s:
             return SourceUnavailable(f"{self.name}: no answer within {self.timeout_s:g} s", kind="no answer")
         trouble = probe(self._url.host, self._url.port, self.timeout_s)
-        kind, words = trouble or ("no video", f"answers, but not with a video stream: {self._redacted(exc.strerror)}")
+        kind, words = trouble or ("no stream", f"answers, but not with a video stream: {self._redacted(exc.strerror)}")
         if kind == "unknown host" and self._url.opened.count("@") > 1:
             words += "; is there an @ or / in the password? write %40 or %2F"
         return SourceUnavailable(f"{self.name}: {words}", kind=kind)
