@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,6 +69,12 @@ def stream(
     reconnect: Annotated[
         bool, typer.Option("--reconnect/--no-reconnect", help="Connect a camera again when it is lost.")
     ] = True,
+    isolate: Annotated[
+        bool, typer.Option("--isolate/--no-isolate", help="Read each camera in a process of its own.")
+    ] = True,
+    latest: Annotated[
+        bool, typer.Option("--latest", help="Exchange the model when the bundle changes, after its self-test.")
+    ] = False,
     log: Annotated[str, typer.Option("--log", help="text, or json: one document a line on stderr.")] = "text",
     unit: Annotated[bool, typer.Option("--unit", help="Print a systemd unit that runs this, and end.")] = False,
     json: Json = False,
@@ -98,7 +106,12 @@ def stream(
     token = page_token or (folder / setup.config.page_token if setup.config.page_token else None)
     notifier, health = Notifier(), Health()
     with ExitStack() as closing:
-        model = closing.enter_context(loading.model(bundle))
+        if latest:
+            load = partial(replace(loading, self_test=True).model, bundle)
+            computing: Any = closing.enter_context(streams.Latest(bundle, load))
+            model = computing.current()
+        else:
+            computing = model = closing.enter_context(loading.model(bundle))
         info = model.info
         say(f"{info.name}: {info.variant} on {info.backend}, runs in {info.precision}")
         for rule in setup.rules():
@@ -112,8 +125,13 @@ def stream(
         else:
             lookers.append(lambda report: health.look(report, time.monotonic()))
         lookers.append(lambda report: notifier.look(report, health))
-        settings = streams.Settings(when_late=when_late, max_frames=frames, reconnect=reconnect)  # type: ignore[arg-type]
-        running = streams.Stream(model, [], sinks, settings)
+        settings = streams.Settings(
+            when_late=when_late,  # type: ignore[arg-type]
+            max_frames=frames,
+            reconnect=reconnect,
+            isolate=isolate,
+        )
+        running = streams.Stream(computing, [], sinks, settings)
         running.journal.subscribe(_tell)
         followed = _followed(running, config, setup)
         if board is not None and address is not None:

@@ -691,3 +691,11 @@ def test_points_of_labels_that_may_hold_together_are_refused(bundle_copy, folder
     done = edgecv("--quiet", "quantize", bundle_copy, "--data", folder, "--max-drop", "0.5")
     assert done.returncode == 2
     assert "several of them may hold on one image: leave it out; agreement counts then" in one_line(done)
+
+
+def test_stream_follows_its_bundle_and_tells_what_happens(exported):
+    done = edgecv("stream", exported, "fake:fps=50,10", "--latest", "--no-isolate", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["sources"][0]["read"] == 10
+    told = [line.partition(" fake:fps=50,10: ")[2] for line in done.stderr.splitlines()]
+    assert [line.partition(":")[0] for line in told if line] == ["connecting", "live", "ended"]

@@ -106,9 +106,8 @@ class Engine:
             model, self._next = self._next, None
         if model is not None:
             self._set(model)
-        elif self._latest is None or (model := self._latest.current()) is self._model:
-            return
-        self._use(model)
+        elif self._latest is not None and (latest := self._latest.current()) is not self._model:
+            self._use(latest)
 
     def _set(self, model: Model) -> None:
         self._latest = model if isinstance(model, Latest) else None

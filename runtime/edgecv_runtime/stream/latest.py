@@ -1,7 +1,7 @@
 """A model that follows its bundle: exchanged between two batches when that changes, and back when the new one fails.
 
-A remote deployment that restarts the process loses frames and, when the new file is broken, the camera. So the new model
-is loaded and tested beside the old one, and the old one stays loaded until the new one has proven itself on frames.
+A remote deployment that restarts the process loses frames and, when the new file is broken, the camera. So the new
+model is loaded and tested beside the old one, which stays loaded until the new one has proven itself on frames.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Latest:
 
     A bundle that changes is loaded by a thread of its own and must pass its self-test on its golden inputs; then it
     takes the place of the old one between two batches. One that cannot be loaded, fails its test, or raises for one of
-    its first 30 frames changes nothing: the frame is computed by the old model, and the same content is not tried again.
+    its first 30 frames changes nothing: the frame is computed by the old model, and the same content is not tried anew.
     """
 
     def __init__(self, path: str | Path, load: Callable[[], Model[Any]] | None = None, *, check_s: float = 2.0) -> None:
@@ -90,7 +90,7 @@ class Latest:
             former.close()
 
     def failed(self, error: Exception) -> Model[Any] | None:
-        """The current model raised: the one to go back to, None where it has proven itself and the frame is to blame."""
+        """The current model raised: the one to go back to, None where it has proven itself: then it is the frame."""
         with self._lock:
             broken, former = self._model, self._former
             if former is None:
