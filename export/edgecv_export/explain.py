@@ -52,9 +52,7 @@ def _lost(agreement: Agreement, score: Score | None, budget: Budget) -> str:
             f"the budget is {budget.max_drop_points:g}"
         )
     else:
-        frames = f"{agreement.share.count} {agreement.frames or 'images'}"
-        least = f"{budget.least_agreement:.1%}"
-        said = f"agrees with float32 on {agreement.share.value:.1%} of {frames}, the budget is {least}"
+        said = f"{agreement.said('float32')}, the budget is {budget.least_agreement:.1%}"
     note = weigh(budget, agreement, score).note
     return f"{said}; divergence {agreement.divergence:.2g} nats" + (f"; {note}" if note else "")
 

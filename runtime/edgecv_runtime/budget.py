@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from edgecv_runtime.evidence import TOP_1, Agreement, Score
+from edgecv_runtime.evidence import Agreement, Score
 from edgecv_runtime.manifest import Budget
 from edgecv_runtime.records import Record
 
@@ -53,10 +53,7 @@ def weigh(budget: Budget, agreement: Agreement, score: Score | None) -> Weighed:
 
 def _agreement(budget: Budget, agreement: Agreement) -> Weighed:
     share, limit = agreement.share, budget.least_agreement
-    of = f"{share.count} {agreement.frames or 'frames'}"
-    found = f"agrees with {agreement.reference} on {share.value:.1%} of {of}"
-    if agreement.metric != TOP_1:  # a share of something else than frames
-        found = f"agrees with {agreement.reference} by {share.value:.1%} of {agreement.metric} on {of}"
+    found = agreement.said()
     if share.high < limit:
         return Weighed(f"{found}, the budget is {limit:.1%}", False)
     if share.low >= limit:

@@ -53,6 +53,16 @@ class Agreement(Record, frozen=True):
     frames: str = ""
     behind: Behind | None = None
 
+    def said(self, reference: str = "") -> str:
+        """In words, of a share of frames or of something else; reference: another name for it."""
+        share, of = f"{self.share.value:.1%}", f"{self.share.count} {self.frames or 'frames'}"
+        name = reference or self.reference
+        return (
+            f"agrees with {name} on {share} of {of}"
+            if self.metric == TOP_1
+            else f"agrees with {name} by {self.metric} of {share} on {of}"
+        )
+
 
 class Score(Record, frozen=True):
     """How well outputs do on labelled frames, 0..1 with its 95 % interval, and what they lose of the reference's.

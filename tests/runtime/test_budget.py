@@ -3,6 +3,7 @@
 import math
 from itertools import product
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -73,6 +74,8 @@ def test_how_many_photos_could_tell_is_right():
 def test_agreement_counts_beside_a_score_that_cannot_tell():
     assert "agrees with float32 on 80.0% of 100" in weighed(1, 0, 100, agreeing(80, 100)).broken
     assert weighed(1, 0, 100, agreeing(97, 100)).broken == ""
+    boxes = msgspec.structs.replace(agreeing(80, 100), metric="matched boxes")
+    assert "agrees with float32 by matched boxes of 80.0% on 100 photos" in weighed(1, 0, 100, boxes).broken
 
 
 def test_a_budget_of_nothing_names_no_number_of_photos():
