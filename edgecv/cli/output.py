@@ -112,7 +112,12 @@ class Mode:
 def say(text: str, **facts: Any) -> None:
     """One line of progress on stderr; facts: what it says, apart, where the log is JSON."""
     if not Mode.quiet:
-        stderr.print(_document("info", text, facts) if Mode.json_log else text, soft_wrap=True)
+        note(text, **facts)
+
+
+def note(text: str, **facts: Any) -> None:
+    """One line on stderr that is asked for, also by those who want no progress."""
+    stderr.print(_document("info", text, facts) if Mode.json_log else text, soft_wrap=True)
 
 
 def complain(text: str) -> None:

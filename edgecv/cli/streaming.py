@@ -17,7 +17,7 @@ import typer
 
 from edgecv.cli.device import Json, ModelPath, refuse_overwriting
 from edgecv.cli.loading import Loading, loads
-from edgecv.cli.output import JsonLines, Mode, complain, leave, say, show_json, stderr, stdout
+from edgecv.cli.output import JsonLines, Mode, complain, leave, note, say, show_json, stderr, stdout
 from edgecv_runtime.errors import BadInput
 
 if TYPE_CHECKING:
@@ -233,7 +233,10 @@ def _show(report: StreamReport, info: rt.Info, json: bool, lines_on_stdout: bool
         show_json({"model": info, **msgspec.to_builtins(report)})
     else:
         for line in _sentences(report):
-            (stderr if lines_on_stdout else stdout).print(line, soft_wrap=True)
+            if lines_on_stdout:
+                note(line)
+            else:
+                stdout.print(line, soft_wrap=True)
     for line in report.failures:
         complain(line)
 

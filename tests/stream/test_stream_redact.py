@@ -79,6 +79,7 @@ def test_any_raw_password_reaches_the_camera_encoded(secret):
         ("rtsp://u:100%@h/x", "h", "100%25"),
         ("rtsp://u:p@h/stream@1", "h", "p"),
         ("rtsp://h/stream@1", "h", None),
+        ("rtsp://u:p@/@h/x", "h", "p%40%2F"),
         ("rtsp://[fe80::1]:8554/x", "fe80::1", None),
     ],
 )

@@ -63,8 +63,8 @@ def split(url: str) -> Parts:
     scheme, _, rest = url.partition("://")
     end = _AUTHORITY_END.search(rest)
     authority, tail = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
-    userinfo, at, place = authority.rpartition("@")
-    if "@" in tail and not (at or _HOST.fullmatch(authority)):  # a raw / in the password ended the authority too soon
+    userinfo, _, place = authority.rpartition("@")
+    if "@" in tail and not _HOST.fullmatch(place):  # a raw / in the password ended the authority too soon
         userinfo, _, after = rest.rpartition("@")
         end = _AUTHORITY_END.search(after)
         place, tail = (after[: end.start()], after[end.start() :]) if end else (after, "")
