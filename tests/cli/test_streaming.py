@@ -114,7 +114,7 @@ cameras:
         said.append(get(f"{url}readyz", token))
         assert 'edgecv_source_state{source="works",state="live"} 1.0' in said[2]
         assert 'edgecv_frames_total{outcome="dropped",reason="rate",source="works"}' in said[2]
-        assert systemd.recv(500).startswith(b"WATCHDOG=1\nSTATUS=1 of 4 sources live")
+        until(lambda: (_received(systemd) or b"") == b"WATCHDOG=1\nSTATUS=1 of 4 sources live", process)
         config.write_text(first.replace("rate: 10", "ratee: 10"))
         process.send_signal(signal.SIGHUP)
         until(lambda: "did you mean 'rate'" in shown.read_text(), process)
@@ -165,7 +165,7 @@ def _is_child(path, process):
     [
         ([], "no sources: expected at least one camera"),
         (["fake:5", "--config", "x.yaml"], "SOURCE stands in x.yaml when there is a --config"),
-        (["fake:5", "--on", "score > 1 for"], "expected a number"),
+        (["fake:5", "--on", "score > 1 for", "--sink", "-"], "expected a number"),
         (["fake:5", "--on", "score > 1"], "--on says what a sink gets, and there is none"),
         (["fake:5", "--on", "label == 'dgit 3'", "--sink", "-"], "no label 'dgit 3'; did you mean 'digit 3'"),
         (["fake:5", "--segment", "10"], "'10' is no limit of a file"),

@@ -30,8 +30,8 @@ SNIPPETS = [snippet for page in PAGES for snippet in read(page)]
 REASONS = {
     "install": ("it clones or installs packages: `make wheel-test` installs and tries the wheel", 6),
     "download": ("it downloads published weights", 2),
-    "camera": ("it wants a USB camera or opens a window", 3),
-    "device": ("it wants a GPU or a Jetson", 7),
+    "camera": ("it wants a camera or opens a window", 5),
+    "device": ("it wants a GPU, a Jetson or a service manager", 8),
     "minutes": ("it trains or measures for minutes", 8),
 }
 # What stands in for what CI lacks or would take minutes for, in shell and Python snippets alike.

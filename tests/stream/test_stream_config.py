@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from stream_lab import brightness
@@ -65,6 +66,15 @@ def test_a_whole_file(tmp_path, monkeypatch):
         "label == 'car'", ((0, 0), (640, 0), (640, 360)), dwell_s=1.5, name="a car in the yard"
     )
     broker.close()
+
+
+def test_the_file_of_the_documentation(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "operation.md").read_text()
+    (tmp_path / "cameras.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    config = read(tmp_path / "cameras.yaml")
+    assert [camera.name for camera in config.cameras] == ["yard", "gate"]
+    for line in page.partition("```text\n")[2].partition("```")[0].splitlines():
+        Rule.parse(line)
 
 
 @pytest.mark.parametrize(
