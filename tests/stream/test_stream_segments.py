@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -66,6 +68,7 @@ def test_a_restart_keeps_what_was_recorded(tmp_path):
     """Killed and started again, twice, as a supervisor does; the first lines and pictures are still there."""
     code = """
 import sys
+from pathlib import Path
 from edgecv_runtime.stream import FakeCamera, JsonLinesSink, VideoSink, run
 from edgecv_runtime.stream.sources.fake import Frames, Freeze
 from stream_lab import brightness
@@ -170,6 +173,40 @@ def test_half_a_line_of_a_crash_does_not_spoil_the_next(tmp_path):
     lines = (tmp_path / "o.jsonl").read_text().splitlines()
     assert lines[:2] == ['{"whole": 1}', '{"hal']
     assert json.loads(lines[2])["time"] == "2026-11-28T00:00:00.000Z"
+
+
+def test_lines_on_standard_output_that_a_shell_appends(tmp_path):
+    """`>>` opens for writing alone, so that what is there cannot be looked at."""
+    (tmp_path / "log").write_text("before\n")
+    code = "from edgecv_runtime.stream import JsonLinesSink; from test_stream_segments import output\n"
+    code += "with JsonLinesSink('-') as sink:\n    sink.write(output(0))"
+    with (tmp_path / "log").open("a") as log:
+        process = subprocess.run([sys.executable, "-c", code], stdout=log, cwd=Path(__file__).parent, check=True)
+    before, line = (tmp_path / "log").read_text().splitlines()
+    assert (before, json.loads(line)["index"], process.returncode) == ("before", 0, 0)
+
+
+def test_a_second_source_does_not_spoil_the_file_of_the_first(tmp_path):
+    with VideoSink(tmp_path / "o.mp4") as sink:
+        for index in range(6):
+            if index % 2:
+                with pytest.raises(BadInput, match="one video holds one source"):
+                    sink.write(output(index, source="late"))
+            else:
+                sink.write(output(index))
+    assert len(times(tmp_path / "o.mp4")) == 3
+
+
+def test_a_file_that_somebody_removes_is_missed_once(tmp_path):
+    with VideoSink(tmp_path / "o.mp4") as sink:
+        sink.write(output(0))
+        (tmp_path / "o.part.mp4").unlink()
+        sink.write(output(1))
+        with pytest.raises(OSError):
+            sink.write(output(2, connection=2))
+        sink.write(output(3, connection=2))
+        sink.write(output(4, connection=2))
+    assert len(times(tmp_path / "o.mp4")) == 2
 
 
 def test_times_of_recordings(tmp_path):

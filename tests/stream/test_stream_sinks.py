@@ -314,7 +314,7 @@ def test_the_table_of_sinks(tmp_path):
     assert isinstance(open_sink(str(tmp_path / "a.jsonl")), JsonLinesSink)
     assert open_sink("-").name == "stdout"
     for name, message in {
-        "out.gif": "out.gif: not a sink; expected -, window, or a file .jsonl",
+        "out.gif": "out.gif: not a sink; expected -, window, a file .jsonl",
         "/no/such/folder/a.mp4": "there is no folder /no/such/folder",
         "/no/such/folder/a.jsonl": "there is no folder /no/such/folder",
         f"{tmp_path}/folder.jsonl": "folder.jsonl: cannot be written: Is a directory",

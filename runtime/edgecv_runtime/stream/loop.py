@@ -174,7 +174,9 @@ class Stream:
             raise BadInput("the same source was given twice; open_source gives a new one each time")
         for name, source in zip(_unique([source.name for source in opened]), opened, strict=True):
             self._add(name, source)
-        self._sinks = tuple(sinks)
+        self._waiting_sinks = tuple(sinks)  # to be told of the sources
+        if opened:
+            self._start_sinks()
         accounts = [self.ledger.add_sink(name) for name in _unique([sink.name for sink in sinks])]
         self._deliveries = [
             Delivery(sink, account, self._changed, self.journal, self.settings.waits)
@@ -239,8 +241,7 @@ class Stream:
         stop = stop or threading.Event()
         self._start_s = told_s = time.monotonic()
         try:
-            for sink in self._sinks:
-                sink.start([each.name for each in self._served])
+            self._start_sinks()
             with self._changed:
                 self._running = True
                 for each in self._served:
@@ -292,6 +293,12 @@ class Stream:
         if self._running:
             camera.start()
         return name
+
+    def _start_sinks(self) -> None:
+        """Tell the sinks of the first sources; raises BadInput where one cannot take them."""
+        sinks, self._waiting_sinks = self._waiting_sinks, ()
+        for sink in sinks:
+            sink.start([each.name for each in self._served])
 
     def _over(self, stop: threading.Event) -> bool:
         if stop.is_set() or self._hung or self._broken is not None:

@@ -133,7 +133,7 @@ class _File:
         self._regular = stat.S_ISREG(status.st_mode)
         self.size = status.st_size if self._regular else 0
         self.begun_s = time.monotonic()
-        self._cut = self._regular and self.size > 0 and os.pread(self._fd, 1, self.size - 1) != b"\n"
+        self._cut = self._regular and self.size > 0 and not _ends_with_a_line(self._fd, self.size)
 
     def write(self, line: bytes) -> None:
         """Write one line; raises OSError, and then nothing of it is in a regular file."""
@@ -157,6 +157,14 @@ class _File:
             self._part.finish()
         else:
             os.close(self._fd)
+
+
+def _ends_with_a_line(fd: int, size: int) -> bool:
+    """Whether the last byte ends a line; of a file that may not be read (a shell's `>>`) it is taken for so."""
+    try:
+        return os.pread(fd, 1, size - 1) == b"\n"
+    except OSError:
+        return True
 
 
 def _check_writable(path: Path) -> None:

@@ -55,6 +55,9 @@ class PublishSink(Sink):
         """Draw and send one frame; raises ConnectionError when it cannot be sent."""
         if self._closed:
             raise Closed(f"{self.name}: is closed")
+        self._source = self._source or output.frame.source
+        if output.frame.source != self._source:
+            raise BadInput(f"{self.name}: one stream shows one source, {self._source}")
         picture = output.result.draw(output.frame.image)
         picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
         if self._child is not None and self._child.size != picture.shape[:2]:
@@ -85,7 +88,7 @@ class _Child:
     def __init__(self, url: str, size: tuple[int, ...]) -> None:
         self.size = size
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgecv_runtime.stream.sinks.publish"],
+            [sys.executable, "-c", "from edgecv_runtime.stream.sinks.publish import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -156,7 +159,8 @@ def _publish(stdin: BinaryIO) -> None:
     container.close()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """What the process does; its last words are the error."""
     try:
         _publish(sys.stdin.buffer)
     except Exception as exc:  # the parent, which knows the password, tells it

@@ -59,7 +59,7 @@ class VideoSink(Sink):
         self._segments = Segments(path)
         self._limits = limits
         self._writers: dict[str, _Writer] = {}
-        self._seen: set[str] = set()
+        self._only: str | None = None  # the source of a file whose name has no {source}
         self._recovered = False
         self._closed = False
         _import_av()
@@ -81,8 +81,8 @@ class VideoSink(Sink):
             self._recovered = True
             _finish_left_over(self._segments)
         frame = output.frame
-        self._seen.add(frame.source)
-        if len(self._seen) > 1 and not self._segments.by_source:
+        self._only = self._only or frame.source
+        if frame.source != self._only and not self._segments.by_source:
             raise BadInput(f"{self.name}: one video holds one source; put {{source}} into its name")
         writer = self._writers.get(frame.source)
         if writer is not None and not writer.holds(output):
@@ -142,7 +142,7 @@ class _Writer:
             return False
         seconds = (frame.captured_ns - first.frame.captured_ns) / 1e9 if frame.live else self._clock.seconds
         limits = Limits(_LIVE_SECONDS) if frame.live and self._limits == NO_LIMITS else self._limits
-        return self._frames < _MOST_FRAMES and not limits.reached(seconds, self._part.path.stat().st_size)
+        return self._frames < _MOST_FRAMES and not limits.reached(seconds, os.fstat(self._part.fd).st_size)
 
     def write(self, image: Image, output: Output) -> None:
         if self._container is None:
@@ -157,31 +157,29 @@ class _Writer:
 
     def close(self) -> None:
         """Finish the file; raises what goes wrong, and keeps what can be played."""
+        if self._container is None:
+            self._part.discard()
+            return
         try:
-            if self._container is not None:
-                self._mux(self._stream.encode(None), self._clock.step)
-                self._container.close()
+            self._mux(self._stream.encode(None), self._clock.step)
+            self._container.close()
         except Exception:
             self.give_up()
             raise
-        self._settle()
+        self._part.finish()
 
     def give_up(self) -> None:
-        """Close the file as it is, after a failure that is reported already."""
+        """Close the file as it is, after a failure that is reported already; what is too short to play is no file."""
         self._disk.is_lost = True
-        if self._container is not None:
-            with contextlib.suppress(self._av.FFmpegError, OSError):
+        with contextlib.suppress(self._av.FFmpegError, OSError):
+            if self._container is not None:
                 self._container.close()
         with contextlib.suppress(OSError):
-            self._settle()
-
-    def _settle(self) -> None:
-        """Name what can be played; what is too short for that is no file."""
-        _cut_off_half_a_fragment(self._part)
-        if _plays(self._part.path):
-            self._part.finish()
-        else:
-            self._part.discard()
+            _cut_off_half_a_fragment(self._part)
+            if _plays(self._part.path):
+                self._part.finish()
+            else:
+                self._part.discard()
 
     def _open(self, image: Image) -> None:
         height, width = image.shape[:2]
