@@ -124,7 +124,7 @@ def stream(
             lookers.append(board.look)
         else:
             lookers.append(lambda report: health.look(report, time.monotonic()))
-        lookers.append(lambda report: notifier.look(report, health))
+        lookers.append(lambda report: notifier.look(report, health, time.monotonic()))
         settings = streams.Settings(
             when_late=when_late,  # type: ignore[arg-type]
             max_frames=frames,

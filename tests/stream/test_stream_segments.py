@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import av
@@ -68,20 +69,23 @@ def test_a_restart_keeps_what_was_recorded(tmp_path):
     """Killed and started again, twice, as a supervisor does; the first lines and pictures are still there."""
     code = """
 import sys
-from pathlib import Path
 from edgecv_runtime.stream import FakeCamera, JsonLinesSink, VideoSink, run
 from edgecv_runtime.stream.sources.fake import Frames, Freeze
 from stream_lab import brightness
-run(brightness, FakeCamera([Frames(60), Freeze(60)], fps=300, timeout_s=100), [VideoSink(sys.argv[1]),
-    JsonLinesSink(sys.argv[2])], when_late="wait", on_progress=lambda _: print("on", flush=True))
+script = [Frames(60), Freeze(60)]
+run(brightness, FakeCamera(script, fps=300, timeout_s=100), [VideoSink(sys.argv[1]), JsonLinesSink(sys.argv[2])],
+    when_late="wait")
 """
+    lines = tmp_path / "o.jsonl"
     for start in (1, 2):
-        process = run_python(code, tmp_path / "o.mp4", tmp_path / "o.jsonl")
-        process.stdout.readline()
-        process.stdout.readline()
+        process = run_python(code, tmp_path / "o.mp4", lines)
+        while not lines.exists() or len(lines.read_text().splitlines()) < 60 * start:
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.3)  # for the video
         process.kill()
         process.communicate()
-        assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 60 * start
+        assert len(lines.read_text().splitlines()) == 60 * start
     assert names(tmp_path) == ["o-2.part.mp4", "o.jsonl", "o.mp4"]
     assert len(times(tmp_path / "o.mp4")) >= 50
 

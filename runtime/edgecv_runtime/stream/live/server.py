@@ -98,6 +98,7 @@ class LivePage:
                 f"(--page-token FILE, or the variable {TOKEN_VARIABLE}), or listen at 127.0.0.1"
             )
         try:
+            import starlette  # noqa: F401  # the app imports it
             import uvicorn
         except ImportError as exc:
             raise Unavailable("the live page needs starlette and uvicorn", extra="page") from exc

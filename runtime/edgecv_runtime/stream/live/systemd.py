@@ -10,7 +10,6 @@ import os
 import shlex
 import socket
 import sys
-import time
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
@@ -35,12 +34,14 @@ class Notifier:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         mine = pid in ("", str(os.getpid()))
         self.watchdog_s: float | None = int(micros) / 1e6 if micros.isdecimal() and mine else None
-        self._fed_s = 0.0
+        self._fed_s = float("-inf")
         self._is_ready = False
 
-    def look(self, report: StreamReport, health: Health) -> None:
-        """Tell that we run, how many sources are live, and that we are at work; to be called about twice a second."""
-        now_s = time.monotonic()
+    def look(self, report: StreamReport, health: Health, now_s: float) -> None:
+        """Tell that we run, how many sources are live, and that we are at work; to be called about twice a second.
+
+        now_s: `time.monotonic()`.
+        """
         if not self._is_ready:
             self._is_ready = True
             self._send("READY=1")
@@ -49,7 +50,7 @@ class Notifier:
             self._fed_s = now_s
             live = sum(source.state == "live" for source in report.sources)
             self._send(f"WATCHDOG=1\nSTATUS={live} of {len(report.sources)} sources live")
-        elif not working.ok and now_s - self._fed_s >= 1.0:
+        elif not working.ok:
             self._send(f"STATUS={'; '.join(working.reasons)}")
 
     def stopping(self) -> None:
