@@ -11,8 +11,7 @@ from edgecv import report
 from edgecv.data import bytes_to_write
 from edgecv.recipe import Quantizing
 from edgecv.recipe_train import as_before
-from edgecv.report import front
-from edgecv.run import drawn, preflight, verified
+from edgecv.run import drawn, preflight, searched, verified
 from edgecv.run.context import Context
 from edgecv.run.folder import beside
 from edgecv.run.journal import Step
@@ -209,7 +208,7 @@ class Quantize(_Step):
             views=None if check is None else self.on.views(check),
             book=beside(self.on.bundle, "trials"),
         )
-        front.keep(done, self.on.recipe.budget, self.on.bundle)
+        searched.keep(done, self.on.recipe.budget, self.on.bundle)
         for line in explain(done, self.on.recipe.budget):
             self.on.say(f"quantize: {line}")
         for dialect in config.int8 if config.train is not None else ():
@@ -243,6 +242,9 @@ class Quantize(_Step):
 
     def is_whole(self, outputs: dict[str, str]) -> bool:
         return all(self.on.hash(name) == digest for name, digest in outputs.items())
+
+
+UNFITTED = "no thresholds"  # what `Verify` notes of a variant that did not run when they were fitted
 
 
 class Verify(_Step):
@@ -300,7 +302,7 @@ class Verify(_Step):
                 f"verify: {entry.variant} on {entry.backend} ran in {entry.executed}: {scored}"
                 f"agrees with PyTorch on {entry.agreement.share.value:.2%} of {entry.agreement.share.count}"
             )
-        return {}
+        return dict.fromkeys(self._unfitted(), UNFITTED)
 
     def _write(self, name: str, content: bytes, other: str) -> None:
         """Keep what the report shows; what a recipe for another kind of task left there goes."""
@@ -316,11 +318,15 @@ class Verify(_Step):
         with bundle.Bundle(self.on.bundle) as opened:
             fit_thresholds(opened, frames, images.truths, views, lambda line: self.on.say(f"verify: {line}"))
 
-    def is_whole(self, _: dict[str, str]) -> bool:
-        if not self.on.measured("agreement"):
-            return False
-        with bundle.Bundle(self.on.bundle) as opened:  # quantized again, a variant has lost its own
-            return self.on.data.val.truths is None or not wants_thresholds(opened)
+    def is_whole(self, outputs: dict[str, str]) -> bool:
+        # quantized again, a variant has lost its own thresholds; one that could not be fitted then cannot be now
+        return self.on.measured("agreement") and set(self._unfitted()) <= set(outputs)
+
+    def _unfitted(self) -> tuple[str, ...]:
+        if self.on.data.val.truths is None:
+            return ()
+        with bundle.Bundle(self.on.bundle) as opened:
+            return wants_thresholds(opened)
 
 
 class Bench(_Step):

@@ -18,6 +18,7 @@ from edgecv.build import build
 from edgecv.cli.app import app
 from edgecv.data import load
 from edgecv.run import drawn, folder
+from edgecv.steps import UNFITTED
 from edgecv_runtime import bundle as bundles
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.target import targets
@@ -220,6 +221,25 @@ def test_quantized_again_a_variant_gets_thresholds_of_its_own(boxes, tmp_path):
     with rt.Bundle(path) as opened:
         assert not wants_thresholds(opened)
         assert all(len(each.thresholds) == 10 for each in opened.manifest.variants)
+
+
+def test_a_variant_whose_thresholds_cannot_be_fitted_is_not_verified_at_each_build(boxes, tmp_path):
+    """As one that does not run on this machine's first backend."""
+    path = tmp_path / "run"
+    shutil.copytree(boxes.folder, path)
+    with rt.Bundle(path / "bundle") as opened:
+        variants = [msgspec.structs.replace(each, thresholds=()) for each in opened.manifest.variants]
+        bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=tuple(variants)))
+    journal = path / "state.json"
+    state = json.loads(journal.read_text())
+    state["steps"]["verify"]["outputs"] = {"float32": UNFITTED, "fp16": UNFITTED}
+    journal.write_text(json.dumps(state))
+    again = build(recipe.read(path / "recipe.yaml"), path, until="verify", progress=False)
+    assert "verify" in again.skipped
+    state["steps"]["verify"]["outputs"] = {"float32": UNFITTED}  # fp16 was written since
+    journal.write_text(json.dumps(state))
+    again = build(recipe.read(path / "recipe.yaml"), path, until="verify", progress=False)
+    assert again.ran == ("verify",)
 
 
 def test_what_is_asked_for_counts_in_the_place_of_what_was_fitted(boxes, ink):

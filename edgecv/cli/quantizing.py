@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,33 +13,9 @@ from edgecv_runtime import files
 from edgecv_runtime.errors import BadInput, Unavailable, nearest
 
 if TYPE_CHECKING:
-    from edgecv_export.calibrate import Images
     from edgecv_export.quantize import QuantizeConfig
-    from edgecv_runtime.bundle import Bundle
-    from edgecv_runtime.evidence import Evidence
-    from edgecv_runtime.manifest import Budget, Manifest
-    from edgecv_runtime.preprocess import Image, Preprocess
 
-    Found = tuple[Images, results.Given | None]  # calibration images, check images
-
-FLOAT = "float32"
-EVERY_S = 0.1  # between frames of a clip; more in long ones
 GOALS = ("p50", "p99", "size", "divergence")
-
-
-@dataclass(frozen=True)
-class Preprocessed:
-    """Images that are read and preprocessed when they are asked for; `read` gives (H, W, 3) uint8 BGR."""
-
-    preprocess: Preprocess
-    read: Callable[[int], Image]
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int, /) -> Image:
-        return self.preprocess(self.read(index))
 
 
 def quantize(
@@ -76,16 +50,15 @@ def quantize(
     json: results.Json = False,
 ) -> None:
     """Find the fastest int8 file within a budget, prove and time it. A search that was stopped goes on."""
-    from edgecv.report import front
+    from edgecv.data import given
     from edgecv.run.folder import beside
     from edgecv_runtime import tasks
     from edgecv_runtime.bundle import Bundle
 
     try:
-        from edgecv_export.calibrate import sample
-        from edgecv_export.explain import explain, explain_evidence
-        from edgecv_export.quantize import QuantizeConfig, convert
-        from edgecv_export.quantize import quantize as search
+        from edgecv.report import front
+        from edgecv.run import quantizing as work
+        from edgecv_export.quantize import QuantizeConfig
     except ImportError as exc:
         raise Unavailable(f"quantizing needs {exc.name}", extra="export") from exc
     config = QuantizeConfig(
@@ -100,50 +73,33 @@ def quantize(
     bundle = bundle.absolute()  # who stands in the bundle's folder stands in none when it was exchanged
     plot = plot and plot.absolute()
     with Bundle(bundle) as opened:
-        budget = _budget(opened.manifest.budget, max_drop, min_agreement)
+        budget = work.asked(opened.manifest.budget, max_drop, min_agreement)
         several = not tasks.create(opened.manifest.head, opened.manifest.outputs).judged
-        found = (
-            None if data is None else _frames(opened, data, images if config.int8 else 0, check_images, max_megapixels)
-        )
-    calibration, check = found or (None, None)
+        calibration, check = None, None
+        if data is not None:
+            count = images if config.int8 else 0
+            calibration, check, told = given.to_quantize(opened, data, count, check_images, max_megapixels)
+            for line in told:
+                say(line)
     if max_drop is not None and (check is None or several):
-        given = f"{data} has none" if data else "without --data there are none"
-        given = "several of them may hold on one image" if several else given
+        why = f"{data} has none" if data else "without --data there are none"
+        why = "several of them may hold on one image" if several else why
         raise BadInput(
-            f"--max-drop counts points of accuracy on images with the bundle's labels, and {given}: leave it out; "
+            f"--max-drop counts points of accuracy on images with the bundle's labels, and {why}: leave it out; "
             f"agreement counts then, of which {budget.least_agreement:.0%} are asked for"
         )
-    book = beside(bundle, "trials")
-    done = None
-    try:
-        files.check_replaceable(bundle)
-        if calibration is not None and config.int8:
-            on: dict[str, Any] = (
-                {} if check is None else {"check": check.frames, "labels": check.truths, "views": check.views}
-            )
-            done = search(bundle, calibration, config, say, budget=budget, book=book, **on)
-        else:
-            convert(bundle, budget)
-    except OSError as exc:
-        raise Unavailable(f"{exc.filename or bundle}: {exc.strerror}; the bundle is as it was") from exc
-    if done is not None:
-        front.keep(done, budget, bundle)
-    if check is None and calibration is not None:
-        check = results.Given(sample(calibration).some(check_images), [], None)
-    manifest, evidence = _measured(bundle, check)
+    found = work.quantize(bundle, config, budget, calibration=calibration, check=check, say=say)
+    if found.unkept is not None:
+        raise found.unkept
+    done = found.done
     facts: dict[str, object] = {}
-    lines: list[str] = []
     if done is not None:
         facts = {"kept": done.found.kept, "chosen": done.chosen, "float_ms": done.float_ms, "bf16_ms": done.bf16_ms}
-        facts["book"] = str(book)
-        lines = explain(done, budget)
-    for name in (*config.dialects, *(done.others if done is not None else ())):
-        lines += explain_evidence(evidence, manifest, name)
-    rows = _offered(manifest, evidence)
+        facts["book"] = str(beside(bundle, "trials"))
     if json:
-        show_json({**facts, "explanation": lines, "offered": rows})
+        show_json({**facts, "explanation": found.lines, "offered": found.offered})
     else:
-        for line in [*lines, *(f"{name}: {state}" for name, state in rows.items())]:
+        for line in [*found.lines, *(f"{name}: {state}" for name, state in found.offered.items())]:
             stdout.print(line, soft_wrap=True)
     if plot is not None and done is not None:  # the last: a folder that cannot be written costs nothing else
         front.draw(done, budget, plot)
@@ -172,19 +128,6 @@ def _check_asked(context: typer.Context, config: QuantizeConfig, data: Path | No
         raise BadInput("--check-images are taken from --data: give both, or neither for the bundle's golden inputs")
 
 
-def _budget(known: Budget, max_drop: float | None, min_agreement: float | None) -> Budget:
-    """The bundle's budget with what was asked for here."""
-    import msgspec
-
-    if max_drop is not None and max_drop < 0:
-        raise BadInput(
-            f"--max-drop {max_drop:g}: no file can promise to gain accuracy; ask for one closer to float32 by "
-            "--min-agreement 0.99, or for the closest that is as fast as float32 by --goal divergence"
-        )
-    asked = {"max_drop_points": max_drop, "min_agreement": min_agreement}
-    return msgspec.structs.replace(known, **{name: value for name, value in asked.items() if value is not None})
-
-
 def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
@@ -194,74 +137,3 @@ def _goal(name: str) -> str:
     if name not in GOALS:
         raise BadInput(f"--goal is {', '.join(GOALS)}; got '{name}'{nearest(name, list(GOALS))}")
     return name
-
-
-def _frames(opened: Bundle, data: Path, calibrating: int, checking: int, max_megapixels: float = 50.0) -> Found:
-    """Calibration images; and check images with their labels, where the folder's folders are named as labels."""
-    from edgecv.data import DataConfig, clips
-    from edgecv.data.judging import divided
-
-    manifest = opened.manifest
-    labelled = divided(data, tuple(manifest.labels), max_megapixels, opened.path, manifest.task)
-    if labelled is None:
-        count = calibrating + checking
-        source = DataConfig(source="clips", path=str(data), every_s=EVERY_S, max_megapixels=max_megapixels)
-        found, notes = clips.spread(source, count, opened.manifest.preprocess)
-        for note in notes:
-            say(f"warning: {note}")
-        return found.take(count), None
-    for line in labelled.told:
-        say(f"{data}: {line}")
-    calibration = labelled.calibration.take(calibrating)
-    check = labelled.judged.take(checking)
-    read = Preprocessed(opened.manifest.preprocess, calibration.__getitem__, len(calibration))
-    return read, results.preprocessed(opened, check)
-
-
-def _measured(path: Path, given: results.Given | None) -> tuple[Manifest, Evidence]:
-    """Verify, on given frames or the golden inputs, and time what is now in the bundle: its manifest and evidence."""
-    from edgecv_runtime import verify
-    from edgecv_runtime.bench.latency import bench
-    from edgecv_runtime.bundle import Bundle
-    from edgecv_runtime.evidence import Evidence
-
-    if given is not None and given.truths is not None:  # before: agreement is of what is shown
-        with Bundle(path) as opened:
-            verify.fit_thresholds(opened, given.frames, given.truths, given.views or None, say)
-    with Bundle(path) as opened:
-        # float32 is no proof of itself: against the golden outputs
-        done = verify.verify(opened, only=lambda each: given is None or (each.variant, each.hint) == (FLOAT, FLOAT))
-        if given is not None:
-            with verify.float_reference(opened) as expected:
-                done += verify.verify(
-                    opened,
-                    given.frames,
-                    expected,
-                    reference_name="float32 here",
-                    labels=given.truths,
-                    views=given.views or None,
-                    frames_name="check images",
-                    logits=verify.float_logits(opened),
-                    only=lambda each: (each.variant, each.hint) != (FLOAT, FLOAT),
-                )
-        timed = bench(opened, seconds=0.3, rounds=3, progress=say)
-        entries = list(Evidence(entries=tuple(each.entry for each in done)).merged(timed).entries)
-        evidence = opened.evidence().merged(entries)
-        if not results.keep(opened, evidence, write=True):
-            raise typer.Exit(Unavailable.exit_code)
-    return opened.manifest, evidence
-
-
-def _offered(manifest: Manifest, evidence: Evidence) -> dict[str, str]:
-    """Per variant and backend, whether it is offered here and why not."""
-    from edgecv_runtime import machine
-    from edgecv_runtime.offers import offered
-
-    offers = offered(manifest, evidence, machine.this())
-    rows: dict[str, str] = {}
-    for variant in manifest.variants:
-        rows |= {f"{variant.name} on {name}": "offered" for name in offers.backends(variant.name)}
-        hints = offers.hints(variant.name)
-        rows |= {f"{variant.name} on {name} ({each})": "offered" for name in hints for each in hints[name]}
-        rows |= {f"{variant.name} on {name}": f"withheld, {why}" for name, why in offers.withheld(variant.name).items()}
-    return rows

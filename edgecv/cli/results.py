@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,15 +11,11 @@ from edgecv.cli.output import say, show_json, stderr, stdout
 from edgecv_runtime.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
-    from edgecv.data import Images
     from edgecv_runtime.bench.table import Row
     from edgecv_runtime.bundle import Bundle
     from edgecv_runtime.evidence import Entry, Evidence, Finding
-    from edgecv_runtime.geometry import View
     from edgecv_runtime.manifest import Manifest
     from edgecv_runtime.offers import Offers
-    from edgecv_runtime.preprocess import Image
-    from edgecv_runtime.verify import Truths
 
 EXIT_LOSSES = 4  # finished, with losses that were reported
 
@@ -82,7 +77,7 @@ def verify(
         (say if json or markdown else stdout.print)(_verified(entries, manifest))
         _show(opened, Evidence(tuple(entries)), json, markdown, judged=evidence)
         offers = offered(manifest, evidence, machine.this())
-        kept = keep(opened, evidence, write)
+        kept = _keep(opened, evidence, write)
     here = {entry.key for entry in entries}
     failed = [entry for entry in evidence.entries if entry.key in here and not is_faithful(entry, manifest)]
     known = {each.key for each in measured(manifest, before, machine.this()) if not is_faithful(each, manifest)}
@@ -155,7 +150,7 @@ def bench(
             entries = list(Evidence(entries=tuple(entries)).merged(_scored(opened, data, max_megapixels)).entries)
         evidence = opened.evidence().merged(entries)
         _show(opened, evidence, json, markdown)
-        if not keep(opened, evidence, write):
+        if not _keep(opened, evidence, write):
             raise typer.Exit(Unavailable.exit_code)
 
 
@@ -186,45 +181,27 @@ def report(
 
 
 def _scored(opened: Bundle, data: Path, max_megapixels: float) -> list[Entry]:
-    """Score and agreement of every target on labelled images; of float32, no proof of itself, on golden inputs."""
-    import msgspec
+    """Score and agreement of every target on labelled images."""
+    from edgecv.data.given import to_score
+    from edgecv.run.judged import scored
 
-    from edgecv_runtime import verify as verification
-
-    given = labelled(opened, data, max_megapixels)
-    with verification.float_reference(opened) as expected:
-        done = verification.verify(
-            opened,
-            given.frames,
-            expected,
-            reference_name="float32 here",
-            labels=given.truths,
-            views=given.views,
-            frames_name=f"images of {data.resolve().name}",
-            logits=verification.float_logits(opened),
-        )
-    proofs = verification.verify(opened, only=lambda each: (each.variant, each.hint) == ("float32", "float32"))
-    proven = {each.entry.key: each.entry for each in proofs}
-    entries = []
-    for entry in (each.entry for each in done):
-        proof = proven.get(entry.key, entry)
-        found = {"agreement": proof.agreement, "finding": proof.finding, "failed": proof.failed}
-        entries.append(msgspec.structs.replace(entry, **found))
-    return entries
+    given, told = to_score(opened, data, max_megapixels)
+    for line in told:
+        say(f"{data}: {line}")
+    return scored(opened, given, f"images of {data.resolve().name}")
 
 
-def keep(opened: Bundle, evidence: Evidence, write: bool) -> bool:
+def _keep(opened: Bundle, evidence: Evidence, write: bool) -> bool:
     """Put the evidence into the bundle; False, with a word about it, where that is not possible."""
-    from edgecv_runtime import bundle
+    from edgecv.run.judged import keep
 
     if not write:
         say("not kept in the bundle, as was asked")
         return True
     try:
-        bundle.update(opened, evidence=evidence)
-    except OSError as exc:
-        why = f"{opened.path}: the evidence above cannot be kept: {exc.strerror}; the bundle is as it was"
-        stderr.print(f"edgecv: {why}; with --no-write 'verify' and 'bench' do not try", soft_wrap=True)
+        keep(opened, evidence)
+    except Unavailable as exc:
+        stderr.print(f"edgecv: {exc}", soft_wrap=True)
         return False
     return True
 
@@ -253,27 +230,6 @@ def _say_found(finding: Finding | None, json: bool) -> None:
         raise typer.Exit(EXIT_LOSSES)
 
 
-@dataclass(frozen=True)
-class Given:
-    """Images as the network sees them (N, H, W, C), how it sees each, and what is known to be right of them."""
-
-    frames: Image
-    views: list[View]
-    truths: Truths | None
-
-
-def preprocessed(opened: Bundle, images: Images) -> Given:
-    """Images as the network sees them, one after the other: full-size frames are not held together."""
-    import numpy as np
-
-    preprocess = opened.manifest.preprocess
-    frames, views = [], []
-    for frame in images:
-        frames.append(preprocess(frame))
-        views.append(preprocess.view(frame.shape[:2]))
-    return Given(np.stack(frames), views, images.truths)
-
-
 def _show(opened: Bundle, evidence: Evidence, json: bool, markdown: bool, judged: Evidence | None = None) -> None:
     from edgecv_runtime.bench import table
 
@@ -289,14 +245,3 @@ def _print(found: list[Row], markdown: bool) -> None:
         stdout.print(table.markdown(found), soft_wrap=True)
     else:
         print_table(found, stdout)
-
-
-def labelled(opened: Bundle, data: Path, max_megapixels: float) -> Given:
-    """Images whose truths are known, in class folders named as the bundle's labels, with masks or with boxes."""
-    from edgecv.data.judging import everything
-
-    manifest = opened.manifest
-    images, told = everything(data, tuple(manifest.labels), max_megapixels, opened.path, manifest.task)
-    for line in told:
-        say(f"{data}: {line}")
-    return preprocessed(opened, images)

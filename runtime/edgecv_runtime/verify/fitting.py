@@ -18,11 +18,11 @@ from edgecv_runtime.verify.compare import Outputs, Truths
 from edgecv_runtime.verify.run import computing
 
 
-def wants_thresholds(opened: Bundle) -> bool:
-    """Whether the bundle's task shows results from a confidence on, and a variant has none of its own."""
+def wants_thresholds(opened: Bundle) -> tuple[str, ...]:
+    """Of a task that shows results from a confidence on, the variants that have none of their own."""
     manifest = opened.manifest
     fits = bool(tasks.create(manifest.head, manifest.outputs).fitted(()))
-    return fits and any(not variant.thresholds for variant in manifest.variants)
+    return tuple(variant.name for variant in manifest.variants if fits and not variant.thresholds)
 
 
 def fit_thresholds(
