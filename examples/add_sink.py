@@ -3,7 +3,7 @@
     python examples/add_sink.py BUNDLE
 
 A sink takes one result after the other, in a thread of its own; what it raises is counted for that frame. Inside edgecv
-the same is a file in `edgecv_runtime/stream/sinks/` and a line in `open_sink`, and `--sink` knows it by its suffix.
+the same is a file in `edgecv_runtime/stream/sinks/` and a row in its table, and `--sink` knows it by its suffix.
 """
 
 import csv

@@ -38,7 +38,7 @@ def main() -> None:
     stop = threading.Event()
     with rt.load(ROOT / "tests" / "assets" / "digits.edgecv") as model, tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        board = Board(f"{model.info.name} {model.info.variant} on {model.info.backend}", Health(3.0))
+        board = Board(Health(3.0), f"{model.info.name} {model.info.variant} on {model.info.backend}")
         sinks = [BoardSink(board), JsonLinesSink("all.jsonl")]
         stream = Stream(model, list(sources.values()), sinks)
         with LivePage(board, "127.0.0.1", 0, times=stream.times) as page:

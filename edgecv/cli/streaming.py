@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,7 @@ from edgecv_runtime.errors import BadInput
 
 if TYPE_CHECKING:
     import edgecv_runtime as rt
-    from edgecv_runtime.stream import Event, Stream, StreamReport
+    from edgecv_runtime.stream import Event, Sink, Stream, StreamReport
     from edgecv_runtime.stream.config import Followed, Setup
 
 _LOGS = ("text", "json")
@@ -81,9 +81,6 @@ def stream(
 ) -> None:
     """Run a bundle on cameras, network streams and files; every frame read is accounted for."""
     from edgecv_runtime import stream as streams
-    from edgecv_runtime.stream.live import Board, BoardSink, Health, LivePage, parse_address
-    from edgecv_runtime.stream.live.server import read_token
-    from edgecv_runtime.stream.live.systemd import Notifier
     from edgecv_runtime.stream.live.systemd import unit as unit_of
 
     if when_late not in ("auto", *streams.POLICIES):
@@ -101,10 +98,9 @@ def stream(
     refuse_overwriting(inputs, [Path(name) for name in names if name != "-" and "://" not in name], "--sink")
     if json and "-" in names:
         raise BadInput("--json and --sink - both write to stdout: choose one")
-    address = page or setup.config.page
     folder = config.parent if config is not None else Path()
     token = page_token or (folder / setup.config.page_token if setup.config.page_token else None)
-    notifier, health = Notifier(), Health()
+    telling = _Telling(page or setup.config.page, token)
     with ExitStack() as closing:
         if latest:
             load = partial(replace(loading, self_test=True).model, bundle)
@@ -116,32 +112,24 @@ def stream(
         say(f"{info.name}: {info.variant} on {info.backend}, runs in {info.precision}")
         for rule in setup.rules():
             rule.check(info.task, model.labels)
-        sinks = setup.sinks()
-        lookers: list[Callable[[StreamReport], object]] = [_progress]
-        board = Board(f"{info.name} {info.variant} on {info.backend}", health) if address is not None else None
-        if board is not None:
-            sinks.append(BoardSink(board))
-            lookers.append(board.look)
-        else:
-            lookers.append(lambda report: health.look(report, time.monotonic()))
-        lookers.append(lambda report: notifier.look(report, health, time.monotonic()))
         settings = streams.Settings(
             when_late=when_late,  # type: ignore[arg-type]
             max_frames=frames,
             reconnect=reconnect,
             isolate=isolate,
         )
-        running = streams.Stream(computing, [], sinks, settings)
+        running = streams.Stream(computing, [], [*setup.sinks(), *telling.sinks()], settings)
         running.journal.subscribe(_tell)
         followed = _followed(running, config, setup)
-        if board is not None and address is not None:
-            served = LivePage(board, *parse_address(address), token=read_token(token), times=running.times)
-            closing.enter_context(served)
-            say(f"live page: {served.url}")
-        lookers.append(lambda _: followed.look())
+
+        def look(report: StreamReport) -> None:
+            telling.look(report)
+            followed.look()
+
+        closing.enter_context(telling.serving(running, f"{info.name} {info.variant} on {info.backend}"))
         with _signals(followed, reloads=config is not None) as stop:
-            report = running.run(stop, lambda report: [look(report) for look in lookers])
-        notifier.stopping()
+            report = running.run(stop, look)
+        telling.stopping()
     _show(report, info, json, "-" in names)
     code = report.exit_code
     if code == 0 and stop.signum not in (None, signal.SIGINT):
@@ -150,6 +138,55 @@ def stream(
         leave(code)
     if code:
         raise typer.Exit(code)
+
+
+class _Telling:
+    """Who is told how the run stands: the terminal, a service manager, and the live page where one is asked for."""
+
+    def __init__(self, address: str | None, token: Path | None) -> None:
+        """address: of the page; token: its file. Raises BadInput."""
+        from edgecv_runtime.stream.live import Board, Health, parse_address
+        from edgecv_runtime.stream.live.server import read_token
+        from edgecv_runtime.stream.live.systemd import Notifier
+
+        self._place = None if address is None else parse_address(address)
+        self._token = None if address is None else read_token(token)
+        self._health = Health()
+        self._board = None if address is None else Board(self._health)
+        self._notifier = Notifier()
+
+    def sinks(self) -> list[Sink]:
+        """What brings results to the page."""
+        from edgecv_runtime.stream.live import BoardSink
+
+        return [] if self._board is None else [BoardSink(self._board)]
+
+    @contextmanager
+    def serving(self, running: Stream, model: str) -> Iterator[None]:
+        """Serve the page; raises BadInput where it cannot listen."""
+        if self._board is None or self._place is None:
+            yield
+            return
+        from edgecv_runtime.stream.live import LivePage
+
+        self._board.model = model
+        with LivePage(self._board, *self._place, token=self._token, times=running.times) as page:
+            say(f"live page: {page.url}")
+            yield
+
+    def look(self, report: StreamReport) -> None:
+        """Take the run's report; to be called about twice a second."""
+        now_s = time.monotonic()
+        _progress(report)
+        if self._board is not None:
+            self._board.look(report)
+        else:
+            self._health.look(report, now_s)
+        self._notifier.look(report, self._health, now_s)
+
+    def stopping(self) -> None:
+        """The run is over."""
+        self._notifier.stopping()
 
 
 def _setup(

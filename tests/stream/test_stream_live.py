@@ -56,7 +56,7 @@ def get(url, **headers):
 @contextlib.contextmanager
 def streaming(cameras, **options):
     """A page beside a run in a thread; the run ends with it."""
-    board = Board("digits float32")
+    board = Board(model="digits float32")
     stop = threading.Event()
     sinks = [BoardSink(board)]
     with LivePage(board, "127.0.0.1", 0, **options) as page:
@@ -250,7 +250,7 @@ def test_metrics_are_judged_by_promtool(tmp_path):
     for age_ms in (4.0, 40.0, 400.0, 60_000.0):
         times["yard"][0].add(age_ms)
         times["yard"][1].add(age_ms / 10)
-    board = Board("digits float32")
+    board = Board(model="digits float32")
     board.look(report(source("yard", "live", 7), source('ga"te\n', "stalled", 0)))
     text = Metrics(board, lambda: times, sysfs=tmp_path).text()
     judged = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)

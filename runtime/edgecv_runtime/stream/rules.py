@@ -12,6 +12,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,9 +156,12 @@ class Watch:
         frame = output.frame
         now_s = frame.captured_ns / 1e9 if frame.live or frame.pts_s is None else frame.pts_s
         happenings = []
+        seen: dict[tuple[Point, ...] | None, list[dict[str, str | float]]] = {}  # counting a mask takes milliseconds
         for number, (rule, condition) in enumerate(self._rules):
             key = number, frame.source
-            found = [facts for facts in things(output, rule.inside) if condition.holds(facts)]
+            if rule.inside not in seen:
+                seen[rule.inside] = list(things(output, rule.inside))
+            found = [facts for facts in seen[rule.inside] if condition.holds(facts)]
             stay = self._stays.get(key)
             if stay is not None and not -_FLICKER_S <= now_s - stay.until_s <= max(_FLICKER_S, rule.dwell_s / 10):
                 del self._stays[key]
@@ -189,7 +193,7 @@ class OnRules(Around):
         return replace(output, happenings=happenings) if happenings else None
 
 
-def things(output: Output, inside: Sequence[Point] | None = None) -> Iterator[dict[str, str | float]]:
+def things(output: Output, inside: tuple[Point, ...] | None = None) -> Iterator[dict[str, str | float]]:
     """What was found in a frame, one by one, by the names of NAMES; inside: only what lies in this polygon.
 
     Of a classification its labels that hold; of a detector its boxes (x, y: their middle); of a segmenter its classes.
@@ -235,7 +239,8 @@ def _contains(polygon: Sequence[Point], point: Point) -> bool:
     return is_inside
 
 
-def _filled(polygon: Sequence[Point], shape: tuple[int, ...]) -> Any:
+@lru_cache(maxsize=64)
+def _filled(polygon: tuple[Point, ...], shape: tuple[int, ...]) -> Any:
     """The pixels of a (H, W) mask in a polygon -> (H, W) bool."""
     import cv2
 

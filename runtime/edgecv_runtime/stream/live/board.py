@@ -25,10 +25,10 @@ _QUALITY = 75
 class Board:
     """What is known of a run at the moment; every method may be called by any thread."""
 
-    def __init__(self, model: str = "", health: Health | None = None) -> None:
-        """model: what the page calls the model."""
-        self.model = model
+    def __init__(self, health: Health | None = None, model: str = "") -> None:
+        """health: watches the same reports; model: what the page calls the model."""
         self.health = health or Health()
+        self.model = model
         self._lock = threading.Lock()
         self._latest: dict[str, Output] = {}
         self._pictures: dict[str, tuple[Output, bytes]] = {}
