@@ -163,6 +163,8 @@ NOT_INSTALLED = "not installed"
 _MODULES = {
     "cv2": ("OpenCV: images and cameras", "cpu"),
     "av": ("PyAV: video files and network streams", "cpu"),
+    "starlette": ("the live page of a stream", "page"),
+    "paho.mqtt": ("an MQTT broker as a sink", "mqtt"),
     "torch": ("training and export", "export"),
     "onnx": ("export and quantization", "export"),
 }

@@ -15,7 +15,7 @@ from edgecv_runtime.stream.events import Event
 from edgecv_runtime.stream.redact import host_and_port, redact, shown, split
 from edgecv_runtime.stream.sinks.base import Output, Sink
 from edgecv_runtime.stream.sinks.jsonlines import line_of, wall_clock
-from edgecv_runtime.stream.sinks.segments import slug
+from edgecv_runtime.stream.sinks.segments import Slugs
 
 SCHEMES = {"mqtt": 1883, "mqtts": 8883}
 _TOPIC = "edgecv"
@@ -53,6 +53,7 @@ class MqttSink(Sink):
         self._qos = int(options.get("qos", "1"))
         self._timeout_s = timeout_s
         self._place = place[0], place[1] or SCHEMES[parts.scheme]
+        self._slugs = Slugs()
         self._states: dict[str, bytes] = {}
         self._lock = threading.Lock()
         self._connected = threading.Event()
@@ -67,7 +68,7 @@ class MqttSink(Sink):
         self._start()
         if not self._connected.wait(0.0 if self._reason != "not connected yet" else self._timeout_s):
             raise ConnectionError(f"the broker is not there: {self._reason}")
-        topic = f"{self._topic}/{slug(output.frame.source)}/result"
+        topic = f"{self._topic}/{self._slugs.of(output.frame.source)}/result"
         self._publish(topic, line_of(output).rstrip(b"\n"), retain=False)
 
     def event(self, event: Event) -> None:
@@ -76,7 +77,7 @@ class MqttSink(Sink):
             return
         told = {"source": event.name, "state": event.state, "reason": event.reason, "attempt": event.attempt}
         payload = jsontext.encode({**told, "time": wall_clock(event.unix_s)})
-        topic = f"{self._topic}/{slug(event.name)}/state"
+        topic = f"{self._topic}/{self._slugs.of(event.name)}/state"
         with self._lock:
             self._states[topic] = payload
         self._start()

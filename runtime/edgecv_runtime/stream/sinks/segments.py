@@ -71,12 +71,12 @@ class Segments:
             raise BadInput(f"{path}: '{min(unknown)}' means nothing in a file's name; {{source}} and {{time}} do")
         if not self.path.parent.is_dir():
             raise BadInput(f"{path}: there is no folder {self.path.parent}")
-        self._slugs: dict[str, str] = {}
+        self._slugs = Slugs()
 
     def name(self, source: str, unix_s: float) -> Path:
         """The path for a source and the wall clock of its first frame, whether it is free or not."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(unix_s))
-        name = self.path.name.replace("{source}", self._slug(source)).replace("{time}", stamp)
+        name = self.path.name.replace("{source}", self._slugs.of(source)).replace("{time}", stamp)
         return self.path.with_name(name)
 
     def begin(self, source: str, unix_s: float, *, parts: bool = False) -> Part:
@@ -106,14 +106,21 @@ class Segments:
                     found.append(Part(path, part, new=False))
         return found
 
-    def _slug(self, source: str) -> str:
-        """The source's name, fit for a file system and unlike those of the other sources."""
-        if source not in self._slugs:
-            plain = slug(source)
-            taken = set(self._slugs.values())
+
+class Slugs:
+    """Names of sources as parts of names of files and topics: no two alike."""
+
+    def __init__(self) -> None:
+        self._given: dict[str, str] = {}
+
+    def of(self, source: str) -> str:
+        """The one of a source, the same each time."""
+        if source not in self._given:
+            plain = _SLUG.sub("-", source if "://" in source else Path(source).name).strip("-") or "source"
+            taken = set(self._given.values())
             names = (plain if number == 1 else f"{plain}-{number}" for number in itertools.count(1))
-            self._slugs[source] = next(name for name in names if name not in taken)
-        return self._slugs[source]
+            self._given[source] = next(name for name in names if name not in taken)
+        return self._given[source]
 
 
 class Part:
@@ -153,11 +160,6 @@ class Part:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
-
-
-def slug(source: str) -> str:
-    """A source's name as a part of a file's name, an address or a topic."""
-    return _SLUG.sub("-", source if "://" in source else Path(source).name).strip("-") or "source"
 
 
 def part_of(path: Path) -> Path:
