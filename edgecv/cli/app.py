@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import edgecv
-from edgecv.cli import adopting, cost, device, inspect, output, quantizing, recipes, results, streaming
+from edgecv.cli import adopting, cost, deploying, device, inspect, output, quantizing, recipes, results, streaming
 
 
 class Verb(NamedTuple):
@@ -32,6 +32,7 @@ VERBS = {
         Verb(device.predict, "edgecv predict runs/photos/bundle photos --top 3"),
         Verb(streaming.stream, "edgecv stream runs/photos/bundle clip.mp4 --sink out.mp4"),
     ),
+    "To another device": (Verb(deploying.check, "edgecv check runs/photos/bundle --target rpi5"),),
     "Single steps of a build": (
         Verb(recipes.train, "edgecv train recipes/photos.yaml data.path=photos train.epochs=5"),
         Verb(recipes.export, "edgecv export recipes/photos.yaml data.path=photos"),

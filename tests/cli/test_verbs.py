@@ -106,6 +106,7 @@ def test_an_error_with_json_leaves_stdout_empty(name, monkeypatch, tmp_path):
     assert ["--json"] in options
     more = {"quantize": ["--dialect", "fp16"], "predict": ["photo.png"], "stream": ["fake:2"]}
     more["adopt"] = ["--describe", "nowhere.yaml", "--data", "photos"]
+    more["check"] = ["--target", "rpi5"]
     done = CliRunner().invoke(app, ["--quiet", name, "nowhere.yaml", *more.get(name, []), "--json"])
     assert done.exit_code == 2, done.output
     assert done.stdout == ""
