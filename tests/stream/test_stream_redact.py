@@ -36,6 +36,9 @@ CANARY = "c4n@ry/p%41ss"
         ('rtspsrc user-pw="two words" ! appsink', None),
         ("rtsp://10.0.0.2:554/Streaming/Channels/101", "rtsp://10.0.0.2:554/Streaming/Channels/101"),
         ("plain words: a@b.c, 50 % done", "plain words: a@b.c, 50 % done"),
+        ('{"api_key": "secret", "X-Auth-Token": "secret"}', '{"api_key": ***, "X-Auth-Token": ***}'),
+        ("Authorization: Digest username=a, response=secret", "Authorization: Digest ***"),
+        ("nvh265enc bypass=true key-int-max=30 author=me", "nvh265enc bypass=true key-int-max=30 author=me"),
     ],
 )
 def test_known_shapes(text, shown):

@@ -33,10 +33,10 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:@]+)(?::(?P<port>\d{1,5}))?")
 
 # In texts of others: scheme://user:password@ up to the LAST @ of the word, then what is named as a secret.
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<userinfo>[^\s'\"<>]*)@")
+_USERINFO = re.compile(r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<userinfo>[^\s'\"<>]*)@")
 _NAMED = re.compile(
-    r"(?P<key>(?:\buser-id|[\w-]*(?:pass|pwd|psw|token|secret|auth|signature|credential|loginpas)[\w-]*"
-    r"|\b(?:pw|[\w-]*[-_]pw|key|[\w-]*[-_]?api[-_]?key|[\w-]*[-_]key|sig))[\"']?\s*(?:=|:(?=\s*[\"']))\s*)"
+    r"(?<![\w-])(?P<key>(?:user-id|[\w-]*(?:(?<!by)pass(?:word|wd|phrase|code)?|pwd|psw|token|secret|auth(?:basic|code|info)?"
+    r"|signature|credentials?|loginpas|[-_]pw|api[-_]?key|[-_]key)|pw|key|sig)[\"']?\s*(?:=|:(?=\s*[\"']))\s*)"
     r"(?P<value>\"[^\"]*\"|'[^']*'|[^\s&'\"!,;]+)",
     re.IGNORECASE,
 )
@@ -135,7 +135,11 @@ def secrets_known() -> tuple[str, ...]:
 def secrets_of(text: str) -> tuple[str, ...]:
     """The passwords and tokens that stand in a URL or pipeline, raw, the one of the user first."""
     if not _SCHEME.match(text):
-        inside = [secret for found in re.findall(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+", text) for secret in _of(found)]
+        inside = [
+            secret
+            for found in re.findall(r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]+", text)
+            for secret in _of(found)
+        ]
         named = [match for match in _NAMED.finditer(text) if "user-id" not in match["key"]]
         return tuple(dict.fromkeys([*inside, *(match["value"].strip("'\"") for match in named)]))
     return _of(text)
