@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ RECIPES = {
     "bccd": HERE / "recipes" / "bccd.yaml",
     "membrane": HERE / "recipes" / "membrane.yaml",
 }
-LONGER = ["train.epochs=16", "quantize.budget_s=120"]  # than the demo has time for
+LONGER = ["train.epochs=16", "train.warmup_epochs=1", "quantize.budget_s=120"]  # than the demo has time for
 FRAMES, ROUNDS, SECONDS = 16, 7, 0.15
 CANDIDATES = 300
 STAGES = ("preprocess", "network", "decode", "draw", "frame to result")
@@ -61,6 +62,7 @@ class Row(msgspec.Struct, frozen=True):
     """One data set. output, logits: bytes of a frame that leave the network, and that logits would be (0: no classes).
 
     candidates_ms: of decoding a frame with CANDIDATES boxes above the threshold, by round; [] where there are none.
+    load: of the machine when the stages were timed, mean over a minute: what else ran makes networks slower.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Row(msgspec.Struct, frozen=True):
     output: int
     logits: int
     candidates_ms: list[float]
+    load: float
     ways: list[Way]
 
 
@@ -96,7 +99,7 @@ def measure(name: str, overrides: list[str], runs: Path) -> Row:
     """Build a set's recipe, and time the stages of each way to run what it gave."""
     asked = recipe.read(RECIPES[name], overrides)
     done = build(asked, runs / name, say=print, progress=False)
-    data = load(asked.data)
+    data, busy = load(asked.data), os.getloadavg()[0]
     frames = [(data.test or data.val)[index] for index in range(FRAMES) if index < len(data.test or data.val)]
     with rt.Bundle(done.bundle) as opened:
         manifest = opened.manifest
@@ -128,7 +131,7 @@ def measure(name: str, overrides: list[str], runs: Path) -> Row:
                 logits = sum(each.nbytes for each in chosen.logits(target, manifest, given).values())
                 candidates = crowded(manifest, found, manifest.preprocess.view(frames[0].shape[:2]))
     size = manifest.preprocess.size
-    return Row(name, asked.model.name, size, output, logits, candidates, ways)
+    return Row(name, asked.model.name, size, output, logits, candidates, busy, ways)
 
 
 def stages(opened: rt.Bundle, target: Target, frames: list[Image]) -> dict[str, list[float]]:
@@ -225,7 +228,8 @@ def write(rows: list[Row]) -> None:
         "Accuracy is of held-out images, of the test part where a set has one; drop and agreement are from PyTorch "
         "float32 on the same images. Agreement of detectors is the share of matched boxes (same class, IoU >= 0.9), "
         "of segmenters mIoU with PyTorch's masks as truth. Stages are those of single frames in their own size, "
-        f"{ROUNDS} interleaved rounds of {SECONDS} s. Offered int8 loses {worst:.2f} points at most.",
+        f"{ROUNDS} interleaved rounds of {SECONDS} s. Offered int8 loses {worst:.2f} points at most. "
+        f"Load of the machine when stages were timed: {', '.join(f'{row.name} {row.load:.1f}' for row in rows)}.",
         lines,
     )
 
