@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -113,6 +114,55 @@ def unplug_and_plug():
         return result | {"after": [str(link.resolve()) for link in links]}
 
 
+def running():
+    """A run over an unplugging: the camera comes back into the same stream."""
+    events, counts, stop = [], [0], threading.Event()
+
+    def until(count):
+        end_s = time.monotonic() + 40
+        while counts[0] < count and time.monotonic() < end_s:
+            time.sleep(0.1)
+
+    def model(image):
+        counts[0] += 1
+        return Nothing()
+
+    reports = []
+    thread = threading.Thread(
+        target=lambda: reports.append(
+            stream.run(
+                model, "camera:front", stop=stop, on_event=lambda event: events.append([event.state, event.reason])
+            )
+        )
+    )
+    thread.start()
+    until(5)
+    (DRIVER / "unbind").write_text("vivid.0")
+    time.sleep(2)
+    gone = counts[0]
+    (DRIVER / "bind").write_text("vivid.0")
+    started_s = time.monotonic()
+    until(gone + 5)
+    back_s = time.monotonic() - started_s
+    stop.set()
+    thread.join(10)
+    source = reports[0].sources[0]
+    return {
+        **{"gone": gone, "again": counts[0], "back_s": back_s, "events": events, "ended": source.ended},
+        **{"read": source.read, "account": source.inferred + sum(source.dropped.values()) + source.failed},
+    }
+
+
+class Nothing:
+    """A result that shows nothing."""
+
+    def draw(self, image):
+        return image
+
+    def as_dict(self):
+        return {}
+
+
 STEPS = {
     "listed": lambda: [[device.path, device.bus, device.card, list(device.ids)] for device in cameras()],
     "formats": formats,
@@ -122,6 +172,7 @@ STEPS = {
     "wish": lambda: look("camera:front?size=123x77"),
     "two": two_at_once,
     "plugging": unplug_and_plug,
+    "running": running,
 }
 
 

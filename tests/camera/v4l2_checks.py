@@ -106,3 +106,14 @@ def test_an_unplugged_camera_is_missing_and_comes_back_under_its_name_when_its_i
     assert result["noticed_s"] < 3
     assert result["absent"]["kind"] == "missing"
     assert near(result["again"]["bars"], BARS, 12)
+
+
+def test_a_run_goes_on_when_its_camera_is_plugged_in_again(seen):
+    result = seen["running"]
+    states = [state for state, _ in result["events"]]
+    assert states.count("live") >= 2
+    assert "backing off" in states[states.index("live") :]
+    assert result["gone"] >= 5
+    assert result["again"] >= result["gone"] + 5
+    assert result["ended"] == "stopped"
+    assert result["account"] == result["read"]
