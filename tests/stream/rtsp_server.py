@@ -9,6 +9,7 @@ rtsp://127.0.0.1:PORT/cam, which never ends unless --frames is given. The access
 import argparse
 import itertools
 import sys
+import time
 
 import gi
 
@@ -43,9 +44,10 @@ def units_of(clip, codec):
 class Camera(GstRtspServer.RTSPMediaFactory):
     """The clip for ever (or `frames` units), one access unit each frame time; all clients see the same picture."""
 
-    def __init__(self, clip, codec, frames):
+    def __init__(self, clip, codec, frames, log=None):
         super().__init__()
         self.codec = codec
+        self.log = log and open(log, "w", buffering=1)  # noqa: PTH123, SIM115  # as long as the process
         self.units = units_of(clip, codec)
         self.frames = frames
         self.set_shared(True)
@@ -54,14 +56,16 @@ class Camera(GstRtspServer.RTSPMediaFactory):
         media = Gst.parse_launch(TO_RTP.format(codec=self.codec))
         source = media.get_by_name("units")
         length = sum(duration for _, _, duration in self.units)
-        turns = ((turn * length, unit) for turn in itertools.count() for unit in self.units)
+        turns = ((turn * length, unit) for turn in itertools.count() for unit in enumerate(self.units))
         coming = itertools.islice(turns, self.frames)
 
         def push():
-            start, (data, pts, duration) = next(coming, (0, (None, 0, 0)))
+            start, (number, (data, pts, duration)) = next(coming, (0, (0, (None, 0, 0))))
             if data is None:
                 source.emit("end-of-stream")
                 return False
+            if self.log:
+                self.log.write(f"{number} {time.monotonic_ns()}\n")
             buffer = Gst.Buffer.new_wrapped(data)
             buffer.pts, buffer.duration = start + pts, duration
             return source.emit("push-buffer", buffer) == Gst.FlowReturn.OK
@@ -88,6 +92,7 @@ def main():
     parser.add_argument("--clip", required=True)
     parser.add_argument("--codec", default="h264", choices=("h264", "h265"))
     parser.add_argument("--frames", type=int)
+    parser.add_argument("--log", help="file of the numbers of the units within the clip, and when each was sent")
     parser.add_argument("--udp-only", action="store_true")
     parser.add_argument("--user")
     parser.add_argument("--password", default="")
@@ -97,7 +102,7 @@ def main():
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
     server.set_service("0")  # any free port
-    camera = Camera(options.clip, options.codec, options.frames)
+    camera = Camera(options.clip, options.codec, options.frames, options.log)
     if options.udp_only:
         camera.set_protocols(GstRtsp.RTSPLowerTrans.UDP)
     if options.user:

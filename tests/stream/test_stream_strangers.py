@@ -74,6 +74,24 @@ def test_without_a_key_frame_a_backlog_is_kept_for_a_while_and_then_a_gap():
     assert reading.reader.skipped() == {"undecoded": 6}
 
 
+def test_a_camera_that_never_sends_a_key_frame_is_decoded_again():
+    gate, second = threading.Event(), 1_000_000_000
+
+    def arriving():
+        yield from packets("ddd")
+        gate.wait(5)
+        for packet in packets("dddddd"):
+            reading.now_ns += 5 * second
+            yield packet
+
+    reading = Reading(arriving()).filled(3)
+    reading.now_ns = 3 * second
+    taken = threading.Thread(target=lambda: (time.sleep(0.2), gate.set()))
+    taken.start()
+    assert reading.take() == "d4"  # more than 20 s after the gap began
+    taken.join()
+
+
 def test_a_recording_loses_nothing_and_is_not_read_ahead_for_ever(monkeypatch):
     monkeypatch.setattr("edgecv_runtime.stream.sources.packets._MOST_BYTES", 50)
     given = packets("Kddd" * 50)

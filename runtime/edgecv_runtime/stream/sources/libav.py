@@ -126,7 +126,8 @@ class Decoder:
         """What the container says of its video."""
         context = self._stream.codec_context
         size = (context.height, self._square_width(context.width)) if context.height and context.width else None
-        return Facts(live, size, self.fps, self.declared_frames, context.name)
+        fps = self.fps if self.stamped or not live else None  # nobody knows the rate of a camera without stamps
+        return Facts(live, size, fps, self.declared_frames, context.name)
 
     def close(self) -> None:
         """Close the container; the caller makes sure that no thread is inside a read."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 UNDECODED = "undecoded"  # why a frame was dropped
 BOUND_S = 1.0  # a packet that waited longer is left out, if a later key frame is there
 MOST_BOUND_S = 2.5  # from here on also if there is none: a gap until the next one
+LONGEST_GAP_S = 20.0  # a camera without any key frame (intra refresh) is decoded again after so long
 _WAITED_S = 0.002  # a read that took longer had to wait: what lies in a socket is read in tens of microseconds
 _MOST_BYTES = 64_000_000
 _POLL_S = 0.1  # how soon a waiting reader sees that it is interrupted
@@ -69,7 +70,7 @@ class PacketReader:
         self._ended = False
         self._error: Exception | None = None
         self._stopping = False
-        self._waits_for_key = False
+        self._gap_began_ns: int | None = None  # since when a key frame is waited for
         self._thread = threading.Thread(target=self._run, name=f"edgecv-packets {name}", daemon=True)
         self._thread.start()
 
@@ -78,10 +79,12 @@ class PacketReader:
 
         Raises Silence after `patience_s()` seconds without one, or what reading raised.
         """
-        start_s = time.monotonic()
+        start_s, arrived = time.monotonic(), self.arrived
         with self._changed:
             while True:
                 self._leave_out_what_is_old()
+                if self.arrived > arrived:  # nothing worth decoding yet, but no silence
+                    start_s, arrived = time.monotonic(), self.arrived
                 if self._queue:
                     item = self._queue.popleft()
                     self._bytes -= item.packet.size
@@ -111,10 +114,11 @@ class PacketReader:
     def _leave_out_what_is_old(self) -> None:
         if self._bound_ns is None or not self._queue:
             return
-        if self._waits_for_key:
-            while self._queue and not self._queue[0].packet.is_keyframe:
+        if self._gap_began_ns is not None:
+            while self._queue and not self._worth_beginning(self._queue[0]):
                 self._drop()
-            self._waits_for_key = not self._queue
+            if self._queue:
+                self._gap_began_ns = None
             return
         late_ns = self._clock() - self._queue[0].arrived_ns
         if late_ns <= self._bound_ns and self._bytes <= _MOST_BYTES:
@@ -126,7 +130,13 @@ class PacketReader:
         elif not keys and (late_ns > MOST_BOUND_S / BOUND_S * self._bound_ns or self._bytes > _MOST_BYTES):
             while self._queue:
                 self._drop()
-            self._waits_for_key = True
+            self._gap_began_ns = self._clock()
+
+    def _worth_beginning(self, item: Arrival) -> bool:
+        """Whether decoding may go on with it after a gap: a key frame, the end, or what comes where there are none."""
+        assert self._gap_began_ns is not None
+        too_long = item.arrived_ns - self._gap_began_ns > LONGEST_GAP_S * 1e9
+        return item.packet.is_keyframe or not item.packet.size or too_long
 
     def _drop(self) -> None:
         self._bytes -= self._queue.popleft().packet.size
