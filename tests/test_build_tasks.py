@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import cv2
@@ -130,7 +131,11 @@ def test_its_report_shows_frames_beside_their_truth(ink):
         assert all(cv2.imdecode(np.frombuffer(pane.jpeg, np.uint8), 1) is not None for pane in one.panes)
     scores = [[one.panes[-1].score for one in some] for some in (shown.worst, shown.best)]
     assert max(scores[0]) <= min(scores[1])
+    val = load(recipe.read(ink.folder / "recipe.yaml").data).val
+    known = np.concatenate([np.asarray(val.truths[index]).ravel() for index in range(shown.looked_at)])
+    assert np.sum(shown.confused.counts, axis=1).tolist() == np.bincount(known, minlength=2)[:2].tolist()
     page = ink.report.read_text()
+    assert "percent of a row's pixels" in page
     assert "The frames on which it does worst" in page
     assert "mIoU" in page
 
@@ -194,7 +199,15 @@ def test_the_report_shows_the_boxes_that_load_shows(boxes):
         for one in shown.worst:
             pane = one.panes[-1]
             assert pane.source == "float32 on onnxruntime"
-            assert pane.said == str(model(val[val.names.index(one.name)]))
+            found = model(val[val.names.index(one.name)])
+            said, _, errors = pane.said.partition("; ")
+            assert said == str(found)
+            missed, extra = map(int, re.match(r"(\d+) missed, (\d+) extra", errors).groups())
+            assert len(found) - extra == len(val.truths[val.names.index(one.name)]) - missed
+    confused = np.array(shown.confused.counts)
+    truths = np.concatenate([each.class_id for each in val.truths[: shown.looked_at]])
+    assert confused[:-1].sum(axis=1).tolist() == np.bincount(truths, minlength=10).tolist()
+    assert "the last row boxes where nothing belongs" in boxes.report.read_text()
 
 
 def test_quantized_again_a_variant_gets_thresholds_of_its_own(boxes, tmp_path):

@@ -14,6 +14,7 @@ from edgecv_runtime.errors import BadInput, nearest
 if TYPE_CHECKING:
     from edgecv.cost.predict import Forecast
     from edgecv.xray import Graph
+    from edgecv.xray.named import Named
 
 HERE = "here"
 
@@ -87,10 +88,10 @@ def _asked(backend: str, precision: str) -> list[tuple[str, Any]]:
     return found
 
 
-def forecast(graph: Graph, device: str, what: str, variant: str, *, measure: bool) -> list[Forecast]:
+def forecast(graph: Graph, device: str, named: Named, *, measure: bool) -> list[Forecast]:
     """Predictions on a device, the fastest first; device: "here", or a file that `edgecv survey --out` wrote.
 
-    what, variant: what the graph was read from, for a real run.
+    named: what the graph was read from, for a real run.
     """
     from edgecv.cost import real
     from edgecv.cost import record as records
@@ -100,9 +101,9 @@ def forecast(graph: Graph, device: str, what: str, variant: str, *, measure: boo
     forecasts = []
     for survey in found:
         prediction = predict(graph, survey)
-        ms, slower = real.evidence_ms(what, variant, prediction), None
+        ms, slower = real.evidence_ms(named, prediction), None
         if measure:
-            ms, reference_ms = real.measure_ms(graph, what, variant, prediction)
+            ms, reference_ms = real.measure_ms(graph, named, prediction)
             slower = reference_ms / survey.reference_ms
         forecasts.append(Forecast(prediction, ms, prediction.reached(ms) if ms else None, slower))
     return sorted(forecasts, key=lambda each: each.prediction.ms)

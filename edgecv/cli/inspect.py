@@ -13,6 +13,7 @@ from edgecv_runtime.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
     from edgecv.xray import Graph
+    from edgecv.xray.named import Named
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -61,16 +62,18 @@ def inspect(
     try:
         from edgecv import xray
         from edgecv.xray.console import print_changes, print_table
+        from edgecv.xray.named import parse
 
         shapes = dict(_named_shape(text) for text in input_shape or [])
-        graph = xray.read(model, size=_numbers(size, "--size"), input_shapes=shapes, variant=variant)
+        named = parse(model, variant)
+        graph = xray.read(named, size=_numbers(size, "--size"), input_shapes=shapes)
     except ImportError as exc:
         raise Unavailable(f"this command needs {exc.name}", extra="export") from exc
     if html is not None:
-        _page(model, graph, html, variant=variant, image=image, weights=weights)
+        _page(named, graph, html, image=image, weights=weights)
     table = xray.table(xray.fold(graph) if fold else graph)
     changes = xray.what_if(table) if what_if else []
-    forecasts = cost.forecast(graph, device, model, variant, measure=measure) if device else []
+    forecasts = cost.forecast(graph, device, named, measure=measure) if device else []
     if json:
         facts = {"table": table, **({"what_if": changes} if what_if else {})}
         show_json(facts | ({"device": forecasts} if device else {}))
@@ -83,12 +86,12 @@ def inspect(
     cost.print_forecasts(forecasts, top)
 
 
-def _page(model: str, graph: Graph, html: Path, *, variant: str, image: Path | None, weights: str | None) -> None:
+def _page(named: Named, graph: Graph, html: Path, *, image: Path | None, weights: str | None) -> None:
     try:
         from edgecv.xray import page, subjects
     except ImportError as exc:
         raise Unavailable(f"the page needs {exc.name}", extra="export") from exc
-    with subjects.opened(model, graph, variant=variant, weights=weights, image=image) as subject:
+    with subjects.opened(named, graph, weights=weights, image=image) as subject:
         page.write(subject, html, say=say)
     say(f"page: {html.absolute()}")
 

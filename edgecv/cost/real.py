@@ -13,30 +13,32 @@ from edgecv.cost.measure import reference
 from edgecv.cost.predict import Prediction
 from edgecv.xray.extent import Shape
 from edgecv.xray.graph import Graph
+from edgecv.xray.named import Bundled, File, Named
 from edgecv_runtime import machine, onnxfile
 from edgecv_runtime.backends import Options, get
-from edgecv_runtime.bundle import ARCHIVE_SUFFIX, Bundle
+from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BadInput
 
 RUNS, SECONDS = 5, 0.15
 
 
-def evidence_ms(what: str, variant: str, prediction: Prediction) -> float | None:
+def evidence_ms(named: Named, prediction: Prediction) -> float | None:
     """The median latency that a bundle's evidence holds for a prediction's machine, backend and precision, or None."""
-    if not is_bundle(what):
+    if not isinstance(named, Bundled):
         return None
-    with Bundle(what) as opened:
+    with Bundle(named.path) as opened:
         for entry in opened.evidence().entries:
-            same = (entry.variant, entry.backend, entry.hint) == (variant, prediction.backend, prediction.precision)
+            asked = named.variant, prediction.backend, prediction.precision
+            same = (entry.variant, entry.backend, entry.hint) == asked
             if same and entry.machine.key == prediction.machine and entry.latency and entry.latency.batch == 1:
                 return entry.latency.p50_ms
     return None
 
 
-def measure_ms(graph: Graph, what: str, variant: str, prediction: Prediction) -> tuple[float, float]:
+def measure_ms(graph: Graph, named: Named, prediction: Prediction) -> tuple[float, float]:
     """Run a network on this machine, undisturbed calls; milliseconds of it and of the reference network beside it.
 
-    what: an ONNX file, a bundle, or a model of the zoo, which is exported with fresh weights first. graph: read from
+    named: of a model of the zoo, one with fresh weights is exported first. graph: read from
     it; the run has inputs of the same shapes.
     Raises BadInput when the prediction is for another machine.
     """
@@ -44,20 +46,15 @@ def measure_ms(graph: Graph, what: str, variant: str, prediction: Prediction) ->
         raise BadInput(f"--measure runs here, on {machine.this().key}; the survey is of {prediction.machine}")
     options = Options(precision=prediction.precision)
     shapes = {name: graph.tensors[name].shape for name in graph.inputs}
-    if is_bundle(what):
-        with Bundle(what) as opened:
-            return file_ms(opened.variant_file(variant), prediction.backend, options, shapes)
-    if Path(what).is_file():
-        return file_ms(Path(what), prediction.backend, options, shapes)
+    if isinstance(named, Bundled):
+        with Bundle(named.path) as opened:
+            return file_ms(opened.variant_file(named.variant), prediction.backend, options, shapes)
+    if isinstance(named, File):
+        return file_ms(named.path, prediction.backend, options, shapes)
     with tempfile.TemporaryDirectory(prefix="edgecv-") as folder:
         path = Path(folder) / "model.onnx"
-        export(what, path, shapes[graph.inputs[0]][2:])
+        export(named.name, path, shapes[graph.inputs[0]][2:])
         return file_ms(path, prediction.backend, options)
-
-
-def is_bundle(what: str) -> bool:
-    """Whether a name is a bundle's."""
-    return Path(what).is_dir() or Path(what).suffix == ARCHIVE_SUFFIX
 
 
 def file_ms(

@@ -77,11 +77,17 @@ class Beside:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts of frames by true label (rows) and predicted label (columns), of one target."""
+    """Counts by true label (rows) and found label (columns), of one target; of: what is counted.
+
+    count: frames that were looked at, of `frames`.
+    """
 
     target: str
     labels: tuple[str, ...]
     counts: list[list[int]]
+    of: str
+    count: int
+    frames: int
 
 
 def gallery(run: Run) -> Gallery | None:
@@ -145,14 +151,24 @@ def _by_name(told: list[dict[str, float]]) -> list[tuple[str, list[float | None]
 
 
 def confusion(run: Run) -> Confusion | None:
-    """Of the fastest offered target, or PyTorch; None without labels or with more than 20 classes."""
+    """Of the target that was drawn, else of the fastest offered one or PyTorch.
+
+    None without labels or with more than 20 classes.
+    """
+    drawn = run.drawn
+    if drawn is not None:
+        told = drawn.confused
+        if told is None or len(told.names) > MAX_CONFUSION + 1:
+            return None
+        counts = [list(row) for row in told.counts]
+        return Confusion(told.source, told.names, counts, told.of, drawn.looked_at, drawn.count)
     frames, labels = run.frames, run.manifest.labels
     if frames is None or frames.labels is None or len(labels) > MAX_CONFUSION:
         return None
     target, logits = speaking(run)
-    counts = np.zeros((len(labels), len(labels)), int)
-    np.add.at(counts, (frames.labels, _meaning(run, logits).of(logits).argmax(1)), 1)
-    return Confusion(target, labels, counts.tolist())
+    table = np.zeros((len(labels), len(labels)), int)
+    np.add.at(table, (frames.labels, _meaning(run, logits).of(logits).argmax(1)), 1)
+    return Confusion(target, labels, table.tolist(), "frames", len(frames.labels), len(frames.labels))
 
 
 def speaking(run: Run) -> tuple[str, Logits]:

@@ -17,6 +17,7 @@ from edgecv_runtime.manifest import Manifest
 from edgecv_runtime.preprocess import Image, Preprocess
 from edgecv_runtime.records import Record
 from edgecv_runtime.tasks import Result, Task
+from edgecv_runtime.tasks.confusion import Confusion
 from edgecv_runtime.verify import Outputs, Verified
 
 FILE = "verify.json"
@@ -49,11 +50,20 @@ class Told(Record, frozen=True):
     by_class: dict[str, float]
 
 
+class Confused(Record, frozen=True):
+    """What a source takes for what: counts by row (true) and column (found), of `names`; of: what is counted."""
+
+    source: str
+    of: str
+    names: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
 class Drawn(Record, frozen=True):
     """The file.
 
     count: frames behind the figures; looked_at: of them, the first ones whose outputs were kept: the worst and the best
-    that are shown are of those. files: the hash of each variant that was drawn.
+    that are shown are of those, and so is `confused`. files: the hash of each variant that was drawn.
     """
 
     metric: str
@@ -64,6 +74,7 @@ class Drawn(Record, frozen=True):
     worst: tuple[Shown, ...]
     best: tuple[Shown, ...]
     files: dict[str, str]
+    confused: Confused | None = None
 
 
 def draw(
@@ -89,18 +100,23 @@ def draw(
     kept = 0
     worst: list[Shown] = []
     best: list[Shown] = []
+    confused = None
     if chosen is not None and chosen.comparison is not None and chosen.outputs:
         scores = [task.score([tally]) for tally in chosen.comparison.tallies]
         kept = min(len(each) for each in chosen.outputs.values())
-        order = np.argsort(scores[:kept], kind="stable")
+        errors = _errors(manifest, chosen, images, views, kept)
+        wrong = [0 if errors is None else -errors[index].wrong for index in range(kept)]
+        order = np.lexsort((wrong, scores[:kept]))
+        confused = None if errors is None else _confused(_key(chosen), errors)
         lowest = order[:WORST]
         highest = order[len(lowest) :][::-1][:BEST]
         for frames, shown in ((lowest, worst), (highest, best)):
             shown += [
-                _shown(manifest, chosen, int(index), images, views[int(index)], expected, scores) for index in frames
+                _shown(manifest, chosen, int(index), images, views[int(index)], expected, scores, errors)
+                for index in frames
             ]
     files = {each.entry.variant: each.entry.sha256 for each in ran}
-    return Drawn(task.metric, len(images), kept, division, tuple(told), tuple(worst), tuple(best), files)
+    return Drawn(task.metric, len(images), kept, division, tuple(told), tuple(worst), tuple(best), files, confused)
 
 
 def read(path: Path, manifest: Manifest) -> Drawn | None:
@@ -140,6 +156,7 @@ def _shown(
     view: View,
     expected: Outputs,
     scores: Sequence[float],
+    errors: Sequence[Confusion] | None,
 ) -> Shown:
     assert chosen.outputs is not None
     frame = images[index]
@@ -150,11 +167,35 @@ def _shown(
     (found,) = own.decode({name: each[index : index + 1] for name, each in chosen.outputs.items()}, [view])
     panes = [] if images.truths is None else [_pane("true", task.truth(images.truths[index]), frame)]
     panes.append(_pane(PYTORCH, known, frame))
-    panes.append(_pane(_key(chosen), found, frame, scores[index]))
+    told = "" if errors is None else str(errors[index])
+    panes.append(_pane(_key(chosen), found, frame, scores[index], told))
     return Shown(images.name(index), tuple(panes))
 
 
-def _pane(source: str, result: Result, frame: Image, score: float | None = None) -> Pane:
+def _errors(
+    manifest: Manifest, chosen: Verified, images: Images, views: Sequence[View], count: int
+) -> list[Confusion] | None:
+    """What is shown of each of the first frames beside its truth; None without truths."""
+    if images.truths is None or chosen.outputs is None:
+        return None
+    task = tasks.create(manifest.head, manifest.outputs)
+    task = task.at(manifest.thresholds(chosen.entry.variant))
+    found = []
+    for index in range(count):
+        outputs = {name: each[index : index + 1] for name, each in chosen.outputs.items()}
+        (result,) = task.decode(outputs, [views[index]])
+        found.append(task.confusion(result, task.truth(images.truths[index])))
+    return found
+
+
+def _confused(source: str, errors: Sequence[Confusion]) -> Confused | None:
+    if not errors:
+        return None
+    whole = sum(errors[1:], errors[0])
+    return Confused(source, whole.of, whole.names, tuple(tuple(map(int, row)) for row in whole.counts))
+
+
+def _pane(source: str, result: Result, frame: Image, score: float | None = None, told: str = "") -> Pane:
     import cv2
 
     picture = result.draw(frame)
@@ -164,4 +205,5 @@ def _pane(source: str, result: Result, frame: Image, score: float | None = None)
     elif picture.shape[1] < WIDTH // 4:  # pixel by pixel
         picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST), np.uint8)
     _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return Pane(source, str(result), np.asarray(data).tobytes(), score)
+    said = f"{result}; {told}" if told else str(result)
+    return Pane(source, said, np.asarray(data).tobytes(), score)

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from edgecv.xray.extent import Shape
 from edgecv.xray.graph import Graph
-from edgecv_runtime.bundle import ARCHIVE_SUFFIX, Bundle
+from edgecv.xray.named import Bundled, File, Named, parse
+from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BadInput, ShapeError, nearest
 
 LARGEST = 1024  # side in pixels up to which a size that works is looked for
 
 
 def read(
-    what: str | Path,
+    what: str | Path | Named,
     *,
     size: Shape | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -28,14 +29,14 @@ def read(
     or the length of a signal; input_shapes: whole shapes of a file's inputs. Raises BadInput for a name that is none of
     the three, with the nearest, and when the input does not suit the network.
     """
-    path = Path(what)
-    if path.is_dir() or path.suffix == ARCHIVE_SUFFIX:
-        return _bundle(path, variant, size, input_shapes)
-    if path.suffix == ".onnx" or path.is_file():
-        return _sized(partial(_file, path, input_shapes), size)
-    if input_shapes or variant != "float32":
-        raise BadInput(f"'{what}' is no file or bundle: --input-shape and --variant are for those")
-    return zoo(str(what), size=size)
+    named = parse(what, variant)
+    if isinstance(named, Bundled):
+        return _bundle(named, size, input_shapes)
+    if isinstance(named, File):
+        return _sized(partial(_file, named.path, input_shapes), size)
+    if input_shapes:
+        raise BadInput(f"'{named.name}' is no file or bundle: --input-shape and --variant are for those")
+    return zoo(named.name, size=size)
 
 
 def zoo(name: str, *, size: Shape | None = None) -> Graph:
@@ -68,11 +69,11 @@ def _file(path: Path, input_shapes: Mapping[str, Sequence[int]] | None, size: Sh
     return from_onnx.read(path, input_shapes=input_shapes, size=size)
 
 
-def _bundle(path: Path, variant: str, size: Shape | None, input_shapes: Mapping[str, Sequence[int]] | None) -> Graph:
-    with Bundle(path) as opened:
-        file = opened.variant_file(variant)
+def _bundle(named: Bundled, size: Shape | None, input_shapes: Mapping[str, Sequence[int]] | None) -> Graph:
+    with Bundle(named.path) as opened:
+        file = opened.variant_file(named.variant)
         graph = _file(file, input_shapes, size or opened.manifest.preprocess.size)
-        return replace(graph, name=f"{opened.manifest.name} {variant}")
+        return replace(graph, name=f"{opened.manifest.name} {named.variant}")
 
 
 def _sized(read_at: Callable[[Shape | None], Graph], size: Shape | None) -> Graph:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecv.xray.graph import Graph
+from edgecv.xray.named import Bundled, Named, Zoo, parse
 from edgecv.xray.pictures.subject import Photo, Subject
 from edgecv_runtime import images
-from edgecv_runtime.bundle import ARCHIVE_SUFFIX, Bundle
+from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 
@@ -32,7 +33,12 @@ class Source(NamedTuple):
 
 @contextmanager
 def opened(
-    what: str, graph: Graph, *, variant: str = "float32", weights: str | None = None, image: Path | None = None
+    what: str | Path | Named,
+    graph: Graph,
+    *,
+    variant: str = "float32",
+    weights: str | None = None,
+    image: Path | None = None,
 ) -> Iterator[Subject]:
     """Make the subject of the pictures from a model of the zoo, a bundle or an ONNX file, and its graph.
 
@@ -41,19 +47,19 @@ def opened(
     and ImageError for an image that cannot be decoded.
     """
     photo = Source(image.name, images.read(image)) if image is not None else bundled_photo()
-    path = Path(what)
-    if graph.source == "torch":
-        yield _network(what, graph, weights, photo)
+    named = parse(what, variant)
+    if isinstance(named, Zoo):
+        yield _network(named.name, graph, weights, photo)
         return
     if weights is not None:
-        raise BadInput(f"--weights belongs to models of the zoo; {what} has its own")
-    if path.is_dir() or path.suffix == ARCHIVE_SUFFIX:
-        with Bundle(path) as bundle:
+        raise BadInput(f"--weights belongs to models of the zoo; {named.path} has its own")
+    if isinstance(named, Bundled):
+        with Bundle(named.path) as bundle:
             fed = _for_bundle(bundle.manifest.preprocess, photo) if photo else None
-            yield Subject(graph, file=bundle.variant_file(variant), photo=fed)
+            yield Subject(graph, file=bundle.variant_file(named.variant), photo=fed)
         return
     fed = _for_file(graph, photo) if photo else None
-    yield Subject(graph, file=path, photo=fed, no_photo=NO_PICTURE if photo and not fed else "")
+    yield Subject(graph, file=named.path, photo=fed, no_photo=NO_PICTURE if photo and not fed else "")
 
 
 def bundled_photo() -> Source | None:
@@ -110,11 +116,9 @@ def _for_file(graph: Graph, photo: Source) -> Photo | None:
 
 
 def _normalized(shown: Image, normalization: Normalization) -> NDArray[np.float32]:
-    """(H, W, C) uint8 -> (C, H, W) float32, `(x / 255 - mean) / std`."""
-    mean, std = (
-        np.resize(np.array(each, np.float32), shown.shape[2]) for each in (normalization.mean, normalization.std)
-    )
-    return np.ascontiguousarray(((shown / np.float32(255) - mean) / std).transpose(2, 0, 1), np.float32)
+    """(H, W, C) uint8 -> (C, H, W) float32, of as many channels as the picture has."""
+    mean, std = (tuple(np.resize(each, shown.shape[2]).tolist()) for each in (normalization.mean, normalization.std))
+    return np.ascontiguousarray(Normalization(mean, std).of(shown).transpose(2, 0, 1))
 
 
 def _rgb(shown: Image, color: str) -> Image:

@@ -85,8 +85,8 @@ def test_remembered_for_this_hardware_only(quick, monkeypatch):
 
 def test_a_damaged_survey_says_how_to_replace_it(quick, cache, model):
     records.remember(quick)
-    (path,) = (cache / "surveys").iterdir()
-    path.write_text('{"surveys": [')
+    (path,) = (cache / "calibrations").iterdir()
+    path.write_text('{"calibrations": [')
     done = runner.invoke(app, ["inspect", str(model), "--device"])
     assert done.exit_code == 2
     assert "edgecv survey --backend onnxruntime" in done.stderr
@@ -99,8 +99,8 @@ def test_a_damaged_survey_does_not_take_the_others_with_it(quick, cache, model):
     for name in ("openvino", "onnxruntime"):
         records.remember(msgspec.structs.replace(quick, backend=name, versions=versions[name]))
         if name == "openvino":
-            (path,) = (cache / "surveys").iterdir()
-            path.write_text('{"surveys": [')
+            (path,) = (cache / "calibrations").iterdir()
+            path.write_text('{"calibrations": [')
     done = runner.invoke(app, ["inspect", str(model), "--device", "--json"])
     assert done.exit_code == 0, done.stderr
     assert [each["prediction"]["backend"] for each in json.loads(done.stdout)["device"]] == ["onnxruntime"]
@@ -259,7 +259,7 @@ def test_a_model_of_the_zoo_is_exported_at_the_size_asked_for(tmp_path):
 )
 def test_bad_input(model, tmp_path, arguments, code, words):
     broken = tmp_path / "broken.json"
-    broken.write_text('{"surveys": [')
+    broken.write_text('{"calibrations": [')
     names = {"MODEL": str(model), "BROKEN": str(broken)}
     done = runner.invoke(app, [names.get(each, each) for each in arguments])
     assert done.exit_code == code
@@ -290,8 +290,8 @@ def test_another_machine_is_predicted_by_file_and_never_measured(model, tmp_path
 def test_a_file_of_another_schema_or_of_nothing_is_refused(tmp_path):
     path = tmp_path / "old.json"
     for content, words in (
-        ('{"surveys": [], "schema": 9}', "schema 9"),
-        ('{"surveys": []}', "no survey"),
+        ('{"calibrations": [], "schema": 9}', "schema 9"),
+        ('{"calibrations": []}', "no survey"),
     ):
         path.write_text(content)
         with pytest.raises(BadInput, match=words):

@@ -16,6 +16,7 @@ from edgecv_runtime.backends import Tensors
 from edgecv_runtime.geometry import View
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.preprocess import Image
+from edgecv_runtime.tasks.confusion import Confusion
 from edgecv_runtime.tasks.reading import Given, Reading
 
 Rows = NDArray[np.float32]
@@ -118,6 +119,10 @@ class Task(Decoder[R], Scoring[R], Protocol[R]):
 
     def by_class(self, tallies: Sequence[Any]) -> dict[str, float]:
         """The metric of each class that occurs, by its label; {} where tallies do not tell."""
+        ...
+
+    def confusion(self, result: R, truth: R) -> Confusion:
+        """What a frame's result takes for what; of many frames they are added."""
         ...
 
     def fitted(self, tallies: Sequence[Any]) -> tuple[float, ...]:

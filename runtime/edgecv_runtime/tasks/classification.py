@@ -20,6 +20,7 @@ from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
 from edgecv_runtime.tasks import scores as meaning
 from edgecv_runtime.tasks.base import squares
+from edgecv_runtime.tasks.confusion import Confusion
 from edgecv_runtime.tasks.drawing import printable
 from edgecv_runtime.tasks.reading import Given, Reading
 from edgecv_runtime.tasks.scores import Meaning, Rows
@@ -232,6 +233,12 @@ class ClassificationTask:
     def by_class(self, tallies: Sequence[bool]) -> dict[str, float]:  # noqa: ARG002
         """A tally does not know its frame's class."""
         return {}
+
+    def confusion(self, result: Classification, truth: Classification) -> Confusion:
+        """One frame, by the top-1 labels."""
+        counts = np.zeros((len(self.labels), len(self.labels)), np.int64)
+        counts[truth.index, result.index] = 1
+        return Confusion(self.labels, counts, "frames")
 
     def fitted(self, tallies: Sequence[bool]) -> tuple[float, ...]:  # noqa: ARG002
         """The best label is always shown; of several that may hold, the head says from where on."""

@@ -29,6 +29,7 @@ from edgecv_runtime.tasks.average_precision import (
     summary,
 )
 from edgecv_runtime.tasks.base import squares
+from edgecv_runtime.tasks.confusion import Confusion, of_boxes
 from edgecv_runtime.tasks.detections import Boxes, Detections
 from edgecv_runtime.tasks.nms import areas, suppressed
 from edgecv_runtime.tasks.pairing import Pairing
@@ -125,6 +126,10 @@ class DetectionTask:
     def by_class(self, tallies: Sequence[Matches]) -> dict[str, float]:
         """Average precision of each class that is there."""
         return self.summary(tallies).by_class
+
+    def confusion(self, result: Detections, truth: Detections) -> Confusion:
+        """Boxes that are shown beside those that are there, with what is missed and what is nothing."""
+        return of_boxes(result, truth.boxes, self.labels)
 
     def fitted(self, tallies: Sequence[Matches]) -> tuple[float, ...]:
         """The score of each class at which F1 is the best; see `fitted_thresholds`."""

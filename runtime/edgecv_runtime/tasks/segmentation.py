@@ -18,6 +18,7 @@ from edgecv_runtime.onnxfile import ANY_SHAPE
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
 from edgecv_runtime.tasks.base import squares
+from edgecv_runtime.tasks.confusion import Confusion
 from edgecv_runtime.tasks.drawing import printable
 from edgecv_runtime.tasks.reading import Given, Reading
 from edgecv_runtime.tasks.scores import softmax
@@ -199,6 +200,12 @@ class SegmentationTask:
         """Intersection over union of each class that occurs."""
         each = self.overlaps(tallies)
         return {label: float(value) for label, value in zip(self.labels, each, strict=True) if np.isfinite(value)}
+
+    def confusion(self, result: Segmentation, truth: Segmentation) -> Confusion:
+        """Pixels whose class is known and that the network saw."""
+        count = len(self.labels)
+        together = _histogram(truth.mask, result.mask)[:count, :count]
+        return Confusion(self.labels, together, "pixels")
 
     def fitted(self, tallies: Sequence[Tally]) -> tuple[float, ...]:  # noqa: ARG002 - as every task's
         """The best class of a pixel is always shown."""
