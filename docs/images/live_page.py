@@ -41,7 +41,7 @@ def main() -> None:
         board = Board(Health(3.0), f"{model.info.name} {model.info.variant} on {model.info.backend}")
         sinks = [BoardSink(board), JsonLinesSink("all.jsonl")]
         stream = Stream(model, list(sources.values()), sinks)
-        with LivePage(board, "127.0.0.1", 0, times=stream.times) as page:
+        with LivePage(board, "127.0.0.1", 0, stream=stream) as page:
             running = threading.Thread(target=stream.run, args=(stop, board.look))
             running.start()
             time.sleep(SHOWN_AFTER_S)

@@ -170,7 +170,7 @@ class _Telling:
         from edgecv_runtime.stream.live import LivePage
 
         self._board.model = model
-        with LivePage(self._board, *self._place, token=self._token, times=running.times) as page:
+        with LivePage(self._board, *self._place, token=self._token, stream=running) as page:
             say(f"live page: {page.url}")
             yield
 

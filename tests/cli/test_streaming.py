@@ -112,6 +112,9 @@ cameras:
         said += [*commands, metrics, *(get(f"{url}{path}", token) for path in ("", "state.json", "readyz"))]
         assert 'edgecv_source_state{source="works",state="live"} 1.0' in metrics
         assert 'edgecv_frames_total{outcome="dropped",reason="rate",source="works"}' in metrics
+        assert 'edgecv_frame_age_seconds_count{source="works"}' in metrics
+        assert 'edgecv_source_resident_memory_bytes{source="works"}' in metrics  # of the process that decodes
+        assert 'edgecv_source_transitions_total{source="works",state="live"} 1.0' in metrics
         until(lambda: (_received(systemd) or b"") == b"WATCHDOG=1\nSTATUS=1 of 4 sources live", process)
         config.write_text(first.replace("rate: 10", "ratee: 10"))
         process.send_signal(signal.SIGHUP)

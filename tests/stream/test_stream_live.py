@@ -14,14 +14,17 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 from stream_lab import Brightness, brightness
 
 from edgecv_runtime.errors import BadInput, Unavailable
 from edgecv_runtime.stream import FakeCamera, open_sink, run
+from edgecv_runtime.stream.events import Event
 from edgecv_runtime.stream.live import Board, BoardSink, Health, LivePage, parse_address
 from edgecv_runtime.stream.live.metrics import Metrics, temperatures
 from edgecv_runtime.stream.live.server import read_token
@@ -252,7 +255,10 @@ def test_metrics_are_judged_by_promtool(tmp_path):
         times["yard"][1].add(age_ms / 10)
     board = Board(model="digits float32")
     board.look(report(source("yard", "live", 7), source('ga"te\n', "stalled", 0)))
-    text = Metrics(board, lambda: times, sysfs=tmp_path).text()
+    for state in ("stalled", "live", "stalled"):
+        board.note(Event("source", "yard", state, "", 1, 0, 0.0))
+    measured = SimpleNamespace(times=lambda: times, processes=lambda: {"yard": os.getpid(), "gone": 1 << 30})
+    text = Metrics(board, measured, sysfs=tmp_path).text()
     judged = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
     assert judged.returncode == 0, judged.stdout + judged.stderr
     lines = text.decode().splitlines()
@@ -262,6 +268,7 @@ def test_metrics_are_judged_by_promtool(tmp_path):
         'edgecv_source_state{source="ga\\"te\\n",state="stalled"} 1.0',
         'edgecv_source_state{source="yard",state="stalled"} 0.0',
         'edgecv_source_attempts_total{source="yard"} 3.0',
+        'edgecv_source_transitions_total{source="yard",state="stalled"} 2.0',
         'edgecv_frame_age_seconds_bucket{le="0.005",source="yard"} 1.0',
         'edgecv_frame_age_seconds_bucket{le="0.05",source="yard"} 2.0',
         'edgecv_frame_age_seconds_bucket{le="10",source="yard"} 3.0',
@@ -271,6 +278,10 @@ def test_metrics_are_judged_by_promtool(tmp_path):
     ):
         assert line in lines, line
     assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
+    (rss,) = [
+        line.split()[1] for line in lines if line.startswith('edgecv_source_resident_memory_bytes{source="yard"}')
+    ]
+    assert float(rss) == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
 
 
 def test_a_zone_without_a_reading_is_left_out(tmp_path):

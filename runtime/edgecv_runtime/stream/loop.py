@@ -221,6 +221,12 @@ class Stream:
         with self._changed:
             return {each.name: (each.age, each.inference) for each in self._served}
 
+    def processes(self) -> dict[str, int]:
+        """The process that reads a source, by the source's name; of those that have one of their own."""
+        with self._changed:
+            found = {each.name: getattr(each.camera.source, "process_id", None) for each in self._served}
+        return {name: number for name, number in found.items() if number is not None}
+
     def report(self) -> StreamReport:
         """What happened so far."""
         with self._changed:

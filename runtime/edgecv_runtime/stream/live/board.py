@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class Board:
         self._encoding = threading.Lock()  # one picture at a time: watching must not take the model's cores
         self._report: StreamReport | None = None
         self._events: deque[Event] = deque(maxlen=_EVENTS)
+        self._transitions: Counter[tuple[str, str]] = Counter()
         self._reasons: dict[str, str] = {}  # why a source is in its state
         self._rates: dict[str, tuple[int, float, float]] = {}  # results, when, results a second
 
@@ -53,6 +54,7 @@ class Board:
         with self._lock:
             self._events.append(event)
             if event.about == "source":
+                self._transitions[event.name, event.state] += 1
                 self._reasons[event.name] = "" if event.state == "live" else redact(event.reason)
 
     def look(self, report: StreamReport) -> None:
@@ -67,6 +69,12 @@ class Board:
                     rate = (source.inferred - count) / (now_s - then_s)
                     count, then_s = source.inferred, now_s
                 self._rates[source.name] = count, then_s, rate
+
+    @property
+    def transitions(self) -> dict[tuple[str, str], int]:
+        """How often each source came into each state."""
+        with self._lock:
+            return dict(self._transitions)
 
     def state(self) -> dict[str, Any]:
         """All of it as plain values for JSON."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edgecv_runtime import __version__
 from edgecv_runtime.errors import Unavailable
@@ -17,14 +17,26 @@ from edgecv_runtime.stream.report import Percentiles, SourceReport
 _BOUNDS_MS = (1.0, 2.0, 5.0, 10.0, 20.0, 33.0, 50.0, 67.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0)
 _THERMAL = "class/thermal"
 
-Times = Mapping[str, tuple[Percentiles, Percentiles]]
+_PROC_RSS = "VmRSS:"
+
+
+class Measured(Protocol):
+    """What a running `Stream` measures."""
+
+    def times(self) -> Mapping[str, tuple[Percentiles, Percentiles]]:
+        """Of each source the ages of its results and the durations of inference."""
+        ...
+
+    def processes(self) -> Mapping[str, int]:
+        """The process that reads a source, where it has one of its own."""
+        ...
 
 
 class Metrics:
     """The text that Prometheus reads, made of a board when it is asked for."""
 
-    def __init__(self, board: Board, times: Callable[[], Times] | None = None, *, sysfs: str | Path = "/sys") -> None:
-        """times: of each source the ages of results and the durations of inference; sysfs: where temperatures are.
+    def __init__(self, board: Board, stream: Measured | None = None, *, sysfs: str | Path = "/sys") -> None:
+        """stream: what is measured; sysfs: where temperatures are.
 
         Raises Unavailable without prometheus-client.
         """
@@ -33,7 +45,7 @@ class Metrics:
         except ImportError as exc:
             raise Unavailable("metrics need prometheus-client", extra="page") from exc
         self._board = board
-        self._times = times or dict
+        self._stream = stream
         self._sysfs = Path(sysfs)
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -88,7 +100,20 @@ class Metrics:
         )
         ages = HistogramMetricFamily("edgecv_frame_age_seconds", "From capture to result.", labels=["source"])
         calls = HistogramMetricFamily("edgecv_inference_seconds", "The model's call alone.", labels=["source"])
-        times, now_s = self._times(), time.monotonic()
+        came = CounterMetricFamily(
+            "edgecv_source_transitions", "How often a source came into a state.", labels=["source", "state"]
+        )
+        memory = GaugeMetricFamily(
+            "edgecv_source_resident_memory_bytes", "Of the process that reads a source.", labels=["source"]
+        )
+        for (name, one), count in sorted(self._board.transitions.items()):
+            came.add_metric([name, one], count)
+        for name, number in (self._stream.processes() if self._stream is not None else {}).items():
+            rss_bytes = resident_bytes(number)
+            if rss_bytes is not None:
+                memory.add_metric([name], rss_bytes)
+        times = self._stream.times() if self._stream is not None else {}
+        now_s = time.monotonic()
         for each in sources:
             read.add_metric([each.name], each.read)
             outcome.add_metric([each.name, "inferred", ""], each.inferred)
@@ -107,7 +132,7 @@ class Metrics:
                 for family, spread in zip((ages, calls), times[each.name], strict=True):
                     buckets = [(f"{bound / 1e3:g}", count) for bound, count in spread.below(_BOUNDS_MS)]
                     family.add_metric([each.name], [*buckets, ("+Inf", spread.runs)], spread.total_ms / 1e3)
-        yield from (read, outcome, state, tries, connections, damaged, since, ages, calls)
+        yield from (read, outcome, state, came, tries, connections, damaged, since, memory, ages, calls)
 
 
 def _of_sinks(sinks: tuple[Any, ...]) -> Iterator[Any]:
@@ -124,6 +149,16 @@ def _of_sinks(sinks: tuple[Any, ...]) -> Iterator[Any]:
             outcome.add_metric([each.name, "dropped", reason], count)
         is_up.add_metric([each.name], float(each.state == "up"))
     yield from (outcome, is_up)
+
+
+def resident_bytes(process_id: int) -> int | None:
+    """Memory of a process as Linux counts it, None where it has ended or cannot be asked."""
+    try:
+        lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split() for line in lines if line.startswith(_PROC_RSS)]
+    return int(found[0][1]) * 1024 if found else None
 
 
 def temperatures(sysfs: Path) -> Iterator[tuple[str, float]]:

@@ -9,14 +9,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecv_runtime import jsontext
 from edgecv_runtime.errors import BadInput, Unavailable
 from edgecv_runtime.stream.live.board import Board
-from edgecv_runtime.stream.live.metrics import Metrics, Times
+from edgecv_runtime.stream.live.metrics import Measured, Metrics
 from edgecv_runtime.stream.redact import host_and_port, remember
 
 if TYPE_CHECKING:
@@ -86,11 +86,12 @@ class LivePage:
     """
 
     def __init__(
-        self, board: Board, host: str, port: int, *, token: str | None = None, times: Callable[[], Times] | None = None
+        self, board: Board, host: str, port: int, *, token: str | None = None, stream: Measured | None = None
     ) -> None:
         """Bind the address; raises BadInput for one of other machines without a token, and where it is taken.
 
-        times: of the metrics, see `Metrics`. Raises Unavailable without starlette, uvicorn and prometheus-client.
+        stream: what the metrics measure, a `Stream` say. Raises Unavailable without starlette, uvicorn and
+        prometheus-client.
         """
         if token is None and not _is_local(host):
             raise BadInput(
@@ -104,7 +105,7 @@ class LivePage:
             raise Unavailable("the live page needs starlette and uvicorn", extra="page") from exc
         self._board = board
         self._token = token
-        self._metrics = Metrics(board, times).text
+        self._metrics = Metrics(board, stream).text
         self._viewers = 0
         self._socket = _bind(host, port)
         self.port: int = self._socket.getsockname()[1]
