@@ -3,7 +3,7 @@
     make demo && python benchmarks/demo.py --took "6 min 10 s"
 
 Run it after `make demo`, on the machine that the README names. Writes benchmarks/results/demo.md, the table of
-README.md, docs/images/tasks.png, and with Chromium docs/images/report.png (docs/images/make.sh).
+README.md, and, by the scripts beside them, docs/images/tasks.png and with Chromium docs/images/report.png.
 """
 
 from __future__ import annotations
@@ -12,23 +12,19 @@ import argparse
 import re
 import shutil
 import subprocess
+import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
-import cv2
-import numpy as np
 import study
 
 import edgecv_runtime as rt
-from edgecv import recipe
-from edgecv.data import load
 from edgecv_runtime import files
 from edgecv_runtime.bench import table
 
 ROOT = Path(__file__).parent.parent
 RUNS = ("digits", "ink", "digit-boxes", "imagenet-lite0")
 LEFT_OUT = ("drop, points", "frame ms", "memory MB", "load ms")  # of README's table
-SHOWN, HEIGHT, GAP = 4, 240, 8  # pictures of a task; pixels
 
 
 def main() -> None:
@@ -45,10 +41,7 @@ def main() -> None:
     head = f"# What `make demo` gave\n\nMeasured {today} by `make demo`, printed by `benchmarks/demo.py`.{took}\n\n"
     files.write(study.RESULTS / "demo.md", (head + table.markdown(rows)).encode())
     _into_readme(table.markdown(rows), today)
-    pictures = [_pictured(asked.runs / name) for name in ("ink", "digit-boxes")]
-    width = max(each.shape[1] for each in pictures)
-    whole = [np.pad(each, ((0, GAP), (0, width - each.shape[1]), (0, 0)), constant_values=255) for each in pictures]
-    cv2.imwrite(str(ROOT / "docs" / "images" / "tasks.png"), np.concatenate(whole)[:-GAP])
+    subprocess.run([sys.executable, ROOT / "docs" / "images" / "tasks.py", asked.runs], check=True)
     if shutil.which("chromium"):
         subprocess.run([ROOT / "docs" / "images" / "make.sh"], check=True)
     else:
@@ -71,19 +64,6 @@ def _into_readme(markdown: str, today: str) -> None:
     if count != 1:
         raise SystemExit("README.md has no table of the demo")
     files.write(readme, text.encode())
-
-
-def _pictured(run: Path) -> np.ndarray:
-    """Some held-out pictures of a run with what its bundle finds in them, side by side."""
-    data = load(recipe.read(run / "recipe.yaml").data)
-    drawn = []
-    with rt.load(run / "bundle") as model:
-        for index in range(SHOWN):
-            frame = data.val[index]
-            scale = HEIGHT / frame.shape[0]
-            large = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-            drawn += [model(large).draw(large), np.full((HEIGHT, GAP, 3), 255, np.uint8)]
-    return np.concatenate(drawn[:-1], axis=1)
 
 
 if __name__ == "__main__":
