@@ -131,11 +131,11 @@ def test_its_report_shows_frames_beside_their_truth(ink):
         assert all(cv2.imdecode(np.frombuffer(pane.jpeg, np.uint8), 1) is not None for pane in one.panes)
     scores = [[one.panes[-1].score for one in some] for some in (shown.worst, shown.best)]
     assert max(scores[0]) <= min(scores[1])
-    val = load(recipe.read(ink.folder / "recipe.yaml").data).val
+    val = load(recipe.read(ink.folder / "recipe.yaml").data).val.take(shown.count)
     known = np.concatenate([np.asarray(val.truths[index]).ravel() for index in range(shown.looked_at)])
     assert np.sum(shown.confused.counts, axis=1).tolist() == np.bincount(known, minlength=2)[:2].tolist()
     page = ink.report.read_text()
-    assert "percent of a row's pixels" in page
+    assert "percent of a row" in page
     assert "The frames on which it does worst" in page
     assert "mIoU" in page
 
@@ -193,7 +193,7 @@ def test_a_detector_goes_from_boxes_to_a_bundle_with_thresholds_of_each_variant(
 def test_the_report_shows_the_boxes_that_load_shows(boxes):
     """From the fitted thresholds on, which the head's own are not."""
     shown = folder.read(boxes.folder).drawn
-    val = load(recipe.read(boxes.folder / "recipe.yaml").data).val
+    val = load(recipe.read(boxes.folder / "recipe.yaml").data).val.take(shown.count)
     assert shown.worst
     with rt.load(boxes.bundle, precision="float32", backend="onnxruntime") as model:
         for one in shown.worst:
@@ -205,7 +205,7 @@ def test_the_report_shows_the_boxes_that_load_shows(boxes):
             missed, extra = map(int, re.match(r"(\d+) missed, (\d+) extra", errors).groups())
             assert len(found) - extra == len(val.truths[val.names.index(one.name)]) - missed
     confused = np.array(shown.confused.counts)
-    truths = np.concatenate([each.class_id for each in val.truths[: shown.looked_at]])
+    truths = np.concatenate([val.truths[index].class_id for index in range(shown.looked_at)])
     assert confused[:-1].sum(axis=1).tolist() == np.bincount(truths, minlength=10).tolist()
     assert "the last row boxes where nothing belongs" in boxes.report.read_text()
 
