@@ -1,11 +1,11 @@
 """How much memory verifying takes, by the number of frames that are compared.
 
-    python benchmarks/verify_memory.py [--counts 100 500 2000]
+    python benchmarks/verify_memory.py [--counts 100 500 2000] [--only NETWORK]
 
 Each count in a process of its own: MobileNetV3-Small (classification, 1,000 outputs a frame) and U-Net small
 (segmentation, a class map a frame) at 224 pixels, seeded weights, every backend here beside PyTorch. Frames lie in a
 memory-mapped file. Anonymous memory at its peak is what counts: pages of files are the system's to drop.
-Writes benchmarks/results/verify_memory.md.
+Writes benchmarks/results/verify_memory.md; of one network (--only) the rows are printed.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 500, 2000])
     parser.add_argument("--one", choices=NETWORKS)
+    parser.add_argument("--only", choices=NETWORKS)
     given = parser.parse_args()
     if given.one:
         print(json.dumps(one(given.one, given.counts[0])))
@@ -91,7 +92,7 @@ def main() -> None:
         "| network | frames | peak MB | above before, MB | of the first row's peak |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for name in NETWORKS:
+    for name in [given.only] if given.only else NETWORKS:
         first = 0.0
         for count in given.counts:
             answer = study.in_process(Path(__file__), ["--one", name, "--counts", str(count)])
@@ -100,7 +101,8 @@ def main() -> None:
             above = found["peak"] - found["before"]
             lines.append(f"| {name} | {count:,} | {found['peak']:.0f} | {above:.0f} | {found['peak'] / first:.3f} |")
             print(lines[-1], flush=True)
-    study.write("verify_memory", "Memory of verifying, by the number of frames", HOW, lines)
+    if given.only is None:
+        study.write("verify_memory", "Memory of verifying, by the number of frames", HOW, lines)
 
 
 if __name__ == "__main__":
