@@ -15,7 +15,7 @@ def test_without_extras_only_numpy_and_msgspec_are_required():
 def test_the_extras_that_the_guide_names_exist():
     extras = set(metadata.metadata("edgecv").get_all("Provides-Extra"))
     assert extras >= {"onnxruntime", "openvino", "tensorrt", "cpu", "gui", "adopt"}
-    assert extras >= {"train", "export", "pretrained", "dev"}
+    assert extras >= {"train", "export", "pretrained", "dev", "page", "mqtt"}
 
 
 def test_adopting_needs_no_torch():
