@@ -48,6 +48,16 @@ def test_a_live_pipeline_keeps_its_rate_and_its_frames_are_young():
     assert child.returncode is not None  # nothing is left behind
 
 
+def test_a_talkative_pipeline_fills_no_disk(monkeypatch):
+    monkeypatch.setattr(launch, "_MOST_SAID", 4000)
+    with open_source(
+        "gst:videotestsrc num-buffers=5000 ! identity silent=false ! video/x-raw,width=64,height=64"
+    ) as source:
+        next(source)
+        sizes = [os.fstat(source._said.fileno()).st_size for _ in source]
+    assert max(sizes) < 100_000  # it says some hundred bytes with each frame
+
+
 def test_decodebin_decodes_a_file():
     with open_source(f"gst:filesrc location={BIKES} ! decodebin") as source, open_source(BIKES) as clip:
         assert np.abs(next(source).image.astype(int) - next(clip).image).mean() < 3

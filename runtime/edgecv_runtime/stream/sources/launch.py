@@ -42,6 +42,7 @@ _CSI = {  # by the element that must be there: JetPack's, and that of libcamera 
 _SINK = re.compile(r"\s*!\s*appsink\b[^!]*$")  # for an OpenCV with GStreamer; here the pipe takes its place
 _POLL_S = 0.1  # how soon a waiting read sees that it is interrupted
 _LONGEST_NAME = 60
+_MOST_SAID = 100_000  # bytes
 
 
 class LaunchSource(Source):
@@ -63,13 +64,17 @@ class LaunchSource(Source):
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe = -1
         self._said: IO[bytes] | None = None  # caps and errors; a file, which never blocks the child
+        self._heard, self._last_said = 0, b""
 
     def _open(self) -> Facts:
+        import fcntl  # not everywhere, nor is GStreamer
+
         copied = _FROM_NVMM if "NVMM" not in self._pipeline and has_element("nvvidconv") else ""
         self._pipe, theirs = os.pipe()
         try:
             words = shlex.split(f"{self._pipeline} ! {copied}{_CONVERT} ! fdsink fd={theirs}")
-            self._said = tempfile.TemporaryFile()  # noqa: SIM115  # closed in _release
+            self._said = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # closed in _release
+            fcntl.fcntl(self._said, fcntl.F_SETFL, fcntl.fcntl(self._said, fcntl.F_GETFL) | os.O_APPEND)
             self._child = subprocess.Popen(
                 [LAUNCH, "-v", "-e", *words],
                 stdin=subprocess.DEVNULL,
@@ -147,17 +152,24 @@ class LaunchSource(Source):
         return False
 
     def _caps(self) -> tuple[int, int, float | None] | None:
-        """(height, width, frames per second) as last said."""
-        found = list(_CAPS.finditer(self._all_said()))
+        """(height, width, frames per second) where something was said of them since this was asked last."""
+        found = list(_CAPS.finditer(self._listen()))
         if not found:
             return None
         rate = found[-1]["rate"] or b"0/1"
         fps = 0.0 if rate.endswith(b"/0") else float(Fraction(rate.decode()))
         return int(found[-1]["height"]), int(found[-1]["width"]), fps or None
 
-    def _all_said(self) -> bytes:
+    def _listen(self) -> bytes:
+        """What gst-launch has said since; the file is emptied, because some elements report with every frame."""
         assert self._said is not None
-        return os.pread(self._said.fileno(), 1_000_000, 0)
+        news = os.pread(self._said.fileno(), _MOST_SAID, self._heard)
+        self._heard += len(news)
+        self._last_said = (self._last_said + news)[-_MOST_SAID:]
+        if self._heard >= _MOST_SAID:
+            self._said.truncate(0)
+            self._heard = 0
+        return news
 
     def _exit_code(self) -> int:
         assert self._child is not None
@@ -168,7 +180,8 @@ class LaunchSource(Source):
     def _failed(self, kind: str, words: str) -> EdgecvError:
         """With what gst-launch said, where it said something."""
         self._exit_code()
-        said = self._all_said().decode(errors="replace")
+        self._listen()
+        said = self._last_said.decode(errors="replace")
         found = re.search(r"(?:ERROR|erroneous pipeline)[^:]*: (?P<text>[^\n]+)", said)
         text = redact(found["text"])[:200] if found else ""
         if "erroneous pipeline" in said:
