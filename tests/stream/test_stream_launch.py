@@ -64,13 +64,13 @@ def test_decodebin_decodes_a_file():
 
 
 def test_a_pipeline_that_stands_still_is_a_stall():
-    with open_source("gst:videotestsrc is-live=true", timeout_s=0.5) as source:
+    with open_source("gst:videotestsrc is-live=true", timeout_s=2) as source:
         next(source)
         os.kill(source._child.pid, signal.SIGSTOP)
         start_s = time.monotonic()
         with pytest.raises(SourceUnavailable, match="stalled: no frame within") as caught:
             list(source)
-        assert time.monotonic() - start_s < 1.5
+        assert time.monotonic() - start_s < 3.5
     assert caught.value.kind == "stalled"
 
 
