@@ -18,7 +18,7 @@ COVERAGE ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo dev test test-camera coverage lint format docs figures dist wheel-test try-wheel clean
+.PHONY: demo dev test test-camera soak coverage lint format docs figures dist wheel-test try-wheel clean
 
 DEMO = digits ink digit-boxes imagenet-lite0
 demo: $(VENV)/demo
@@ -40,6 +40,12 @@ test: $(VENV)/dev
 test-camera: $(VENV)/dev
 	tests/install-debian.sh camera
 	$(BIN)/python -m pytest tests/camera/v4l2_checks.py
+
+# Three minutes of a stream under faults; MINUTES=60 for an hour.
+MINUTES = 3
+soak: $(VENV)/dev
+	$(BIN)/edgecv build recipes/digits.yaml
+	$(BIN)/edgecv soak runs/digits/bundle --minutes $(MINUTES) --out runs/soak.json
 
 COVERED = --cov=edgecv --cov=edgecv_export --cov=edgecv_runtime --cov-report=html \
 	--cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR)

@@ -37,7 +37,7 @@ def measure(size: str, frames: int, isolated: bool) -> tuple[float, float]:
     """(median age when the reader has a frame, CPU time of a frame), both in milliseconds."""
     source = open_source(f"fake:fps=30,size={size},{frames + WARM}")
     ages_ms = []
-    with Isolated(source) if isolated else source as camera:
+    with Isolated(source, lossless=True) if isolated else source as camera:
         for number, frame in enumerate(camera):
             if number == WARM:
                 before_s = cpu_s(camera)

@@ -70,14 +70,14 @@ def measure(name: str) -> tuple[float, float]:
         seen = len(running.watch.events)
         start_s = time.monotonic()
         if name in CRASHES:
-            child = running.stream._served[0].camera.source.process_id  # type: ignore[attr-defined]
+            child = running.stream.cameras[0].source.process_id  # type: ignore[attr-defined]
             os.kill(child, CRASHES[name])
             noticed = running.watch.wait("backing off", after=seen)
             time.sleep(0.1)  # frames that were on their way
             return noticed.monotonic_ns / 1e9 - start_s, running.first_after(noticed.monotonic_ns / 1e9 + 0.1) + 0.1
         fault = FAULTS[name]
         fault.cause(bench)
-        noticed = running.watch.wait(fault.state, after=seen)
+        noticed = running.watch.wait(*fault.states, after=seen)
         time.sleep(HELD_S)
         end_s = time.monotonic()
         fault.end(bench)

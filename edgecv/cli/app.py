@@ -31,6 +31,7 @@ VERBS = {
         Verb(device.tune, "edgecv tune runs/photos/bundle --goal 'p99 <= 20 ms'"),
         Verb(device.predict, "edgecv predict runs/photos/bundle photos --top 3"),
         Verb(streaming.stream, "edgecv stream runs/photos/bundle clip.mp4 --sink out.mp4"),
+        Verb(streaming.soak, "edgecv soak runs/photos/bundle --minutes 60 --out soak.json"),
     ),
     "To another device": (Verb(deploying.check, "edgecv check runs/photos/bundle --target rpi5"),),
     "Single steps of a build": (

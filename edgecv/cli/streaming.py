@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgecv.cli.device import Json, ModelPath, refuse_overwriting
+from edgecv.cli.device import EXIT_LOSSES, Json, ModelPath, refuse_overwriting
 from edgecv.cli.loading import Loading, loads
 from edgecv.cli.output import JsonLines, Mode, complain, leave, note, say, show_json, stderr, stdout
 from edgecv_runtime.errors import BadInput
@@ -130,12 +130,13 @@ def stream(
         with _signals(followed, reloads=config is not None) as stop:
             report = running.run(stop, look)
         telling.stopping()
+        if report.hung:  # what hangs cannot be closed
+            _show(report, info, json, "-" in names)
+            leave(report.exit_code)
     _show(report, info, json, "-" in names)
     code = report.exit_code
     if code == 0 and stop.signum not in (None, signal.SIGINT):
         code = 128 + stop.signum
-    if report.hung:
-        leave(code)
     if code:
         raise typer.Exit(code)
 
@@ -187,6 +188,44 @@ class _Telling:
     def stopping(self) -> None:
         """The run is over."""
         self._notifier.stopping()
+
+
+@loads
+def soak(
+    bundle: ModelPath,
+    loading: Loading,
+    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE", help="Besides scripted cameras.")] = None,
+    minutes: Annotated[float, typer.Option(help="For how long.")] = 3.0,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where the JSON goes too.")] = None,
+    json: Json = False,
+) -> None:
+    """Run a bundle under faults: cameras fail, decoders are killed; tells memory, ages, recovery and the account."""
+    import msgspec
+
+    from edgecv_runtime import files, records
+    from edgecv_runtime import stream as streams
+    from edgecv_runtime.stream.soak import soak as run_soak
+
+    if not 0 < minutes < float("inf"):
+        raise BadInput(f"--minutes must be positive, got {minutes:g}")
+    with loading.model(bundle) as model, streams.stop_on_signals() as stop:
+        found = run_soak(model, sources or [], minutes=minutes, stop=stop)
+    if out is not None:
+        files.write(out, records.encode(found))
+    if json:
+        show_json(msgspec.to_builtins(found))
+    else:
+        for line in _sentences(found.report):
+            stdout.print(line, soft_wrap=True)
+        for each in found.recoveries:
+            times = f"median {each.median_s:.1f} s, worst {each.worst_s:.1f} s"
+            stdout.print(f"{each.source}: came back {each.count} times, {times}", soft_wrap=True)
+        memory = "" if found.rss_mb_per_minute is None else f"memory {found.rss_mb_per_minute:+.2f} MB a minute; "
+        stdout.print(f"{memory}{found.killed} decoders killed; threads {found.threads[0]} to {found.threads[1]}")
+    for line in found.failures:
+        complain(line)
+    if found.failures:
+        raise typer.Exit(EXIT_LOSSES)
 
 
 def _setup(

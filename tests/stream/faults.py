@@ -35,11 +35,11 @@ class Bench:
 
 
 class Fault(NamedTuple):
-    """cause, end: what is done to the bench; state: of the camera then; reconnects: a new connection is made."""
+    """cause, end: what is done to the bench; states: one of them is the camera's; reconnects: it is connected anew."""
 
     cause: Callable[[Bench], Any]
     end: Callable[[Bench], Any]
-    state: str
+    states: tuple[str, ...]
     reconnects: bool = True
 
 
@@ -48,13 +48,13 @@ def mode(name):
 
 
 FAULTS = {
-    "freeze": Fault(mode("freeze"), mode("pass"), "stalled", reconnects=False),
-    "connection reset": Fault(mode("reset"), mode("pass"), "backing off"),
-    "connection closed": Fault(mode("close"), mode("pass"), "backing off"),
-    "server killed, started again": Fault(Bench.kill, Bench.restart, "backing off"),
-    "black hole": Fault(mode("black hole"), mode("pass"), "stalled", reconnects=False),
-    "trickle, 2 kB/s": Fault(mode("trickle"), mode("pass"), "stalled", reconnects=False),
-    "corrupt payload": Fault(mode("corrupt"), mode("pass"), "degraded", reconnects=False),
+    "freeze": Fault(mode("freeze"), mode("pass"), ("stalled",), reconnects=False),
+    "connection reset": Fault(mode("reset"), mode("pass"), ("backing off",)),
+    "connection closed": Fault(mode("close"), mode("pass"), ("backing off",)),
+    "server killed, started again": Fault(Bench.kill, Bench.restart, ("backing off",)),
+    "black hole": Fault(mode("black hole"), mode("pass"), ("stalled",), reconnects=False),
+    "trickle, 2 kB/s": Fault(mode("trickle"), mode("pass"), ("degraded", "stalled"), reconnects=False),
+    "corrupt payload": Fault(mode("corrupt"), mode("pass"), ("degraded",), reconnects=False),
 }
 
 

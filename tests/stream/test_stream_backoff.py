@@ -81,6 +81,19 @@ def test_the_limit_of_silence_grows_with_the_gaps(gap_s, limit_s):
     assert pulse.stalled_s(late_ns, alive_ns=late_ns - SECOND) is None  # packets come
 
 
+def test_a_stream_that_the_network_slows_down_is_told():
+    pulse = Pulse(2.5)
+    pulse.connected()
+    for number in range(100):  # 25 frames a second, of which the network brings 5
+        pulse.beat((100 * SECOND) + number * SECOND // 5, pts_s=number / 25)
+        assert (pulse.speed is None) == (number / 5 < 2.5)
+    assert pulse.speed == pytest.approx(0.2)
+    for number in range(100):
+        pulse.beat((120 * SECOND) + number * SECOND // 25, pts_s=4 + number / 25)
+        pulse.beat((120 * SECOND) + number * SECOND // 25)  # without a stamp
+    assert pulse.speed > 0.95
+
+
 def test_a_stall_is_no_rhythm_and_silence_before_the_first_frame_no_stall():
     pulse = Pulse(2.5)
     pulse.connected()

@@ -161,6 +161,23 @@ def test_a_camera_alone_connects_again_and_raises_how_it_ended():
     assert caught.value.kind == "lost"
 
 
+def test_a_source_that_cannot_be_made_for_a_while_comes_when_it_can():
+    events, tries = [], []
+
+    def make():
+        tries.append(time.monotonic())
+        if len(tries) < 4:
+            raise OSError(24, "Too many open files")
+        return FakeCamera([Frames(3)], fps=200, name="cam")
+
+    source = FakeCamera([Frames(3), Fail()], fps=200, name="cam")
+    source.again = make
+    report = run(brightness, source, when_late="wait", on_event=events.append, waits=SOON)
+    assert (report.sources[0].read, report.sources[0].ended) == (6, "end of file")
+    assert len(tries) == 4
+    assert any("Too many open files; next try" in reason for _, reason in told(events))
+
+
 @pytest.mark.parametrize("script", [[Fail()], [Frames(5), Fail()]], ids=["never there", "lost"])
 def test_a_stop_while_it_backs_off_is_quick(script):
     stop, moment = threading.Event(), []

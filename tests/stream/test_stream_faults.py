@@ -62,11 +62,11 @@ def test_a_fault_is_noticed_told_and_survived(name):
         seen = len(running.watch.events)
         start_s = time.monotonic()
         fault.cause(bench)
-        noticed = running.watch.wait(fault.state, after=seen)
+        noticed = running.watch.wait(*fault.states, after=seen)
         assert time.monotonic() - start_s < 3
         assert noticed.reason
         fault.end(bench)
-        if fault.state != "degraded":
+        if noticed.state != "degraded":
             running.watch.wait("live", after=seen)
         else:
             time.sleep(0.5)

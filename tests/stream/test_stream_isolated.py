@@ -87,7 +87,7 @@ def crashed(then, act=None, stall_s=2.5, timeout_s=5.0):
         if event.name == "cam" and event.state == "live" and mine.count("live") == 3:
             stop.set()
         elif event.name == "cam" and event.state == "live" and act is not None:
-            child = stream._served[0].camera.source.process_id
+            child = stream.cameras[0].source.process_id
             threading.Timer(0.2, lambda: os.kill(child, act)).start()
 
     stream.journal.subscribe(note)
@@ -168,6 +168,24 @@ def test_no_process_stays_and_no_password_is_in_its_command_line(guarded_camera)
         assert b"canary" not in words
         assert b"canary" not in Path(f"/proc/{os.getpid()}/cmdline").read_bytes()
     assert gone_within(child, 2)
+
+
+def test_a_child_that_waits_for_its_turn_is_ended_with_the_camera(monkeypatch):
+    """The next child is started while the back-off lasts."""
+    stop, children = threading.Event(), []
+    prepare = Isolated.prepare
+
+    def noted(source):
+        prepare(source)
+        children.append(source.process_id)
+        if len(set(children)) == 2:
+            stop.set()
+
+    monkeypatch.setattr(Isolated, "prepare", noted)
+    threading.Timer(20, stop.set).start()
+    run(brightness, Trouble(5, "segfault"), stop=stop, waits=Waits(first_s=30, longest_s=60))
+    assert len(set(children)) == 2
+    assert not any(alive(child) for child in children)
 
 
 def test_children_end_with_their_parent():

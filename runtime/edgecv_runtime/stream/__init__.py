@@ -48,6 +48,7 @@ from edgecv_runtime.stream.sources import (
     Source,
     open_source,
 )
+from edgecv_runtime.stream.sources.isolated import Isolated
 
 __all__ = [
     "KINDS",
@@ -67,6 +68,7 @@ __all__ = [
     "FolderSource",
     "Frame",
     "GStreamerSource",
+    "Isolated",
     "Journal",
     "JsonLinesSink",
     "Latest",

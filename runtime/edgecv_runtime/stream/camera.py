@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Literal
 
 from edgecv_runtime.stream.backoff import Backoff, Waits
 from edgecv_runtime.stream.buffer import Buffer, WhenLate
-from edgecv_runtime.stream.ending import End
+from edgecv_runtime.stream.ending import End, kind_of
 from edgecv_runtime.stream.events import Journal, State
 from edgecv_runtime.stream.frame import Frame
 from edgecv_runtime.stream.ledger import RATE, Account, Ledger
+from edgecv_runtime.stream.redact import redact
 from edgecv_runtime.stream.sources.base import Facts, Shot, Source, frame_of
 from edgecv_runtime.stream.stall import Pulse
 
@@ -25,6 +26,7 @@ _LIVE_SLOTS = 1  # the newest frame
 _FILE_SLOTS = 4  # decoded ahead while the model runs
 _SETTLED_S = 1.0  # what is joined between two key frames is damaged at first
 _MENDED_S = 10.0  # without damage, and a camera is no longer degraded
+_TOO_SLOW = 0.7  # of the camera's own speed: ages grow by the rest of each second
 
 
 class Camera:
@@ -89,7 +91,7 @@ class Camera:
         self._first_ns = 0
         self._damaged_before = 0  # in former connections
         self._known_damage = 0
-        self._damaged_ns = 0
+        self._degraded_ns = 0
         self._index = first_index
         self._period_ns = 0 if max_fps is None else round(1e9 / max_fps)
         self._due_ns = 0
@@ -162,8 +164,8 @@ class Camera:
                 silent_s = self._pulse.stalled_s(max(now_ns, self._pulse.last_ns), self.source.alive_ns)
                 if silent_s is not None and self.facts.live and not self.ended:
                     self._note("stalled", f"no frame for {silent_s:.1f} s")
-            if self.state == "degraded" and now_ns - self._damaged_ns > _MENDED_S * 1e9:
-                self._note("live", "no damage any more")
+            if self.state == "degraded" and now_ns - self._degraded_ns > _MENDED_S * 1e9:
+                self._note("live", "well again")
 
     def stop(self, why: str = "stopped", detail: str = "") -> None:
         """Ask the thread to end, without waiting; what waits is dropped as "stopped".
@@ -210,7 +212,7 @@ class Camera:
             again = self.source.again
             if end.retry == "never" or again is None or not self._reconnect or not self.facts.live:
                 break
-            if self._stopping.is_set() or self.ended or not self._wait(end, again):
+            if not self._wait(end, again):
                 end = End("stopped") if self.connection else end
                 break
         self._finish(end)
@@ -236,20 +238,34 @@ class Camera:
 
     def _wait(self, end: End, again: Callable[[], Source]) -> bool:
         """Wait as long as the back-off says, with the next source at hand; False when the camera is stopped."""
-        crashed = end.kind == "crashed"
-        wait_s = self._backoff.next_s(end.retry, now_s=time.monotonic(), healthy_s=self._healthy_s, crashed=crashed)
-        reason = f"{self._told(end)}; next try in {wait_s:.1f} s"
-        self._lost = end
-        if crashed and self._backoff.too_many_crashes:
-            self._note("failed", f"crashed {self._backoff.waits.crashes} times in {self._backoff.waits.crash_s:g} s")
-        self._note("backing off", reason)
-        source = again()
-        source.name = self.name
-        source.prepare()
-        self.source = source
-        if not self._stopping.wait(wait_s):
-            return True
-        source.close()
+        while not (self._stopping.is_set() or self.ended):
+            crashed = end.kind == "crashed"
+            wait_s = self._backoff.next_s(
+                "fast" if end.retry == "never" else end.retry,
+                now_s=time.monotonic(),
+                healthy_s=self._healthy_s,
+                crashed=crashed,
+            )
+            self._lost = end
+            if crashed and self._backoff.too_many_crashes:
+                waits = self._backoff.waits
+                self._note("failed", f"crashed {waits.crashes} times in {waits.crash_s:g} s")
+            self._note("backing off", f"{self._told(end)}; next try in {wait_s:.1f} s")
+            source: Source | None = None
+            try:
+                source = again()
+                source.name = self.name
+                source.prepare()
+            except Exception as exc:  # what could be made once can be made again, when it is there again
+                end = End(kind_of(exc), redact(str(exc)))
+            stopped = self._stopping.wait(wait_s)
+            if source is None:
+                self.attempts += 1
+                continue
+            if not stopped:
+                self.source = source
+                return True
+            source.close()
         return False
 
     def _read(self, source: Source) -> None:
@@ -291,7 +307,8 @@ class Camera:
     def _look(self, shot: Shot, size: tuple[int, int] | None) -> None:
         """What a frame says about the camera's state."""
         now_ns = time.monotonic_ns()
-        self._pulse.beat(now_ns)
+        self._pulse.beat(now_ns, shot.pts_s)
+        speed = self._pulse.speed if self.facts.live else None
         self.damaged = self._damaged_before + shot.damaged
         with self._states:
             if self.state == "stalled":
@@ -301,11 +318,15 @@ class Camera:
                 self._note(self.state, f"the size changed from {width}x{height} to {now_width}x{now_height}")
             if shot.damaged > self._known_damage:
                 if self.facts.live and now_ns - self._first_ns > _SETTLED_S * 1e9:
-                    self._damaged_ns = now_ns
-                    if self.state == "live":
-                        broken = shot.damaged - self._known_damage
-                        self._note("degraded", f"{broken} damaged frames or packets")
+                    self._degraded(now_ns, f"{shot.damaged - self._known_damage} damaged frames or packets")
                 self._known_damage = shot.damaged
+            if speed is not None and speed < _TOO_SLOW:
+                self._degraded(now_ns, f"the network brings {speed:.0%} of what comes in time")
+
+    def _degraded(self, now_ns: int, reason: str) -> None:
+        self._degraded_ns = now_ns
+        if self.state == "live":
+            self._note("degraded", reason)
 
     def _skip(self, skipped: Mapping[str, int]) -> None:
         """Frames that the source itself left out."""

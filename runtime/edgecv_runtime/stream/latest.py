@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from edgecv_runtime.model import Model
 
+_LEAVE_S = 1.0  # a bundle that is being loaded does not hold up the end
 _PROVEN = 30  # frames without an error, and the old model is let go
 
 
@@ -105,7 +106,7 @@ class Latest:
     def close(self) -> None:
         """Follow no more, and close the models."""
         self._closing.set()
-        self._thread.join()
+        self._thread.join(_LEAVE_S)
         for model in (self._next, self._former, self._model):
             if model is not None:
                 model.close()
@@ -132,9 +133,10 @@ class Latest:
                 self._note("kept", f"the new bundle is refused: {redact(f'{type(exc).__name__}: {exc}')}")
                 continue
             with self._lock:
-                former, self._next = self._next, new
-            if former is not None:
-                former.close()
+                late = new if self._closing.is_set() else self._next
+                self._next = self._next if self._closing.is_set() else new
+            if late is not None:
+                late.close()
 
     def _content(self) -> str | None:
         """What tells one bundle from another: where the link leads, and its manifest, which has the digests of all."""

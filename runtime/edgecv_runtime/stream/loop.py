@@ -212,6 +212,12 @@ class Stream:
             raise BadInput(f"no source is called {name}; there are {', '.join(each.name for each in self._served)}")
         found[0].camera.stop("stopped", "removed")
 
+    @property
+    def cameras(self) -> tuple[Camera, ...]:
+        """The cameras of all sources."""
+        with self._changed:
+            return tuple(each.camera for each in self._served)
+
     def swap(self, model: Model) -> None:
         """Exchange the model between two batches, from any thread, without losing a frame; a Latest does so itself."""
         self._engine.swap(model)

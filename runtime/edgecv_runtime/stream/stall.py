@@ -10,6 +10,8 @@ from collections import deque
 from itertools import pairwise
 
 _GAPS = 50  # frames that the longest gap is looked for in
+_SPEED_NS = 2_500_000_000  # least span over which a stream's speed is told
+_KEPT_NS = 4_000_000_000
 _FACTOR = 2.5  # a gap so many times the longest one seen is a stall
 
 
@@ -20,15 +22,21 @@ class Pulse:
         """stall_s: silence that is always allowed."""
         self._stall_ns = round(stall_s * 1e9)
         self._arrivals: deque[int] = deque(maxlen=_GAPS)
+        self._stamps: deque[tuple[int, float]] = deque()
         self.last_ns = 0
 
     def connected(self) -> None:
         """A new connection: what is known of the former one does not count."""
         self._arrivals.clear()
+        self._stamps.clear()
         self.last_ns = 0
 
-    def beat(self, now_ns: int) -> None:
-        """A frame came."""
+    def beat(self, now_ns: int, pts_s: float | None = None) -> None:
+        """A frame came; pts_s: the camera's own time."""
+        if pts_s is not None:
+            self._stamps.append((now_ns, pts_s))
+            while self._stamps[0][0] < now_ns - _KEPT_NS and len(self._stamps) > 2:
+                self._stamps.popleft()
         if self.last_ns and now_ns - self.last_ns > self._limit_ns():
             self._arrivals.clear()  # a stall is no rhythm
         self._arrivals.append(now_ns)
@@ -46,6 +54,16 @@ class Pulse:
         """When the next frame is expected, None where that is not known."""
         period_ns = self.period_ns
         return None if period_ns is None else self.last_ns + period_ns
+
+    @property
+    def speed(self) -> float | None:
+        """How fast the camera's time passes in ours: 0.1 where the network brings a tenth; None where nobody knows."""
+        if len(self._stamps) < 2:
+            return None
+        (first_ns, first_s), (last_ns, last_s) = self._stamps[0], self._stamps[-1]
+        if last_ns - first_ns < _SPEED_NS or last_s < first_s:
+            return None
+        return (last_s - first_s) / ((last_ns - first_ns) / 1e9)
 
     def stalled_s(self, now_ns: int, alive_ns: int = 0) -> float | None:
         """Seconds of silence, where that is a stall; alive_ns: the last sign of life that is no frame."""

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from edgecv_runtime.errors import BadInput, SourceUnavailable
 from edgecv_runtime.stream.ending import End
@@ -37,7 +36,8 @@ _LEAVE_S = 0.5  # for a polite end (RTSP's TEARDOWN), before it is killed
 _TOLD = 5  # last lines on its stderr
 # Modules are found where they are here: in the present folder, which may hold a `queue.py`, only then.
 _CODE = "import sys; del sys.path[0]; from edgecv_runtime.stream.sources.child import main; main({})"
-AVAILABLE = hasattr(socket, "send_fds") and bool(sys.executable)  # not on Windows, and not embedded
+# Not on Windows, and not where Python is embedded in another program.
+AVAILABLE = hasattr(socket, "send_fds") and hasattr(select, "poll") and bool(sys.executable)
 
 
 class Isolated(Source):
@@ -93,6 +93,14 @@ class Isolated(Source):
             with suppress(OSError):
                 channel.send(STOP)
 
+    def close(self) -> None:
+        super().close()
+        if not self._opened and self._using.acquire(blocking=False):
+            try:  # it was prepared and never opened
+                self._release()
+            finally:
+                self._using.release()
+
     @property
     def process_id(self) -> int | None:
         """Of the child, None before it is started and after it has ended."""
@@ -145,13 +153,14 @@ class Isolated(Source):
         assert self._channel is not None
         assert self._inbox is not None
         error_output = self._process.stderr
-        files: list[Any] = [self._channel]
+        poll = select.poll()  # `select` ends at 1,024 descriptors
+        poll.register(self._channel, select.POLLIN)
         if error_output is not None and not error_output.closed:
-            files.append(error_output)
-        readable = select.select(files, [], [], _POLL_S)[0]
-        if error_output is not None and error_output in readable:
+            poll.register(error_output, select.POLLIN)
+        readable = {descriptor for descriptor, _ in poll.poll(_POLL_S * 1000)}
+        if error_output is not None and not error_output.closed and error_output.fileno() in readable:
             self._listen_to(error_output.fileno())
-        if self._channel not in readable:
+        if self._channel.fileno() not in readable:
             return []
         try:
             messages = self._inbox.receive()
@@ -226,7 +235,7 @@ class Isolated(Source):
         if process is None:
             return
         channel, self._channel = self._channel, None
-        if process.poll() is None and self.end is not None and self.end.kind == "crashed":
+        if self.end is None or self.end.kind == "crashed":  # there is nothing to end in order
             process.kill()
         try:
             process.wait(_LEAVE_S)
