@@ -62,7 +62,7 @@ def guarded():
         yield server
 
 
-def test_a_service_with_cameras_of_a_file(guarded, tmp_path, monkeypatch):
+def test_a_service_with_cameras_of_a_file(guarded, tmp_path, request):
     """Cameras that work, refuse, are away; sinks that are away; a reload; systemd; and not one password shown."""
     away = refused_port()
     place = guarded.url.removeprefix("rtsp://").partition("/")[0]
@@ -94,6 +94,7 @@ cameras:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=tmp_path, env=environment
         )
+        request.addfinalizer(process.kill)
         assert until(lambda: _received(systemd), process) == b"READY=1"
         url = until(lambda: re.search(r"live page: (http://\S+/)", shown.read_text()), process)[1]
         token = SECRETS["token"]
