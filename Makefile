@@ -36,7 +36,7 @@ test: $(VENV)/dev
 	tests/install-debian.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(COVERAGE),$(COVERED))
 
-# Real Video4Linux cameras, in an emulated computer: as root, 2 minutes (half a minute more to make it the first time).
+# Real Video4Linux cameras, in an emulated computer: as root, 70 s, and 50 s to make it the first time.
 test-camera: $(VENV)/dev
 	tests/install-debian.sh camera
 	$(BIN)/python -m pytest tests/camera/v4l2_checks.py
