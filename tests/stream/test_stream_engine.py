@@ -155,7 +155,7 @@ def test_a_batch_of_cameras_is_gathered_without_making_them_old():
     report = run(model, cameras)
     assert np.mean(model.sizes[10:]) > 1.5
     assert all(each.age.p50_ms < 25 + 15 for each in report.sources)  # within a frame time
-    one = run(Batched(4), FakeCamera([Frames(20)], fps=100))
+    one = run(Batched(4), FakeCamera([Frames(80)], fps=100))
     assert one.sources[0].age.p50_ms < 8  # nobody to wait for
 
 
