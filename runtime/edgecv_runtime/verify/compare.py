@@ -47,8 +47,10 @@ class Outputs:
         self.frames = frames
         self._compute = compute if callable(compute) else None
         self._given = None if callable(compute) else compute
-        self._known: dict[int, Arrays] = {}
-        self._left = remembered
+        # One block each: many small ones between what a backend takes and frees keep its memory from being used again.
+        self._known: dict[str, NDArray[Any]] = {}
+        self._rows = 0  # that are in it
+        self._bytes = remembered
         for each in (self._given or {}).values():
             if len(each) != len(frames):
                 raise BadInput(f"{len(frames)} frames, {len(each)} reference outputs: there must be one for each frame")
@@ -68,17 +70,23 @@ class Outputs:
         """The outputs of a batch, one of `parts`."""
         if self._given is not None:
             return {name: each[part] for name, each in self._given.items()}
-        if part.start in self._known:
-            return self._known[part.start]
+        if part.stop <= self._rows:
+            return {name: each[part] for name, each in self._known.items()}
         assert self._compute is not None
         found = self._compute(np.ascontiguousarray(self.frames[part]))
-        size = sum(each.nbytes for each in found.values())
-        if size > self._left:
-            self._left = 0  # what is remembered are the first batches, without a gap
-        else:
-            self._left -= size
-            self._known[part.start] = {name: np.array(each) for name, each in found.items()}  # a backend may reuse it
+        self._remember(part, found)
         return found
+
+    def _remember(self, part: slice, found: Arrays) -> None:
+        """Keep a batch that follows what is kept, where there is room; a copy, for a backend may reuse its own."""
+        if not self._known and part.start == 0:
+            row_bytes = sum(each[0].nbytes for each in found.values())
+            rows = min(len(self), self._bytes // max(1, row_bytes))
+            self._known = {name: np.empty((rows, *each.shape[1:]), each.dtype) for name, each in found.items()}
+        if part.start == self._rows and all(part.stop <= len(each) for each in self._known.values()):
+            for name, each in found.items():
+                self._known[name][part] = each
+            self._rows = part.stop
 
     def of(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
         """The outputs of single frames."""
@@ -90,8 +98,7 @@ class Outputs:
         """The outputs of the first frames, as many as are remembered."""
         if self._given is not None:
             return dict(self._given)
-        parts = [self._known[start] for start in range(0, len(self), BATCH) if start in self._known]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+        return {name: each[: self._rows] for name, each in self._known.items()} if self._rows else {}
 
 
 def task_of(manifest: Manifest) -> Task[Any]:
