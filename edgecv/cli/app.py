@@ -9,7 +9,19 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import edgecv
-from edgecv.cli import adopting, cost, deploying, device, inspect, output, quantizing, recipes, results, streaming
+from edgecv.cli import (
+    adopting,
+    cost,
+    deploying,
+    device,
+    inspect,
+    output,
+    quantizing,
+    recipes,
+    results,
+    serving,
+    streaming,
+)
 
 
 class Verb(NamedTuple):
@@ -32,6 +44,7 @@ VERBS = {
         Verb(device.predict, "edgecv predict runs/photos/bundle photos --top 3"),
         Verb(streaming.stream, "edgecv stream runs/photos/bundle clip.mp4 --sink out.mp4"),
         Verb(streaming.soak, "edgecv soak runs/photos/bundle --minutes 60 --out soak.json"),
+        Verb(serving.serve, "edgecv serve runs/photos/bundle --listen 127.0.0.1:8000"),
     ),
     "To another device": (Verb(deploying.check, "edgecv check runs/photos/bundle --target rpi5"),),
     "Single steps of a build": (

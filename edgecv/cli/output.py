@@ -19,13 +19,14 @@ import typer
 from rich.console import Console
 
 from edgecv_runtime import jsontext, signals
-from edgecv_runtime.errors import EdgecvError, Unavailable
+from edgecv_runtime.errors import BadInput, EdgecvError, Unavailable
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_TERMINATED = 130, 141, 143
 _HAS_MEMFD = hasattr(os, "memfd_create")  # Linux: a file that needs no disk, which may be read-only
+_LOGS = ("text", "json")
 PIPE_COLUMNS = 1000  # a file or another program has room for every column
 
 
@@ -163,6 +164,19 @@ def start_logging() -> None:
     logger = logging.getLogger("edgecv")
     logger.handlers = [handler]
     logger.setLevel(logging.WARNING if Mode.quiet else logging.INFO)
+
+
+def log_as(kind: str) -> None:
+    """What is said on stderr is text, or "json": a document a line; without credentials both. Raises BadInput."""
+    from edgecv_runtime.stream.redact import RedactingFilter
+
+    if kind not in _LOGS:
+        raise BadInput(f"--log is {' or '.join(_LOGS)}; got '{kind}'")
+    Mode.json_log = kind == "json"
+    for handler in logging.getLogger("edgecv").handlers:
+        handler.addFilter(RedactingFilter())
+        if Mode.json_log:
+            handler.setFormatter(JsonLines())
 
 
 @contextmanager

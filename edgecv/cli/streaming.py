@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import time
@@ -17,15 +16,13 @@ import typer
 
 from edgecv.cli.device import EXIT_LOSSES, Json, ModelPath, refuse_overwriting
 from edgecv.cli.loading import Loading, loads
-from edgecv.cli.output import JsonLines, Mode, complain, leave, note, say, show_json, stderr, stdout
+from edgecv.cli.output import Mode, complain, leave, log_as, note, say, show_json, stderr, stdout
 from edgecv_runtime.errors import BadInput
 
 if TYPE_CHECKING:
     import edgecv_runtime as rt
     from edgecv_runtime.stream import Event, Sink, Stream, StreamReport
     from edgecv_runtime.stream.config import Followed, Setup
-
-_LOGS = ("text", "json")
 
 
 @loads
@@ -85,9 +82,7 @@ def stream(
 
     if when_late not in ("auto", *streams.POLICIES):
         raise BadInput(f"--when-late is auto, {', '.join(streams.POLICIES)}; got '{when_late}'")
-    if log not in _LOGS:
-        raise BadInput(f"--log is {' or '.join(_LOGS)}; got '{log}'")
-    _log_without_credentials(log)
+    log_as(log)
     setup = _setup(config, sources or [], credentials, sink or [], on or [], segment or [])
     if unit:
         words = sys.argv[sys.argv.index("stream") + 1 :]
@@ -146,9 +141,10 @@ class _Telling:
 
     def __init__(self, address: str | None, token: Path | None) -> None:
         """address: of the page; token: its file. Raises BadInput."""
-        from edgecv_runtime.stream.live import Board, Health, parse_address
-        from edgecv_runtime.stream.live.server import read_token
+        from edgecv_runtime.addresses import parse_address
+        from edgecv_runtime.stream.live import Board, Health
         from edgecv_runtime.stream.live.systemd import Notifier
+        from edgecv_runtime.web import read_token
 
         self._place = None if address is None else parse_address(address)
         self._token = None if address is None else read_token(token)
@@ -289,16 +285,6 @@ def _signals(followed: Followed, *, reloads: bool) -> Iterator[Any]:
             yield stop
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-def _log_without_credentials(kind: str) -> None:
-    from edgecv_runtime.stream.redact import RedactingFilter
-
-    Mode.json_log = kind == "json"
-    for handler in logging.getLogger("edgecv").handlers:
-        handler.addFilter(RedactingFilter())
-        if Mode.json_log:
-            handler.setFormatter(JsonLines())
 
 
 def _show(report: StreamReport, info: rt.Info, json: bool, lines_on_stdout: bool) -> None:

@@ -88,6 +88,8 @@ class Model(Generic[R]):
         self.input = entry.spec
         self.outputs = outputs
         self.name = name
+        self.task = decoder.name
+        self.batch = target.batch
         self.bundle = bundle
         self._decoder = decoder
         self._entry = entry
@@ -124,9 +126,16 @@ class Model(Generic[R]):
 
         views: how the network sees each frame, so that results lie in the frame's pixels; without, in the input's.
         """
-        outputs = self._alive().run({self.input.name: batch})
+        return self.decode(self._alive().run({self.input.name: batch}), views or [self._whole] * len(batch))
+
+    def tensor(self, frames: Sequence[Image]) -> NDArray[Any]:
+        """Frames of any size as the network's input tensor (N, ...): what a call of the model runs."""
+        return self._entry.batch(frames)
+
+    def decode(self, outputs: Tensors, views: Sequence[View]) -> list[R]:
+        """Results of the outputs that `run` gave; views: how the network saw each frame (`preprocess.view`)."""
         try:
-            return self._decoder.decode(outputs, views or [self._whole] * len(batch))
+            return self._decoder.decode(outputs, views)
         except BadInput as exc:  # the outputs are not what they were said to be
             raise BadInput(f"model '{self.name}': {exc}") from exc
 

@@ -22,15 +22,16 @@ import psutil
 import pytest
 from stream_lab import Brightness, brightness
 
+from edgecv_runtime.addresses import parse_address
 from edgecv_runtime.errors import BadInput, Unavailable
 from edgecv_runtime.stream import FakeCamera, open_sink, run
 from edgecv_runtime.stream.events import Event
-from edgecv_runtime.stream.live import Board, BoardSink, Health, LivePage, parse_address
+from edgecv_runtime.stream.live import Board, BoardSink, Health, LivePage
 from edgecv_runtime.stream.live.metrics import Metrics, temperatures
-from edgecv_runtime.stream.live.server import read_token
 from edgecv_runtime.stream.live.systemd import Notifier, unit
 from edgecv_runtime.stream.report import Percentiles, SourceReport, StreamReport
 from edgecv_runtime.stream.sources.fake import Frames, Freeze
+from edgecv_runtime.web import read_token
 
 TOKEN = "c4nary-0123456789"
 

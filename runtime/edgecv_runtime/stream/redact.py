@@ -17,6 +17,8 @@ import threading
 from typing import NamedTuple
 from urllib.parse import quote, quote_plus, unquote
 
+from edgecv_runtime.addresses import host_and_port
+
 HIDDEN = "***"
 
 # Of a query (and of a path as `/user=admin_password=..._channel=1`) only these values are shown, and only plain ones.
@@ -30,7 +32,6 @@ _PLAIN = re.compile(r"[A-Za-z0-9.x-]{0,32}")
 _PAIR = re.compile(r"(?P<key>[A-Za-z][\w-]*?)=(?P<value>.*?)(?=[&;/]|_[A-Za-z]+=|$)", re.DOTALL)
 _AUTHORITY_END = re.compile(r"[/?#]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:@]+)(?::(?P<port>\d{1,5}))?")
 
 # In texts of others: scheme://user:password@ up to the LAST @ of the word, then what is named as a secret.
 _USERINFO = re.compile(r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<userinfo>[^\s'\"<>]*)@")
@@ -64,17 +65,11 @@ def split(url: str) -> Parts:
     end = _AUTHORITY_END.search(rest)
     authority, tail = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
     userinfo, _, place = authority.rpartition("@")
-    if "@" in tail and not _HOST.fullmatch(place):  # a raw / in the password ended the authority too soon
+    if "@" in tail and not host_and_port(place):  # a raw / in the password ended the authority too soon
         userinfo, _, after = rest.rpartition("@")
         end = _AUTHORITY_END.search(after)
         place, tail = (after[: end.start()], after[end.start() :]) if end else (after, "")
     return Parts(scheme.lower(), userinfo, place, tail)
-
-
-def host_and_port(place: str) -> tuple[str, int | None] | None:
-    """("h", 554) of `h:554`, ("fe80::1", None) of `[fe80::1]`; None of what is neither."""
-    found = _HOST.fullmatch(place)
-    return None if found is None else (found["host"].strip("[]"), int(found["port"]) if found["port"] else None)
 
 
 def shown(text: str) -> str:

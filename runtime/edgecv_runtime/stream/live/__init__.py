@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from edgecv_runtime.stream.live.board import Board, BoardSink
 from edgecv_runtime.stream.live.health import Health
-from edgecv_runtime.stream.live.server import LivePage, parse_address
+from edgecv_runtime.stream.live.server import LivePage
 
-__all__ = ["Board", "BoardSink", "Health", "LivePage", "parse_address"]
+__all__ = ["Board", "BoardSink", "Health", "LivePage"]

@@ -14,7 +14,7 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
 from edgecv_runtime.errors import BadInput
-from edgecv_runtime.stream.live.health import Health
+from edgecv_runtime.stream.live.health import Health, Verdict
 from edgecv_runtime.stream.redact import shown
 from edgecv_runtime.stream.report import StreamReport
 
@@ -42,14 +42,17 @@ class Notifier:
 
         now_s: `time.monotonic()`.
         """
+        live = sum(source.state == "live" for source in report.sources)
+        self.tell(health.working(now_s), f"{live} of {len(report.sources)} sources live", now_s)
+
+    def tell(self, working: Verdict, status: str, now_s: float) -> None:
+        """Tell that we run and, while we are at work, the watchdog and a status; as often as `look`."""
         if not self._is_ready:
             self._is_ready = True
             self._send("READY=1")
-        working = health.working(now_s)
         if self.watchdog_s is not None and working.ok and now_s - self._fed_s >= self.watchdog_s / 3:
             self._fed_s = now_s
-            live = sum(source.state == "live" for source in report.sources)
-            self._send(f"WATCHDOG=1\nSTATUS={live} of {len(report.sources)} sources live")
+            self._send(f"WATCHDOG=1\nSTATUS={status}")
         elif not working.ok:
             self._send(f"STATUS={'; '.join(working.reasons)}")
 

@@ -10,9 +10,10 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from edgecv_runtime import jsontext
+from edgecv_runtime.addresses import host_and_port
 from edgecv_runtime.errors import BadInput, Closed, Unavailable, nearest
 from edgecv_runtime.stream.events import Event
-from edgecv_runtime.stream.redact import host_and_port, redact, shown, split
+from edgecv_runtime.stream.redact import redact, shown, split
 from edgecv_runtime.stream.sinks.base import Output, Sink
 from edgecv_runtime.stream.sinks.jsonlines import line_of, wall_clock
 from edgecv_runtime.stream.sinks.segments import Slugs

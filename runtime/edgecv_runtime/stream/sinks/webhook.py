@@ -8,8 +8,9 @@ import ssl
 import threading
 from urllib.parse import unquote
 
+from edgecv_runtime.addresses import host_and_port
 from edgecv_runtime.errors import BadInput, Closed
-from edgecv_runtime.stream.redact import host_and_port, redact, shown, split
+from edgecv_runtime.stream.redact import redact, shown, split
 from edgecv_runtime.stream.sinks.base import Output, Sink
 from edgecv_runtime.stream.sinks.jsonlines import line_of
 

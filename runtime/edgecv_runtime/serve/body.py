@@ -1,0 +1,125 @@
+"""Reading what clients send: never more than a limit each, never more than a budget all together, never for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from edgecv_runtime.errors import EdgecvError
+from edgecv_runtime.records import Record
+
+Receive = Callable[[], Awaitable[Any]]
+_LINGER_S = 2.0  # what is sent in vain is taken so long, so that a client that sends first reads why
+
+
+class Limits(Record, frozen=True):
+    """What a server takes.
+
+    body_mb: of a request; memory_mb: of all bodies that are held at once. waiting: requests of one model that may be
+    inside at once. delay_ms: the longest that a request waits for others to join its batch. body_s: until a body must
+    be there; send_s: until an answer must be taken. head_s: until a request's headers must be there. connections: at
+    once. max_pixels: of the pictures of a request together.
+    """
+
+    body_mb: float = 32.0
+    memory_mb: float = 256.0
+    waiting: int = 64
+    delay_ms: float = 2.0
+    body_s: float = 30.0
+    send_s: float = 30.0
+    head_s: float = 10.0
+    connections: int = 256
+    max_pixels: int = 50_000_000
+
+
+class Refusal(EdgecvError):
+    """A request is not taken: with this status of HTTP."""
+
+    def __init__(self, message: str, status: int, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = dict(headers or {})
+
+
+class Gone(EdgecvError):
+    """The client has closed the connection: there is nobody to answer."""
+
+
+class Memory:
+    """The bytes of all bodies that are held; used in the thread of the event loop alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.held = 0
+
+    @contextmanager
+    def hold(self) -> Iterator[Callable[[int], None]]:
+        """Gives what takes more bytes for one request; they are free at the end. It raises Refusal."""
+        taken = 0
+
+        def take(count: int) -> None:
+            nonlocal taken
+            if self.held + count > self._most:
+                raise Refusal("too much is sent at once; try again later", 429, {"Retry-After": "1"})
+            self.held += count
+            taken += count
+
+        try:
+            yield take
+        finally:
+            self.held -= taken
+
+
+async def read(receive: Receive, headers: Mapping[str, str], limits: Limits, take: Callable[[int], None]) -> memoryview:
+    """A whole body; raises Refusal, and Gone."""
+    coding = headers.get("content-encoding", "identity")
+    most = int(limits.body_mb * 2**20)
+    length = headers.get("content-length", "")
+    if coding != "identity":
+        await _linger(receive)
+        raise Refusal(f"Content-Encoding '{coding[:20]}' is not taken: send the body as it is", 415)
+    if length.isdecimal() and int(length[:20]) > most:
+        await _linger(receive)
+        raise _too_large(most)
+    try:
+        return await asyncio.wait_for(_whole(receive, most, take), limits.body_s)
+    except asyncio.TimeoutError as exc:
+        raise Refusal(f"the body was not there after {limits.body_s:g} s", 408, {"Connection": "close"}) from exc
+    except Refusal:
+        await _linger(receive)
+        raise
+
+
+async def _whole(receive: Receive, most: int, take: Callable[[int], None]) -> memoryview:
+    body = bytearray()
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        piece = message.get("body", b"")
+        if len(body) + len(piece) > most:
+            raise _too_large(most)
+        take(len(piece))
+        body += piece
+        more = message.get("more_body", False)
+    return memoryview(body)
+
+
+async def _linger(receive: Receive) -> None:
+    async def drop() -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                return
+
+    try:
+        await asyncio.wait_for(drop(), _LINGER_S)
+    except asyncio.TimeoutError:
+        return
+
+
+def _too_large(most: int) -> Refusal:
+    return Refusal(f"a request has at most {most / 2**20:g} MB; send fewer or smaller pictures", 413)

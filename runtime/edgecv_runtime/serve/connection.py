@@ -1,0 +1,77 @@
+"""uvicorn's HTTP with what a server for strangers needs: headers in time, and JSON for what is no HTTP.
+
+h11 refuses headers of more than 64 KB; uvicorn's other parser, httptools, takes any number of them into memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from edgecv_runtime import jsontext
+
+# Clients that send headers and body one after the other, tritonclient does, wait for our acknowledgement in between,
+# which Linux puts off by 40 ms unless it is told not to, each time (tcp(7)).
+_QUICKACK = getattr(socket, "TCP_QUICKACK", 0)
+_QUIET = logging.getLogger("edgecv.serve.http")  # whoever sends garbage fills no log
+_QUIET.setLevel(logging.CRITICAL)
+
+
+def protocol(head_s: float) -> type[H11Protocol]:
+    """The class of connections whose headers must be there after so many seconds."""
+
+    class Connection(H11Protocol):
+        _head: asyncio.TimerHandle | None = None
+        _quick: Any = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.logger = _QUIET
+            self.app_state = {**self.app_state, "abort": transport.abort}
+            self._quick = transport.get_extra_info("socket") if _QUICKACK else None
+            self._head = self.loop.call_later(head_s, self._late)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._in_time()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self._head is None and self.conn.their_state is h11.IDLE:  # the first of the next request
+                self._head = self.loop.call_later(head_s, self._late)
+            if self._quick is not None:
+                self._quick.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+            super().data_received(data)
+            if self.conn.their_state is not h11.IDLE:
+                self._in_time()
+
+        def send_400_response(self, msg: str) -> None:
+            text = f"{msg} Or its headers have more than 64 KB."
+            self._refuse(400, text)
+
+        def _late(self) -> None:
+            self._head = None
+            if self.conn.our_state is h11.IDLE and not self.transport.is_closing():
+                self._refuse(408, f"the headers were not there after {head_s:g} s")
+
+        def _refuse(self, status: int, text: str) -> None:
+            headers: Any = [(b"content-type", b"application/json"), (b"connection", b"close")]
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                for event in (
+                    h11.Response(status_code=status, headers=headers),
+                    h11.Data(data=jsontext.encode({"error": text})),
+                    h11.EndOfMessage(),
+                ):
+                    self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
+
+        def _in_time(self) -> None:
+            if self._head is not None:
+                self._head.cancel()
+                self._head = None
+
+    return Connection
