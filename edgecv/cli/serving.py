@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgecv.cli.device import Json
 from edgecv.cli.loading import Loading, loads
-from edgecv.cli.output import Mode, leave, log_as, say
+from edgecv.cli.output import Mode, leave, log_as, say, show_json
 from edgecv_runtime.errors import BadInput
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def serve(
     ] = 256.0,
     max_megapixels: Annotated[float, typer.Option(help="Of the pictures of a request together.")] = 50.0,
     log: Annotated[str, typer.Option("--log", help="text, or json: one document a line on stderr.")] = "text",
+    json: Json = False,
 ) -> None:
     """Serve bundles over HTTP by the Open Inference Protocol v2 (KServe, Triton); pictures or tensors in."""
     from edgecv_runtime import stream as streams
@@ -83,6 +85,8 @@ def serve(
             say("stopping: requests that have begun are answered")
             notifier.stopping()
             is_closed = server.close()
+        if json:
+            show_json({"requests": server.counts()})
         code = 0 if stop.signum == signal.SIGINT else 128 + (stop.signum or 0)
         if not is_closed:
             leave(code)

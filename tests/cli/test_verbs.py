@@ -22,7 +22,7 @@ from edgecv.cli.loading import Loading
 
 ALL = {verb.command.__name__: verb for verbs in VERBS.values() for verb in verbs}
 COMMANDS = typer.main.get_command(app).commands
-LOADING = ("tune", "predict", "stream", "soak")
+LOADING = ("tune", "predict", "stream", "soak", "serve")
 
 
 def edgecv(*arguments, **how):

@@ -29,6 +29,7 @@ from edgecv_runtime.web import json_answer
 T = TypeVar("T")
 UNGUARDED = ("/v2/health/live", "/v2/health/ready")  # a word each, and nothing of what is served
 _PLATFORM = "edgecv_onnx"
+_PIECE = 1 << 18  # bytes
 _TRIES = 3  # of a request whose model is exchanged meanwhile
 _SLOW_S, _HANGS_S = 10.0, 30.0  # a call that takes so long is not ready for others; does not come back
 logger = logging.getLogger("edgecv")
@@ -65,7 +66,7 @@ class App:
             Route("/v2/repository/index", self._index, methods=["POST"]),
             *(Route(path, self._metadata) for path in (one, exact)),
             *(Route(f"{path}/ready", self._model_ready) for path in (one, exact)),
-            *(Route(f"{path}/infer", _Infer(self.infer, limits.send_s), methods=["POST"]) for path in (one, exact)),
+            *(Route(f"{path}/infer", _Endpoint(self.infer), methods=["POST"]) for path in (one, exact)),
             Route("/metrics", self._text_of_metrics),
         ]
         self.asgi = Starlette(routes=routes, exception_handlers={HTTPException: _plainly, EdgecvError: _refused})
@@ -74,23 +75,38 @@ class App:
         """End the threads, when what they do is done."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def infer(self, request: Request) -> Response:
-        """The answer to a posted request."""
+    async def infer(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a posted request; what it sends and what it gets count as memory until it has taken it."""
         began_s = time.monotonic()
+        request = Request(scope, receive)
         name = version = ""
-        try:
-            served = self._find(request.path_params)
-            name, version = served.name, served.version
-            with self._memory.hold() as take:
-                sent = await body.read(request.receive, request.headers, self._limits, take)
+        with self._memory.hold() as take:
+            try:
+                served = self._find(request.path_params)
+                name, version = served.name, served.version
+                sent = await body.read(receive, request.headers, self._limits, take)
                 with served.line.place():
                     answer = await self._answer(served, sent, request)
-        except Gone:
-            answer = Response(status_code=499)
-        except Exception as exc:  # whatever it is, the client gets one line, and the others theirs
-            answer = refusal(exc, served.line if name else None)
-        self._metrics.answered(name, version, answer.status_code, time.monotonic() - began_s)
-        return answer
+                take(len(answer.body))
+            except Gone:
+                answer = Response(status_code=499)
+            except Exception as exc:  # whatever it is, the client gets one line, and the others theirs
+                answer = refusal(exc, served.line if name else None)
+            self._metrics.answered(name, version, answer.status_code, time.monotonic() - began_s)
+            await self._send(answer, scope, send)
+
+    async def _send(self, answer: Response, scope: Any, send: Any) -> None:
+        """Piece by piece, and give a client up that takes none of them for a while."""
+        await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
+        for at in range(0, max(1, len(answer.body)), _PIECE):
+            piece = answer.body[at : at + _PIECE]
+            more = at + _PIECE < len(answer.body)
+            try:
+                sending = send({"type": "http.response.body", "body": piece, "more_body": more})
+                await asyncio.wait_for(sending, self._limits.send_s)
+            except asyncio.TimeoutError:
+                scope["state"]["abort"]()
+                return
 
     async def _answer(self, served: Served, sent: memoryview, request: Request) -> Response:
         """Read, compute, write; again where the model is exchanged meanwhile."""
@@ -211,19 +227,14 @@ class App:
         return served.line.hanging_s(time.monotonic()) < _SLOW_S
 
 
-class _Infer:
-    """An endpoint that gives up a client that does not take its answer."""
+class _Endpoint:
+    """An app of its own, which Starlette does not take for a function from request to response."""
 
-    def __init__(self, answer: Callable[[Request], Any], send_s: float) -> None:
-        self._answer = answer
-        self._send_s = send_s
+    def __init__(self, app: Callable[..., Any]) -> None:
+        self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        answer = await self._answer(Request(scope, receive))
-        try:
-            await asyncio.wait_for(answer(scope, receive, send), self._send_s)
-        except asyncio.TimeoutError:
-            scope["state"]["abort"]()
+        await self._app(scope, receive, send)
 
 
 def refusal(error: Exception, line: Line | None = None) -> Response:

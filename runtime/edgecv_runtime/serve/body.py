@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from edgecv_runtime.errors import EdgecvError
+from edgecv_runtime.errors import BadInput, EdgecvError
 from edgecv_runtime.records import Record
 
 Receive = Callable[[], Awaitable[Any]]
@@ -32,6 +32,16 @@ class Limits(Record, frozen=True):
     head_s: float = 10.0
     connections: int = 256
     max_pixels: int = 50_000_000
+
+    def __post_init__(self) -> None:
+        for name in ("body_mb", "memory_mb", "body_s", "send_s", "head_s"):
+            if not getattr(self, name) > 0:
+                raise BadInput(f"{name} must be positive, got {getattr(self, name):g}")
+        for name in ("waiting", "connections", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.delay_ms < float("inf"):
+            raise BadInput(f"delay_ms must be 0 or more, got {self.delay_ms:g}")
 
 
 class Refusal(EdgecvError):

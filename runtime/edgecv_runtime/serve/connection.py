@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from typing import Any
 
 import h11
@@ -15,9 +14,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgecv_runtime import jsontext
 
-# Clients that send headers and body one after the other, tritonclient does, wait for our acknowledgement in between,
-# which Linux puts off by 40 ms unless it is told not to, each time (tcp(7)).
-_QUICKACK = getattr(socket, "TCP_QUICKACK", 0)
 _QUIET = logging.getLogger("edgecv.serve.http")  # whoever sends garbage fills no log
 _QUIET.setLevel(logging.CRITICAL)
 
@@ -27,13 +23,11 @@ def protocol(head_s: float) -> type[H11Protocol]:
 
     class Connection(H11Protocol):
         _head: asyncio.TimerHandle | None = None
-        _quick: Any = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self.logger = _QUIET
             self.app_state = {**self.app_state, "abort": transport.abort}
-            self._quick = transport.get_extra_info("socket") if _QUICKACK else None
             self._head = self.loop.call_later(head_s, self._late)
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -43,8 +37,6 @@ def protocol(head_s: float) -> type[H11Protocol]:
         def data_received(self, data: bytes) -> None:
             if self._head is None and self.conn.their_state is h11.IDLE:  # the first of the next request
                 self._head = self.loop.call_later(head_s, self._late)
-            if self._quick is not None:
-                self._quick.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
             super().data_received(data)
             if self.conn.their_state is not h11.IDLE:
                 self._in_time()

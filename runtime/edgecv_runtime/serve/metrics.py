@@ -64,6 +64,13 @@ class Metrics:
 
         return note
 
+    def counts(self) -> list[dict[str, object]]:
+        """How many requests there were, by model, version and status."""
+        samples = [sample for family in self._requests.collect() for sample in family.samples]
+        return [
+            {**sample.labels, "requests": int(sample.value)} for sample in samples if sample.name.endswith("_total")
+        ]
+
     def text(self) -> bytes:
         """All of them in Prometheus' text format 0.0.4."""
         from prometheus_client import generate_latest

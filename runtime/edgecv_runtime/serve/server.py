@@ -57,7 +57,7 @@ class Server:
         except ImportError as exc:
             raise Unavailable("a server needs starlette and uvicorn", extra="serve") from exc
         self._limits = limits = limits or Limits()
-        metrics = Metrics()
+        self._metrics = metrics = Metrics()
         self._lines: list[Line] = []
         served: list[Served] = []
         pictures, network = Pictures(limits.max_pixels), Network()
@@ -97,6 +97,10 @@ class Server:
         """How long the longest call of a model that goes on has taken so far."""
         now_s = time.monotonic()
         return max((line.hanging_s(now_s) for line in self._lines), default=0.0)
+
+    def counts(self) -> list[dict[str, object]]:
+        """How many requests there were, by model, version and status of HTTP."""
+        return self._metrics.counts()
 
     def _close_lines(self) -> bool:
         self._app.close()

@@ -1,0 +1,303 @@
+"""Many clients, slow, hostile and gone ones: bounded, told in time, and nothing for the others to notice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from serve_lab import RAW, Puppet, ask, digits, named, numbers, picture, posted, raw, serving, until
+from test_serve_protocol import encoded
+
+from edgecv_runtime.errors import BadInput, Unavailable
+from edgecv_runtime.serve import Always, Offer, Server
+from edgecv_runtime.stream import Latest
+
+TOKEN = "c4nary-0123456789"
+INFER = "/v2/models/puppet.network/infer"
+HEAD = b"POST %s HTTP/1.1\r\nHost: localhost\r\n" % INFER.encode()
+
+
+def test_a_full_line_refuses_and_says_when_to_come_again():
+    puppet = Puppet()
+    with serving(puppet, waiting=3) as server:
+        puppet.go.clear()
+        waiting = posted(server, numbers(1), numbers(2), numbers(3))
+        until(lambda: "edgecv_serve_inside{" in (text := metrics(server)) and " 3.0" in text)
+        for _ in range(20):
+            status, headers, answer = ask(server, INFER, numbers(4))
+            assert status == 429
+            assert int(headers["retry-after"]) >= 1
+            assert answer == {"error": "3 requests wait already; try again later"}
+        assert ask(server, "/v2/health/live")[0] == 200
+        puppet.go.set()
+        answers = [future.result(10) for future in waiting]
+        assert [status for status, _, _ in answers] == [200] * 3
+        assert [answer["outputs"][0]["data"][0] for _, _, answer in answers] == [2.0, 4.0, 6.0]
+        assert len(puppet.rows) == 3
+        assert ask(server, INFER, numbers(4))[0] == 200
+
+
+def metrics(server):
+    return ask(server, "/metrics")[2].decode()
+
+
+def test_bodies_have_a_limit_each_and_all_together():
+    puppet = Puppet()
+    with serving(puppet, body_mb=1, memory_mb=1.5) as server:
+        body = json.dumps(numbers(1)).encode()
+        large = body + b" " * 2**20
+        for sent in (large, iter([large[:700_000], large[700_000:]])):  # with its length, and in chunks without
+            status, _, answer = ask(server, INFER, sent)
+            assert (status, answer) == (413, {"error": "a request has at most 1 MB; send fewer or smaller pictures"})
+        puppet.go.clear()
+        (first,) = posted(server, body + b" " * 900_000)
+        until(lambda: puppet.rows)
+        status, headers, answer = ask(server, INFER, body + b" " * 900_000)
+        assert (status, headers["retry-after"]) == (429, "1")
+        assert answer == {"error": "too much is sent at once; try again later"}
+        puppet.go.set()
+        assert first.result(10)[0] == 200
+        until(lambda: "edgecv_serve_body_bytes 0.0" in metrics(server))
+        assert ask(server, INFER, body, Content_Encoding="gzip")[0] == 415
+
+
+def test_requests_join_a_batch_where_batches_are_faster_and_one_that_fails_spoils_none():
+    puppet = Puppet(batch=4)
+    with serving(puppet, delay_ms=5000) as server:
+        puppet.go.clear()
+        first = posted(server, numbers(1))
+        until(lambda: puppet.rows == [1])  # alone, it did not wait
+        rest = posted(server, numbers(2, 3), numbers(-1), numbers(5), numbers(6))
+        until(lambda: " 5.0" in metrics(server))
+        time.sleep(0.2)  # they have been read
+        puppet.go.set()
+        answers = [future.result(10) for future in first + rest]
+        assert [status for status, _, _ in answers] == [200, 200, 500, 200, 200]
+        assert [each["outputs"][0]["data"][::4] for status, _, each in answers if status == 200] == [
+            [2.0], [4.0, 6.0], [10.0], [12.0],
+        ]  # fmt: skip
+        assert max(puppet.rows) > 2
+        assert max(puppet.rows) <= 4
+
+
+def test_no_batches_where_they_were_not_measured_to_be_faster():
+    puppet = Puppet(batch=1)
+    with serving(puppet) as server:
+        assert ask(server, INFER, numbers(1, 2, 3))[2]["outputs"][0]["data"][::4] == [2.0, 4.0, 6.0]
+        assert puppet.rows == [1, 1, 1]
+
+
+def test_who_goes_away_is_not_computed_and_who_has_no_time_is_told():
+    puppet = Puppet()
+    with serving(puppet) as server:
+        puppet.go.clear()
+        (first,) = posted(server, numbers(1))
+        until(lambda: puppet.rows)
+        body = json.dumps(numbers(2)).encode()
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(
+                b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (INFER.encode(), len(body))
+            )
+            client.sendall(body)
+            until(lambda: " 2.0" in metrics(server))
+        until(lambda: 'status="499"' in metrics(server))
+        status, _, answer = ask(server, INFER, {**numbers(3), "parameters": {"timeout": 50_000}})
+        assert (status, answer["error"]) == (504, "not computed after the 0.05 s of parameters.timeout")
+        puppet.go.set()
+        assert first.result(10)[0] == 200
+        assert ask(server, INFER, numbers(4))[0] == 200
+        assert len(puppet.rows) == 2
+
+
+def test_garbage_and_slow_clients_cost_the_others_nothing():
+    puppet = Puppet()
+    with contextlib.ExitStack() as open_, serving(puppet, head_s=0.6, body_s=0.6, connections=60) as server:
+        slow = [open_.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(40)]
+        for number, client in enumerate(slow):
+            client.settimeout(5)
+            client.sendall(HEAD if number % 2 else HEAD + b"Content-Length: 100\r\n\r\n{")
+        times = []
+        for _ in range(20):
+            began_s = time.monotonic()
+            assert ask(server, INFER, numbers(1))[0] == 200
+            times.append(time.monotonic() - began_s)
+        assert np.median(times) < 0.2
+        for number, client in enumerate(slow):
+            said = b""
+            while piece := client.recv(4096):
+                said += piece
+            assert b" 408 " in said.partition(b"\r\n")[0]
+            assert (b"the headers were not there" if number % 2 else b"the body was not there") in said
+        many = HEAD + b"".join(b"X-%d: %d\r\n" % (number, number) for number in range(10_000)) + b"\r\n"
+        long = b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n"
+        for garbage in (
+            many,
+            long,
+            b"\x16\x03\x01\x02\x00" + bytes(300) + b"\r\n\r\n",
+            HEAD + b"Content-Length: x\r\n\r\n",
+        ):
+            said = raw(server, garbage)
+            assert not said or (said.startswith(b"HTTP/1.1 400 ") and b'{"error":"Invalid HTTP request' in said)
+        assert ask(server, INFER, numbers(1))[0] == 200
+
+
+def test_an_answer_that_nobody_takes_is_given_up():
+    puppet = Puppet()
+    puppet.outputs = ()
+    puppet.run = lambda feeds: {"y": np.zeros((1, 4_000_000), np.float32)}
+    with serving(puppet, send_s=0.5) as server, socket.create_connection(("127.0.0.1", server.port)) as client:
+        body = json.dumps({**numbers(1), "parameters": {"binary_data_output": True}}).encode()
+        client.sendall(
+            b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (INFER.encode(), len(body))
+        )
+        client.sendall(body)
+        time.sleep(1.5)
+        client.settimeout(5)
+        taken = 0
+        with contextlib.suppress(ConnectionResetError):
+            while piece := client.recv(1 << 20):
+                taken += len(piece)
+        assert 0 < taken < 16_000_000
+        assert ask(server, "/v2/health/ready")[0] == 200
+
+
+def test_a_call_that_hangs_is_no_ready_server(monkeypatch):
+    from edgecv_runtime.serve import app
+
+    puppet = Puppet()
+    with serving(puppet) as server:
+        puppet.go.clear()
+        (first,) = posted(server, numbers(1))
+        until(lambda: puppet.rows)
+        monkeypatch.setattr(app, "_SLOW_S", 0.1)
+        time.sleep(0.15)
+        assert ask(server, "/v2/health/ready")[0] == ask(server, "/v2/models/puppet/ready")[0] == 503
+        assert ask(server, "/v2/health/live")[0] == 200
+        monkeypatch.setattr(app, "_HANGS_S", 0.1)
+        assert ask(server, "/v2/health/live")[0] == 503
+        puppet.go.set()
+        assert first.result(10)[0] == 200
+        until(lambda: ask(server, "/v2/health/ready")[0] == 200)
+
+
+def test_a_bundle_is_exchanged_under_load_and_no_request_fails(tmp_path):
+    link = tmp_path / "now"
+    link.symlink_to(named("one", tmp_path))
+    stop, seen = threading.Event(), []
+    with Latest(link, check_s=0.05) as latest, serving(Offer("tiny", "1", latest)) as server:
+        data = encoded(picture(0))
+
+        def busy():
+            while not stop.is_set():
+                status, _, answer = ask(server, "/v2/models/tiny/infer", data, **RAW)
+                seen.append((status, answer.get("parameters", {}).get("content", "").split()[0]))
+
+        clients = [threading.Thread(target=busy) for _ in range(3)]
+        for client in clients:
+            client.start()
+        until(lambda: len(seen) > 10)
+        (tmp_path / "next").symlink_to(named("two", tmp_path))
+        (tmp_path / "next").rename(link)
+        until(lambda: [name for _, name in seen].count("two") > 60, 20)
+        stop.set()
+        for client in clients:
+            client.join()
+    assert {status for status, _ in seen} == {200}
+    assert {name for _, name in seen} == {"one", "two"}
+
+
+def test_a_new_model_that_fails_is_taken_back(tmp_path):
+    (tmp_path / "bundle").mkdir()
+    manifest = tmp_path / "bundle" / "bundle.json"
+    manifest.write_text("1")
+    old, new = Puppet(), Puppet()
+
+    def fails(feeds):
+        raise RuntimeError("no such operator")
+
+    new.run = fails
+    for puppet in (old, new):
+        puppet.info = type("Info", (), {"name": "puppet", "variant": "float32"})()
+    rest = iter([old, new])
+    with (
+        Latest(tmp_path / "bundle", lambda: next(rest), check_s=0.05) as latest,
+        serving(Offer("puppet", "1", latest)) as server,
+    ):
+        assert ask(server, INFER, numbers(1))[0] == 200
+        manifest.write_text("2")
+        end_s = time.monotonic() + 10
+        while not new.closed:
+            assert ask(server, INFER, numbers(2))[0] == 200
+            assert time.monotonic() < end_s
+        assert ask(server, INFER, numbers(3))[2]["outputs"][0]["data"] == [6.0] * 4
+
+
+def test_other_machines_need_a_token():
+    for host in ("0.0.0.0", "::"):
+        with pytest.raises(BadInput, match=r"other machines would use the models; give a token \(--token FILE"):
+            Server([Offer("puppet", "1", Always(Puppet()))], host, 0)
+    with serving(Puppet(), token=TOKEN, host="0.0.0.0") as server:
+        assert ask(server, "/v2/health/live")[0] == ask(server, "/v2/health/ready")[0] == 200
+        for path, body in (("/v2", None), ("/metrics", None), (INFER, numbers(1)), ("/v2/models/puppet", None)):
+            status, headers, answer = ask(server, path, body)
+            assert (status, headers["www-authenticate"], answer) == (401, "Bearer", {"error": "a token is needed"})
+            assert ask(server, path, body, Authorization=f"Bearer {TOKEN}x")[0] == 401
+            assert ask(server, path, body, Authorization=f"Bearer {TOKEN}")[0] == 200
+    with serving(Puppet()) as server:
+        assert ask(server, "/v2", Host="evil.example")[0] == 421
+
+
+def test_names_that_cannot_be_told_apart():
+    def offered(*names):
+        return [Offer(name, version, Always(Puppet())) for name, version in names]
+
+    for names, told in (
+        ([("a", "1"), ("a", "1")], "two bundles are 'a', version 1: tell them apart"),
+        ([("a", "1"), ("a.network", "1")], "'a.network' is the name of another bundle's network"),
+        ([("a/b", "1")], "cannot be asked for in a URL"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            Server(offered(*names), port=0)
+
+
+def test_metrics_are_judged_by_promtool():
+    with digits() as (server, _):
+        ask(server, "/v2/models/digits/infer", encoded(picture(0)), **RAW)
+        ask(server, "/v2/models/digits/infer", b"", **RAW)
+        ask(server, "/v2/models/nope/infer", b"", **RAW)
+        text = metrics(server)
+    judged = subprocess.run(["promtool", "check", "metrics"], input=text.encode(), capture_output=True, check=False)
+    assert judged.returncode == 0, judged.stdout + judged.stderr
+    lines = text.splitlines()
+    for line in (
+        'edgecv_serve_requests_total{model="digits",status="200",version="1"} 1.0',
+        'edgecv_serve_requests_total{model="digits",status="400",version="1"} 1.0',
+        'edgecv_serve_requests_total{model="",status="404",version=""} 1.0',
+        'edgecv_serve_inference_rows_sum{model="digits",version="1"} 1.0',
+        'edgecv_serve_request_seconds_count{model="digits",version="1"} 1.0',
+    ):
+        assert line in lines, line
+
+
+def test_what_is_not_installed_is_told_with_its_cure(monkeypatch):
+    for module in ("starlette.applications", "uvicorn.protocols.http.h11_impl", "prometheus_client"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, module, None)
+            for name in [name for name in sys.modules if name.startswith("edgecv_runtime.serve.")]:
+                patch.delitem(sys.modules, name)
+            from edgecv_runtime.serve.server import Server as Fresh
+
+            with pytest.raises(Unavailable, match=r"need.*pip install .*\[serve\]"):
+                Fresh([], port=0)
+
+
+def test_nothing_of_it_is_imported_by_those_who_do_not_serve():
+    code = "import sys, edgecv_runtime, edgecv.cli.app; print({'starlette', 'uvicorn', 'h11'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
