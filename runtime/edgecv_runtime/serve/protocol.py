@@ -212,9 +212,9 @@ def _from_json(tensor: InputTensor, parameters: Mapping[str, Any], where: str) -
         raise BadInput(f"{where}: its data is ragged or nested too deep: expected a list of {kind}") from exc
     dtype = np.dtype(_NAMES[kind])
     if kind == "UINT64" and found.dtype.kind == "f":  # NumPy's answer to values on both sides of 2**63
-        values = list(_flat(tensor.data, where))
-        if all(type(value) is int and 0 <= value < 2**64 for value in values):
-            found = np.array(values, dtype)
+        flat = list(_flat(tensor.data, where))
+        if all(type(value) is int and 0 <= value < 2**64 for value in flat):
+            found = np.array(flat, dtype)
     kinds = {"b": "b", "u": "iu", "i": "iu", "f": "iuf"}[dtype.kind]
     if found.size and found.dtype.kind not in kinds:
         raise BadInput(f"{where}: its data does not hold {kind} values alone")
