@@ -170,6 +170,16 @@ def test_no_process_stays_and_no_password_is_in_its_command_line(guarded_camera)
     assert gone_within(child, 2)
 
 
+def test_a_prepared_child_does_not_touch_the_camera_before_it_is_opened():
+    camera = Isolated(Trouble(10**6, "end"))
+    camera.prepare()
+    time.sleep(1.5)
+    with camera:
+        frame = next(camera)
+    assert number_of(frame.image) == 0
+    assert time.monotonic_ns() - frame.captured_ns < 1e9
+
+
 def test_a_child_that_waits_for_its_turn_is_ended_with_the_camera(monkeypatch):
     """The next child is started while the back-off lasts."""
     stop, children = threading.Event(), []

@@ -16,7 +16,7 @@ from edgecv_runtime.stream.redact import redact, remember
 from edgecv_runtime.stream.sources import ring
 from edgecv_runtime.stream.sources.base import Shot, Source
 
-STOP = b"s"  # from the parent: end in order; all other bytes are `ring.freed`
+GO, STOP = b"g", b"s"  # from the parent: open the source; end in order; all other bytes are `ring.freed`
 LATE = "late"
 _PULSE_S = 0.5
 _SETUP = 1 << 20
@@ -28,6 +28,8 @@ class Child:
     def __init__(self, parent: socket.socket) -> None:
         self._parent = parent
         self._sending = threading.Lock()
+        self._asked = threading.Event()  # to open the source: it may be long before that its turn comes
+        self._early = b""
         self._changed = threading.Condition()
         self._free = set(range(ring.SLOTS))
         self._slots: ring.Slots | None = None
@@ -48,6 +50,7 @@ class Child:
         self._send(ring.Ready())
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._beat, args=(source,), daemon=True).start()
+        self._asked.wait()
         try:
             facts = source.open().facts
             self._send(ring.Opened(facts.live, facts.size, facts.fps, facts.declared_frames, facts.codec))
@@ -67,7 +70,9 @@ class Child:
             if not part:
                 raise EOFError("the parent is gone")
             data += part
-        return data[4:]
+        end = 4 + int.from_bytes(data[:4], "little")
+        self._early = data[end:]
+        return data[4:end]
 
     def _hand_over(self, shot: Shot, *, wait: bool) -> None:
         image = shot.image
@@ -100,15 +105,19 @@ class Child:
     def _listen(self) -> None:
         """Do what the parent says; end at once when it is gone."""
         while True:
-            try:
-                words = self._parent.recv(256)
-            except OSError:
-                words = b""
+            words, self._early = self._early, b""
+            if not words:
+                try:
+                    words = self._parent.recv(256)
+                except OSError:
+                    words = b""
             if not words:
                 os._exit(0)
             with self._changed:
                 if STOP in words and self._source is not None:
                     self._source.interrupt()
+                if GO in words or STOP in words:
+                    self._asked.set()
                 now = {ring.freed(self._generation, slot)[0]: slot for slot in range(ring.SLOTS)}
                 self._free.update(now[word] for word in words if word in now)  # others are of a former memory
                 self._changed.notify_all()

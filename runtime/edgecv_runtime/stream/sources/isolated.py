@@ -26,7 +26,7 @@ from edgecv_runtime.stream.ending import End
 from edgecv_runtime.stream.redact import redact, secrets_known
 from edgecv_runtime.stream.sources import ring
 from edgecv_runtime.stream.sources.base import Facts, Shot, Shots, Source
-from edgecv_runtime.stream.sources.child import STOP
+from edgecv_runtime.stream.sources.child import GO, STOP
 
 _POLL_S = 0.1
 _SILENT = 4.0  # times timeout_s: as long as an open with all that it tries, or a source that tells no signs, may take
@@ -68,7 +68,7 @@ class Isolated(Source):
         self._said: deque[str] = deque(maxlen=_TOLD)
 
     def prepare(self) -> None:
-        """Start the process, so that it is there when the source is opened."""
+        """Start the process, so that it is there when the source is opened; it does not touch the camera before."""
         if self._process is not None:
             return
         ours, theirs = socket.socketpair()
@@ -108,6 +108,9 @@ class Isolated(Source):
 
     def _open(self) -> Facts:
         self.prepare()
+        if self._channel is not None:
+            with suppress(OSError):  # a child that is dead is noticed below
+                self._channel.send(GO)
         limit_s = _START_S
         began_s = time.monotonic()
         while True:
