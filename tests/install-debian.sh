@@ -1,12 +1,12 @@
 #!/bin/sh
 # Debian packages that the tests need: a real RTSP server (GStreamer's), driven by Debian's own Python; FFmpeg's tools;
-# an MQTT broker; promtool, which judges metrics; a browser.
+# an MQTT broker; promtool, which judges metrics; a browser; an ssh server, to which is deployed.
 # Idempotent: without anything to do it only asks dpkg. One line on stderr says what it did or why it cannot.
 set -eu
 
 packages="python3 python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-rtsp-server-1.0
 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-tools
-ffmpeg mosquitto prometheus chromium"
+ffmpeg mosquitto prometheus chromium openssh-server openssh-client"
 # `install-debian.sh camera`: what emulates a computer with cameras, for tests/camera.
 [ "${1:-}" != camera ] || packages="qemu-system-x86 mmdebstrap debian-archive-keyring busybox-static cpio kmod udev
 v4l-utils gcc libc6-dev make libelf1"

@@ -46,7 +46,10 @@ VERBS = {
         Verb(streaming.soak, "edgecv soak runs/photos/bundle --minutes 60 --out soak.json"),
         Verb(serving.serve, "edgecv serve runs/photos/bundle --listen 127.0.0.1:8000"),
     ),
-    "To another device": (Verb(deploying.check, "edgecv check runs/photos/bundle --target rpi5"),),
+    "To another device": (
+        Verb(deploying.check, "edgecv check runs/photos/bundle --target rpi5"),
+        Verb(deploying.deploy, "edgecv deploy runs/photos/bundle pi@camera-3 --merge"),
+    ),
     "Single steps of a build": (
         Verb(recipes.train, "edgecv train recipes/photos.yaml data.path=photos train.epochs=5"),
         Verb(recipes.export, "edgecv export recipes/photos.yaml data.path=photos"),

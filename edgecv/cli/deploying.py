@@ -1,15 +1,18 @@
-"""Verbs for devices that are elsewhere, without torch: check."""
+"""Verbs for devices that are elsewhere, without torch: check, deploy."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgecv.cli.device import EXIT_LOSSES, Json
-from edgecv.cli.output import show_json, stderr, stdout
+from edgecv.cli.output import say, show_json, stderr, stdout
 from edgecv_runtime.errors import BadInput
+
+if TYPE_CHECKING:
+    from edgecv.deploy.ssh import Host
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle: a folder, or a .edgecv file.")]
 
@@ -48,3 +51,106 @@ def check(
     if checked.nothing_runs:
         stderr.print(f"edgecv: nothing of {bundle} can run on {target}", soft_wrap=True)
         raise typer.Exit(EXIT_LOSSES)
+
+
+def deploy(
+    place: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle; with --status or --rollback the device.")],
+    host: Annotated[
+        str | None, typer.Argument(metavar="[USER@]HOST[:PORT]", help="The device, or its name in ~/.ssh/config.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Ask the device, say what would be done.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Say what runs there, and whether it answers.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Switch to what ran before.")] = False,
+    folder: Annotated[
+        str, typer.Option("--folder", help="On the device, below the home folder or absolute.")
+    ] = ".local/share/edgecv",
+    wheel: Annotated[
+        Path | None, typer.Option("--wheel", metavar="FILE", help="Of edgecv; else one is made of this very one.")
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Bring all wheels from here, for a device without an index.")
+    ] = False,
+    bench: Annotated[bool, typer.Option("--bench/--no-bench", help="Measure there, too.")] = True,
+    seconds: Annotated[float, typer.Option(help="Of one round of one target.")] = 0.5,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 5,
+    restart: Annotated[
+        str, typer.Option("--restart", metavar="COMMAND", help="Starts there what runs it, after the switch.")
+    ] = "",
+    probe: Annotated[
+        str, typer.Option("--probe", metavar="COMMAND", help="Tells there whether it answers; else a self-test does.")
+    ] = "",
+    ready: Annotated[int, typer.Option("--ready", metavar="SECONDS", help="Until it has to answer.")] = 60,
+    extra: Annotated[
+        list[str] | None, typer.Option("--extra", metavar="NAME", help="Of edgecv, beside those that fit: page, mqtt.")
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Put the evidence into the bundle here.")] = False,
+    evidence: Annotated[
+        Path | None, typer.Option("--evidence", metavar="FILE", help="Where to save the evidence.")
+    ] = None,
+    ssh_config: Annotated[
+        Path | None, typer.Option("--ssh-config", metavar="FILE", help="In the place of ~/.ssh/config.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Bring a bundle to a device by ssh, prove it there, switch to it, and go back by itself if it does not answer.
+
+    Exit code 3 where the device cannot be reached or does not fit, 5 where a step or the probe failed there; what ran
+    before runs on.
+    """
+    from edgecv.deploy import deployment
+    from edgecv.deploy.ssh import Host
+    from edgecv_runtime import files, records
+    from edgecv_runtime.bundle import Bundle
+    from edgecv_runtime.evidence import Evidence
+
+    if status or rollback:
+        if status and rollback:
+            raise BadInput("--status and --rollback are two things: give one of them")
+        if host is not None:
+            raise BadInput("--status and --rollback want the device alone: edgecv deploy --status user@host")
+        device = Host(place, ssh_config)
+        _show_rollback(device, folder, ready, json) if rollback else _show_status(device, folder, json)
+        return
+    with Bundle(place) as opened:
+        if host is None:
+            raise BadInput("where to? expected a device: edgecv deploy BUNDLE user@host")
+        extras = tuple(extra or ())
+        asked = deployment.Asked(folder, wheel, offline, bench, seconds, rounds, restart, probe, ready, extras)
+        found = deployment.deploy(Host(host, ssh_config), opened, asked, dry_run=dry_run, tell=say)
+        for line in found.warnings:
+            stderr.print(f"edgecv: warning: {host}: {line}", soft_wrap=True)
+        if evidence is not None and not dry_run:
+            files.write(evidence, records.encode(Evidence(found.entries)))
+        if merge and found.entries:
+            deployment.merge(opened, found.entries)
+        if json:
+            show_json(found)
+            return
+        for name, done in found.steps.items():
+            stdout.print(f"{name}: {done}", soft_wrap=True)
+        for line in deployment.lines(opened, found.entries):
+            stdout.print(line, soft_wrap=True)
+
+
+def _show_status(device: Host, folder: str, json: bool) -> None:
+    from edgecv.deploy import deployment
+
+    found = deployment.status(device, folder)
+    if json:
+        show_json(found)
+    else:
+        facts = found.facts
+        stdout.print(str(facts), soft_wrap=True)
+        stdout.print(f"{facts.current or 'nothing'} runs, before it {facts.before or 'nothing'}", soft_wrap=True)
+        if facts.pending is not None:
+            stdout.print(f"a switch never ended; before it: {facts.pending or 'nothing'}", soft_wrap=True)
+        stdout.print(f"{'answers' if found.answers else 'does not answer'}: {found.ready}", soft_wrap=True)
+    if not found.answers:
+        raise typer.Exit(EXIT_LOSSES)
+
+
+def _show_rollback(device: Host, folder: str, ready: int, json: bool) -> None:
+    from edgecv.deploy import deployment
+
+    release = deployment.rollback(device, folder, ready)
+    show_json({"host": device.name, "release": release}) if json else stdout.print(f"{release} runs")

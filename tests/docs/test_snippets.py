@@ -31,7 +31,7 @@ REASONS = {
     "install": ("it clones or installs packages: `make wheel-test` installs and tries the wheel", 6),
     "download": ("it downloads published weights", 2),
     "camera": ("it wants a camera or opens a window", 5),
-    "device": ("it wants a GPU, a Jetson or a service manager", 8),
+    "device": ("it wants a GPU, a Jetson, another machine or a service manager", 9),
     "minutes": ("it trains or measures for minutes", 8),
 }
 # What stands in for what CI lacks or would take minutes for, in shell and Python snippets alike.
