@@ -48,6 +48,8 @@ def test_what_grows_or_is_logged_is_a_failure():
     with pytest.raises(EdgecvError, match=r"memory grows by .* MB a minute, more than 1; 1 errors were logged"):
         found.check()
     assert msgspec.structs.replace(found, rss_mb_per_minute=0.5, errors=()).failures == ()
+    old = msgspec.structs.replace(found.age_late, max_ms=6000.0)
+    assert "a result was 6.0 s old, more than 5" in msgspec.structs.replace(found, age_late=old).failures
 
 
 def test_a_soak_is_stopped_as_a_stream_is():

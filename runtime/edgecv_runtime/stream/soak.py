@@ -29,6 +29,7 @@ SCRIPTS = (
 )
 ISOLATED = "test://?fps=25&size=640x480&100000&"
 MOST_MB_PER_MINUTE = 1.0  # growth of memory after the warm-up
+MOST_AGE_MS = 5000.0  # of any result: a stream that is bounded never shows what is seconds old
 _WARM = 0.25  # of the time, for caches and arenas to fill
 _SAMPLE_S = 1.0
 _MEBI = 1 << 20
@@ -72,6 +73,9 @@ class Soak(Record, frozen=True):
         slope = self.rss_mb_per_minute
         if slope is not None and slope > MOST_MB_PER_MINUTE:
             found.append(f"memory grows by {slope:.2f} MB a minute, more than {MOST_MB_PER_MINUTE:g}")
+        oldest_ms = max((each.max_ms for each in (self.age_early, self.age_late) if each is not None), default=0.0)
+        if oldest_ms > MOST_AGE_MS:
+            found.append(f"a result was {oldest_ms / 1e3:.1f} s old, more than {MOST_AGE_MS / 1e3:g}")
         if self.errors:
             found.append(f"{len(self.errors)} errors were logged, the first: {self.errors[0]}")
         if self.report.gave_up or self.report.hung:
