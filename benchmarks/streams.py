@@ -5,7 +5,7 @@
 Writes benchmarks/results/streams.md. FOLDER holds the peers: `pip install --target FOLDER supervision vidgear`; what is
 in both is taken from here. Without it they are left out. A camera is 640x480 at 15 frames/s in H.264 over RTSP; all are
 one GStreamer server on this machine, which sends and does not encode; its CPU time is not counted. Each frame shows its
-number, and the server notes when it takes it up, so that the age of a result is known from outside; the server's own time
+number, and the server notes when it takes it up, so that the age of a result is known from outside; the server's time
 is part of it for all alike. All call one and the same function on a frame: edgecv from its one model thread,
 the others from a thread for each camera, so that with many cameras they use more of the processor for it.
 """

@@ -27,6 +27,7 @@ TWICE = Fault("softmax twice", "take the scores as they are")
 
 MORE_THAN_SHARES = 1.5  # of a network that gives percent, scores with one beyond this are percent, too
 CLOSE = 0.1  # a difference that still lets scores be known again
+ROUGH = 0.005  # of a share: what half precision and another decoder make of a label's score
 LEAST = 1e-5  # shares below are taken as this: programs print few digits
 
 
@@ -149,8 +150,9 @@ class Single:
         yield from ()
 
     def away(self, read: Rows, other: Rows) -> Rows:
-        """Root mean square of each row's difference, relative to that of all right ones."""
-        return _apart(read, other) / self._size
+        """Root mean square of each row's difference, relative to that of all right ones; 0 where no share is off."""
+        alike = np.abs(sigmoid(read) - sigmoid(other)).max(axis=1) <= ROUGH
+        return np.where(alike, np.float32(0), _apart(read, other) / self._size)
 
 
 def _shift(by: int) -> str:
