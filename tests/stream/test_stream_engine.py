@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from stream_lab import Brightness, brightness, run_python
 
+import edgecv_runtime as rt
+from edgecv_runtime import cores
 from edgecv_runtime.errors import ComputationError
 from edgecv_runtime.stream import CallbackSink, FakeCamera, Settings, Sink, Stream, Waits, run
 from edgecv_runtime.stream.engine import Engine
 from edgecv_runtime.stream.frame import Frame
-from edgecv_runtime.stream.sources.fake import Frames, number_of
+from edgecv_runtime.stream.sources.fake import Frames, number_of, numbered
 
 SOON = Waits(first_s=0.1, longest_s=0.2)
 
@@ -121,11 +123,11 @@ class Batched:
     class Tuned:
         name, variant = "net", "int8"
 
-        def __init__(self, batch):
-            self.batch = batch
+        def __init__(self, batch, streams=1):
+            self.batch, self.streams = batch, streams
 
-    def __init__(self, batch, fails=(), pause_s=0.0):
-        self.info = self.Tuned(batch)
+    def __init__(self, batch, fails=(), pause_s=0.0, streams=1):
+        self.info = self.Tuned(batch, streams)
         self.sizes, self.fails, self.pause_s = [], fails, pause_s
 
     def __call__(self, given):
@@ -157,6 +159,33 @@ def test_a_batch_of_cameras_is_gathered_without_making_them_old():
     assert all(each.age.p50_ms < 25 + 15 for each in report.sources)  # within a frame time
     one = run(Batched(4), FakeCamera([Frames(80)], fps=100))
     assert one.sources[0].age.p50_ms < 8  # nobody to wait for
+
+
+@pytest.mark.parametrize("goal", ["latency", "throughput"])
+def test_calls_at_once_are_as_many_as_the_model_has_streams(goal, exported):
+    """Oracle: the model itself, called with one frame at a time."""
+    got, busy, most = [], [], []
+    sink = CallbackSink(lambda frame, result: got.append((frame.source, frame.index, result.scores)))
+    with rt.load(exported, backend="onnxruntime", precision="float32", goal=goal) as model:
+        expected = [model(numbered(n, (240, 320))).scores for n in range(20)]
+        call = model._backend.run
+
+        def counted(feeds):
+            busy.append(0)
+            most.append(len(busy))
+            time.sleep(0.005)
+            try:
+                return call(feeds)
+            finally:
+                busy.pop()
+
+        model._backend.run = counted
+        report = run(model, [FakeCamera([Frames(20)], name=name) for name in "ab"], [sink])
+        assert max(most) == model.streams == (1 if goal == "latency" else cores.usable())
+    assert sorted((name, n) for name, n, _ in got) == [(name, n) for name in "ab" for n in range(20)]
+    for _, n, scores in got:
+        np.testing.assert_allclose(scores, expected[n], atol=1e-6)
+    accounts_close(report)
 
 
 def test_a_batch_is_a_setting_too():

@@ -32,7 +32,9 @@ class Inferred(NamedTuple):
 class Engine:
     """Runs a model on frames in the thread that calls `infer`, which may hang: others ask `busy_s`.
 
-    batch: how many frames it takes at once, as the model was tuned (`load(goal="throughput")`), 1 for plain functions.
+    batch: how many frames it computes in one call, as the model was tuned (`load(goal="throughput")`), 1 for plain
+    functions; it is worth waiting for so many. most: how many it takes at once: a batch for each stream of the model,
+    which compute at the same time.
     """
 
     def __init__(self, model: Model, batch: int | None = None) -> None:
@@ -42,6 +44,7 @@ class Engine:
         self._latest: Latest | None = None
         self._fixed_batch = batch is not None
         self.batch = batch or 1
+        self.most = self.batch
         self._set(model)
         self._began_ns = 0
         self.typical_ns = 0
@@ -78,7 +81,12 @@ class Engine:
         return self._infer(frames)
 
     def _infer(self, frames: Sequence[Frame]) -> list[Inferred]:
-        if len(frames) > 1:
+        if len(frames) > 1 and self.most > self.batch:
+            images = [frame.image for frame in frames]
+            results = self._call(frames, lambda: list(self._model.map(images, errors=True)))  # type: ignore[attr-defined]
+            if results[0].error is None:
+                return [_unfolded(done) for done in results]
+        elif len(frames) > 1:
             results = self._call(frames, lambda: self._model([frame.image for frame in frames]))  # type: ignore[arg-type]
             if results[0].error is None:
                 return results
@@ -115,13 +123,15 @@ class Engine:
 
     def _use(self, model: Model) -> None:
         self._model, self._name = model, told(model)
-        if not self._fixed_batch:
-            self.batch = self._batch_of(model)
-
-    @staticmethod
-    def _batch_of(model: object) -> int:
         info = getattr(model, "info", None)
-        return info.batch if info is not None else 1
+        if not self._fixed_batch:
+            self.batch = info.batch if info is not None else 1
+        self.most = self.batch * (info.streams if info is not None and not self._fixed_batch else 1)
+
+
+def _unfolded(done: Inferred) -> Inferred:
+    """A result in whose place there is an error."""
+    return done._replace(result=None, error=done.result) if isinstance(done.result, Exception) else done
 
 
 def described(error: Exception) -> str:

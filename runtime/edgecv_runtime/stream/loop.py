@@ -355,9 +355,8 @@ class Stream:
             served = list(self._served)
             room = min((delivery.room for delivery in self._deliveries), default=1 << 30)
             lanes = [each.lane(room) for each in served]
-            most = self._engine.batch
-            chosen = choose(lanes, most)
-            wait_ns = window_ns(lanes, chosen, most, time.monotonic_ns(), self._engine.typical_ns) if most > 1 else 0
+            chosen = choose(lanes, self._engine.most)
+            wait_ns = window_ns(lanes, chosen, self._engine.batch, time.monotonic_ns(), self._engine.typical_ns)
             if not chosen or wait_ns:
                 if not self._ending:
                     self._changed.wait(wait_ns / 1e9 if chosen else _POLL_S)
