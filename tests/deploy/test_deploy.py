@@ -16,6 +16,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
+import onnx
+import onnx.numpy_helper
 import psutil
 import pytest
 from ssh_lab import Server, free_port
@@ -193,6 +195,22 @@ def _another(lab):
     with zipfile.ZipFile(place, "a") as archive:
         archive.writestr("edgecv/another.txt", "")
     return place
+
+
+def test_a_bundle_that_is_wrong_there_is_not_switched_to(lab, tmp_path):
+    """Its weights are halved, its golden outputs are not."""
+    before = there(lab)
+    place = shutil.copytree(lab.new, tmp_path / "wrong")
+    with Bundle(place) as bundle:
+        file = bundle.manifest.variants[0].file
+        model = onnx.load(bundle.file(file))
+        for each in model.graph.initializer:
+            if each.data_type == onnx.TensorProto.FLOAT and len(each.dims) > 1:
+                each.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(each) / 2, each.name))
+        bundles.update(bundle, content={file: model.SerializeToString()})
+    with pytest.raises(ComputationError, match=r"the self-test there failed: .*float32"):
+        go(lab, place)
+    assert there(lab) == before
 
 
 def test_a_device_that_is_gone_keeps_what_ran_and_ends_a_switch_alone(lab):
