@@ -114,6 +114,12 @@ class Nodes:
     def above(self, x: Node, limit: Node | Constant) -> Node:
         return self._shares("Greater", x, limit, self._arrays.above(x.example, _example(limit)))
 
+    def refused(self, x: Node, where: Node, told: str) -> Node:
+        self._arrays.refused(x.example, where.example, told)
+        # e^0 is 1 and 1 - 1 is 0; e^1000 is infinite, and infinite less infinite is NaN
+        loud = self.exp(self.multiply(where, np.array(1000, np.float32)))
+        return self.add(x, self.subtract(loud, loud))
+
     def argmax(self, x: Node, axis: int) -> Node:
         return self.node("ArgMax", [x], self._arrays.argmax(x.example, axis), axis=axis, keepdims=0)
 

@@ -128,6 +128,34 @@ def test_detectors_outputs_become_boxes_and_scores(name, batch, tmp_path):
                 assert one.confidence.max() == pytest.approx(np.max(scores), abs=1e-4)
 
 
+def test_boxes_of_a_class_without_a_label_are_refused(tmp_path):
+    """Their one column of classes does not tell how many there are; left out in silence, every one of them is lost."""
+    outputs, told, _ = heads.HEADS["yolov10"]
+    rows = outputs["output0"].copy()
+    rows[:, 4], rows[:, 5] = 0.8, np.arange(len(rows)) % 2
+    rows[3, 5] = 2.49  # with some pictures it is rounded to 2, with others to 3
+    path = heads.save(tmp_path / "m.onnx", {"output0": rows})
+    seen = heads.frames(40)
+    beyond = np.array([heads.outputs_of(path, frame)["output0"][3, 5] > 2.5 for frame in seen])
+    assert 8 < beyond.sum() < 32
+    known = [frame for frame, is_beyond in zip(seen, beyond, strict=True) if not is_beyond]
+    strange = [frame for frame, is_beyond in zip(seen, beyond, strict=True) if is_beyond]
+    said = read(tmp_path, DETECTION + told)
+    with pytest.raises(InvalidOutput, match="a class beyond 2, the last of 3 labels"):
+        adopt(path, said, tmp_path / "none", images=said.preprocess.batch(strange))
+    assert not (tmp_path / "none").exists()
+    adopt(path, said, tmp_path / "out", images=said.preprocess.batch(known[:8]))
+    for backend in ("onnxruntime", "openvino"):
+        with rt.load(tmp_path / "out", backend=backend, precision="float32") as model:
+            assert all(each.class_id.max() == 2 for each in model(known))
+            with pytest.raises(InvalidOutput, match="NaN"):
+                model(strange[0])
+        with rt.load(path, backend=backend, description=said) as plain:
+            assert all(each.class_id.max() == 2 for each in plain(known))
+            with pytest.raises(InvalidOutput, match="a class beyond 2, the last of 3 labels"):
+                plain(strange[0])
+
+
 MAPS = heads.RANDOM.normal(size=(3, 16, 32))
 SMALL = np.kron(heads.RANDOM.normal(size=(3, 2, 4)), np.ones((2, 2)))
 

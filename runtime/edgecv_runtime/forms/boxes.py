@@ -26,6 +26,7 @@ _AXES: tuple[dict[str, str], dict[str, str]] = (
     {"x1": "first", "x2": "last", "cx": "centre", "w": "length", "left": "before", "right": "behind"},
     {"y1": "first", "y2": "last", "cy": "centre", "h": "length", "top": "before", "bottom": "behind"},
 )
+_SEEN = 0.05  # a box with less is none
 _PAIRS = ({"first", "last"}, {"centre", "length"}, {"first", "length"}, {"before", "behind"})
 
 
@@ -202,14 +203,23 @@ class ScoreColumns(Record, frozen=True):
     def make(self, ways: Ways[T], given: Mapping[str, T], labels: int) -> T:
         """A score for each label, 0..1 -> (N, A, labels) float32."""
         x = _rows(ways, given, self.output, self.layout)
-        scores = self._one_hot(ways, x, given, labels) if self.class_id is not None else self._classes(ways, x, labels)
+        ids = None if self.class_id is None else self._ids(ways, x, given)
+        scores = self._classes(ways, x, labels) if ids is None else self._one_hot(ways, x, ids, labels)
+        beyond = None if ids is None else self._beyond(ways, x, ids, labels)
         if self.objectness is not None:
             scores = ways.multiply(scores, self._share(ways, ways.columns(x, self.objectness, self.objectness + 1)))
         if self.count is not None:
             (boxes, _) = ways.shape(scores)
             count = ways.reshape(ways.cast(given[self.count], "float32"), (1, 1))
-            scores = ways.multiply(scores, ways.above(count, np.arange(boxes, dtype=np.float32)[None, :, None]))
-        return scores
+            there = ways.above(count, np.arange(boxes, dtype=np.float32)[None, :, None])
+            scores = ways.multiply(scores, there)
+            beyond = None if beyond is None else ways.multiply(beyond, there)
+        if beyond is None:
+            return scores
+        last = self.first_id + labels - 1
+        return ways.refused(
+            scores, beyond, f"a box has a class beyond {last}, the last of {labels} labels: name all, or say first_id"
+        )
 
     def _classes(self, ways: Ways[T], x: T, labels: int) -> T:
         columns = labels + (self.background is not None)
@@ -222,13 +232,21 @@ class ScoreColumns(Record, frozen=True):
             return ways.columns(whole, *((1, columns) if at == 0 else (0, labels)))
         return ways.join([ways.columns(whole, 0, at), ways.columns(whole, at + 1, columns)], 2)
 
-    def _one_hot(self, ways: Ways[T], x: T, given: Mapping[str, T], labels: int) -> T:
+    def _ids(self, ways: Ways[T], x: T, given: Mapping[str, T]) -> T:
+        """The number of each box's class -> (N, A, 1)."""
         if isinstance(self.class_id, int):
-            ids = ways.columns(x, self.class_id, self.class_id + 1)
-        else:
-            ids = _rows(ways, given, self.class_id, "channels last")
+            return ways.columns(x, self.class_id, self.class_id + 1)
+        return _rows(ways, given, self.class_id, "channels last")
+
+    def _one_hot(self, ways: Ways[T], x: T, ids: T, labels: int) -> T:
         numbers = np.arange(self.first_id, self.first_id + labels, dtype=np.float32)[None, None]
         return ways.multiply(ways.equal(ids, numbers), self._share(ways, ways.columns(x, self.first, self.first + 1)))
+
+    def _beyond(self, ways: Ways[T], x: T, ids: T, labels: int) -> T:
+        """1 for boxes that are there and of no label, else 0; rows that pad have no score, or a number before all."""
+        strange = ways.above(ids, np.array(self.first_id + labels - 0.5, np.float32))
+        share = self._share(ways, ways.columns(x, self.first, self.first + 1))
+        return ways.multiply(strange, ways.above(share, np.array(_SEEN, np.float32)))
 
     def _share(self, ways: Ways[T], x: T) -> T:
         return ways.sigmoid(x) if self.of == "logits" else x

@@ -64,6 +64,10 @@ class Ways(Protocol[T]):
         """1 where x is larger, else 0, float32."""
         ...
 
+    def refused(self, x: T, where: T, told: str) -> T:
+        """`x`, where `where` is 0 everywhere; else InvalidOutput, or NaN in a graph, which cannot raise."""
+        ...
+
     def argmax(self, x: T, axis: int) -> T: ...
 
     def enlarge(self, x: T, size: tuple[int, int], mode: str) -> T:
@@ -136,6 +140,11 @@ class Arrays:
     def above(self, x: Array, limit: Array) -> Array:
         found: Constant = np.greater(x, limit).astype(np.float32)
         return found
+
+    def refused(self, x: Array, where: Array, told: str) -> Array:
+        if where.any():
+            raise InvalidOutput(told)
+        return x
 
     def argmax(self, x: Array, axis: int) -> Array:
         return np.asarray(x.argmax(axis))
