@@ -101,9 +101,9 @@ class App:
         for at in range(0, max(1, len(answer.body)), _PIECE):
             piece = answer.body[at : at + _PIECE]
             more = at + _PIECE < len(answer.body)
+            sending = send({"type": "http.response.body", "body": piece, "more_body": more})
             try:
-                sending = send({"type": "http.response.body", "body": piece, "more_body": more})
-                await asyncio.wait_for(sending, self._limits.send_s)
+                await (asyncio.wait_for(sending, self._limits.send_s) if at else sending)  # the first waits for none
             except asyncio.TimeoutError:
                 scope["state"]["abort"]()
                 return

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecv_runtime import machine
 from edgecv_runtime.errors import Closed, EdgecvError
 from edgecv_runtime.model import Model
 
@@ -104,14 +105,17 @@ class Line:
         self._ran = ran
         self._inside = 0  # made ready, waiting or computed
         self._jobs: deque[Job] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._filled = threading.Condition(self._lock)  # a thread that has nothing to do is wanted
+        self._joined = threading.Condition(self._lock)  # one that waits for others to join may go on
+        self._gathering = 0
         self._coming = 0  # inside, and not yet in `_jobs`
         self._closing = False
         self._began: dict[int, float] = {}
         self._call_s = 0.0
         self._threads = [
             threading.Thread(target=self._work, args=(number,), name=f"edgecv-serve-{number}", daemon=True)
-            for number in range(max(1, source.current().streams))
+            for number in range(max(machine.this().cores, source.current().streams))
         ]
         for thread in self._threads:
             thread.start()
@@ -132,7 +136,7 @@ class Line:
     @contextmanager
     def place(self) -> Iterator[None]:
         """Come in, for one request from its decoding to its answer; raises Busy where it is full."""
-        with self._changed:
+        with self._lock:
             if self._closing:
                 raise Closed("the server is stopping")
             if self._inside >= self.most:
@@ -141,41 +145,41 @@ class Line:
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._inside -= 1
-                self._changed.notify_all()
 
     @contextmanager
     def coming(self) -> Iterator[None]:
         """While a request is made ready: others may wait for it to join them."""
-        with self._changed:
+        with self._lock:
             self._coming += 1
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._coming -= 1
-                self._changed.notify_all()
+                self._joined.notify_all()
 
     def submit(self, model: Model[Any], tensor: NDArray[Any]) -> Future[Outputs]:
         """Outputs of a tensor, when its turn has come; cancelling the future leaves the line."""
         job = Job(model, tensor, Future())
-        with self._changed:
+        with self._lock:
             if self._closing:
                 raise Closed("the server is stopping")
             self._jobs.append(job)
-            self._changed.notify_all()
+            (self._joined if self._gathering else self._filled).notify()
         return job.outputs
 
     def close(self, wait_s: float) -> bool:
         """Answer what waits, for so long at most, and close the model; False where a call hangs, which stays as is."""
-        with self._changed:
+        with self._lock:
             self._closing = True
-            self._changed.notify_all()
+            self._filled.notify_all()
+            self._joined.notify_all()
         end_s = time.monotonic() + wait_s
         for thread in self._threads:
             thread.join(max(0.0, end_s - time.monotonic()))
-        with self._changed:
+        with self._lock:
             left = list(self._jobs)
             self._jobs.clear()
         for job in left:
@@ -197,11 +201,11 @@ class Line:
 
     def _take(self) -> list[Job]:
         """The next batch; none when the line is closed and empty."""
-        with self._changed:
+        with self._lock:
             while not self._jobs:
                 if self._closing:
                     return []
-                self._changed.wait()
+                self._filled.wait()
             jobs = [self._jobs.popleft()]
             rows, most, end_s = len(jobs[0].tensor), _batch(jobs[0].model), time.monotonic() + self._delay_s
             while rows < most:
@@ -212,8 +216,13 @@ class Line:
                     rows += len(jobs[-1].tensor)
                     continue
                 left_s = end_s - time.monotonic()
-                if not self._coming or left_s <= 0 or not self._changed.wait(left_s):
+                if not self._coming or left_s <= 0 or self._closing:
                     break
+                self._gathering += 1
+                self._joined.wait(left_s)
+                self._gathering -= 1
+            if self._jobs:  # what this one was woken for, and does not take
+                self._filled.notify()
             return jobs
 
     def _compute(self, jobs: list[Job]) -> None:
