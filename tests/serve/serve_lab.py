@@ -54,7 +54,7 @@ class Puppet:
 def serving(*models, token=None, host="127.0.0.1", **limits):
     """A server of models, or of offers."""
     offers = [each if isinstance(each, Offer) else Offer(each.name, "1", Always(each)) for each in models]
-    with Server(offers, host, 0, token=token, limits=Limits(**limits)) as server:
+    with Server(offers, host, 0, token=token, limits=Limits(**{"calls": 1, **limits})) as server:
         yield server
 
 

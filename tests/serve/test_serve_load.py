@@ -66,6 +66,7 @@ def test_bodies_have_a_limit_each_and_all_together():
         assert first.result(10)[0] == 200
         until(lambda: "edgecv_serve_body_bytes 0.0" in metrics(server))
         assert ask(server, INFER, body, Content_Encoding="gzip")[0] == 415
+        assert ask(server, "/v2/models/nope/infer", large * 8)[0] == 404
 
 
 def test_requests_join_a_batch_where_batches_are_faster_and_one_that_fails_spoils_none():

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 from starlette.applications import Starlette
@@ -22,7 +22,7 @@ from edgecv_runtime.serve import body, protocol
 from edgecv_runtime.serve.body import Gone, Limits, Memory, Refusal
 from edgecv_runtime.serve.line import Again, Busy, Line
 from edgecv_runtime.serve.metrics import Metrics
-from edgecv_runtime.serve.models import Face
+from edgecv_runtime.serve.models import Face, Outputs
 from edgecv_runtime.stream.latest import told
 from edgecv_runtime.web import json_answer
 
@@ -48,7 +48,7 @@ class App:
     """Answers the protocol for some models; `asgi` is what a server runs."""
 
     def __init__(self, served: Sequence[Served], limits: Limits, metrics: Metrics, workers: int) -> None:
-        """workers: threads that decode and encode."""
+        """workers: threads that decode."""
         self._models: dict[str, dict[str, Served]] = {}
         for each in served:
             self._models.setdefault(each.name, {})[each.version] = each
@@ -82,7 +82,11 @@ class App:
         name = version = ""
         with self._memory.hold() as take:
             try:
-                served = self._find(request.path_params)
+                try:
+                    served = self._find(request.path_params)
+                except Refusal:
+                    await body.linger(receive)
+                    raise
                 name, version = served.name, served.version
                 sent = await body.read(receive, request.headers, self._limits, take)
                 with served.line.place():
@@ -127,28 +131,29 @@ class App:
         model, face = served.line.source.current(), served.face
         names = [spec.name for spec in face.outputs(model)]
 
-        def made_ready() -> Any:
+        def made_ready() -> tuple[float | None, Future[tuple[bytes, int | None]]]:
             asked = protocol.read(sent, header_length, face.input(model), names)
             ready = face.ready(model, asked.input)
-            return asked, ready, served.line.submit(model, ready.tensor)
+
+            def written(outputs: Outputs) -> tuple[bytes, int | None]:
+                columns = face.answer(model, ready, outputs)
+                return protocol.write(served.name, served.version, told(model), asked, columns)
+
+            return asked.timeout_s, served.line.submit(model, ready.tensor, written)
 
         with served.line.coming():
-            asked, ready, waiting = await self._off(made_ready)
-        computed = asyncio.wrap_future(waiting)
+            timeout_s, waiting = await self._off(made_ready)
+        answered = asyncio.wrap_future(waiting)
         try:
-            await asyncio.wait([computed, gone], timeout=asked.timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if not computed.done():
+            ends: tuple[asyncio.Future[Any], ...] = (answered, gone)
+            await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if not answered.done():
                 if gone.done():
                     raise Gone
-                raise Refusal(f"not computed after the {asked.timeout_s:g} s of parameters.timeout", 504)
-            outputs = computed.result()
+                raise Refusal(f"not computed after the {timeout_s:g} s of parameters.timeout", 504)
+            document, length = answered.result()
         finally:
-            computed.cancel()
-
-        def written() -> tuple[bytes, int | None]:
-            return protocol.write(served.name, served.version, told(model), asked, face.answer(model, ready, outputs))
-
-        document, length = await self._off(written)
+            waiting.cancel()  # at once: through the loop it would be computed yet
         if length is None:
             return Response(document, media_type="application/json")
         return Response(

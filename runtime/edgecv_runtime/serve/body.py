@@ -20,7 +20,8 @@ class Limits(Record, frozen=True):
     body_mb: of a request; memory_mb: of all bodies that are held at once. waiting: requests of one model that may be
     inside at once. delay_ms: the longest that a request waits for others to join its batch. body_s: until a body must
     be there; send_s: until an answer must be taken. head_s: until a request's headers must be there. connections: at
-    once. max_pixels: of the pictures of a request together.
+    once. max_pixels: of the pictures of a request together. calls: of a model that compute at once; 0: one a
+    core, or as many as the model has streams.
     """
 
     body_mb: float = 32.0
@@ -31,6 +32,7 @@ class Limits(Record, frozen=True):
     send_s: float = 30.0
     head_s: float = 10.0
     connections: int = 256
+    calls: int = 0
     max_pixels: int = 50_000_000
 
     def __post_init__(self) -> None:
@@ -40,6 +42,8 @@ class Limits(Record, frozen=True):
         for name in ("waiting", "connections", "max_pixels"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.calls < 0:
+            raise BadInput(f"calls must be 0 or more, got {self.calls}")
         if not 0 <= self.delay_ms < float("inf"):
             raise BadInput(f"delay_ms must be 0 or more, got {self.delay_ms:g}")
 
@@ -88,17 +92,17 @@ async def read(receive: Receive, headers: Mapping[str, str], limits: Limits, tak
     most = int(limits.body_mb * 2**20)
     length = headers.get("content-length", "")
     if coding != "identity":
-        await _linger(receive)
+        await linger(receive)
         raise Refusal(f"Content-Encoding '{coding[:20]}' is not taken: send the body as it is", 415)
     if length.isdecimal() and int(length[:20]) > most:
-        await _linger(receive)
+        await linger(receive)
         raise _too_large(most)
     try:
         return await asyncio.wait_for(_whole(receive, most, take), limits.body_s)
     except asyncio.TimeoutError as exc:
         raise Refusal(f"the body was not there after {limits.body_s:g} s", 408, {"Connection": "close"}) from exc
     except Refusal:
-        await _linger(receive)
+        await linger(receive)
         raise
 
 
@@ -118,7 +122,9 @@ async def _whole(receive: Receive, most: int, take: Callable[[int], None]) -> me
     return memoryview(body)
 
 
-async def _linger(receive: Receive) -> None:
+async def linger(receive: Receive) -> None:
+    """Take what is still sent, for a short while: a client that sends first reads then why it was in vain."""
+
     async def drop() -> None:
         while True:
             message = await receive()

@@ -14,15 +14,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import machine
 from edgecv_runtime.errors import Closed, EdgecvError
 from edgecv_runtime.model import Model
 
+T = TypeVar("T")
 Outputs = dict[str, NDArray[Any]]
 logger = logging.getLogger("edgecv")
 
@@ -77,11 +77,12 @@ class Always:
 
 
 class Job(NamedTuple):
-    """Rows for a model, and where its outputs go."""
+    """Rows for a model, what is made of their outputs, and where that goes."""
 
     model: Model[Any]
     tensor: NDArray[Any]
-    outputs: Future[Outputs]
+    finish: Callable[[Outputs], Any]
+    done: Future[Any]
 
 
 class Line:
@@ -92,11 +93,13 @@ class Line:
         source: Source,
         *,
         most: int,
+        calls: int,
         delay_s: float,
         ran: Callable[[int, float], object],
     ) -> None:
-        """most: requests that may be inside; delay_s: the longest that one waits for others to join its batch.
+        """most: requests that may be inside; calls: of the model that compute at once.
 
+        delay_s: the longest that a request waits for others to join its batch.
         ran: is told the rows and the seconds of each call.
         """
         self.source = source
@@ -115,7 +118,7 @@ class Line:
         self._call_s = 0.0
         self._threads = [
             threading.Thread(target=self._work, args=(number,), name=f"edgecv-serve-{number}", daemon=True)
-            for number in range(max(machine.this().cores, source.current().streams))
+            for number in range(calls)
         ]
         for thread in self._threads:
             thread.start()
@@ -160,15 +163,18 @@ class Line:
                 self._coming -= 1
                 self._joined.notify_all()
 
-    def submit(self, model: Model[Any], tensor: NDArray[Any]) -> Future[Outputs]:
-        """Outputs of a tensor, when its turn has come; cancelling the future leaves the line."""
-        job = Job(model, tensor, Future())
+    def submit(self, model: Model[Any], tensor: NDArray[Any], finish: Callable[[Outputs], T]) -> Future[T]:
+        """What `finish` makes of the outputs of a tensor, when its turn has come; cancelling it leaves the line.
+
+        It is called by the thread that computed: each change of threads costs a small model as much as its own call.
+        """
+        job = Job(model, tensor, finish, Future())
         with self._lock:
             if self._closing:
                 raise Closed("the server is stopping")
             self._jobs.append(job)
             (self._joined if self._gathering else self._filled).notify()
-        return job.outputs
+        return job.done
 
     def close(self, wait_s: float) -> bool:
         """Answer what waits, for so long at most, and close the model; False where a call hangs, which stays as is."""
@@ -183,7 +189,7 @@ class Line:
             left = list(self._jobs)
             self._jobs.clear()
         for job in left:
-            job.outputs.cancel()
+            job.done.cancel()
         if any(thread.is_alive() for thread in self._threads):
             return False
         self.source.close()
@@ -191,7 +197,7 @@ class Line:
 
     def _work(self, number: int) -> None:
         while jobs := self._take():
-            jobs = [job for job in jobs if job.outputs.set_running_or_notify_cancel()]
+            jobs = [job for job in jobs if job.done.set_running_or_notify_cancel()]
             if jobs:
                 self._began[number] = time.monotonic()
                 try:
@@ -236,15 +242,18 @@ class Line:
                 for job in jobs:
                     self._compute([job])
             else:
-                jobs[0].outputs.set_exception(self._judged(model, exc))
+                jobs[0].done.set_exception(self._judged(model, exc))
             return
-        self.source.worked(len(tensor))
+        if model is self.source.current():
+            self.source.worked(len(tensor))
         at = 0
         for job in jobs:
             end = at + len(job.tensor)
-            job.outputs.set_result(
-                outputs if len(jobs) == 1 else {name: each[at:end] for name, each in outputs.items()}
-            )
+            own = outputs if len(jobs) == 1 else {name: each[at:end] for name, each in outputs.items()}
+            try:
+                job.done.set_result(job.finish(own))
+            except Exception as exc:  # outputs that cannot be what they were said to be
+                job.done.set_exception(exc)
             at = end
 
     def _run(self, model: Model[Any], tensor: NDArray[Any]) -> Outputs:

@@ -60,14 +60,21 @@ class Server:
         self._metrics = metrics = Metrics()
         self._lines: list[Line] = []
         served: list[Served] = []
+        cores = max(1, machine.this().cores)
         pictures, network = Pictures(limits.max_pixels), Network()
         for name, version, source in offers:
-            line = Line(source, most=limits.waiting, delay_s=limits.delay_ms / 1e3, ran=metrics.ran(name, version))
+            line = Line(
+                source,
+                calls=limits.calls or max(cores, source.current().streams),
+                most=limits.waiting,
+                delay_s=limits.delay_ms / 1e3,
+                ran=metrics.ran(name, version),
+            )
             metrics.inside(name, version, lambda line=line: line.inside)  # type: ignore[misc]
             self._lines.append(line)
             faces: tuple[tuple[str, Face], ...] = ((name, pictures), (name + NETWORK, network))
             served += [Served(each, version, line, face) for each, face in faces]
-        self._app = App(served, limits, metrics, max(1, machine.this().cores))
+        self._app = App(served, limits, metrics, cores)
         try:
             self._background = Background(
                 Guarded(self._app.asgi, token, UNGUARDED, lambda text, *rest: json_answer({"error": text}, *rest)),
