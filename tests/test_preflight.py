@@ -55,6 +55,10 @@ def no_epoch(monkeypatch):
         ("train.batch=1", "train.batch=1 makes steps of one image, and mobilenet_v3_small has batch norms"),
         ("model.weights=imagnet", "imagnet"),
         ("model.name=alexnet", "alexnet cannot take images of 32x32"),
+        (
+            "quantize.images=16",
+            "quantize wants at least 16 training images, there are 10: add some, or say quantize=null",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_be_trained_is_refused_before_an_epoch(change, said, recipe_file, tmp_path, no_epoch):
@@ -87,7 +91,7 @@ def test_a_missing_package_of_the_last_step_is_said_before_an_epoch(recipe_file,
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jinja2" else find(name))
     with pytest.raises(EdgecvError, match="the step 'report' needs jinja2"):
-        build(recipe.read(recipe_file), tmp_path / "run", progress=False)
+        build(recipe.read(recipe_file, ["quantize=null"]), tmp_path / "run", progress=False)
 
 
 def test_two_validation_images_are_enough_and_what_is_cut_is_said(recipe_file, tmp_path):

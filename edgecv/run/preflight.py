@@ -19,7 +19,7 @@ from edgecv.models.spec import WeightSource
 from edgecv.tasks import training
 from edgecv.train import TrainConfig
 from edgecv.train.optimizer import make_optimizer, steps_per_epoch
-from edgecv_export.quantize import QuantizeConfig
+from edgecv_export.quantize_config import MIN_IMAGES, QuantizeConfig
 from edgecv_runtime import backends
 from edgecv_runtime.errors import BackendUnavailable, BadInput, Unavailable
 from edgecv_runtime.preprocess import Preprocess
@@ -90,11 +90,17 @@ def published(model: str, source: WeightSource | None, preprocess: Preprocess) -
 
 
 def calibration(dataset: Dataset, config: QuantizeConfig) -> Iterator[str]:
-    """Notes on a search that gets fewer images than it asks for."""
+    """Notes on a search that gets fewer images than it asks for; raises BadInput where they are too few for any."""
     wanted = {"images": (config.images, dataset.train, "training")}
-    if dataset.val.truths is not None:
+    judged = dataset.val.truths is not None  # else the training images are divided
+    if judged:
         wanted["check_images"] = (config.check_images, dataset.val, "validation")
+    least = MIN_IMAGES if judged else 2 * MIN_IMAGES
     for name, (count, found, kind) in wanted.items():
+        if len(found) < least:
+            raise BadInput(
+                f"quantize wants at least {least} {kind} images, there are {len(found)}: add some, or say quantize=null"
+            )
         if count > len(found):
             yield f"quantize.{name}={count}, and there are {len(found)} {kind} images: all are taken"
 
