@@ -17,6 +17,9 @@ from edgecv_runtime.web import Background, Guarded, check_guarded, json_answer
 if TYPE_CHECKING:
     from typing import Self
 
+# Calls at once a core. With one a core ONNX Runtime's threads wait for each other between two calls: 20 ms of CPU a
+# request with 32 clients, 18 with three (benchmarks/serve.py); each holds its own activations.
+_CALLS = 3
 _CLOSE_S = 10.0  # for requests that have begun
 
 
@@ -65,7 +68,7 @@ class Server:
         for name, version, source in offers:
             line = Line(
                 source,
-                calls=limits.calls or max(cores, source.current().streams),
+                calls=limits.calls or max(_CALLS * cores, source.current().streams),
                 most=limits.waiting,
                 delay_s=limits.delay_ms / 1e3,
                 ran=metrics.ran(name, version),
