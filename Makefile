@@ -18,7 +18,7 @@ COVERAGE ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo dev test test-camera soak coverage lint format docs figures dist wheel-test try-wheel clean
+.PHONY: demo dev test test-camera test-service soak coverage lint format docs figures dist wheel-test try-wheel clean
 
 DEMO = digits ink digit-boxes imagenet-lite0
 demo: $(VENV)/demo
@@ -46,6 +46,11 @@ MINUTES = 3
 soak: $(VENV)/dev
 	$(BIN)/edgecv build recipes/digits.yaml
 	$(BIN)/edgecv soak runs/digits/bundle --minutes $(MINUTES) --out runs/soak.json
+
+# A deployment whose service a real systemd runs, in a container: as root, a minute.
+test-service: $(VENV)/dev
+	tests/install-debian.sh service
+	$(BIN)/python -m pytest tests/deploy/service_checks.py
 
 COVERED = --cov=edgecv --cov=edgecv_export --cov=edgecv_runtime --cov-report=html \
 	--cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR)

@@ -16,6 +16,9 @@ if ! command -v dpkg-query >/dev/null 2>&1; then
     exit 1
 fi
 
+# `install-debian.sh service`: a container that systemd runs, for tests/deploy/service_checks.py.
+[ "${1:-}" != service ] || packages="systemd-container python3-venv curl openssh-server openssh-client"
+
 missing=""
 for package in $packages; do
     state=$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)

@@ -369,8 +369,9 @@ def status(host: Host, folder: str = device.FOLDER) -> Status:
     facts = device.ask(host, folder)
     if not facts.current:
         return Status(host.name, facts, False, "nothing is deployed there")
-    script = f"cd {shlex.quote(facts.folder)}/current && {{ sh ./probe 2>&1 && echo yes || echo no; }}"
-    *said, answers = host.run(script, what="asking whether it answers").strip().splitlines()
+    script = f"cd {shlex.quote(facts.folder)}/current || exit 1\nsh ./probe 2>&1 && answers=yes\n"
+    script += "printf '\\n%s' ${answers:-no}"
+    *said, answers = filter(None, host.run(script, what="asking whether it answers").splitlines())
     return Status(host.name, facts, answers == "yes", said[-1] if said else "")
 
 

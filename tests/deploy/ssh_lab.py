@@ -19,9 +19,12 @@ def free_port():
 
 
 class Server:
-    """sshd; `config` is for `ssh -F`. Who logs in has the packages of this environment, and pip installs no others."""
+    """sshd; `config` is for `ssh -F`. Who logs in has the packages of this environment, and pip installs no others.
 
-    def __init__(self, folder: Path):
+    variables: of the environment there, in the place of that.
+    """
+
+    def __init__(self, folder: Path, variables: str | None = None):
         self.folder, self.port = folder, free_port()
         self.config, self.packages = folder / "ssh_config", folder / "packages"
         for name in ("host", "user", "stranger"):
@@ -29,12 +32,12 @@ class Server:
         (folder / "authorized_keys").write_text((folder / "user.pub").read_text())
         self.known("host")
         self.use("user")
+        own = f"PYTHONPATH={self.packages} PIP_NO_DEPS=1 PIP_NO_INDEX=1 EDGECV_CACHE={folder}/cache"
         (folder / "sshd_config").write_text(
             f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {folder}/host\nPidFile {folder}/pid\n"
             f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\nMaxStartups 100\nPrintMotd no\n"
-            f"SetEnv PYTHONPATH={self.packages} PIP_NO_DEPS=1 PIP_NO_INDEX=1 OMP_NUM_THREADS=1 "
-            f"EDGECV_CACHE={folder}/cache CI=true\n"
+            f"SetEnv OMP_NUM_THREADS=1 CI=true {variables or own}\n"
         )
         self.packages.mkdir()
         for each in Path(sysconfig.get_paths()["purelib"]).iterdir():

@@ -234,6 +234,15 @@ def test_a_device_that_is_gone_keeps_what_ran_and_ends_a_switch_alone(lab):
     back = CliRunner().invoke(app, ["deploy", lab.server.name, "--rollback", *lab.options[:4]])
     assert back.stdout == f"{lab.release} runs\n", back.output
     assert running(lab) == lab.release
+    probe = lab.folder / "current" / "probe"
+    usual = probe.read_text()
+    try:
+        for script, wanted in (("printf fine", (True, "fine")), ("echo no frame; exit 1", (False, "no frame"))):
+            probe.write_text(script)
+            found = deployment.status(lab.host, str(lab.folder))
+            assert (found.answers, found.ready) == wanted
+    finally:
+        probe.write_text(usual)
     for kind in ("releases", "bundles"):  # for those that follow
         for each in (lab.folder / kind).iterdir():
             if each.resolve() not in (

@@ -1,0 +1,109 @@
+"""A deployment with a service under a real systemd, in a container of Debian's own files: `make test-service`, as root.
+
+Whole wheels are brought (`--offline`), the unit is the one that `edgecv stream --unit` writes, and the probe asks its
+`/readyz`. About a minute.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+import msgspec
+import pytest
+from ssh_lab import Server, free_port
+
+from edgecv.deploy import deployment, wheels
+from edgecv.deploy.deployment import Asked, deploy
+from edgecv.deploy.ssh import Host
+from edgecv_runtime import Bundle
+from edgecv_runtime.errors import ComputationError, Unavailable
+
+DIGITS = Path(__file__).parents[1] / "assets" / "digits.edgecv"
+FOLDER = "/opt/edgecv"
+
+
+@pytest.fixture
+def container(tmp_path):
+    """A computer that systemd runs: our /usr, a root of its own, sshd as a service. Gives the host."""
+    root, shared = tmp_path / "root", tmp_path / "ssh"
+    for name in (
+        "usr",
+        "etc/systemd/system/multi-user.target.wants",
+        "var/lib",
+        "tmp",
+        "root",
+        "proc",
+        "sys",
+        "dev",
+        "opt",
+    ):
+        (root / name).mkdir(parents=True)
+    for name in ("bin", "lib", "lib64", "sbin"):
+        (root / name).symlink_to(f"usr/{name}")
+    for name in ("passwd", "group", "shadow", "os-release"):
+        shutil.copy(f"/etc/{name}", root / "etc" / name)
+    (root / "etc" / "machine-id").write_text(
+        f"{uuid.uuid4().hex}\n"
+    )  # without it units are enabled anew, as presets say
+    shared.mkdir()
+    server = Server(shared, variables="PIP_NO_INDEX=1")
+    server.stop()
+    unit = root / "etc/systemd/system/lab-sshd.service"
+    unit.write_text(f"[Service]\nRuntimeDirectory=sshd\nExecStart=/usr/sbin/sshd -D -e -f {shared}/sshd_config\n")
+    (unit.parent / "multi-user.target.wants" / unit.name).symlink_to(f"../{unit.name}")
+    boot = f"systemd-nspawn --boot -D {root} --bind-ro=/usr --bind={shared} --register=no --keep-unit --console=pipe"
+    script = f"mount -t tmpfs tmpfs /run; mkdir /run/systemd; exec {boot} --link-journal=no"
+    with (tmp_path / "log").open("wb") as log:
+        command = ["unshare", "--mount", "sh", "-c", script]
+        booted = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        yield _up(Host(server.name, server.config)), shared
+    finally:
+        booted.terminate()
+        try:
+            booted.wait(20)
+        except subprocess.TimeoutExpired:
+            booted.kill()
+
+
+def _up(host):
+    end = time.monotonic() + 60
+    while True:
+        try:
+            assert host.run("cat /proc/1/comm") == "systemd\n"
+        except Unavailable:
+            assert time.monotonic() < end
+            time.sleep(0.5)
+        else:
+            return host
+
+
+def test_a_service_is_switched_probed_and_gone_back_from(container):
+    host, folder = container
+    page = f"127.0.0.1:{free_port()}"
+    plain = Asked(FOLDER, wheels.own(folder), offline=True, bench=False, extras=("page",))
+    ask = f"curl --fail --silent --show-error http://{page}"
+    served = msgspec.structs.replace(
+        plain, restart="systemctl restart edgecv-stream", probe=f"{ask}/readyz", ready_s=30
+    )
+    with Bundle(DIGITS) as bundle:
+        deploy(host, bundle, plain)
+        stream = f"stream {FOLDER}/current/bundle 'test://?fps=10' --page {page} --unit"
+        host.run(
+            f"{FOLDER}/current/environment/bin/python -m edgecv.cli {stream} >/etc/systemd/system/edgecv-stream.service"
+            "\nsystemctl enable --now edgecv-stream"
+        )
+        done = deploy(host, bundle, served)
+        assert '"ready":true' in done.steps["switch"]
+        with pytest.raises(ComputationError, match=f"error: 404; went back to {done.release}, which is ready"):
+            deploy(host, bundle, msgspec.structs.replace(served, probe=f"{ask}/nowhere", ready_s=2))
+    found = deployment.status(host, FOLDER)
+    assert found.answers, found.ready
+    assert found.facts.current == done.release
+    assert host.run("systemctl is-active edgecv-stream") == "active\n"
+    command = host.run("systemctl show edgecv-stream -p ExecStart")
+    assert f"{FOLDER}/current/bundle" in command
