@@ -272,6 +272,14 @@ def test_a_file_that_is_no_picture_is_told_so():
             assert answer["error"].startswith(told)
 
 
+def test_what_pictures_become_counts_as_memory():
+    body, headers = listed(*[encoded(picture(0))] * 64)
+    with digits(memory_mb=(len(body) + 64 * 32 * 32 * 3 - 1) / 2**20) as (server, _):
+        status, _, answer = ask(server, "/v2/models/digits/infer", body, **headers)
+        assert (status, answer["error"][:27]) == (413, "one request takes more than")
+        assert ask(server, "/v2/models/digits/infer", encoded(picture(0)), **RAW)[0] == 200
+
+
 def test_paths_that_are_none(puppet):
     assert ask(puppet, "/")[0] == ask(puppet, "/v2/models")[0] == ask(puppet, "/v2/models/puppet/nonsense")[0] == 404
     status, headers, answer = ask(puppet, "/v2/models/puppet/infer")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,6 +19,7 @@ from starlette.routing import Route
 
 from edgecv_runtime import __version__
 from edgecv_runtime.errors import BadInput, Closed, EdgecvError, Unavailable, nearest
+from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.serve import body, protocol
 from edgecv_runtime.serve.body import Gone, Limits, Memory, Refusal
 from edgecv_runtime.serve.line import Again, Busy, Line
@@ -90,7 +92,7 @@ class App:
                 name, version = served.name, served.version
                 sent = await body.read(receive, request.headers, self._limits, take)
                 with served.line.place():
-                    answer = await self._answer(served, sent, request)
+                    answer = await self._answer(served, sent, request, take)
                 take(len(answer.body))
             except Gone:
                 answer = Response(status_code=499)
@@ -112,13 +114,15 @@ class App:
                 scope["state"]["abort"]()
                 return
 
-    async def _answer(self, served: Served, sent: memoryview, request: Request) -> Response:
+    async def _answer(
+        self, served: Served, sent: memoryview, request: Request, take: Callable[[int], None]
+    ) -> Response:
         """Read, compute, write; again where the model is exchanged meanwhile."""
         gone = asyncio.ensure_future(_disconnected(request))
         try:
             for _ in range(_TRIES):
                 try:
-                    return await self._once(served, sent, request.headers.get(protocol.HEADER_LENGTH), gone)
+                    return await self._once(served, sent, request.headers.get(protocol.HEADER_LENGTH), gone, take)
                 except Again:
                     continue
             raise Closed("the model was exchanged several times meanwhile; try again")
@@ -126,13 +130,19 @@ class App:
             gone.cancel()
 
     async def _once(
-        self, served: Served, sent: memoryview, header_length: str | None, gone: asyncio.Future[None]
+        self,
+        served: Served,
+        sent: memoryview,
+        header_length: str | None,
+        gone: asyncio.Future[None],
+        take: Callable[[int], None],
     ) -> Response:
         model, face = served.line.source.current(), served.face
         names = [spec.name for spec in face.outputs(model)]
 
         def made_ready() -> tuple[float | None, Future[tuple[bytes, int | None]]]:
             asked = protocol.read(sent, header_length, face.input(model), names)
+            take(len(asked.input) * _row_bytes(model.input) if asked.input.ndim else 0)
             ready = face.ready(model, asked.input)
 
             def written(outputs: Outputs) -> tuple[bytes, int | None]:
@@ -260,6 +270,10 @@ def refusal(error: Exception, line: Line | None = None) -> Response:
         logger.error("a request failed: %s: %s", type(error).__name__, error)
         error = EdgecvError("the computation failed")
     return json_answer({"error": str(error)}, status, headers)
+
+
+def _row_bytes(spec: TensorSpec) -> int:
+    return math.prod(size for size in spec.shape[1:] if isinstance(size, int)) * np.dtype(spec.dtype).itemsize
 
 
 def _order(version: str) -> tuple[int, str]:

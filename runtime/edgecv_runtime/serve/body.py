@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,11 +18,11 @@ _LINGER_S = 2.0  # what is sent in vain is taken so long, so that a client that 
 class Limits(Record, frozen=True):
     """What a server takes.
 
-    body_mb: of a request; memory_mb: of all bodies that are held at once. waiting: requests of one model that may be
-    inside at once. delay_ms: the longest that a request waits for others to join its batch. body_s: until a body must
-    be there; send_s: until an answer must be taken. head_s: until a request's headers must be there. connections: at
-    once. max_pixels: of the pictures of a request together. calls: of a model that compute at once; 0:
-    three a core, or as many as the model has streams.
+    body_mb: of a request; memory_mb: of all bodies, inputs of networks and answers that are held at once. waiting:
+    requests of one model that may be inside at once. delay_ms: the longest that one waits for others to join its
+    batch. body_s: until a body must be there; send_s: until an answer must be taken. head_s: until a request's headers
+    must be there. connections: at once. max_pixels: of the pictures of a request together. calls: of a model that
+    compute at once; 0: three a core, or as many as the model has streams.
     """
 
     body_mb: float = 32.0
@@ -62,10 +63,11 @@ class Gone(EdgecvError):
 
 
 class Memory:
-    """The bytes of all bodies that are held; used in the thread of the event loop alone."""
+    """The bytes of all bodies, inputs of networks and answers that are held."""
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self._lock = threading.Lock()
         self.held = 0
 
     @contextmanager
@@ -75,15 +77,19 @@ class Memory:
 
         def take(count: int) -> None:
             nonlocal taken
-            if self.held + count > self._most:
-                raise Refusal("too much is sent at once; try again later", 429, {"Retry-After": "1"})
-            self.held += count
-            taken += count
+            with self._lock:
+                if taken + count > self._most:
+                    raise Refusal(f"one request takes more than the {self._most / 2**20:g} MB of all together", 413)
+                if self.held + count > self._most:
+                    raise Refusal("too much is sent at once; try again later", 429, {"Retry-After": "1"})
+                self.held += count
+                taken += count
 
         try:
             yield take
         finally:
-            self.held -= taken
+            with self._lock:
+                self.held -= taken
 
 
 async def read(receive: Receive, headers: Mapping[str, str], limits: Limits, take: Callable[[int], None]) -> memoryview:
