@@ -129,7 +129,7 @@ def test_garbage_and_slow_clients_cost_the_others_nothing():
             began_s = time.monotonic()
             assert ask(server, INFER, numbers(1))[0] == 200
             times.append(time.monotonic() - began_s)
-        assert np.median(times) < 0.2
+        assert np.median(times) < 0.5
         for number, client in enumerate(slow):
             said = b""
             while piece := client.recv(4096):
