@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from edgecv_runtime.bench.latency import bench
 from edgecv_runtime.verify import verify
 
 CACHE = os.environ["EDGECV_CACHE"]
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background job, and so in every child
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 LABELS = tuple(f"digit {number}" for number in range(10))
 PREPROCESS = Preprocess(size=(32, 32), mode="stretch", interpolation="linear")
 NORMALIZATION = Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

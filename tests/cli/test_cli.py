@@ -315,12 +315,15 @@ def test_a_camera_that_is_stopped_closes_its_account(exported, tmp_path, number,
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not (tmp_path / "out.jsonl").exists() or (tmp_path / "out.jsonl").read_text().count("\n") < 5:
-        time.sleep(0.05)
-        assert process.poll() is None, process.stderr.read()
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=20)
-    assert process.returncode == code
+    try:
+        while not (tmp_path / "out.jsonl").exists() or (tmp_path / "out.jsonl").read_text().count("\n") < 5:
+            time.sleep(0.05)
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=20)
+        assert process.returncode == code
+    finally:
+        process.kill()
     document = json.loads(output)
     (source,) = document["sources"]
     assert source["ended"] == "stopped"
