@@ -233,10 +233,11 @@ def every_error():
 def test_every_error_survives_pickling_with_its_attributes():
     from edgecv.data.checked import UnreadableFiles
     from edgecv.train.signals import Interrupted
+    from edgecv_runtime.serve.body import Refusal
 
     found = every_error()
     assert {errors.NoMemory, UnreadableFiles, Interrupted} < set(found)
-    special = {UnreadableFiles: (["a.jpg: cut"],), Interrupted: (15,)}
+    special = {UnreadableFiles: (["a.jpg: cut"],), Interrupted: (15,), Refusal: (429, {"Retry-After": "1"})}
     for kind in found:
         error = kind("what: where", *special.get(kind, ()))
         error.note = "kept"

@@ -7,7 +7,6 @@ tasks (`edgecv_runtime.verify.pixelfaults`); what can be wrong with the answers 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -16,14 +15,14 @@ from numpy.typing import NDArray
 from edgecv_runtime.backends import Tensors
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.geometry import View
+from edgecv_runtime.records import Record
 
 Rows = NDArray[np.float32]
 Given = NDArray[Any] | Mapping[str, NDArray[Any]]
 A = TypeVar("A")
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(Record, frozen=True):
     """What a fault is called, and what to do about it."""
 
     name: str

@@ -7,7 +7,6 @@ then see the frame; the row that reproduces what was seen is the diagnosis. They
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args
 
@@ -54,8 +53,7 @@ Simulation = Callable[[Scene], Shown]
 Rows = Callable[[Preprocess], dict[str, Simulation]]
 
 
-@dataclass(frozen=True)
-class PixelFault(Fault):
+class PixelFault(Fault, frozen=True):
     """A row of the catalogue; rows: its simulations for a preprocessing, by detail."""
 
     rows: Rows
