@@ -22,7 +22,7 @@ while read module options; do insmod /modules/$module $options || echo "insmod $
 p9=trans=virtio,version=9p2000.L,msize=262144
 mount -t 9p -o $p9,cache=loose,ro host /host
 for folder in dev proc sys; do mount -o bind /$folder /host/$folder; done
-for folder in run tmp; do mount -t tmpfs tmpfs /host/$folder; done
+mount -t tmpfs tmpfs /host/run
 mkdir /host/run/out; mount -t 9p -o $p9,cache=none out /host/run/out
 PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot /host /bin/sh /run/out/run.sh > /host/run/out/console 2>&1
 poweroff -f
@@ -32,7 +32,8 @@ poweroff -f
 def prepare(folder: Path) -> tuple[Path, Path]:
     """The kernel and an initial RAM disk in `folder`; made once (about half a minute), as root."""
     root, initrd = folder / "root", folder / "initrd.gz"
-    if not (folder / "done").exists():
+    done = folder / "done"  # of which init
+    if not done.exists() or done.read_text() != INIT:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         packages = "linux-image-amd64,linux-headers-amd64,v4l2loopback-dkms"
@@ -41,14 +42,14 @@ def prepare(folder: Path) -> tuple[Path, Path]:
         version = next((root / "lib/modules").iterdir()).name
         _build_loopback(root, version)
         _make_initrd(root, version, initrd)
-        (folder / "done").touch()
+        done.write_text(INIT)
     return next((root / "boot").glob("vmlinuz-*")), initrd
 
 
 def boot(folder: Path, out: Path, script: str, *, timeout_s: float) -> None:
     """Run a shell script as root in the machine; what it and its programs write into /run/out is in `out` afterwards.
 
-    The script sees this machine's files, read-only; /run and /tmp are its own.
+    The script sees this machine's files, read-only; /run alone is its own.
     """
     kernel, initrd = prepare(folder)
     (out / "run.sh").write_text(script)

@@ -13,7 +13,9 @@ HERE = Path(__file__).parent
 FOLDER = Path(sys.prefix) / "camera-machine"  # made once
 BUNDLE = HERE.parent / "assets/digits.edgecv"
 SCRIPT = """
-export HOME=/tmp EDGECV_CACHE=/tmp/cache PYTHONDONTWRITEBYTECODE=1 SYSTEMD_IGNORE_CHROOT=1
+mkdir -p /run/scratch
+export HOME=/run/scratch TMPDIR=/run/scratch EDGECV_CACHE=/run/scratch/cache
+export PYTHONDONTWRITEBYTECODE=1 SYSTEMD_IGNORE_CHROOT=1
 mkdir -p /run/udev/rules.d
 echo 'SUBSYSTEM=="video4linux", ATTR{{name}}=="vivid-000-vid-cap", SYMLINK+="v4l/by-id/front"
 SUBSYSTEM=="video4linux", ATTR{{name}}=="vivid-001-vid-cap", SYMLINK+="v4l/by-id/back"' > /run/udev/rules.d/99.rules
