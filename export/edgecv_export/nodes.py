@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from edgecv_runtime.forms.ways import Arrays, Constant
 
 PREFIX = "edgecv."  # of the names of tensors and nodes that are put to a graph
+READING = "output."  # behind it, of those that read the outputs of a network from elsewhere
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from edgecv_export.nodes import PREFIX, READING
 from edgecv_export.wiring import Wiring, attribute
 from edgecv_runtime.records import Record
 
@@ -44,7 +45,8 @@ PLACEMENTS: dict[str, Placement] = {
 def quantized_nodes(wiring: Wiring, placement: Placement, islands: Collection[str] = ()) -> list[Any]:
     """The nodes that compute in int8, in the graph's order; `islands` are names of nodes that stay in float.
 
-    Shape arithmetic, operations with constants and the parts of merged activations stay in float by themselves.
+    Shape arithmetic, operations with constants and the parts of merged activations stay in float by themselves, and so
+    does what reads the outputs of a network from elsewhere: pixels, classes and NaN do not lie on one grid.
     """
     left_out = set(islands) | (set() if placement.gates else gate_nodes(wiring)) | _gating_nodes(wiring, placement)
     return [
@@ -52,6 +54,7 @@ def quantized_nodes(wiring: Wiring, placement: Placement, islands: Collection[st
         for node in wiring.model.graph.node
         if node.op_type in placement.operators
         and node.name not in left_out
+        and not node.name.startswith(f"{PREFIX}{READING}")
         and _can(wiring, node)
         and (placement.depthwise or not is_depthwise(wiring, node))
     ]

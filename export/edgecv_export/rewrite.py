@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from edgecv_export.interface import BATCH, INPUT
-from edgecv_export.nodes import PREFIX, Node, Nodes
+from edgecv_export.nodes import PREFIX, READING, Node, Nodes
 from edgecv_runtime.forms import Form
 from edgecv_runtime.head import Head
 from edgecv_runtime.preprocess import Normalization
@@ -156,7 +156,7 @@ def put_outputs(
     given: those it has, by name, with what they are for some frames. names: what they are called now, where that is
     another name. lacking: those that have no axis for frames. rows: of a fixed batch; 0: free.
     """
-    nodes = Nodes(graph, "output.")
+    nodes = Nodes(graph, READING)
     found: dict[str, Node] = {}
     for name, each in given.items():
         node = Node((names or {}).get(name, name), each)

@@ -10,6 +10,8 @@ from onnx import TensorProto
 
 import edgecv_runtime as rt
 from edgecv_export.adopt import adopt
+from edgecv_export.placement import PLACEMENTS, quantized_nodes
+from edgecv_export.wiring import Wiring
 from edgecv_runtime import description, verify
 from edgecv_runtime.errors import BadInput, EdgecvError, InvalidOutput
 from edgecv_runtime.head import ClassificationHead
@@ -141,7 +143,7 @@ def test_boxes_of_a_class_without_a_label_are_refused(tmp_path):
     known = [frame for frame, is_beyond in zip(seen, beyond, strict=True) if not is_beyond]
     strange = [frame for frame, is_beyond in zip(seen, beyond, strict=True) if is_beyond]
     said = read(tmp_path, DETECTION + told)
-    with pytest.raises(InvalidOutput, match="a class beyond 2, the last of 3 labels"):
+    with pytest.raises(InvalidOutput, match="a class that is none of the 3 labels, 0 to 2"):
         adopt(path, said, tmp_path / "none", images=said.preprocess.batch(strange))
     assert not (tmp_path / "none").exists()
     adopt(path, said, tmp_path / "out", images=said.preprocess.batch(known[:8]))
@@ -152,8 +154,38 @@ def test_boxes_of_a_class_without_a_label_are_refused(tmp_path):
                 model(strange[0])
         with rt.load(path, backend=backend, description=said) as plain:
             assert all(each.class_id.max() == 2 for each in plain(known))
-            with pytest.raises(InvalidOutput, match="a class beyond 2, the last of 3 labels"):
+            with pytest.raises(InvalidOutput, match="a class that is none of the 3 labels, 0 to 2"):
                 plain(strange[0])
+
+
+def test_what_reads_foreign_outputs_stays_in_float(tmp_path):
+    """In int8 a box's class, its corners and its score would lie on one grid, and a refusal would be a number."""
+    outputs, told, _ = heads.HEADS["yolov10"]
+    rows = outputs["output0"].copy()
+    rows[:, 4], rows[:, 5] = 0.8, np.arange(len(rows)) % 2
+    path = heads.save(tmp_path / "m.onnx", {"output0": rows})
+    said = read(tmp_path, DETECTION + told)
+    adopt(path, said, tmp_path / "out", images=said.preprocess.batch(heads.frames()))
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    reading = [node for node in model.graph.node if node.name.startswith("edgecv.output.")]
+    assert {"Mul", "Add"} <= {node.op_type for node in reading}
+    names = {node.name for node in quantized_nodes(Wiring(model), PLACEMENTS["all"])}
+    assert names
+    assert not names & {node.name for node in reading}
+
+
+def test_boxes_of_a_number_before_the_first_label_are_refused(tmp_path):
+    """Counted from 0 where 1 was said: all boxes of the first class would be lost, the others one label off."""
+    outputs, told, _ = heads.HEADS["yolov10"]
+    rows = outputs["output0"].copy()
+    rows[:, 4], rows[:, 5] = 0.8, np.arange(len(rows)) % 3
+    path = heads.save(tmp_path / "m.onnx", {"output0": rows})
+    said = read(tmp_path, DETECTION + told.replace("class_id: 5", "class_id: 5, first_id: 1"))
+    with pytest.raises(InvalidOutput, match="none of the 3 labels, 1 to 3"):
+        adopt(path, said, tmp_path / "out", images=said.preprocess.batch(heads.frames()))
+    rows[:, 5] = np.where(np.arange(len(rows)) < 4, -1, rows[:, 5] + 1)  # rows that pad
+    path = heads.save(tmp_path / "n.onnx", {"output0": rows})
+    adopt(path, said, tmp_path / "padded", images=said.preprocess.batch(heads.frames()))
 
 
 MAPS = heads.RANDOM.normal(size=(3, 16, 32))

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from edgecv_runtime.backends import Tensors
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.forms.base import Form, Size, named
+from edgecv_runtime.forms.columns import chosen, count_of, rows_of, swapped, width_of
 from edgecv_runtime.forms.single import Layout
 from edgecv_runtime.forms.ways import T, Ways
 from edgecv_runtime.head import BOXES, SCORES, Head
 from edgecv_runtime.inputs import readable
 from edgecv_runtime.manifest import TensorSpec
-from edgecv_runtime.onnxfile import ANY_SHAPE
 from edgecv_runtime.records import Record
 
 Places = NDArray[np.float32]
@@ -97,20 +97,20 @@ class BoxColumns(Record, frozen=True):
 
     def check(self, outputs: Sequence[TensorSpec], size: Size) -> None:
         """Raise BadInput where they cannot stand there."""
-        specs = _chosen(outputs, self.output, "boxes")
+        specs = chosen(outputs, self.output, "boxes")
         for spec in specs:
-            width = _width(spec, self.layout, "boxes")
+            width = width_of(spec, self.layout, "boxes")
             if isinstance(width, int) and width < self.first + 4:
                 raise BadInput(
                     f"boxes: columns {self.first} to {self.first + 3} of output '{spec.name}', which is "
-                    f"{readable(spec)}, {self.layout}{_swapped(spec, self.layout, self.first + 4)}"
+                    f"{readable(spec)}, {self.layout}{swapped(spec, self.layout, self.first + 4)}"
                 )
         if self.grid is not None:
-            self.grid.check(size, _count(specs, self.layout))
+            self.grid.check(size, count_of(specs, self.layout))
 
     def make(self, ways: Ways[T], given: Mapping[str, T], size: Size) -> T:
         """x1, y1, x2, y2 in pixels of the input -> (N, A, 4) float32."""
-        x = _rows(ways, given, self.output, self.layout)
+        x = rows_of(ways, given, self.output, self.layout)
         places = None if self.grid is None else self.grid.places(size)
         ends: list[tuple[T, T]] = []
         for axis, roles in enumerate(_AXES):
@@ -180,8 +180,8 @@ class ScoreColumns(Record, frozen=True):
             if isinstance(name, str):
                 named(outputs, name, f"scores: {key}")
         columns = labels + (self.background is not None)
-        for spec in _chosen(outputs, self.output, "scores"):
-            width = _width(spec, self.layout, "scores", flat=self.class_id is not None)
+        for spec in chosen(outputs, self.output, "scores"):
+            width = width_of(spec, self.layout, "scores", flat=self.class_id is not None)
             if not isinstance(width, int):
                 continue
             if self.class_id is not None:
@@ -197,12 +197,12 @@ class ScoreColumns(Record, frozen=True):
             if not fits:
                 raise BadInput(
                     f"scores: {told}; output '{spec.name}' is {readable(spec)}, {self.layout}"
-                    f"{_swapped(spec, self.layout, self.first + columns + self.rest)}"
+                    f"{swapped(spec, self.layout, self.first + columns + self.rest)}"
                 )
 
     def make(self, ways: Ways[T], given: Mapping[str, T], labels: int) -> T:
         """A score for each label, 0..1 -> (N, A, labels) float32."""
-        x = _rows(ways, given, self.output, self.layout)
+        x = rows_of(ways, given, self.output, self.layout)
         ids = None if self.class_id is None else self._ids(ways, x, given)
         scores = self._classes(ways, x, labels) if ids is None else self._one_hot(ways, x, ids, labels)
         beyond = None if ids is None else self._beyond(ways, x, ids, labels)
@@ -216,10 +216,8 @@ class ScoreColumns(Record, frozen=True):
             beyond = None if beyond is None else ways.multiply(beyond, there)
         if beyond is None:
             return scores
-        last = self.first_id + labels - 1
-        return ways.refused(
-            scores, beyond, f"a box has a class beyond {last}, the last of {labels} labels: name all, or say first_id"
-        )
+        known = f"{labels} labels, {self.first_id} to {self.first_id + labels - 1}"
+        return ways.refused(scores, beyond, f"a box has a class that is none of the {known}: name all, or say first_id")
 
     def _classes(self, ways: Ways[T], x: T, labels: int) -> T:
         columns = labels + (self.background is not None)
@@ -236,15 +234,18 @@ class ScoreColumns(Record, frozen=True):
         """The number of each box's class -> (N, A, 1)."""
         if isinstance(self.class_id, int):
             return ways.columns(x, self.class_id, self.class_id + 1)
-        return _rows(ways, given, self.class_id, "channels last")
+        return rows_of(ways, given, self.class_id, "channels last")
 
     def _one_hot(self, ways: Ways[T], x: T, ids: T, labels: int) -> T:
         numbers = np.arange(self.first_id, self.first_id + labels, dtype=np.float32)[None, None]
         return ways.multiply(ways.equal(ids, numbers), self._share(ways, ways.columns(x, self.first, self.first + 1)))
 
     def _beyond(self, ways: Ways[T], x: T, ids: T, labels: int) -> T:
-        """1 for boxes that are there and of no label, else 0; rows that pad have no score, or a number before all."""
+        """1 for boxes that are there and of no label, else 0; rows that pad have no score, or a number below 0."""
         strange = ways.above(ids, np.array(self.first_id + labels - 0.5, np.float32))
+        if self.first_id > 0:
+            counted, named = (ways.above(ids, np.array(least - 0.5, np.float32)) for least in (0, self.first_id))
+            strange = ways.add(strange, ways.subtract(counted, named))
         share = self._share(ways, ways.columns(x, self.first, self.first + 1))
         return ways.multiply(strange, ways.above(share, np.array(_SEEN, np.float32)))
 
@@ -338,67 +339,3 @@ def _ends(ways: Ways[T], parts: Mapping[str, T]) -> tuple[T, T]:
         return parts["first"], ways.add(parts["first"], length)
     half = ways.multiply(length, np.array(0.5, np.float32))
     return ways.subtract(parts["centre"], half), ways.add(parts["centre"], half)
-
-
-def _names(output: str | tuple[str, ...] | None) -> tuple[str | None, ...]:
-    return output if isinstance(output, tuple) else (output,)
-
-
-def _chosen(outputs: Sequence[TensorSpec], output: str | tuple[str, ...] | None, key: str) -> list[TensorSpec]:
-    return [named(outputs, name, f"{key}: output") for name in _names(output)]
-
-
-def _width(spec: TensorSpec, layout: Layout, key: str, flat: bool = False) -> int | str:
-    """How many columns an output has; flat: whether it may have no axis of them. Raises BadInput for other ranks."""
-    if spec.shape == ANY_SHAPE:
-        return "?"
-    if not spec.dtype.startswith(("float", "int")):
-        raise BadInput(f"{key}: output '{spec.name}' is {readable(spec)}: no numbers that can be {key}")
-    rank = len(spec.shape)
-    if rank == 2 and flat:
-        return 1
-    if rank not in (3, 4):
-        missing = "; a graph whose number of boxes differs from frame to frame has no such axes: export it without "
-        missing += "its suppression, or with a fixed number of boxes" if rank < 3 else ""
-        raise BadInput(
-            f"{key}: output '{spec.name}' is {readable(spec)}: (N, boxes, columns), (N, columns, boxes) or (N, "
-            f"columns, H, W) are wanted{missing if rank < 3 else ''}"
-        )
-    return spec.shape[1 if layout == "channels first" else -1]
-
-
-def _count(specs: Sequence[TensorSpec], layout: Layout) -> int | str:
-    """How many boxes outputs hold in all."""
-    total = 0
-    for spec in specs:
-        sizes = spec.shape[2:] if layout == "channels first" else spec.shape[1:-1]
-        if spec.shape == ANY_SHAPE or not all(isinstance(size, int) for size in sizes):
-            return "?"
-        total += int(np.prod([int(size) for size in sizes]))
-    return total
-
-
-def _swapped(spec: TensorSpec, layout: Layout, wanted: int) -> str:
-    """A hint where the other axis is as long as the columns should be."""
-    other: Layout = "channels last" if layout == "channels first" else "channels first"
-    return f"; did you mean layout: {other}?" if _width(spec, other, "", flat=True) == wanted else ""
-
-
-def _rows(ways: Ways[T], given: Mapping[str, T], output: str | tuple[str, ...] | None, layout: Layout) -> T:
-    """Outputs as float32 (N, boxes, columns), joined box after box."""
-    parts: list[T] = []
-    for name in _names(output):
-        x = given[next(iter(given)) if name is None else name]
-        if ways.dtype(x) != "float32":
-            x = ways.cast(x, "float32")
-        shape = ways.shape(x)
-        if len(shape) == 1:
-            x = ways.reshape(x, (*shape, 1))
-        elif len(shape) == 3:
-            sides = shape[1:] if layout == "channels first" else shape[:2]
-            cells = sides[0] * sides[1]
-            x = ways.reshape(x, (shape[0], cells) if layout == "channels first" else (cells, shape[2]))
-        if layout == "channels first" and len(shape) > 1:
-            x = ways.transpose(x, (0, 2, 1))
-        parts.append(x)
-    return parts[0] if len(parts) == 1 else ways.join(parts, 1)
