@@ -133,9 +133,9 @@ def deploy(
 
 
 def _show_status(device: Host, folder: str, json: bool) -> None:
-    from edgecv.deploy import deployment
+    from edgecv.deploy import running
 
-    found = deployment.status(device, folder)
+    found = running.status(device, folder)
     if json:
         show_json(found)
     else:
@@ -150,7 +150,7 @@ def _show_status(device: Host, folder: str, json: bool) -> None:
 
 
 def _show_rollback(device: Host, folder: str, ready: int, json: bool) -> None:
-    from edgecv.deploy import deployment
+    from edgecv.deploy import running
 
-    release = deployment.rollback(device, folder, ready)
+    release = running.rollback(device, folder, ready)
     show_json({"host": device.name, "release": release}) if json else stdout.print(f"{release} runs")

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from ssh_lab import Server, free_port
 
-from edgecv.deploy import deployment, wheels
+from edgecv.deploy import running, wheels
 from edgecv.deploy.deployment import Asked, deploy
 from edgecv.deploy.ssh import Host
 from edgecv_runtime import Bundle
@@ -101,7 +101,7 @@ def test_a_service_is_switched_probed_and_gone_back_from(container):
         assert '"ready":true' in done.steps["switch"]
         with pytest.raises(ComputationError, match=f"error: 404; went back to {done.release}, which is ready"):
             deploy(host, bundle, msgspec.structs.replace(served, probe=f"{ask}/nowhere", ready_s=2))
-    found = deployment.status(host, FOLDER)
+    found = running.status(host, FOLDER)
     assert found.answers, found.ready
     assert found.facts.current == done.release
     assert host.run("systemctl is-active edgecv-stream") == "active\n"

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 from edgecv.cli.app import app
 from edgecv.deploy import deployment, device, wheels
+from edgecv.deploy import running as present
 from edgecv.deploy.deployment import STEPS, Asked, deploy
 from edgecv.deploy.device import Facts
 from edgecv.deploy.ssh import Host
@@ -239,7 +240,7 @@ def test_a_device_that_is_gone_keeps_what_ran_and_ends_a_switch_alone(lab):
     try:
         for script, wanted in (("printf fine", (True, "fine")), ("echo no frame; exit 1", (False, "no frame"))):
             probe.write_text(script)
-            found = deployment.status(lab.host, str(lab.folder))
+            found = present.status(lab.host, str(lab.folder))
             assert (found.answers, found.ready) == wanted
     finally:
         probe.write_text(usual)
@@ -378,7 +379,7 @@ def test_a_device_that_is_not_there_is_one_line(lab):
     with pytest.raises(Unavailable, match="no such host name"):
         Host("root@nowhere.invalid", lab.server.config).run("true")
     with pytest.raises(Unavailable, match="nothing is deployed|no release before"):
-        deployment.rollback(lab.host, str(lab.server.folder / "nothing"))
+        present.rollback(lab.host, str(lab.server.folder / "nothing"))
 
 
 @pytest.mark.parametrize(
