@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -89,7 +90,7 @@ def stream(
         stdout.print(unit_of([word for word in words if word != "--unit"]), end="", soft_wrap=True)
         return
     names = [each if isinstance(each, str) else each.to for each in setup.config.sinks]
-    inputs = [Path(camera.url) for camera in setup.config.cameras if Path(camera.url).exists()]
+    inputs = [Path(camera.url) for camera in setup.config.cameras if os.path.exists(camera.url)]  # noqa: PTH110  # raises for no name
     refuse_overwriting(inputs, [Path(name) for name in names if name != "-" and "://" not in name], "--sink")
     if json and "-" in names:
         raise BadInput("--json and --sink - both write to stdout: choose one")

@@ -49,6 +49,8 @@ def test_what_grows_or_is_logged_is_a_failure():
         found.check()
     assert msgspec.structs.replace(found, rss_mb_per_minute=0.5, errors=()).failures == ()
     old = msgspec.structs.replace(found.age_late, max_ms=6000.0)
+    more = msgspec.structs.replace(found, descriptors=(20, 900), threads=(10, 500))
+    assert {"open files grew from 20 to 900", "threads grew from 10 to 500"} <= set(more.failures)
     assert "a result was 6.0 s old, more than 5" in msgspec.structs.replace(found, age_late=old).failures
 
 

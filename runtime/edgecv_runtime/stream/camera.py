@@ -56,6 +56,7 @@ class Camera:
         stall_s: float = 2.5,
         max_fps: float | None = None,
         first_index: int = 0,
+        first_connection: int = 1,
         account: Account | None = None,
         journal: Journal | None = None,
         changed: threading.Condition | None = None,
@@ -65,7 +66,8 @@ class Camera:
         max_frames: a camera that never drops ends after this many.
         reconnect: connect a live source again when it is lost, as its `again` makes it (that of `open_source`).
         waits: between two connections; stall_s: a live source that shows no sign of life for so long is stalled.
-        max_fps: frames per second that go on; the others are dropped as "rate". first_index: of its first frame.
+        max_fps: frames per second that go on; the others are dropped as "rate". first_index: of its first frame;
+            first_connection: the number of its first one. Both go on where the same camera had another life.
         account, journal, changed: of the run it is in.
         """
         self.source = source
@@ -73,7 +75,7 @@ class Camera:
         self.account = account or Ledger().add_source(source.name)
         self.facts: Facts = source.facts
         self.damaged = 0
-        self.connection = 0
+        self.connection = self._connections_before = first_connection - 1
         self.attempts = 0
         self.state: State = "connecting"
         self.since_ns = time.monotonic_ns()
@@ -93,6 +95,7 @@ class Camera:
         self._known_damage = 0
         self._degraded_ns = 0
         self._index = first_index
+        self._put = 0  # frames that went on
         self._period_ns = 0 if max_fps is None else round(1e9 / max_fps)
         self._due_ns = 0
         self._changed = changed if changed is not None else threading.Condition()
@@ -112,6 +115,11 @@ class Camera:
     def when_late(self) -> WhenLate:
         """The policy in force."""
         return self._buffer.when_late
+
+    @property
+    def _was_there(self) -> bool:
+        """It gave a frame in this life."""
+        return self.connection > self._connections_before
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -173,7 +181,7 @@ class Camera:
         why, detail: become `ended` and `detail`, unless the source has ended already.
         """
         with self._changed:
-            lost = None if self.connection else self._lost  # never there: that is what is to be told
+            lost = None if self._was_there else self._lost  # never there: that is what is to be told
             self._settle(why, detail or (lost.detail if lost else ""), lost or End("stopped"))
             self._buffer.close()
         self._stopping.set()
@@ -213,7 +221,7 @@ class Camera:
             if end.retry == "never" or again is None or not self._reconnect or not self.facts.live:
                 break
             if not self._wait(end, again):
-                end = End("stopped") if self.connection else end
+                end = End("stopped") if self._was_there else end
                 break
         self._finish(end)
 
@@ -264,7 +272,8 @@ class Camera:
                 continue
             if not stopped:
                 self.source = source
-                return True
+                if not self._stopping.is_set():  # whoever stops it interrupts the source that is there
+                    return True
             source.close()
         return False
 
@@ -290,7 +299,8 @@ class Camera:
                 continue
             if not self._buffer.put(frame):
                 break
-            if self.when_late == "wait" and self._index == self._max_frames:
+            self._put += 1
+            if self.when_late == "wait" and self._put == self._max_frames:
                 self._settle("max_frames", "", End("stopped"))
                 break
 

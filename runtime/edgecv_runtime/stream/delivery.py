@@ -106,6 +106,9 @@ class Delivery:
             if self.down and (not lossless or self.hopeless) and time.monotonic() < self._retry_at_s:
                 self._settle(output, dropped=DOWN)
                 return
+            if self.hopeless and len(self._outputs) >= _SLOTS:  # inside a try that may take long
+                self._settle(output, dropped=DOWN)
+                return
             if len(self._outputs) >= _SLOTS and not lossless:
                 oldest = next((item for item in self._outputs if not item[1]), None)
                 if oldest is None:

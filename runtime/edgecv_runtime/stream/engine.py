@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from edgecv_runtime.errors import ComputationError
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.stream.frame import Frame
 from edgecv_runtime.stream.latest import Latest, told
@@ -81,7 +82,9 @@ class Engine:
         return self._infer(frames)
 
     def _infer(self, frames: Sequence[Frame]) -> list[Inferred]:
-        if len(frames) > 1 and self.most > self.batch:
+        if len(frames) > 1 and self.most == 1:
+            pass  # the model was exchanged for one that takes no batches while this one was gathered
+        elif len(frames) > 1 and self.most > self.batch:
             images = [frame.image for frame in frames]
             results = self._call(frames, lambda: list(self._model.map(images, errors=True)))  # type: ignore[attr-defined]
             if results[0].error is None:
@@ -95,11 +98,11 @@ class Engine:
     def _call(self, frames: Sequence[Frame], call: Callable[[], list[Any]]) -> list[Inferred]:
         begun_ns = self._began_ns = time.monotonic_ns()
         error: Exception | None = None
-        results: list[Any] = [None] * len(frames)
+        results: list[Any]
         try:
-            results = call()
+            results = _whole(call(), len(frames))
         except Exception as exc:  # a model may raise anything; the frame counts as failed
-            error = exc
+            error, results = exc, [None] * len(frames)
         finally:
             self._began_ns = 0
         ended_ns = time.monotonic_ns()
@@ -127,6 +130,13 @@ class Engine:
         if not self._fixed_batch:
             self.batch = info.batch if info is not None else 1
         self.most = self.batch * (info.streams if info is not None and not self._fixed_batch else 1)
+
+
+def _whole(results: Sequence[Any], count: int) -> list[Any]:
+    """Results of which there must be one for each frame."""
+    if len(results) != count:
+        raise ComputationError(f"the model gave {len(results)} results for {count} frames")
+    return list(results)
 
 
 def _unfolded(done: Inferred) -> Inferred:

@@ -15,18 +15,18 @@ class Served:
     age: from capture to result; inference: the model's call.
     """
 
-    def __init__(self, camera: Camera, max_frames: int | None) -> None:
-        """max_frames: how many of its frames the model takes at most."""
+    def __init__(self, camera: Camera, max_frames: int | None, former: Served | None = None) -> None:
+        """max_frames: how many of its frames the model takes at most; former: its life before, which is told, too."""
         self.camera = camera
-        self.gave_up = False
+        self.gave_up: bool = former is not None and former.gave_up
         self._max_frames = max_frames
         self._taken = 0
         self._done = 0
         self._turn = 0
         self._failures_in_a_row = 0
-        self.age = Percentiles()
-        self.inference = Percentiles()
-        self._first_ns = 0
+        self.age: Percentiles = former.age if former else Percentiles()
+        self.inference: Percentiles = former.inference if former else Percentiles()
+        self._first_ns: int = former._first_ns if former else 0
         self._last_ns = 0
 
     @property
@@ -92,7 +92,7 @@ class Served:
             dropped=counts["dropped"],
             failed=counts["failed"],
             in_flight=counts["in_flight"],
-            fps=(counts["inferred"] - 1) / span_s if counts["inferred"] > 1 and span_s > 0 else None,
+            fps=(self.inference.runs - 1) / span_s if self.inference.runs > 1 and span_s > 0 else None,
             age=self.age.spread(),
             inference=self.inference.spread(),
             declared_frames=camera.facts.declared_frames,

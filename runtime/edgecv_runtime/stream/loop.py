@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import itertools
 import sys
 import threading
 import time
@@ -161,6 +162,7 @@ class Stream:
         self._engine = Engine(model, self.settings.batch)
         self._served: list[Served] = []
         self._inferring: list[Frame] = []
+        self._delivering = False  # a result is between the model and the sinks
         self._turn = 0
         self._first_failure: str | None = None
         self._ending = False
@@ -201,8 +203,10 @@ class Stream:
             raise BadInput(f"max_fps must be positive, got {max_fps}")
         opened = source if isinstance(source, Source) else open_source(source)
         with self._changed:
+            if self._ending:
+                raise BadInput(f"{opened.name}: the stream has ended, and takes no more sources")
             taken = [each.name for each in self._served if not each.camera.finished]
-            return self._add(_unique([*taken, opened.name])[-1], opened, when_late, max_fps)
+            return self._add(_free(opened.name, taken), opened, when_late, max_fps)
 
     def remove(self, name: str) -> None:
         """End one source, from any thread; its account stays. Raises BadInput for an unknown name."""
@@ -292,6 +296,7 @@ class Stream:
             max_frames=self.settings.max_frames,
             max_fps=max_fps,
             first_index=former.camera.next_index if former else 0,
+            first_connection=former.camera.connection + 1 if former else 1,
             reconnect=self.settings.reconnect,
             waits=self.settings.waits,
             stall_s=self.settings.stall_s,
@@ -301,7 +306,7 @@ class Stream:
         )
         if former is not None:
             self._served.remove(former)
-        self._served.append(Served(camera, self.settings.max_frames))
+        self._served.append(Served(camera, self.settings.max_frames, former))
         if self._running:
             camera.start()
         return name
@@ -318,7 +323,7 @@ class Stream:
         if any(delivery.stop_asked for delivery in self._deliveries):
             return True
         with self._changed:
-            if all(each.camera.finished for each in self._served) and not self._inferring:
+            if all(each.camera.finished for each in self._served) and not (self._inferring or self._delivering):
                 return True
             live = any(each.camera.facts.live for each in self._served)
         return bool(self._deliveries) and all(
@@ -376,6 +381,7 @@ class Stream:
                 if self._ending and done.frame not in self._inferring:  # nobody waited for it
                     continue
                 self._inferring.remove(done.frame)
+                self._delivering = True
                 if done.error is not None:
                     self._first_failure = self._first_failure or described(done.error)
                     each.camera.account.failed(done.frame.index)
@@ -387,6 +393,7 @@ class Stream:
                 output = Output(done.frame, done.result, age_ms, time.time() - age_ms / 1e3, done.model)
                 for delivery in self._deliveries:
                     delivery.put(output, lossless=each.camera.when_late == "wait")
+        self._delivering = False
         if self._deliveries and not all(delivery.own_thread for delivery in self._deliveries):
             self._awake.set()
         if all(each.camera.ended for each in served):
@@ -434,6 +441,13 @@ class Stream:
 
 def _unique(names: Sequence[str]) -> list[str]:
     """The same names, the second of two equal ones as `name#2`."""
-    return [
-        name if names[:at].count(name) == 0 else f"{name}#{names[:at].count(name) + 1}" for at, name in enumerate(names)
-    ]
+    found: list[str] = []
+    for name in names:
+        found.append(_free(name, found))
+    return found
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    """The name, or with the first number from 2 on that nobody has."""
+    numbered = (f"{name}#{number}" for number in itertools.count(2))
+    return next(each for each in itertools.chain([name], numbered) if each not in taken)

@@ -29,6 +29,7 @@ SCRIPTS = (
 )
 ISOLATED = "test://?fps=25&size=640x480&100000&"
 MOST_MB_PER_MINUTE = 1.0  # growth of memory after the warm-up
+MOST_MORE = 16  # files and threads at the end than after the warm-up; a camera that is just coming back has some
 MOST_AGE_MS = 5000.0  # of any result: a stream that is bounded never shows what is seconds old
 _WARM = 0.25  # of the time, for caches and arenas to fill
 _SAMPLE_S = 1.0
@@ -76,6 +77,9 @@ class Soak(Record, frozen=True):
         oldest_ms = max((each.max_ms for each in (self.age_early, self.age_late) if each is not None), default=0.0)
         if oldest_ms > MOST_AGE_MS:
             found.append(f"a result was {oldest_ms / 1e3:.1f} s old, more than {MOST_AGE_MS / 1e3:g}")
+        for name, ends in (("open files", self.descriptors), ("threads", self.threads)):
+            if ends is not None and ends[1] - ends[0] > MOST_MORE:
+                found.append(f"{name} grew from {ends[0]} to {ends[1]}")
         if self.errors:
             found.append(f"{len(self.errors)} errors were logged, the first: {self.errors[0]}")
         if self.report.gave_up or self.report.hung:

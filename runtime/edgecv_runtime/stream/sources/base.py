@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -216,8 +217,14 @@ class Source(ABC):
     def _finish(self, end: End) -> None:
         """The first end stands, and what follows from being interrupted is no other."""
         if self.end is None:
-            self.end = End("stopped", damaged=end.damaged) if self._interrupted.is_set() else end
+            skipped = Counter(end.skipped) + Counter(self._left_out())
+            stopped = self._interrupted.is_set()
+            self.end = replace(End("stopped", damaged=end.damaged) if stopped else end, skipped=dict(skipped))
         self.interrupt()
+
+    def _left_out(self) -> Mapping[str, int]:
+        """Frames that came since the last shot and were left out, by reason; asked once, at the end."""
+        return {}
 
     def _ensure_open(self) -> None:
         if not self._opened:

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 
 from edgecv_runtime.stream.ending import End, kind_of
@@ -35,7 +36,7 @@ class Child:
         self._slots: ring.Slots | None = None
         self._source: Source | None = None
         self._generation = 0
-        self._late = 0
+        self._skipped: Counter[str] = Counter()  # since the last picture
 
     def run(self) -> None:
         """Read the source that the parent's first message makes, to its end."""
@@ -77,6 +78,7 @@ class Child:
     def _hand_over(self, shot: Shot, *, wait: bool) -> None:
         image = shot.image
         captured_ns = time.monotonic_ns() if shot.captured_ns is None else shot.captured_ns
+        self._skipped.update(shot.skipped)
         with self._changed:
             if self._slots is None or image.size > self._slots.slot_bytes:
                 self._slots, descriptor = ring.Slots.make(image.size)
@@ -87,19 +89,18 @@ class Child:
             while not self._free and wait:
                 self._changed.wait()
             if not self._free:
-                self._late += 1
+                self._skipped[LATE] += 1
                 return
             slot = self._free.pop()
             slots = self._slots
         slots.write(slot, image)
         height, width = image.shape[:2]
-        skipped = self._skipped(dict(shot.skipped))
-        self._send(ring.Picture(slot, height, width, shot.pts_s, captured_ns, shot.path, shot.damaged, skipped))
+        left_out = self._left_out()
+        self._send(ring.Picture(slot, height, width, shot.pts_s, captured_ns, shot.path, shot.damaged, left_out))
 
-    def _skipped(self, skipped: dict[str, int]) -> dict[str, int]:
-        late, self._late = self._late, 0
-        if late:
-            skipped[LATE] = skipped.get(LATE, 0) + late
+    def _left_out(self) -> dict[str, int]:
+        """The frames that were left out since this was asked last, by reason."""
+        skipped, self._skipped = dict(self._skipped), Counter()
         return skipped
 
     def _listen(self) -> None:
@@ -128,7 +129,8 @@ class Child:
             time.sleep(_PULSE_S)
 
     def _end(self, end: End) -> None:
-        self._send(ring.Ended(end.kind, end.detail, end.damaged, end.first_damaged, self._skipped(dict(end.skipped))))
+        self._skipped.update(end.skipped)
+        self._send(ring.Ended(end.kind, end.detail, end.damaged, end.first_damaged, self._left_out()))
 
     def _send(self, message: ring.Message, *descriptors: int) -> None:
         with self._sending, suppress(OSError):  # a parent that is gone is noticed by `_listen`

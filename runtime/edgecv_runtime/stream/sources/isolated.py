@@ -115,6 +115,8 @@ class Isolated(Source):
         began_s = time.monotonic()
         while True:
             for message in self._receive():
+                if self._taken(message):
+                    continue
                 if isinstance(message, ring.Ready):
                     self._ready = True
                     limit_s, began_s = _SILENT * self.timeout_s + _SLACK_S, time.monotonic()
@@ -132,6 +134,8 @@ class Isolated(Source):
         self._awake_ns = time.monotonic_ns()
         while True:
             for message in self._receive():
+                if self._taken(message):  # each in its turn: a picture lies in the memory that was told before it
+                    continue
                 if isinstance(message, ring.Picture):
                     yield self._shot(message)
                     self._awake_ns = time.monotonic_ns()  # meanwhile it may have waited for us
@@ -140,6 +144,7 @@ class Isolated(Source):
                     error = end.error()
                     if error is None:
                         return end
+                    self._finish(end)  # with what it left out, which no exception tells
                     raise error
             if self._interrupted.is_set():
                 return End("stopped")
@@ -171,7 +176,7 @@ class Isolated(Source):
             raise self._dead(f"sent what is no message: {exc}") from exc
         if messages is None:
             raise self._dead()
-        return [message for message in messages if not self._taken(message)]
+        return messages
 
     def _taken(self, message: ring.Message) -> bool:
         """Messages that are settled here."""

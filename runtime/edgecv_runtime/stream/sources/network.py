@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -182,6 +182,9 @@ class NetworkSource(Source):
         if reader.arrived < _FEW:
             usual_s = 1 / decoder.fps if decoder.stamped and decoder.fps else longest_s
         return min(longest_s, max(self.timeout_s, _PATIENCE * usual_s))
+
+    def _left_out(self) -> Mapping[str, int]:
+        return self._reader.skipped() if self._reader is not None else {}
 
     def _release(self) -> None:
         if self._reader is not None:
