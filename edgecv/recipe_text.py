@@ -13,6 +13,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 import yaml
 
+from edgecv_runtime import yamltext
 from edgecv_runtime.errors import BadInput
 
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -20,7 +21,7 @@ _INT = re.compile(r"[-+]?\d[\d_]*|0o[0-7]+|0x[\da-fA-F]+|0b[01]+")
 _NULLS = ("", "~", "null", "Null", "NULL")
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yamltext.Loader):
     """PyYAML's safe loader with numbers as YAML 1.2 and Python write them, and without dates."""
 
     yaml_implicit_resolvers = {

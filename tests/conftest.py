@@ -32,6 +32,8 @@ atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, usual)
+LOGGER = logging.getLogger("edgecv")
+HANDLERS, LEVEL = list(LOGGER.handlers), LOGGER.level
 LABELS = tuple(f"digit {number}" for number in range(10))
 PREPROCESS = Preprocess(size=(32, 32), mode="stretch", interpolation="linear")
 NORMALIZATION = Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -56,12 +58,9 @@ class TinyNetwork(nn.Module):
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
-    """A command that runs in this process turns edgecv's notices on; the next test shall not see that."""
-    logger = logging.getLogger("edgecv")
-    handlers, level = list(logger.handlers), logger.level
-    yield
-    logger.handlers = handlers
-    logger.setLevel(level)
+    """A command that runs in this process, also for a whole module, turns edgecv's notices on: no test sees that."""
+    LOGGER.handlers = list(HANDLERS)
+    LOGGER.setLevel(LEVEL)
 
 
 @pytest.fixture(autouse=True)

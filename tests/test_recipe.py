@@ -175,3 +175,10 @@ def test_a_training_that_uses_no_later_key_is_known_as_it_was():
     assert plain["lr"] == 0.01
     assert as_before(TrainConfig(dice=0.5, augment=Augment(color=0.1)))["dice"] == 0.5
     assert as_before(None) is None
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("name: a\ntrain: {epochs: 1}\nmodel: {name: lenet5}\ntrain: {epochs: 2}\n")
+    with pytest.raises(BadInput, match="'train' stands there twice"):
+        recipe.read(path)

@@ -68,7 +68,7 @@ def check(bundle: Bundle, target: Target, memory_mb: int | None = None) -> Check
             ]
             there = [each for each in entries if _is_such(each, target)] if " " not in backend else []
             case = _Case(variant.name, file, target, backend, entries, sizes)
-            verdicts.append(case.measured(there[-1]) if there else case.by_rules())
+            verdicts.append(case.measured(there) if there else case.by_rules())
     return Checked(manifest.name, target, tuple(verdicts))
 
 
@@ -91,13 +91,19 @@ class _Case(Record, frozen=True):
     def way(self) -> Way:
         return self.target.ways[self.backend]
 
-    def measured(self, entry: Entry) -> Verdict:
-        """By what ran, or did not, on such a device."""
-        source = f"the bundle's evidence: {entry.machine.key}"
-        if entry.failed:
-            return self._so(REFUSED, [Reason(entry.failed, source)])
-        notes = [Reason(f"disagrees there: {entry.finding}", source)] if entry.finding else []
-        return self._so(RUNS, [Reason(f"it ran there, in {entry.executed}", source)], notes)
+    def measured(self, there: Sequence[Entry]) -> Verdict:
+        """By what ran, or did not, on such devices: it runs where one of them ran it, and its memory is enough."""
+        failed = [Reason(each.failed, _source(each)) for each in there if each.failed]
+        ran = [each for each in there if not each.failed]
+        if not ran:
+            return self._so(REFUSED, failed)
+        memory = {rule.verdict: [Reason(rule.because, rule.source)] for rule in self._memory()}
+        notes = [Reason(f"disagrees there: {each.finding}", _source(each)) for each in ran if each.finding]
+        for verdict in (REFUSED, NOT_KNOWN):
+            if verdict in memory:
+                return self._so(verdict, memory[verdict], [*notes, *failed])
+        reasons = [Reason(f"it ran there, in {each.executed}", _source(each)) for each in ran]
+        return self._so(RUNS, reasons, [*notes, *failed])
 
     def by_rules(self) -> Verdict:
         """By rules; what none refuses or doubts, and somebody ran on such a processor, runs."""
@@ -145,6 +151,10 @@ class _Case(Record, frozen=True):
             sold = f"the device is sold with {min(self.sizes)} to {max(self.sizes)}; say --memory"
             return [Rule((), NOT_KNOWN, f"needs {peak:.0f} MiB, {sold}", source)]
         return []
+
+
+def _source(entry: Entry) -> str:
+    return f"the bundle's evidence: {entry.machine.key}"
 
 
 def _is_such(entry: Entry, target: Target) -> bool:

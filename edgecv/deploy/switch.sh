@@ -3,18 +3,31 @@
 # `current` is the one link that decides what runs, exchanged by one rename(2); `pending` holds what to go back to.
 cd "$folder" || exit 1
 to() { rm -f "current.$$" && ln -s "releases/$1" "current.$$" && mv -Tf "current.$$" current; }
-restart() { [ ! -s current/restart ] || (cd current && sh ./restart </dev/null 2>&1 9>&-); }
+# What they write goes to a file: a pipe would be waited for as long as any child of theirs lives.
+bounded() { (cd current && exec timeout -k 2 "$1" sh "./$2" </dev/null 2>&1 9>&-) >"said.$$"; }
+seconds_up() { cut -d . -f 1 /proc/uptime; }
+said() { cat "said.$$"; rm -f "said.$$"; }
+restart() {
+    [ -s current/restart ] || return 0
+    bounded "$((seconds + 1))" restart && return 0
+    code=$?
+    why=$(said)
+    [ "$code" -lt 124 ] || why="the restart took longer than $seconds s"
+    return 1
+}
 ready() {
-    left=$seconds
-    [ -s current/restart ] || left=0
+    end=$(($(seconds_up) + seconds))
+    [ -s current/restart ] || end=0
     while :; do
-        why=$(cd current && sh ./probe </dev/null 2>&1) && return 0
-        [ "$left" -gt 0 ] || return 1
-        left=$((left - 1))
+        bounded "$((seconds + 1))" probe && { why=$(said); return 0; }
+        code=$?
+        why=$(said)
+        [ "$code" -lt 124 ] || why="the probe took longer than $seconds s"
+        [ "$(seconds_up)" -lt "$end" ] || return 1
         sleep 1
     done
 }
-finish() { rm -f pending && printf '%s\n' "$1" >"outcome.$$" && mv -Tf "outcome.$$" "$outcome"; exit 0; }
+finish() { rm -f pending "said.$$" && printf '%s\n' "$1" >"outcome.$$" && mv -Tf "outcome.$$" "$outcome"; exit 0; }
 exec 9>lock
 if command -v flock >/dev/null && ! flock -n 9; then
     printf 'failed: another switch is going on\n' >"outcome.$$" && mv -Tf "outcome.$$" "$outcome"
@@ -23,12 +36,12 @@ fi
 if [ -f pending ]; then before=$(cat pending); else before=$(readlink current | sed 's:.*/::'); fi
 printf '%s' "$before" >"pending.$$" && mv -Tf "pending.$$" pending || finish "failed: no space for a file"
 to "$id" || { rm -f "current.$$"; finish "failed: the link cannot be exchanged"; }
-if why=$(restart) && ready; then finish "ready: $why"; fi
+if restart && ready; then finish "ready: $why"; fi
 reason=$(printf '%s' "$why" | tail -n 1)
 if [ -z "$before" ]; then
     rm -f current
     finish "failed: $reason; nothing ran before, and nothing does now"
 fi
 to "$before"
-if why=$(restart) && ready; then finish "failed: $reason; went back to $before, which is ready"; fi
+if restart && ready; then finish "failed: $reason; went back to $before, which is ready"; fi
 finish "failed: $reason; went back to $before, which does not answer either: $why"

@@ -128,10 +128,12 @@ def _check_labels(labels: Any, where: Path) -> None:
 def _yaml(content: bytes, path: Path) -> dict[str, Any]:
     try:
         import yaml
+
+        from edgecv_runtime import yamltext
     except ImportError as exc:
         raise Unavailable(f"{path}: YAML needs PyYAML (pip install pyyaml); or write it as JSON, NAME.json") from exc
     try:
-        data = yaml.safe_load(content.decode())
+        data = yamltext.load(content.decode())
     except (yaml.YAMLError, UnicodeDecodeError) as exc:
         raise BadInput(f"{path}: not valid YAML: {' '.join(str(exc).split())}") from exc
     if not isinstance(data, dict):

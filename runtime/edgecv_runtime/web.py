@@ -93,7 +93,8 @@ class Guarded:
 
     Without a token only names of this machine are answered: a web site could give its own name our address (DNS
     rebinding) and read the answers through its visitor. With one, every path but the `unguarded` needs it: as
-    `Authorization: Bearer TOKEN`, as a cookie, or as `/?token=TOKEN`.
+    `Authorization: Bearer TOKEN`, as a cookie, or as `/?token=TOKEN`. The path is that of the request line: a URL is
+    made with the Host header, too, which is the client's to write.
     """
 
     def __init__(
@@ -120,14 +121,14 @@ class Guarded:
                 host = (host_and_port(request.headers.get("host", "")) or ("", None))[0]
                 if not is_local(host):
                     app = self._refusal("without a token this is for the machine itself", 421, {})
-            elif request.url.path not in self._unguarded and not self._is_known(request):
+            elif scope["path"] not in self._unguarded and not self._is_known(request):
                 app = self._refusal("a token is needed", 401, {"WWW-Authenticate": "Bearer"})
         await app(scope, receive, with_headers)
 
     def _is_known(self, request: Any) -> bool:
         kind, _, bearer = request.headers.get("authorization", "").partition(" ")
         given = [bearer if kind.lower() == "bearer" else "", request.cookies.get(COOKIE, "")]
-        given.append(request.query_params.get("token", "") if request.url.path == "/" else "")
+        given.append(request.query_params.get("token", "") if request.scope["path"] == "/" else "")
         assert self._token is not None
         return any(hmac.compare_digest(each.encode(), self._token.encode()) for each in given)
 

@@ -143,6 +143,13 @@ def test_what_nobody_has_run_is_not_known_until_there_is_evidence_of_it(finished
         failed = msgspec.structs.replace(there, failed="no memory for the engine", latency=None, agreement=None)
         bundles.update(bundle, evidence=bundle.evidence().merged([failed]))
     assert said(verdicts(finished_copy, "jetson-orin-jp6")[key]) == "no memory for the engine"
+    other = msgspec.structs.replace(board, cpu="NVIDIA Jetson Orin NX Engineering Reference Developer Kit")
+    with Bundle(finished_copy) as bundle:
+        ran = msgspec.structs.replace(there, machine=other)
+        bundles.update(bundle, evidence=bundle.evidence().merged([ran]))
+    found = verdicts(finished_copy, "jetson-orin-jp6")[key]
+    assert (found.verdict, found.notes[-1].because) == (RUNS, "no memory for the engine")
+    assert verdicts(finished_copy, "jetson-orin-jp6", memory_mb=8)[key].verdict == REFUSED
 
 
 def test_memory_is_compared_with_the_measured_peak(finished):

@@ -198,6 +198,8 @@ WRONG = {
     "no type": (tensor(datatype="FP23"), {}, "its datatype is FP32, got 'FP23'; did you mean"),
     "negative size": (tensor(shape=[-1, 4]), {}, "shape [-1, 4] is none"),
     "too few": (tensor(data=[1, 2]), {}, "shape [1, 4] holds 4 values, got 2"),
+    "transposed": (tensor(data=[[1, 2], [3, 4]]), {}, "its data are lists of [2, 2], and its shape is [1, 4]"),
+    "nested a list": (tensor(data=[1, [2, 3], 4]), {}, "ragged"),
     "ragged": (tensor(data=[[1], [2, 3]]), {}, "ragged"),
     "words": (tensor(data=["a"] * 4), {}, "does not hold FP32 values alone"),
     "too large": (tensor(data=[1e300] * 4), {}, "holds values that are no FP32"),
@@ -326,3 +328,19 @@ def test_what_json_cannot_say_is_no_number():
         asked = protocol.Request(np.zeros(1))
         with pytest.raises(rt.errors.ComputationError, match="NaN or infinities, which JSON has not"):
             protocol.write("m", "1", "", asked, {"y": np.array([value], np.float32)})
+
+
+def test_nested_data_of_the_shape_that_is_said_are_taken(puppet):
+    nested = tensor(data=[[1, 2, 3, 4]])
+    assert (
+        ask(puppet, "/v2/models/puppet.network/infer", nested)[2]
+        == ask(puppet, "/v2/models/puppet.network/infer", tensor())[2]
+    )
+
+
+def test_json_is_counted_by_what_it_becomes():
+    with serving(Puppet(), memory_mb=8, body_mb=4) as server:
+        many = b"[]," * 300_000
+        status, _, answer = ask(server, "/v2/models/puppet.network/infer", DEEP + b"[" + many + b"[]]}]}")
+        assert (status, "one request takes more than the 8 MB" in answer["error"]) == (413, True)
+        assert ask(server, "/v2/models/puppet.network/infer", numbers(1))[0] == 200

@@ -42,7 +42,7 @@ cameras:
 
 def written(tmp_path, text):
     (tmp_path / "cameras.yaml").write_text(text)
-    (tmp_path / "logins").write_text("* admin:c4nary's 7\n")
+    (tmp_path / "logins").write_text("* admin:c4nary's 7\nbroker admin:c4nary's 7\n")
     (tmp_path / "others").write_text("10.0.0.3 root:c4nary-8\n")
     return tmp_path / "cameras.yaml"
 
@@ -166,7 +166,7 @@ cameras:
         running.join()
     (report,) = reports  # the ledger was checked
     connections = {source.name: source.connections for source in report.sources}
-    assert connections == {"stays": 1, "goes": 1, "changes": 1, "new": 1}
+    assert connections == {"stays": 1, "goes": 1, "changes": 2, "new": 1}  # one in each of its lives
     stays = [index for index, _ in seen["stays"]]
     assert stays == sorted(stays)
     assert len(stays) > len(seen["goes"])
@@ -196,3 +196,36 @@ def test_a_sink_of_one_camera_gets_nothing_of_others():
     report = run(brightness, [FakeCamera([Frames(20)], name="a"), FakeCamera([Frames(5)], name="b")], [sink])
     assert got == ["b"] * 5
     assert report.sinks[0].delivered == 25  # looked at
+
+
+def test_a_login_for_any_camera_goes_to_no_sink(tmp_path):
+    path = tmp_path / "cameras.yaml"
+    path.write_text(
+        "credentials: logins\nsinks: ['http://hooks.example.com/x']\ncameras: [{url: 'rtsp://10.0.0.2/cam'}]\n"
+    )
+    (tmp_path / "logins").write_text("\ufeff* admin:c4nary-9\n", encoding="utf-8")  # as Windows' editor writes it
+    setup = Setup(read(path), tmp_path)
+    assert "c4nary-9" in setup.url(setup.config.cameras[0])
+    (sink,) = setup.sinks()
+    assert "Authorization" not in sink._headers
+    (tmp_path / "logins").write_text("hooks.example.com robot:c4nary-10\n")
+    (sink,) = Setup(read(path), tmp_path).sinks()
+    assert sink._headers["Authorization"].startswith("Basic ")
+
+
+def test_cameras_that_differ_in_what_is_hidden_want_names(tmp_path):
+    """A sink of one of them would get the results of both, and the other's none."""
+    cameras = (
+        "{url: 'http://10.0.0.2/video?main', sinks: [a.jsonl]}, {url: 'http://10.0.0.2/video?side', sinks: [b.jsonl]}"
+    )
+    with pytest.raises(BadInput, match="two cameras are called .*give each a name"):
+        read(written(tmp_path, f"cameras: [{cameras}]"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["sinks: [a.jsonl]\ncameras: [{url: 'fake:5'}]\nsinks: [b.jsonl]", "cameras: [{url: 'fake:5', rate: 1, rate: 2}]"],
+)
+def test_a_key_stands_once(tmp_path, text):
+    with pytest.raises(BadInput, match="the key '(sinks|rate)' stands there twice"):
+        read(written(tmp_path, text))

@@ -20,7 +20,7 @@ class Fake:
     bundle = None
 
     class Info:
-        variant, batch = "float32", 1
+        variant, batch, streams = "float32", 1, 1
 
     def __init__(self, name, fails_at=None):
         self.info = self.Info()

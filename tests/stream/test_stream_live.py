@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -17,11 +18,13 @@ import urllib.request
 from types import SimpleNamespace
 
 import cv2
+import msgspec
 import numpy as np
 import psutil
 import pytest
 from stream_lab import Brightness, brightness
 
+from edgecv_runtime import web
 from edgecv_runtime.addresses import parse_address
 from edgecv_runtime.errors import BadInput, Unavailable
 from edgecv_runtime.stream import FakeCamera, open_sink, run
@@ -177,6 +180,55 @@ def test_work_is_judged_where_frames_come():
     )
     health.look(report(source("a", "stalled", 15), source("b", "live", 1)), 30.0)
     assert health.working(30.5).ok
+
+
+def test_a_camera_that_is_asked_for_few_frames_has_time_for_them():
+    health = Health(recent_s=10.0)
+    for second in range(0, 181, 60):  # a frame a minute
+        seldom = msgspec.structs.replace(source("a", "live", 1 + second // 60), max_fps=1 / 60)
+        health.look(report(seldom), float(second))
+        assert health.ready(second + 50.0).ok
+        assert health.working(second + 4.0).ok
+    for second in range(190, 400, 4):
+        health.look(report(seldom), float(second))
+    assert not health.working(397.0).ok
+
+
+def test_the_token_is_asked_for_by_the_path_of_the_request_alone():
+    """A URL is made with the Host header, which is the client's: starlette before 1.0 took `a/livez?` for a host."""
+    from starlette.responses import PlainTextResponse
+
+    passed = []
+
+    async def app(scope, receive, send):
+        passed.append(scope["path"])
+
+    guarded = web.Guarded(
+        app, TOKEN, ("/livez",), lambda text, status, headers: PlainTextResponse(text, status, headers)
+    )
+
+    def status_of(path, host):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "query_string": b"",
+            "headers": [(b"host", host)],
+            "scheme": "http",
+            "server": ("a", 80),
+        }
+        asyncio.run(guarded(scope, None, send))
+        return sent[0]["status"] if sent else 200
+
+    for host in (b"a", b"a/livez?", b"a/livez#", b"a/livez"):
+        assert status_of("/state.json", host) == 401
+        assert status_of("/livez", host) == 200
+    assert passed == ["/livez"] * 4
 
 
 def test_health_over_http_and_a_stream_that_stands_still():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -238,3 +239,33 @@ def test_a_rule_that_the_results_cannot_answer_is_an_error_of_the_sink(tmp_path)
     assert report.sinks[0].failed == 3
     assert "this model's results have no 'share'" in report.sinks[0].error
     assert report.exit_code == 4
+
+
+@pytest.mark.parametrize("fps", [10, 2, 1.9, 1, 0.5, 0.1])
+def test_somebody_who_stays_is_one_event_at_any_rate(fps):
+    seen = [boxes(PERSON)] * round(60 * fps)
+    assert len(fired("score > 0.5", *seen, step_s=1 / fps)) == 1
+    assert len(fired("score > 0.5 for 2 s", *seen, step_s=1 / fps)) == 1
+    gone = [*seen, boxes(), *seen]
+    assert len(fired("score > 0.5", *gone, step_s=1 / fps)) == (1 if fps == 10 else 2)  # at 10 it is a flicker
+
+
+def test_another_connection_is_another_stay():
+    watch = Watch([Rule.parse("score > 0.5")])
+    first = output(boxes(PERSON), 0.0)
+    again = replace(first, frame=replace(output(boxes(PERSON), 0.1).frame, connection=2))
+    assert [len(watch.look(each)) for each in (first, output(boxes(PERSON), 0.1), again)] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("bottom", [99, 100])
+def test_a_box_that_the_picture_s_edge_cuts_off_is_in_the_region_that_reaches_there(bottom):
+    near = ("person", 0.9, 10, 20, 30, bottom)
+    for corners in ([[0, 0], [200, 0], [200, 100], [0, 100]], [[0, 0], [199, 0], [199, 99], [0, 99]]):
+        assert fired("", boxes(near), rule=Rule("score > 0.5", tuple(map(tuple, corners)))) == [0]
+
+
+def test_a_region_is_none_of_a_classifier_s():
+    rule = Rule("label == 'person'", ((0, 0), (9, 0), (9, 9)))
+    rule.check("detection", LABELS)
+    with pytest.raises(BadInput, match="a region is for boxes and masks"):
+        rule.check("classification", LABELS)

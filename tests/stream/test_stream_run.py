@@ -73,8 +73,9 @@ def test_any_run_accounts_for_every_frame(scripts, when_late, model_fails, sink_
     assert given_frames - len(cameras) <= read <= given_frames  # one may come in the moment of the stop
     assert len(modelled) == sum(source.inferred + source.failed for source in report.sources)
     assert len(sunk) == len(set(sunk)) == report.sinks[0].delivered + report.sinks[0].failed
+    heard = report.sinks[0].state == "up"  # a recording ends where nobody takes its results any more
     for source, script in zip(report.sources, scripts, strict=True):
-        if when_late in ("auto", "wait") and max_frames is None:
+        if when_late in ("auto", "wait") and max_frames is None and heard:
             before = [step for step in script if isinstance(step, (Frames, Fail, HangUp))]
             last = next((n for n, step in enumerate(before) if not isinstance(step, Frames)), len(before))
             assert source.read == sum(step.count for step in before[:last])
@@ -255,10 +256,12 @@ def test_what_happens_is_told_as_it_happens(tmp_path):
         str(tmp_path): ["connecting", "live", "ended"],
     }
     assert [str(event) for event in seen if event.state == "failed"] == ["fake:3,fail: failed: unplugged"]
-    assert [event.monotonic_ns for event in seen] == sorted(event.monotonic_ns for event in seen)
+    for name in states:  # each source tells in its own thread
+        times = [event.monotonic_ns for event in seen if event.name == name]
+        assert times == sorted(times)
     assert abs(seen[0].unix_s - time.time()) < 60
     assert all(event.attempt == 1 for event in seen)
-    assert told == seen
+    assert sorted(told, key=id) == sorted(seen, key=id)
 
 
 def test_progress_is_told_while_frames_come_and_while_none_do():

@@ -18,6 +18,7 @@ from paho.mqtt import client as mqtt
 from stream_lab import Brightness, brightness, refused_port, tcp_server
 
 from edgecv_runtime.errors import BadInput, Closed
+from edgecv_runtime.machine import peak_rss_mb
 from edgecv_runtime.stream import FakeCamera, Frame, MqttSink, Output, PublishSink, WebhookSink, open_sink, run
 from edgecv_runtime.stream.events import Event
 from edgecv_runtime.stream.sources.fake import Frames
@@ -258,6 +259,56 @@ def test_webhook_tries_are_bounded(monkeypatch, statuses, posts, trouble):
         sink.write(output(1))  # the next one is another matter
         assert len(server.got) == posts + 1
         assert len({headers["Idempotency-Key"] for _, headers, _ in server.got}) == 2
+
+
+class Endless(BaseHTTPRequestHandler):
+    """Answers without end: at once, or a byte at a time."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", str(1 << 40))
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"x" * (1 if self.path == "/slow" else 65536))
+                time.sleep(0.1 if self.path == "/slow" else 0)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("path", ["/slow", "/much"])
+def test_webhook_an_answer_without_end_is_not_waited_for(path, monkeypatch):
+    from edgecv_runtime.stream.sinks import webhook
+
+    monkeypatch.setattr(webhook, "_PAUSE_S", 0.01)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        before_mb = peak_rss_mb()
+        with WebhookSink(f"http://127.0.0.1:{server.server_port}{path}", timeout_s=0.3) as sink:
+            start_s = time.monotonic()
+            with contextlib.suppress(ConnectionError):  # it was told; what becomes of the answer is another matter
+                sink.write(output())
+            assert time.monotonic() - start_s < 3
+        assert peak_rss_mb() - before_mb < 50
+        server.shutdown()
+
+
+def test_webhook_two_documents_of_one_frame_have_two_keys():
+    with receiver() as server, WebhookSink(server.url) as sink:
+        sink.write(output())
+        sink.write(output(mean=1.0))
+        assert len({headers["Idempotency-Key"] for _, headers, _ in server.got}) == 2
+
+
+@pytest.mark.parametrize("path", ["a b", "\u00e4", "a\tb"])
+def test_webhook_what_is_no_path_is_said_at_once(path):
+    with pytest.raises(BadInput, match="write blanks as %20"):
+        WebhookSink(f"http://host/{path}")
 
 
 def test_webhook_a_silent_server_costs_its_timeout_and_a_dead_one_nothing(monkeypatch):

@@ -141,6 +141,7 @@ class App:
         names = [spec.name for spec in face.outputs(model)]
 
         def made_ready() -> tuple[float | None, Future[tuple[bytes, int | None]]]:
+            take(protocol.decoded_bytes(sent, header_length))
             asked = protocol.read(sent, header_length, face.input(model), names)
             take(len(asked.input) * _row_bytes(model.input) if asked.input.ndim else 0)
             ready = face.ready(model, asked.input)

@@ -38,7 +38,7 @@ class Limits(Record, frozen=True):
 
     def __post_init__(self) -> None:
         for name in ("body_mb", "memory_mb", "body_s", "send_s", "head_s"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < float("inf"):
                 raise BadInput(f"{name} must be positive, got {getattr(self, name):g}")
         for name in ("waiting", "connections", "max_pixels"):
             if getattr(self, name) < 1:

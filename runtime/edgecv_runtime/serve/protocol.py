@@ -24,6 +24,8 @@ from edgecv_runtime.records import Record
 
 HEADER_LENGTH = "inference-header-content-length"
 _BYTES = "BYTES"
+# Bytes of what a mark stands for in CPython: a number and its place in a list, a list, an object, half a string.
+_SIZES = {b",": 40, b"[": 128, b"{": 256, b'"': 32}
 _BASE64 = "base64"
 DTYPES = {
     "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8",
@@ -86,21 +88,30 @@ def metadata(spec: TensorSpec) -> dict[str, Any]:
     }
 
 
+def decoded_bytes(body: memoryview, header_length: str | None) -> int:
+    """What the JSON of a body takes at most once it is read, bytes; raises BadInput for a length that cannot be."""
+    text = bytes(body[: _json_length(body, header_length)])
+    return sum(text.count(mark) * size for mark, size in _SIZES.items())
+
+
+def _json_length(body: memoryview, header_length: str | None) -> int:
+    if header_length is None:
+        return len(body)
+    if header_length.isascii() and header_length.isdecimal() and int(header_length[:20]) <= len(body):
+        return int(header_length)
+    raise BadInput(
+        f"Inference-Header-Content-Length is '{header_length[:40]}', expected the bytes of the JSON, at most the "
+        f"{len(body)} of the whole body"
+    )
+
+
 def read(body: memoryview, header_length: str | None, spec: TensorSpec, outputs: Sequence[str]) -> Request:
     """A request of a model with one input, as `spec` says, and these outputs.
 
     header_length: of the JSON at the start of the body, where binary data follows; "0": all of it is the input.
     Raises BadInput that says what is wrong with it.
     """
-    if header_length is None:
-        length = len(body)
-    elif header_length.isascii() and header_length.isdecimal() and int(header_length[:20]) <= len(body):
-        length = int(header_length)
-    else:
-        raise BadInput(
-            f"Inference-Header-Content-Length is '{header_length[:40]}', expected the bytes of the JSON, at most the "
-            f"{len(body)} of the whole body"
-        )
+    length = _json_length(body, header_length)
     if length == 0 and header_length is not None:
         return Request(_alone(body, spec))
     asked = records.decode(bytes(body[:length]), InferRequest, "the request")
@@ -196,6 +207,9 @@ def _from_json(tensor: InputTensor, parameters: Mapping[str, Any], where: str) -
     kind = tensor.datatype
     if kind == "FP16":
         raise BadInput(f"{where}: FP16 has no form in JSON: send it as binary data")
+    nested = _sizes(tensor.data, where)
+    if len(nested) > 1 and nested != tuple(tensor.shape):
+        raise BadInput(f"{where}: its data are lists of {list(nested)}, and its shape is {list(tensor.shape)}")
     if kind == _BYTES:
         words = list(_flat(tensor.data, where))
         if not all(isinstance(word, str) for word in words):
@@ -229,6 +243,20 @@ def _from_json(tensor: InputTensor, parameters: Mapping[str, Any], where: str) -
     if dtype.kind == "f" and found.size and not np.isfinite(values).all():
         raise BadInput(f"{where}: its data holds values that are no {kind}")
     return _shaped(values, tensor, where)
+
+
+def _sizes(data: Any, where: str, depth: int = 0) -> tuple[int, ...]:
+    """The sizes of nested lists; raises BadInput where they are ragged or nested too deep."""
+    if not isinstance(data, list):
+        return ()
+    if depth > 8:
+        raise BadInput(f"{where}: its data is nested too deep")
+    if not any(isinstance(each, list) for each in data):
+        return (len(data),)
+    inner = {_sizes(each, where, depth + 1) for each in data}
+    if len(inner) > 1:
+        raise BadInput(f"{where}: its data is ragged or nested too deep: expected a list of values")
+    return (len(data), *inner.pop())
 
 
 def _flat(data: Any, where: str, depth: int = 0) -> Any:

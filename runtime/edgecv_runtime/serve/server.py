@@ -12,6 +12,7 @@ from edgecv_runtime.serve.body import Limits
 from edgecv_runtime.serve.line import Line, Source
 from edgecv_runtime.serve.metrics import Metrics
 from edgecv_runtime.serve.models import NETWORK, Face, Network, Pictures
+from edgecv_runtime.stream.redact import remember
 from edgecv_runtime.web import Background, Guarded, check_guarded, json_answer
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Server:
         twice; Unavailable without starlette, uvicorn and prometheus-client.
         """
         check_guarded(host, port, token, "use the models", "--token")
+        if token is not None:
+            remember(token)
         _check_names(offers)
         try:
             from edgecv_runtime.serve.app import UNGUARDED, App, Served

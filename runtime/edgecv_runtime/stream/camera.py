@@ -74,6 +74,7 @@ class Camera:
         self.name = source.name
         self.account = account or Ledger().add_source(source.name)
         self.facts: Facts = source.facts
+        self.max_fps = max_fps
         self.damaged = 0
         self.connection = self._connections_before = first_connection - 1
         self.attempts = 0

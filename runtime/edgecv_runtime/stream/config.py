@@ -81,10 +81,10 @@ class StreamConfig(Record, frozen=True):
         Limits.parse(self.segment)
         if not self.cameras:
             raise BadInput("cameras: at least one is wanted")
-        names = [camera.name or camera.url for camera in self.cameras]
+        names = [camera.name or shown(camera.url) for camera in self.cameras]  # sinks know them by these
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise BadInput(f"two cameras are called '{shown(twice)}'; give each a name of its own")
+            raise BadInput(f"two cameras are called '{twice}'; give each a name of its own")
 
 
 def parsed(rules: Iterable[Rule | str]) -> tuple[Rule, ...]:
@@ -97,10 +97,12 @@ def read(path: str | Path) -> StreamConfig:
     path = Path(path)
     try:
         import yaml
+
+        from edgecv_runtime import yamltext
     except ImportError as exc:
         raise Unavailable(f"{path}: YAML needs PyYAML", extra="cpu") from exc
     try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        data: Any = yamltext.load(path.read_text(encoding="utf-8-sig"))
     except OSError as exc:
         raise BadInput(f"{path}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
@@ -149,7 +151,7 @@ class Setup:
     def _sink(self, sink: SinkConfig | str, limits: Limits, rules: tuple[Rule | str, ...]) -> Sink:
         to, own = (sink, ()) if isinstance(sink, str) else (sink.to, sink.rules)
         logins = self._logins.get(self.config.credentials) or Credentials.read()
-        opened = open_sink(logins.apply(to), limits=limits)
+        opened = open_sink(logins.apply(to, any_host=False), limits=limits)
         return OnRules(opened, parsed(own or rules)) if own or rules else opened
 
     def rules(self) -> list[Rule]:

@@ -43,7 +43,7 @@ class Credentials:
         if path is None:
             return cls.parse(environment.get(VARIABLE, ""), VARIABLE)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else "is not UTF-8"
             raise BadInput(f"{path}: credentials cannot be read: {reason}") from exc
@@ -63,24 +63,25 @@ class Credentials:
             logins.append(Login(place.lower(), user, password))
         return cls(tuple(logins))
 
-    def apply(self, url: str) -> str:
+    def apply(self, url: str, *, any_host: bool = True) -> str:
         """The URL with its login; as it is where it has a password, is no URL, or no line is for it.
 
-        A URL with a user alone (`rtsp://admin@host/x`) takes the line of that user.
+        A URL with a user alone (`rtsp://admin@host/x`) takes the line of that user. any_host: whether a line for `*`
+        will do, which is meant for cameras and none of a stranger's server's business.
         """
         if "://" not in url:
             return url
         parts = split(url)
-        if ":" in parts.userinfo or (found := self._of(parts.place.lower(), unquote(parts.userinfo))) is None:
+        if ":" in parts.userinfo or (found := self._of(parts.place.lower(), unquote(parts.userinfo), any_host)) is None:
             return url
         user, password = quote(found.user, safe=""), quote(found.password, safe="")
         complete = f"{parts.scheme}://{user}:{password}@{parts.place}{parts.tail}"
         shown(complete)  # remembers how the password is written there
         return complete
 
-    def _of(self, place: str, user: str) -> Login | None:
+    def _of(self, place: str, user: str, any_host: bool) -> Login | None:
         host = place.rpartition(":")[0] if place.rpartition(":")[2].isdecimal() else place
-        for wanted in (place, host, ANY):
+        for wanted in (place, host, *([ANY] if any_host else [])):
             for login in self._logins:
                 if login.place == wanted and user in ("", login.user):
                     return login

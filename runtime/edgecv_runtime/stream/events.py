@@ -69,8 +69,8 @@ class Journal:
         attempt: int = 0,
     ) -> Event:
         """Note that something happened, now."""
-        event = Event(about, name, state, reason, attempt, time.monotonic_ns(), time.time())
         with self._lock:
+            event = Event(about, name, state, reason, attempt, time.monotonic_ns(), time.time())
             self._events.append(event)
             self._latest[about, name] = event
             listeners = list(self._listeners)

@@ -101,4 +101,5 @@ class Served:
             ended=camera.ended or "running",
             detail=detail,
             error_code=camera.end.exit_code if camera.end is not None else 0,
+            max_fps=camera.max_fps,
         )

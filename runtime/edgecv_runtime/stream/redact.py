@@ -41,7 +41,11 @@ _NAMED = re.compile(
     r"(?P<value>\"[^\"]*\"|'[^']*'|[^\s&'\"!,;]+)",
     re.IGNORECASE,
 )
-_HEADER = re.compile(r"(?P<key>\bauthorization:\s*\w+\s+)\S.*", re.IGNORECASE)
+_HEADER = re.compile(
+    r"(?P<key>\b(?:proxy-)?authorization[\"']?\s*:\s*[\"']?(?:(?:basic|bearer|digest|token)\s+)?|\bx-api-key[\"']?\s*:\s*[\"']?)"
+    r"[^\s\"'][^\"'\r\n]*",
+    re.IGNORECASE,
+)
 _WORD = re.compile(r"[a-z_-]*|\d{1,5}")  # hidden where it stands; searched for elsewhere it would blank plain words
 _LONG = 8  # characters from which on a word is no part of a longer one by chance
 _SHORTEST = 4  # a shorter secret would be cut out of ordinary words, and show by the holes

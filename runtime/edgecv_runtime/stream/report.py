@@ -34,7 +34,7 @@ class SourceReport(Record, frozen=True):
     declared_frames: by the container, None if it does not say; damaged: what the decoder reported as broken;
     first_damaged: what was wrong with the first, where that is known.
     ended: "running", "end of file", "ended_early", "stopped", "max_frames" or "error"; detail: the rest of it.
-    error_code: exit code of the error, 0 without one.
+    error_code: exit code of the error, 0 without one. max_fps: frames per second that were asked for, None for all.
     """
 
     name: str
@@ -57,6 +57,7 @@ class SourceReport(Record, frozen=True):
     ended: str
     detail: str
     error_code: int
+    max_fps: float | None = None
 
 
 class SinkReport(Record, frozen=True):

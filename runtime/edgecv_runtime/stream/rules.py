@@ -125,6 +125,8 @@ class Rule(Record, frozen=True):
 
     def check(self, task: str, labels: Sequence[str]) -> None:
         """Refuse what this model can never find; raises BadInput with the nearest name."""
+        if self.inside is not None and task == "classification":
+            raise BadInput(f"rule '{self.when}': a region is for boxes and masks; a label is of the whole frame")
         for compare in self.condition.compares():
             names = NAMES.get(task, _ALL_NAMES)
             if compare.name not in names:
@@ -136,11 +138,15 @@ class Rule(Record, frozen=True):
 
 
 class _Stay(NamedTuple):
-    """How long a rule has held for a source: since, until (seconds of that source), and whether it made its event."""
+    """How long a rule has held for a source: since, until (seconds of that source), and whether it made its event.
+
+    connection: of the source, whose next one shows another time.
+    """
 
     since_s: float
     until_s: float
     is_told: bool
+    connection: int
 
 
 class Watch:
@@ -150,12 +156,15 @@ class Watch:
         self._rules = [(rule, rule.condition) for rule in rules]
         self._stays: dict[tuple[int, str], _Stay] = {}
         self._last_s: dict[tuple[int, str], float] = {}
+        self._looked_s: dict[str, float] = {}  # at each source, lately
 
     def look(self, output: Output) -> tuple[Happening, ...]:
         """The events that this result completes, none for most; raises BadInput as `Compare.holds` does."""
         frame = output.frame
         now_s = frame.captured_ns / 1e9 if frame.live or frame.pts_s is None else frame.pts_s
         happenings = []
+        before_s = self._looked_s.get(frame.source)
+        self._looked_s[frame.source] = now_s
         seen: dict[tuple[Point, ...] | None, list[dict[str, str | float]]] = {}  # counting a mask takes milliseconds
         for number, (rule, condition) in enumerate(self._rules):
             key = number, frame.source
@@ -163,12 +172,12 @@ class Watch:
                 seen[rule.inside] = list(things(output, rule.inside))
             found = [facts for facts in seen[rule.inside] if condition.holds(facts)]
             stay = self._stays.get(key)
-            if stay is not None and not -_FLICKER_S <= now_s - stay.until_s <= max(_FLICKER_S, rule.dwell_s / 10):
+            if stay is not None and self._is_over(stay, rule, frame.connection, before_s, now_s):
                 del self._stays[key]
                 stay = None
             if not found:
                 continue
-            stay = _Stay(now_s, now_s, False) if stay is None else stay._replace(until_s=now_s)
+            stay = _Stay(now_s, now_s, False, frame.connection) if stay is None else stay._replace(until_s=now_s)
             last_s = self._last_s.get(key)
             is_cool = last_s is None or not 0 <= now_s - last_s < rule.cooldown_s
             if not stay.is_told and now_s - stay.since_s >= rule.dwell_s and is_cool:
@@ -177,6 +186,13 @@ class Watch:
                 happenings.append(Happening(rule.name or rule.when, round(now_s - stay.since_s, 3), tuple(found)))
             self._stays[key] = stay
         return tuple(happenings)
+
+    @staticmethod
+    def _is_over(stay: _Stay, rule: Rule, connection: int, before_s: float | None, now_s: float) -> bool:
+        """Whether it was missed for longer than a flicker; frames that come seldom miss nothing between two of them."""
+        if connection != stay.connection or now_s - stay.until_s < -_FLICKER_S:
+            return True
+        return before_s != stay.until_s and now_s - stay.until_s > max(_FLICKER_S, rule.dwell_s / 10)
 
 
 class OnRules(Around):
@@ -203,7 +219,8 @@ def things(output: Output, inside: tuple[Point, ...] | None = None) -> Iterator[
     if hasattr(result, "xyxy"):
         for kind, score, box in zip(result.class_id, result.confidence, result.xyxy, strict=True):
             left, top, right, bottom = map(float, box)
-            if inside is None or _contains(inside, ((left + right) / 2, bottom)):
+            lowest = min(bottom, output.frame.image.shape[0] - 1)  # of one that is cut off by the picture's edge
+            if inside is None or _contains(inside, ((left + right) / 2, lowest)):
                 width, height = right - left, bottom - top
                 yield {
                     **{"label": result.labels[int(kind)], "source": source, "score": float(score), "index": int(kind)},
@@ -230,10 +247,13 @@ def things(output: Output, inside: tuple[Point, ...] | None = None) -> Iterator[
 
 
 def _contains(polygon: Sequence[Point], point: Point) -> bool:
-    """Whether a point lies in a polygon, by the even-odd rule."""
+    """Whether a point lies in a polygon, by the even-odd rule, or on its edge."""
     x, y = point
     is_inside = False
     for (x0, y0), (x1, y1) in zip(polygon, [*polygon[1:], polygon[0]], strict=True):
+        on_line = (x - x0) * (y1 - y0) == (y - y0) * (x1 - x0)
+        if on_line and min(x0, x1) <= x <= max(x0, x1) and min(y0, y1) <= y <= max(y0, y1):
+            return True
         if (y0 > y) != (y1 > y) and x < x0 + (y - y0) * (x1 - x0) / (y1 - y0):
             is_inside = not is_inside
     return is_inside

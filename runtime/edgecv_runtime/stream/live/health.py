@@ -9,6 +9,7 @@ from edgecv_runtime.stream.report import StreamReport
 
 RECENT_S = 10.0  # a result is recent; a camera that is lost and comes back needs a few seconds
 _LOOP_S = 5.0  # the loop reports twice a second
+_FRAMES = 3  # or so many frames of a camera that is asked for few
 _GIVING = ("live", "degraded")  # states in which frames come, so that results must
 
 
@@ -34,12 +35,14 @@ class Health:
         self._counts: dict[str, tuple[int, float]] = {}  # results so far, and when the last one was seen
         self._states: dict[str, tuple[str, float]] = {}  # state of each that has not ended, and since when
         self._has_result: set[str] = set()
+        self._recent: dict[str, float] = {}  # seconds within which a result is recent
 
     def look(self, report: StreamReport, now_s: float) -> None:
         """Take a report; now_s: `time.monotonic()`."""
         with self._lock:
             self._looked_s = now_s
             for source in report.sources:
+                self._recent[source.name] = max(self._recent_s, _FRAMES / (source.max_fps or float("inf")))
                 count, _ = self._counts.get(source.name, (0, now_s))
                 if source.inferred != count or source.name not in self._counts:
                     self._counts[source.name] = source.inferred, now_s
@@ -76,7 +79,7 @@ class Health:
             for name in names:
                 if name not in self._has_result:
                     reasons.append(f"{name}: no result yet ({self._states[name][0]})")
-                elif now_s - self._counts[name][1] > self._recent_s:
+                elif now_s - self._counts[name][1] > self._recent[name]:
                     age_s = now_s - self._counts[name][1]
                     reasons.append(f"{name}: no result for {age_s:.0f} s ({self._states[name][0]})")
             return Verdict(not reasons, tuple(reasons))
@@ -88,6 +91,6 @@ class Health:
             reasons = [
                 f"{name}: frames come, and no result for {now_s - max(since_s, self._counts[name][1]):.0f} s"
                 for name, (state, since_s) in self._states.items()
-                if state in _GIVING and now_s - max(since_s, self._counts[name][1]) > self._recent_s
+                if state in _GIVING and now_s - max(since_s, self._counts[name][1]) > self._recent[name]
             ]
         return Verdict(alive.ok and not reasons, (*alive.reasons, *reasons))

@@ -97,7 +97,7 @@ class LivePage:
             answer = RedirectResponse("/", status_code=303)
             answer.set_cookie(COOKIE, self._token, httponly=True, samesite="strict")
             return answer
-        name, kind = _FILES[request.url.path]
+        name, kind = _FILES[request.scope["path"]]
         return Response(Path(__file__).with_name(name).read_bytes(), media_type=kind)
 
     async def _state(self, _: object) -> Any:

@@ -92,6 +92,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C is for this process, which finishes what waits
         )
         assert self._process.stdin is not None
         self._fd = self._process.stdin.fileno()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import hashlib
 import http.client
+import socket
 import ssl
 import threading
 from urllib.parse import unquote
@@ -16,6 +19,8 @@ from edgecv_runtime.stream.sinks.jsonlines import line_of
 
 SCHEMES = ("http", "https")
 _TRIES = 3
+_ANSWER_BYTES = 65536
+_LATE = 2  # times the timeout, which is for each read: a server may send a byte a second
 _PAUSE_S = 0.5  # before the second try, twice that before the third
 _WORTH_TRYING = (408, 425, 429)  # and all from 500 on: the server may be better in a moment
 
@@ -35,11 +40,14 @@ class WebhookSink(Sink):
         if parts.scheme not in SCHEMES or place is None:
             raise BadInput(f"{self.name}: expected https://user:password@host:port/path")
         self._path = (parts.tail if parts.tail.startswith("/") else f"/{parts.tail}").partition("#")[0]
+        if not self._path.isascii() or not self._path.isprintable() or " " in self._path:
+            raise BadInput(f"{self.name}: write blanks as %20, and other letters by their bytes in UTF-8, as %C3%A4")
         self._headers = {"Content-Type": "application/json", "User-Agent": "edgecv"}
         if parts.userinfo:
             login = base64.b64encode(unquote(parts.userinfo).encode()).decode()
             self._headers["Authorization"] = f"Basic {login}"
         self._closed = threading.Event()
+        self._timeout_s = timeout_s
         if parts.scheme == "https":
             context = ssl.create_default_context()
             self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
@@ -53,9 +61,10 @@ class WebhookSink(Sink):
         if self._closed.is_set():
             raise Closed(f"{self.name}: is closed")
         frame = output.frame
-        key = f"{frame.source} {frame.captured_ns} {frame.index}"
-        headers = {**self._headers, "Idempotency-Key": base64.urlsafe_b64encode(key.encode()).decode()}
         body = line_of(output)
+        # With the content: sinks with other rules may tell the same server something else of the same frame.
+        key = f"{frame.source} {frame.captured_ns} {frame.index} {hashlib.sha256(body).hexdigest()[:16]}"
+        headers = {**self._headers, "Idempotency-Key": base64.urlsafe_b64encode(key.encode()).decode()}
         for number in range(_TRIES):
             if number and self._closed.wait(_PAUSE_S * 2 ** (number - 1)):
                 break
@@ -73,14 +82,27 @@ class WebhookSink(Sink):
 
     def _post(self, body: bytes, headers: dict[str, str]) -> tuple[str, bool]:
         """("", True) when it arrived, else why not, and whether that is the server's last word."""
+        late = threading.Timer(_LATE * self._timeout_s, self._hang_up)
+        late.start()
         try:
             self._connection.request("POST", self._path, body, headers)
             answer = self._connection.getresponse()
-            answer.read()
+            answer.read(_ANSWER_BYTES)
         except (OSError, http.client.HTTPException) as exc:
             self._connection.close()
             return redact(f"{type(exc).__name__}: {exc}"), False
+        finally:
+            late.cancel()
+        if not answer.isclosed():  # nobody reads the rest of a long one
+            self._connection.close()
         if 200 <= answer.status < 300:
             return "", True
         is_final = answer.status < 500 and answer.status not in _WORTH_TRYING
         return f"the server answered {answer.status} {redact(answer.reason)}", is_final
+
+    def _hang_up(self) -> None:
+        """End what still goes on, from another thread."""
+        connected = self._connection.sock
+        if connected is not None:
+            with contextlib.suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
