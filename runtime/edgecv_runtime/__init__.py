@@ -14,6 +14,7 @@ from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.description import Description
 from edgecv_runtime.loading import load
 from edgecv_runtime.model import Info, Model
+from edgecv_runtime.predictor import Predictor
 from edgecv_runtime.preprocess import Normalization, Preprocess
 from edgecv_runtime.tasks.classification import Classification, Guess
 
@@ -27,6 +28,7 @@ __all__ = [
     "Model",
     "Normalization",
     "Options",
+    "Predictor",
     "Preprocess",
     "__version__",
     "errors",

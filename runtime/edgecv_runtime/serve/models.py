@@ -7,12 +7,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import images
+from edgecv_runtime import answers, images
 from edgecv_runtime.errors import BadInput, ShapeError
 from edgecv_runtime.geometry import View
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.model import Model
-from edgecv_runtime.serve import answers
 
 NETWORK = ".network"  # ends the name of the model of the network's own tensors
 PICTURES = TensorSpec("image", "object", ("N",))
@@ -108,7 +107,7 @@ class Pictures:
 
     def answer(self, model: Model[Any], ready: Ready, outputs: Outputs) -> Outputs:
         """Results as tensors."""
-        return answers.of_task(model.task).columns(model.decode(outputs, ready.views))
+        return answers.of_task(model.task).tensors(model.decode(outputs, ready.views))
 
 
 def _check_rows(given: NDArray[Any]) -> None:
