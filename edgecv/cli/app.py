@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 import edgecv
 from edgecv.cli import (
     adopting,
+    bulk,
     cost,
     deploying,
     device,
@@ -45,6 +46,7 @@ VERBS = {
         Verb(streaming.stream, "edgecv stream runs/photos/bundle clip.mp4 --sink out.mp4"),
         Verb(streaming.soak, "edgecv soak runs/photos/bundle --minutes 60 --out soak.json"),
         Verb(serving.serve, "edgecv serve runs/photos/bundle --listen 127.0.0.1:8000"),
+        Verb(bulk.bulk, "edgecv bulk runs/photos/bundle photos --out results.parquet"),
     ),
     "To another device": (
         Verb(deploying.check, "edgecv check runs/photos/bundle --target rpi5"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -45,17 +45,12 @@ class Loading:
 
     def model(self, source: Path) -> rt.Model[Any]:
         """Load a bundle or an ONNX file as it was asked for."""
-        return rt.load(
-            source,
-            backend=self.backend,
-            precision=self.precision,
-            device=self.device,
-            threads=self.threads,
-            goal=self.goal,
-            description=self.describe,
-            confidence=self.confidence,
-            self_test=self.self_test,
-        )
+        return rt.load(source, **self.asked())
+
+    def asked(self) -> dict[str, Any]:
+        """The arguments of `load`."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {"description": given.pop("describe"), **given}
 
 
 def loads(command: Callable[..., R]) -> Callable[..., R]:

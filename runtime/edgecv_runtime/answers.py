@@ -20,6 +20,7 @@ class Field(NamedTuple):
 
     spec: TensorSpec
     of: Callable[[Any], Any]
+    is_bytes: bool = False  # no text
 
     @property
     def name(self) -> str:
@@ -71,6 +72,11 @@ class Answer(NamedTuple):
         """Of the columns of a table, in their order."""
         return tuple(field.name for field in self.fields if field.name != _PICTURE)
 
+    def chosen(self, names: Sequence[str]) -> tuple[Field, ...]:
+        """The fields of columns, in that order."""
+        by_name = {field.name: field for field in self.fields}
+        return tuple(by_name[name] for name in names)
+
     def tensors(self, results: Sequence[Any]) -> Columns:
         """Results of a request as its outputs; `picture` says of which picture each box is."""
         return {field.name: field.tensor(results) for field in self.fields}
@@ -80,7 +86,7 @@ class Answer(NamedTuple):
 
         Boxes of a picture, their scores and labels lie in one cell.
         """
-        return {field.name: field.column(results, labels) for field in self.fields if field.name in names}
+        return {field.name: field.column(results, labels) for field in self.chosen(names)}
 
 
 def of_task(task: str) -> Answer:
@@ -112,5 +118,5 @@ _TASKS: dict[str, tuple[Field, ...]] = {
         ),
     ),
     # a PNG each, for pictures differ in size
-    "segmentation": (Field(TensorSpec("mask", "object", ("N",)), lambda each: each.png()),),
+    "segmentation": (Field(TensorSpec("mask", "object", ("N",)), lambda each: each.png(), is_bytes=True),),
 }

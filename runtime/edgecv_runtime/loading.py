@@ -69,7 +69,7 @@ def load(
     ask = Ask(backend, precision, device, threads, Goal(goal))
     given: dict[str, object] = {"preprocess": preprocess, "labels": labels, "normalization": normalization}
     given |= {"scores": scores, "thresholds": tuple(thresholds) or None}
-    if _is_bundle(source):
+    if is_bundle(source):
         _refuse(given, f"{source}: a bundle carries its own")
     elif description is not None:
         _refuse(given, f"{source}: the description says it")
@@ -89,7 +89,7 @@ def load_asked(
     self_test: bool = False,
 ) -> Model[Any]:
     """Load a bundle, or a plain ONNX file with its description, as it was asked for; verbs of the command line do."""
-    if _is_bundle(source):
+    if is_bundle(source):
         if description is not None:
             raise BadInput(f"{source}: a bundle describes itself: leave the description out")
         return load_bundle(source, ask, confidence, self_test=self_test)
@@ -122,7 +122,8 @@ def load_asked(
     return model
 
 
-def _is_bundle(source: Path) -> bool:
+def is_bundle(source: Path) -> bool:
+    """Whether a path is taken for a bundle, and not for a plain ONNX file."""
     return source.is_dir() or source.suffix == ARCHIVE_SUFFIX or (source.suffix != ".onnx" and not source.exists())
 
 

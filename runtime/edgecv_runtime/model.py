@@ -231,6 +231,13 @@ class Model(Generic[R]):
             versions=backends.get(self._target.backend).probe(),
         )
 
+    @property
+    def choice(self) -> tuple[str, str]:
+        """The backend and the precision by which `load` runs this again, where it might choose something else."""
+        hint = self._target.hint
+        is_open = self.bundle is not None and hint == "float32"
+        return self._target.backend, self._target.variant if is_open else hint
+
     def self_test(self) -> None:
         """Run the bundle's golden inputs; raises ParityError that names the fault when they do not agree."""
         from edgecv_runtime import verify

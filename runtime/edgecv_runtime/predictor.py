@@ -69,8 +69,8 @@ class Predictor:
         holds the pictures; by default "bytes", "path" or "item". rgb: arrays are RGB, as Pillow and Ray's read_images
         give them, not BGR. max_pixels: of a picture that is decoded.
         """
-        self._source = Path(source).absolute()  # other processes may have another folder
-        self._given: dict[str, Any] = {
+        self.source = Path(source).absolute()  # other processes may have another folder
+        self.options: dict[str, Any] = {
             "backend": backend,
             "precision": precision,
             "device": device,
@@ -85,10 +85,10 @@ class Predictor:
             "confidence": confidence,
             "self_test": self_test,
         }
-        self._columns = None if columns is None else tuple(columns)
+        self.columns = None if columns is None else tuple(columns)
         self._column = column
         self._rgb = rgb
-        self._max_pixels = max_pixels
+        self.max_pixels = max_pixels
         self._name = uuid.uuid4().hex
         self._begin()
 
@@ -103,9 +103,9 @@ class Predictor:
         """The model of this process, which is opened when it is first wanted; raises as `load` does."""
         with self._lock:
             if self._closed:
-                raise Closed(f"the predictor of {self._source} is closed; make it again")
+                raise Closed(f"the predictor of {self.source} is closed; make it again")
             if self._model is None:
-                model = load(self._source, **self._given)
+                model = load(self.source, **self.options)
                 try:
                     self._check_columns(model)
                 except BaseException:
@@ -120,13 +120,28 @@ class Predictor:
         return (*self._wanted(self.model), ERROR)
 
     def _wanted(self, model: Model[Any]) -> tuple[str, ...]:
-        return answers.of_task(model.task).names if self._columns is None else self._columns
+        return answers.of_task(model.task).names if self.columns is None else self.columns
 
     def _check_columns(self, model: Model[Any]) -> None:
         known = answers.of_task(model.task).names
         for name in self._wanted(model):
             if name not in known:
                 raise BadInput(f"{model.task} has no column '{name}'{nearest(name, known)}")
+
+    def asking(
+        self, *, backend: str = "", precision: str = "", threads: int = 0, columns: Sequence[str] = ()
+    ) -> Predictor:
+        """Another predictor of the same file, with these in the place of what was asked for where they are given."""
+        asked = {"backend": backend, "precision": precision, "threads": threads}
+        options = self.options | {name: value for name, value in asked.items() if value}
+        return Predictor(
+            self.source,
+            **options,
+            columns=columns or self.columns,
+            column=self._column,
+            rgb=self._rgb,
+            max_pixels=self.max_pixels,
+        )
 
     def __call__(self, batch: Mapping[str, Any] | Sequence[Any] | NDArray[Any]) -> Columns:
         """Columns of a batch: a list or array of pictures, each an array (H, W, 3) uint8 BGR, a file's bytes or path.
@@ -184,9 +199,7 @@ class Predictor:
                 errors[rows[at]] = str(result)
             else:
                 results[rows[at]] = result
-        wanted = self._wanted(model)
-        columns = answers.of_task(model.task).columns(results, len(model.labels), wanted)
-        columns = {name: columns[name] for name in wanted}
+        columns = answers.of_task(model.task).columns(results, len(model.labels), self._wanted(model))
         columns[ERROR] = np.array(errors, object)
         return columns
 
@@ -194,9 +207,9 @@ class Predictor:
         if isinstance(picture, np.ndarray):
             return picture[..., ::-1] if self._rgb else picture
         if isinstance(picture, bytes | bytearray | memoryview):
-            return images.decode(bytes(picture), max_pixels=self._max_pixels)
+            return images.decode(bytes(picture), max_pixels=self.max_pixels)
         if isinstance(picture, str | os.PathLike):
-            return stores.image(os.fspath(picture), self._max_pixels)
+            return stores.image(os.fspath(picture), self.max_pixels)
         raise BadInput(f"a picture is an array, the bytes of a file or a path; got {type(picture).__name__}")
 
     def close(self) -> None:

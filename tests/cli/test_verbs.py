@@ -22,7 +22,7 @@ from edgecv.cli.loading import Loading
 
 ALL = {verb.command.__name__: verb for verbs in VERBS.values() for verb in verbs}
 COMMANDS = typer.main.get_command(app).commands
-LOADING = ("tune", "predict", "stream", "soak", "serve")
+LOADING = ("tune", "predict", "stream", "soak", "serve", "bulk")
 
 
 def edgecv(*arguments, **how):
@@ -106,6 +106,7 @@ def test_an_error_with_json_leaves_stdout_empty(name, monkeypatch, tmp_path):
     assert ["--json"] in options
     more = {"quantize": ["--dialect", "fp16"], "predict": ["photo.png"], "stream": ["fake:2"]}
     more["adopt"] = ["--describe", "nowhere.yaml", "--data", "photos"]
+    more["bulk"] = ["photos", "--out", "out.csv"]
     more["check"] = ["--target", "rpi5"]
     done = CliRunner().invoke(app, ["--quiet", name, "nowhere.yaml", *more.get(name, []), "--json"])
     assert done.exit_code == 2, done.output
