@@ -83,6 +83,9 @@ def deploy(
     extra: Annotated[
         list[str] | None, typer.Option("--extra", metavar="NAME", help="Of edgecv, beside those that fit: page, mqtt.")
     ] = None,
+    keep: Annotated[
+        int, typer.Option("--keep", metavar="N", help="Old releases that stay, beside what runs and ran before.")
+    ] = 2,
     merge: Annotated[bool, typer.Option("--merge", help="Put the evidence into the bundle here.")] = False,
     evidence: Annotated[
         Path | None, typer.Option("--evidence", metavar="FILE", help="Where to save the evidence.")
@@ -115,7 +118,7 @@ def deploy(
         if host is None:
             raise BadInput("where to? expected a device: edgecv deploy BUNDLE user@host")
         extras = tuple(extra or ())
-        asked = deployment.Asked(folder, wheel, offline, bench, seconds, rounds, restart, probe, ready, extras)
+        asked = deployment.Asked(folder, wheel, offline, bench, seconds, rounds, restart, probe, ready, extras, keep)
         found = deployment.deploy(Host(host, ssh_config), opened, asked, dry_run=dry_run, tell=say)
         for line in found.warnings:
             stderr.print(f"edgecv: warning: {host}: {line}", soft_wrap=True)

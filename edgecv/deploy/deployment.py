@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from edgecv.deploy import device, running, wheels
+from edgecv.deploy import device, fits, running, wheels
 from edgecv.deploy.device import Facts, Plan
 from edgecv.deploy.ssh import Host
 from edgecv_runtime import bundle as bundles
@@ -50,6 +50,7 @@ class Asked(Record, frozen=True):
     bench: measure there, too, so long for a round, and so many rounds. restart, probe: shell commands, run in the
     release's folder; restart starts what runs it (a service, say), probe tells by its exit code whether it answers, and
     by default loads the bundle with its self-test. ready_s: until it has to. extras: of edgecv, beside those that fit.
+    keep: how many old releases stay there, beside what runs and what ran before it.
     """
 
     folder: str = device.FOLDER
@@ -62,8 +63,11 @@ class Asked(Record, frozen=True):
     probe: str = ""
     ready_s: int = 60
     extras: tuple[str, ...] = ()
+    keep: int = 2
 
     def __post_init__(self) -> None:
+        if self.keep < 0:
+            raise BadInput(f"--keep is how many old releases stay, 0 or more; got {self.keep}")
         known = metadata.metadata("edgecv").get_all("Provides-Extra") or []
         for name in self.extras:
             if name not in known:
@@ -126,12 +130,13 @@ def _decide(job: Deployment) -> str:
     size_mb = sum(each.bytes for each in job.bundle.manifest.files.values()) // 1_000_000 + 1
     job.warnings += device.check(job.facts, job.host.name, size_mb, time.time(), offline=job.asked.offline)
     job.plan = device.plan(job.facts, job.asked.extras)
+    refused = fits.refuse(job.bundle, job.facts, job.plan, job.host.name)
     job.wheel = wheels.given(job.asked.wheel) if job.asked.wheel else wheels.own(job.work)
     parts = (files.sha256(job.wheel), job.facts.python, job.facts.python_version, job.plan.sees_system)
     job.environment = _id(*parts, *job.plan.extras, *job.plan.packages)
     job.content = content_id(job.bundle)
     job.release = _id(job.environment, job.content, job.asked.restart, job.asked.probe)
-    return "; ".join(job.plan.reasons)
+    return "; ".join([*job.plan.reasons, *refused])
 
 
 def _install(job: Deployment) -> str:
@@ -231,6 +236,14 @@ def _switch(job: Deployment) -> str:
     return running.switch(job.host, job.facts.folder, job.release, job.asked.ready_s)
 
 
+def _prune(job: Deployment) -> str:
+    try:
+        return running.prune(job.host, job.facts.folder, job.asked.keep)
+    except EdgecvError as exc:  # the new release runs, and is not gone back from for this
+        job.warnings.append(f"old releases stay, and go with the next deployment: {exc}")
+        return "nothing"
+
+
 class Step(NamedTuple):
     """A step: what it would do, what it does (-> what it did, in words), and what there is then removed to undo it."""
 
@@ -265,6 +278,7 @@ STEPS = (
         lambda job: (f"releases/{job.release}", f"releases/{job.release}.part"),
     ),
     Step("switch", lambda job: f"switch from {job.facts.current or 'nothing'}, probe, go back if it fails", _switch),
+    Step("prune", lambda job: f"remove old releases but {job.asked.keep} and the one before", _prune),
 )
 
 

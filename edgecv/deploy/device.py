@@ -34,6 +34,7 @@ class Facts(Record, frozen=True):
     system: str = ""
     model: str = ""
     cpu: str = ""
+    vnni: str = ""
     glibc: str = ""
     l4t: str = ""
     jetpack: str = ""

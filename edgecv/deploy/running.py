@@ -42,6 +42,12 @@ rm -f {outcome}
     return why
 
 
+def prune(host: Host, folder: str, keep: int) -> str:
+    """Remove releases but what runs, the one before it and the `keep` newest others -> what went, in words."""
+    script = (package_files("edgecv.deploy") / "prune.sh").read_text(encoding="utf-8")
+    return host.run(f"folder={shlex.quote(folder)} keep={keep}\n{script}", what="removing old releases").strip()
+
+
 class Status(Record, frozen=True):
     """What runs on a device. ready: what its probe says, answers: whether it is ready."""
 

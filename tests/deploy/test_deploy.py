@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -126,6 +127,7 @@ def test_the_bundle_runs_there_and_its_evidence_comes_home(lab):
     found = json.loads(lab.first.stdout)
     assert found["release"] == lab.release
     assert "self-test passed" in found["steps"]["switch"]
+    assert found["steps"]["prune"] == "removed nothing"
     release = lab.folder / "current"
     assert (release / "environment" / "complete").exists()
     with Bundle(lab.old) as here, Bundle(release / "bundle") as copy:
@@ -211,6 +213,25 @@ def test_a_bundle_that_is_wrong_there_is_not_switched_to(lab, tmp_path):
         bundles.update(bundle, content={file: model.SerializeToString()})
     with pytest.raises(ComputationError, match=r"the self-test there failed: .*float32"):
         go(lab, place)
+    assert there(lab) == before
+
+
+def test_a_bundle_that_cannot_run_there_is_refused_before_anything_is_copied(lab, tmp_path):
+    """By evidence of another machine it needs more memory than there is."""
+    before = there(lab)
+    place = shutil.copytree(lab.new, tmp_path / "large")
+    entries = [
+        msgspec.structs.replace(each, backend=name, latency=msgspec.structs.replace(each.latency, peak_rss_mb=1e8))
+        for each in lab.evidence.entries
+        for name in ("onnxruntime", "openvino")
+    ]
+    with Bundle(place) as bundle:
+        deployment.merge(bundle, tuple(entries))
+    done = CliRunner().invoke(app, ["--quiet", "deploy", str(place), lab.server.name, *lab.options])
+    assert done.exit_code == 3
+    assert re.fullmatch(
+        r"edgecv: .*: nothing of the bundle can run there: .*needs \d+ MiB, the device has .*\n", done.stderr
+    )
     assert there(lab) == before
 
 
