@@ -18,7 +18,7 @@ COVERAGE ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo dev test test-camera test-service soak coverage lint format docs figures dist wheel-test try-wheel clean
+.PHONY: demo dev test test-camera test-service test-ray soak coverage lint format docs figures dist wheel-test try-wheel clean
 
 DEMO = digits ink digit-boxes imagenet-lite0
 demo: $(VENV)/demo
@@ -51,6 +51,16 @@ soak: $(VENV)/dev
 test-service: $(VENV)/dev
 	tests/install-debian.sh service
 	$(BIN)/python -m pytest tests/deploy/service_checks.py
+
+# Bulk jobs on a Ray cluster of two nodes, in an environment of its own (1 GB): a minute.
+test-ray: $(VENV)-ray/made
+	OMP_NUM_THREADS=1 $(VENV)-ray/bin/python -m pytest --noconftest tests/bulk/ray_checks.py
+
+$(VENV)-ray/made: pyproject.toml constraints.txt
+	test -x $(VENV)-ray/bin/pip || $(PYTHON) -m venv $(VENV)-ray
+	$(VENV)-ray/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[edge,ray]' pytest
+	touch $@
 
 COVERED = --cov=edgecv --cov=edgecv_export --cov=edgecv_runtime --cov-report=html \
 	--cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR)
@@ -87,7 +97,7 @@ try-wheel:
 	$(PYTHON) tests/try_wheel.py dist/*.whl $(ENVIRONMENTS) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 clean:
-	rm -rf $(VENV) $(VENV)-build runs dist site htmlcov
+	rm -rf $(VENV) $(VENV)-build $(VENV)-ray runs dist site htmlcov
 
 # One stamp file per set of extras: made again when what it depends on changes.
 $(VENV)/demo: EXTRAS = export,openvino,pretrained

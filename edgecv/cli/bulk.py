@@ -31,6 +31,10 @@ def bulk(
         str, typer.Option("--columns", metavar="A,B", help="Of the task's columns; all but the largest without it.")
     ] = "",
     workers: Annotated[int, typer.Option("--workers", help="Processes; 0: one a core.")] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="On a Ray cluster: auto, HOST:PORT; local: one of this machine."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew, whatever is there.")] = False,
     max_megapixels: Annotated[float, typer.Option(help="A larger picture is refused unread.")] = 50.0,
     json: Json = False,
@@ -51,7 +55,9 @@ def bulk(
         columns=asked or None,
         max_pixels=round(max_megapixels * 1e6),
     )
-    done = bulks.run(predictor, images, out, workers=workers, overwrite=overwrite, progress=_Teller().tell, told=say)
+    done = bulks.run(
+        predictor, images, out, workers=workers, ray=ray, overwrite=overwrite, progress=_Teller().tell, told=say
+    )
     if json:
         show_json({"out": str(out), **{name: getattr(done, name) for name in done.__struct_fields__}})
     else:

@@ -230,7 +230,7 @@ import edgecv_runtime.images as images
 
 true = images.decode
 
-def decode(data, *more):
+def decode(data, *more, **named):
     if b"CRASH" in data:
         os.kill(os.getpid(), signal.SIGSEGV)
     if b"HANG" in data:
@@ -240,7 +240,7 @@ def decode(data, *more):
     if b"ONCE" in data and not os.path.exists("once"):
         open("once", "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
-    return true(data, *more)
+    return true(data, *more, **named)
 
 images.decode = decode
 """
@@ -455,6 +455,9 @@ def test_what_cannot_be_done_is_told_before_anything_is_written(shelf, tmp_path,
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(errors.Unavailable, match=r"Parquet is written by pyarrow .*\[bulk\]"):
         bulk.run(predictor(), shelf, tmp_path / "out.parquet")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(errors.Unavailable, match=r"--ray wants Ray: .*\[ray\]"):
+        bulk.run(predictor(), shelf, out, ray="auto")
     assert (tmp_path / "is.jsonl").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["binary.txt", "empty.jsonl", "is.jsonl"]
 

@@ -13,7 +13,7 @@ from edgecv_runtime import answers, cores, files
 from edgecv_runtime.answers import Field
 from edgecv_runtime.backends import DEFAULT_DEVICE
 from edgecv_runtime.bulk import job as jobs
-from edgecv_runtime.bulk import tables
+from edgecv_runtime.bulk import on_ray, tables
 from edgecv_runtime.bulk.inputs import Inputs
 from edgecv_runtime.bulk.job import Choice, Done, Job
 from edgecv_runtime.bulk.ledger import Ledger
@@ -41,6 +41,7 @@ def run(
     out: str | Path,
     *,
     workers: int = 0,
+    ray: str | None = None,
     overwrite: bool = False,
     chunk: int = CHUNK,
     hangs_s: float = HANGS_S,
@@ -50,7 +51,8 @@ def run(
     """Write the results of all pictures to a table, a row a picture in the order of their names (of a list: its own).
 
     images: a folder, a pattern, a list in a text file, a picture, or a URL for fsspec. out: .parquet, .jsonl or .csv.
-    workers: processes, 0 for one a core. overwrite: begin anew, whatever is there.
+    workers: processes, 0 for one a core. ray: compute on the Ray cluster at this address, as `ray.init` takes it
+    ("auto", "local"), in one process on each of its CPUs. overwrite: begin anew, whatever is there.
     hangs_s: a process without a sign of life for so long is replaced.
     progress is called after each part, told with what else is worth a line.
     Run again after it was killed, it goes on; raises BadInput where what is there is of another job.
@@ -60,7 +62,8 @@ def run(
     if workers < 0:
         raise BadInput(f"workers must be at least 0, got {workers}")
     count = workers or (cores.usable() if predictor.options["device"] == DEFAULT_DEVICE else 1)
-    threads = predictor.options["threads"] or max(1, cores.usable() // count)
+    threads = predictor.options["threads"] or (max(1, cores.usable() // count) if ray is None else 1)
+    cluster = None if ray is None else on_ray.connect(ray)
     with Ledger(out) as ledger:
         old = None if overwrite else ledger.job()
         if old is None:
@@ -90,7 +93,12 @@ def run(
         if before:
             told(f"{out}: {before} of {job.images} images are done; the others follow")
         here, errors, began_s = 0, 0, time.monotonic()
-        for part in computed(running, bundle, ledger.left(chunk), count, hangs_s):
+        left = ledger.left(chunk)
+        if cluster is None:
+            parts = computed(running, bundle, left, count, hangs_s)
+        else:
+            parts = on_ray.computed(running, bundle, left, cluster, workers, told, hangs_s)
+        for part in parts:
             ledger.put(part)
             here, errors = here + part.images, errors + part.errors
             progress(Progress(before + here, job.images, here, errors, time.monotonic() - began_s))

@@ -41,10 +41,11 @@ class Part(NamedTuple):
 class Worker:
     """A process of its own; `begin` a chunk, wait for `channel`, and `advance` until the part is there."""
 
-    def __init__(self, predictor: Predictor, bundle: str, hangs_s: float = HANGS_S) -> None:
-        """bundle: the content that must be what the process loads, see `job.content`."""
+    def __init__(self, predictor: Predictor, bundle: str, hangs_s: float = HANGS_S, folder: str | None = None) -> None:
+        """bundle: the content that must be what the process loads, see `job.content`. folder: where it runs."""
         self._sent = (predictor, bundle)
         self._hangs_s = hangs_s
+        self._folder = folder
         self._chunk = Chunk(0, ())
         self._together = True
         self._at: int | None = None  # the picture that is computed, the first of those that are
@@ -63,6 +64,7 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
+                cwd=self._folder,
             )
         self._ready = False
         self._at = None
