@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import io
 import logging
+import math
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from traceback import clear_frames
@@ -219,6 +220,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             # a second one ends the process where it is: raised among what is just being released, it would show a
             # traceback, or a runtime would abort
             with signals.at_first(_raise, then_end=True):
+                _refuse_endless(kwargs)
                 return command(*args, **kwargs)
         except EdgecvError as exc:
             if Mode.debug:
@@ -241,3 +243,10 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(Unavailable.exit_code) from exc
 
     return run
+
+
+def _refuse_endless(options: Mapping[str, object]) -> None:
+    """Raise BadInput for an option that is not a finite number: Click takes `nan` and `inf` for one."""
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f"--{name.replace('_', '-')}: expected a finite number, got {value:g}")

@@ -203,7 +203,7 @@ def soak(
     from edgecv_runtime import stream as streams
     from edgecv_runtime.stream.soak import soak as run_soak
 
-    if not 0 < minutes < float("inf"):
+    if minutes <= 0:
         raise BadInput(f"--minutes must be positive, got {minutes:g}")
     with loading.model(bundle) as model, streams.stop_on_signals() as stop:
         found = run_soak(model, sources or [], minutes=minutes, stop=stop)

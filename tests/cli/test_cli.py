@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import get_type_hints
 
 import cv2
 import msgspec
@@ -702,3 +703,28 @@ def test_stream_follows_its_bundle_and_tells_what_happens(exported):
     assert json.loads(done.stdout)["sources"][0]["read"] == 10
     told = [line.partition(" fake:fps=50,10: ")[2] for line in done.stderr.splitlines()]
     assert [line.partition(":")[0] for line in told if line] == ["connecting", "live", "ended"]
+
+
+def test_every_option_that_is_a_number_is_a_finite_one():
+    """Click takes `nan` and `inf` for floats, and a comparison with NaN refuses nothing."""
+    import typer
+    from typer.testing import CliRunner
+
+    from edgecv.cli.app import app
+
+    tried = 0
+    for verb, command in typer.main.get_command(app).commands.items():
+        needed = []
+        for each in command.params:
+            if each.required:
+                needed += ["here"] if each.param_type_name == "argument" else [each.opts[0], "here"]
+        kinds = get_type_hints(command.callback)
+        for option in command.params:
+            if kinds[option.name] not in (float, float | None):
+                continue
+            for value in ("nan", "inf", "-inf"):
+                done = CliRunner().invoke(app, [verb, *needed, f"{option.opts[0]}={value}"])
+                assert done.exit_code == 2, (verb, option.opts, done.output)
+                assert done.stderr == f"edgecv: {option.opts[0]}: expected a finite number, got {value}\n"
+                tried += 1
+    assert tried > 30
