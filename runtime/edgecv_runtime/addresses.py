@@ -11,9 +11,18 @@ _PLACE = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:@]+)(?::(?P<port>\d{1,5}))?
 
 
 def host_and_port(place: str) -> tuple[str, int | None] | None:
-    """("h", 554) of `h:554`, ("fe80::1", None) of `[fe80::1]`; None of what is neither."""
+    """("h", 554) of `h:554`, ("fe80::1", None) of `[fe80::1]`; None of what is neither, or of a port beyond 65535."""
     found = _PLACE.fullmatch(place)
-    return None if found is None else (found["host"].strip("[]"), int(found["port"]) if found["port"] else None)
+    port = int(found["port"]) if found and found["port"] else None
+    return None if found is None or (port or 0) > 65535 else (found["host"].strip("[]"), port)
+
+
+def peer(place: str, default: int, url: str, form: str) -> tuple[str, int]:
+    """Whom to call at `host`, `host:port` or `[IPv6]:port`; raises BadInput with `url` and the expected form."""
+    host, port = host_and_port(place) or ("", None)
+    if not host or port == 0:
+        raise BadInput(f"{url}: expected {form}")
+    return host, default if port is None else port
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -22,7 +31,7 @@ def parse_address(text: str) -> tuple[str, int]:
     Raises BadInput.
     """
     host, port = host_and_port(f"127.0.0.1:{text}" if text.isdecimal() else text) or ("", None)
-    if port is None or port > 65535:
+    if port is None:
         raise BadInput(f"'{text}' is no address to listen at; expected HOST:PORT, as 127.0.0.1:8080")
     return host, port
 

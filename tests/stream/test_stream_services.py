@@ -184,12 +184,20 @@ def test_mqtt_a_wrong_password_is_told_without_it(broker):
         ("mqtt://h/a?quos=1", "unknown option 'quos'; did you mean 'qos'"),
         ("http://", "expected https://"),
         ("rtsp://", "expected rtsp://"),
+        *((f"{scheme}://h:{port}/a", "expected ") for scheme in ("mqtt", "https", "rtsp") for port in (0, 65536)),
         ("ftp://u:c4nary@h/x.mp4", "ftp://u:\\*\\*\\*@h/x.mp4: not a sink; expected -, window, a file .jsonl"),
     ],
 )
 def test_addresses_that_are_none(url, message):
     with pytest.raises(BadInput, match=message):
         open_sink(url)
+
+
+def test_an_ipv6_address_without_a_port_is_whole():
+    """`http.client` takes what stands behind the last colon of a host for its port."""
+    sink = open_sink("http://[fe80::1]/a")
+    assert (sink._connection.host, sink._connection.port) == ("fe80::1", 80)
+    sink.close()
 
 
 class Receiver(BaseHTTPRequestHandler):

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from edgecv_runtime import jsontext
-from edgecv_runtime.addresses import host_and_port
+from edgecv_runtime.addresses import peer
 from edgecv_runtime.errors import BadInput, Closed, Unavailable, nearest
 from edgecv_runtime.stream.events import Event
 from edgecv_runtime.stream.redact import redact, shown, split
@@ -38,12 +38,13 @@ class MqttSink(Sink):
         """
         self.name = shown(url)
         parts = split(url)
-        place = host_and_port(parts.place)
         path, _, query = parts.tail.partition("?")
         options = dict(parse_qsl(query, keep_blank_values=True))
         unknown = sorted(set(options) - set(_OPTIONS))
-        if parts.scheme not in SCHEMES or place is None:
-            raise BadInput(f"{self.name}: expected mqtt://user:password@host:port/topic")
+        form = "mqtt://user:password@host:port/topic"
+        if parts.scheme not in SCHEMES:
+            raise BadInput(f"{self.name}: expected {form}")
+        self._place = peer(parts.place, SCHEMES[parts.scheme], self.name, form)
         if unknown:
             raise BadInput(f"{self.name}: unknown option '{unknown[0]}'{nearest(unknown[0], _OPTIONS)}")
         if options.get("qos", "1") not in ("0", "1", "2"):
@@ -53,7 +54,6 @@ class MqttSink(Sink):
             raise BadInput(f"{self.name}: a topic that is published to has no + and no #")
         self._qos = int(options.get("qos", "1"))
         self._timeout_s = timeout_s
-        self._place = place[0], place[1] or SCHEMES[parts.scheme]
         self._slugs = Slugs()
         self._states: dict[str, bytes] = {}
         self._lock = threading.Lock()

@@ -19,12 +19,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from edgecv_runtime.addresses import peer
 from edgecv_runtime.errors import BadInput, Closed
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.stream.redact import redact, shown, split
 from edgecv_runtime.stream.sinks.base import Output, Sink
 
-SCHEMES = ("rtsp", "rtsps")
+SCHEMES = {"rtsp": 554, "rtsps": 322}
 _KEY_FRAME_S = 2  # who joins waits that long for a picture
 _STAMP_BYTES = 8
 
@@ -38,8 +39,10 @@ class PublishSink(Sink):
     def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
         """url: `rtsp://user:password@host:port/path`; timeout_s: for each frame. Raises BadInput."""
         self.name = shown(url)
-        if split(url).scheme not in SCHEMES or not split(url).place:
-            raise BadInput(f"{self.name}: expected rtsp://user:password@host:port/path")
+        form, parts = "rtsp://user:password@host:port/path", split(url)
+        if parts.scheme not in SCHEMES:
+            raise BadInput(f"{self.name}: expected {form}")
+        peer(parts.place, SCHEMES[parts.scheme], self.name, form)
         self._url = url
         self._timeout_s = timeout_s
         self._source = ""

@@ -11,13 +11,13 @@ import ssl
 import threading
 from urllib.parse import unquote
 
-from edgecv_runtime.addresses import host_and_port
+from edgecv_runtime.addresses import peer
 from edgecv_runtime.errors import BadInput, Closed
 from edgecv_runtime.stream.redact import redact, shown, split
 from edgecv_runtime.stream.sinks.base import Output, Sink
 from edgecv_runtime.stream.sinks.jsonlines import line_of
 
-SCHEMES = ("http", "https")
+SCHEMES = {"http": 80, "https": 443}
 _TRIES = 3
 _ANSWER_BYTES = 65536
 _LATE = 2  # times the timeout, which is for each read: a server may send a byte a second
@@ -36,9 +36,10 @@ class WebhookSink(Sink):
         """url: `https://user:password@host/path`; timeout_s: for connecting and for each answer. Raises BadInput."""
         self.name = shown(url)
         parts = split(url)
-        place = host_and_port(parts.place)
-        if parts.scheme not in SCHEMES or place is None:
-            raise BadInput(f"{self.name}: expected https://user:password@host:port/path")
+        form = "https://user:password@host:port/path"
+        if parts.scheme not in SCHEMES:
+            raise BadInput(f"{self.name}: expected {form}")
+        place = peer(parts.place, SCHEMES[parts.scheme], self.name, form)
         self._path = (parts.tail if parts.tail.startswith("/") else f"/{parts.tail}").partition("#")[0]
         if not self._path.isascii() or not self._path.isprintable() or " " in self._path:
             raise BadInput(f"{self.name}: write blanks as %20, and other letters by their bytes in UTF-8, as %C3%A4")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 import time
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
+from edgecv_runtime.addresses import peer
 from edgecv_runtime.errors import BadInput, EdgecvError, SourceUnavailable
 from edgecv_runtime.stream.clock import CaptureClock
 from edgecv_runtime.stream.ending import End
@@ -48,7 +48,6 @@ _PATIENCE = 3  # times the longest of the last waits
 _FEW = 3  # packets from which on the waits between them are known
 _MOST_REORDERED = 64  # packets whose frames may come later
 _LONGEST_GAP_S = 60.0  # between two frames of an HLS stream; more is a new beginning
-_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:@]+)(?::(?P<port>\d{1,5}))?")
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,19 +75,11 @@ class Url:
         scheme, userinfo, authority, tail = split(text)
         if scheme not in SCHEMES:
             raise BadInput(f"{shown(text)}: expected rtsp://user:password@host:port/path")
-        host, port = host_and_port(authority, SCHEMES[scheme].port, shown(text), "rtsp://user:password@host:port/path")
+        host, port = peer(authority, SCHEMES[scheme].port, shown(text), "rtsp://user:password@host:port/path")
         user, colon, password = userinfo.partition(":")
         encoded = "".join([quote(unquote(user), safe=""), colon, quote(unquote(password), safe="")])
         opened = f"{SCHEMES[scheme].name}://{encoded}{'@' if userinfo else ''}{authority}{tail}"
         return cls(shown(text), opened, scheme, host, port)
-
-
-def host_and_port(place: str, default: int, url: str, form: str) -> tuple[str, int]:
-    """`host`, `host:port` or `[IPv6]:port` taken apart; raises BadInput, which shows `url` and the expected form."""
-    found = _HOST.fullmatch(place)
-    if found is None or not 0 < int(found["port"] or default) < 65536:
-        raise BadInput(f"{url}: expected {form}")
-    return found["host"].strip("[]"), int(found["port"] or default)
 
 
 class NetworkSource(Source):

@@ -19,10 +19,11 @@ from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from edgecv_runtime.addresses import peer
 from edgecv_runtime.errors import BadInput, SourceUnavailable, nearest
 from edgecv_runtime.stream.redact import redact, remember, shown, split
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts
-from edgecv_runtime.stream.sources.network import NetworkSource, Url, host_and_port, probe
+from edgecv_runtime.stream.sources.network import NetworkSource, Url, probe
 
 logger = logging.getLogger("edgecv")
 
@@ -70,7 +71,7 @@ class OnvifSource(NetworkSource):
         Raises BadInput.
         """
         parts = split(url)
-        self._host, self._port = host_and_port(parts.place, 80, shown(url), "onvif://user:password@host:port")
+        self._host, self._port = peer(parts.place, 80, shown(url), "onvif://user:password@host:port")
         super().__init__(f"rtsp://{parts.place}", timeout_s=timeout_s)
         self.name = shown(url)
         user, _, password = parts.userinfo.partition(":")
