@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from stream_lab import BIKES, Brightness, brightness, run_python
 
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.stream import FakeCamera, Frame, JsonLinesSink, Output, VideoSink, open_source, run
-from edgecv_runtime.stream.sinks.segments import Limits, Part, Segments
+from edgecv_runtime.stream.sinks.segments import Limits, Part, Segments, Slugs
 from edgecv_runtime.stream.sources.fake import Frames
 
 NIGHT = 1_795_824_000.0  # 2026-11-28T00:00:00Z
@@ -125,10 +126,53 @@ def test_names_without_hard_links(tmp_path, monkeypatch):
 def test_names_say_source_and_time(tmp_path):
     segments = Segments(tmp_path / "{source}_{time}.mp4")
     assert segments.name("rtsp://h/a b", NIGHT).name == "rtsp-h-a-b_20261128T000000Z.mp4"
-    assert segments.name("rtsp://h/a:b", NIGHT).name == "rtsp-h-a-b-2_20261128T000000Z.mp4"
+    assert segments.name("rtsp://h/a:b", NIGHT).name == "rtsp-h-a-b-44ec2e_20261128T000000Z.mp4"
     for path, message in {"x/{sorce}.mp4": "'{sorce}' means nothing", "no/o.mp4": "there is no folder"}.items():
         with pytest.raises(BadInput, match=message):
             Segments(tmp_path / path)
+
+
+def test_lines_are_whole_in_a_pipe_that_does_not_block(monkeypatch):
+    """As a parent leaves it behind that shares its standard output with an event loop."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with os.fdopen(write, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        count = 800  # more than the 64 KiB that a pipe holds
+        got: list[bytes] = []
+        reader = threading.Thread(target=lambda: got.append(os.fdopen(read, "rb").read()))
+        threading.Timer(0.3, reader.start).start()  # long after it is full
+        with JsonLinesSink("-") as sink:
+            for index in range(count):
+                sink.write(output(index))
+    reader.join(10)
+    assert [json.loads(line)["index"] for line in got[0].splitlines()] == list(range(count))
+
+
+def test_a_recording_is_named_by_its_source_and_not_by_who_comes_first(tmp_path):
+    """Appended lines of two cameras would change places at a restart."""
+    sources = ["/a/cam.mp4", "/b/CAM.mp4", "rtsp://h/door"]
+
+    def written(order):
+        slugs = Slugs()
+        slugs.expect(sources)
+        return {each: slugs.of(each) for each in order}
+
+    first = written(sources)
+    assert first == written(sources[::-1])
+    assert len({each.casefold() for each in first.values()}) == 3
+    assert first["rtsp://h/door"] == "rtsp-h-door"
+    late = Slugs()
+    late.expect(sources[:1])
+    assert late.of("/a/cam.mp4") == "cam.mp4"
+    assert late.of("/b/CAM.mp4") == first["/b/CAM.mp4"]  # one that comes later takes no name from it
+    for order in (1, -1):
+        with JsonLinesSink(tmp_path / "{source}.jsonl") as sink:
+            sink.start(sources)
+            for source in sources[::order]:
+                sink.write(output(0, source=source))
+    lines = [[json.loads(line)["source"] for line in path.read_text().splitlines()] for path in tmp_path.iterdir()]
+    assert sorted(lines) == [[each] * 2 for each in sorted(sources)]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,11 @@ class JsonLinesSink(Sink):
                 _check_writable(Path(path))
             except OSError as exc:
                 raise BadInput(f"{self.name}: cannot be written: {exc.strerror}") from exc
+
+    def start(self, sources: Sequence[str]) -> None:
+        """Name the files of these sources."""
+        if self._segments is not None:
+            self._segments.expect(sources)
 
     def write(self, output: Output) -> None:
         """Write one line; raises OSError when it cannot, TypeError when the result is no JSON."""
@@ -142,7 +149,10 @@ class _File:
         rest = memoryview(line)
         try:
             while rest:
-                rest = rest[os.write(self._fd, rest) :]
+                try:
+                    rest = rest[os.write(self._fd, rest) :]
+                except BlockingIOError:  # a pipe that does not block, as some parents share it: half a line is in it
+                    select.select([], [self._fd], [])
         except OSError:
             written = len(line) - len(rest)
             if self._regular and os.fstat(self._fd).st_size == self.size + written:  # nobody else appends to it

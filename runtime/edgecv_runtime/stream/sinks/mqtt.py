@@ -6,6 +6,7 @@ import contextlib
 import ssl
 import threading
 import uuid
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -61,6 +62,10 @@ class MqttSink(Sink):
         self._reason = "not connected yet"
         self._started = self._closed = False
         self._client = self._make(parts.scheme, parts.userinfo)
+
+    def start(self, sources: Sequence[str]) -> None:
+        """Name the topics of these sources."""
+        self._slugs.expect(sources)
 
     def write(self, output: Output) -> None:
         """Publish one result and wait for the broker's answer; raises ConnectionError without."""

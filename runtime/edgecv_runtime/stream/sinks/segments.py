@@ -7,10 +7,12 @@ next free number is used: `out.mp4`, `out-2.mp4`, `out-3.mp4`.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +75,10 @@ class Segments:
             raise BadInput(f"{path}: there is no folder {self.path.parent}")
         self._slugs = Slugs()
 
+    def expect(self, sources: Iterable[str]) -> None:
+        """The sources of a run, before the first file."""
+        self._slugs.expect(sources)
+
     def name(self, source: str, unix_s: float) -> Path:
         """The path for a source and the wall clock of its first frame, whether it is free or not."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(unix_s))
@@ -108,19 +114,37 @@ class Segments:
 
 
 class Slugs:
-    """Names of sources as parts of names of files and topics: no two alike."""
+    """Names of sources as parts of names of files and topics: no two alike, on file systems that know no case either.
+
+    Those that would be called alike are marked by what they are, not by who comes first: the same at every start.
+    """
 
     def __init__(self) -> None:
         self._given: dict[str, str] = {}
 
+    def expect(self, sources: Iterable[str]) -> None:
+        """The sources of a run, before the first one is named."""
+        new = dict.fromkeys(each for each in sources if each not in self._given)
+        plain = Counter(_plain(each).casefold() for each in new)
+        for source in new:
+            self._name(source, alone=plain[_plain(source).casefold()] == 1)
+
     def of(self, source: str) -> str:
         """The one of a source, the same each time."""
         if source not in self._given:
-            plain = _SLUG.sub("-", source if "://" in source else Path(source).name).strip("-") or "source"
-            taken = set(self._given.values())
-            names = (plain if number == 1 else f"{plain}-{number}" for number in itertools.count(1))
-            self._given[source] = next(name for name in names if name not in taken)
+            self._name(source, alone=True)
         return self._given[source]
+
+    def _name(self, source: str, *, alone: bool) -> None:
+        plain, digest = _plain(source), hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()
+        names = [plain] if alone else []
+        names += [f"{plain}-{digest[:6]}", f"{plain}-{digest}"]
+        taken = {each.casefold() for each in self._given.values()}
+        self._given[source] = next(name for name in names if name.casefold() not in taken)
+
+
+def _plain(source: str) -> str:
+    return _SLUG.sub("-", source if "://" in source else Path(source).name).strip("-") or "source"
 
 
 class Part:

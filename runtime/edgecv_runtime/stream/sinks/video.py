@@ -65,13 +65,14 @@ class VideoSink(Sink):
         _import_av()
 
     def start(self, sources: Sequence[str]) -> None:
-        """Refuse several sources in one file; raises BadInput."""
+        """Name the files of these sources; refuses several in one file: raises BadInput."""
         if len(sources) > 1 and not self._segments.by_source:
             path = self._segments.path
             raise BadInput(
                 f"{self.name}: one video holds one source, and there are {len(sources)}; "
                 f"use {path.stem}-{{source}}{path.suffix}"
             )
+        self._segments.expect(sources)
 
     def write(self, output: Output) -> None:
         """Draw and encode one frame; after a failure, which is raised, the next frame begins a new file."""
