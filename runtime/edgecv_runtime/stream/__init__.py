@@ -16,10 +16,12 @@ from edgecv_runtime.stream.events import STATES, Event, Journal
 from edgecv_runtime.stream.frame import Frame
 from edgecv_runtime.stream.latest import Latest
 from edgecv_runtime.stream.ledger import Account, Ledger, LedgerError
-from edgecv_runtime.stream.loop import Settings, Stream, run, stop_on_signals
+from edgecv_runtime.stream.loop import Stream
 from edgecv_runtime.stream.redact import redact
 from edgecv_runtime.stream.report import SinkReport, SourceReport, Spread, StreamReport
 from edgecv_runtime.stream.rules import OnRules, Rule
+from edgecv_runtime.stream.running import run, stop_on_signals
+from edgecv_runtime.stream.settings import Settings
 from edgecv_runtime.stream.sinks import (
     CallbackSink,
     JsonLinesSink,

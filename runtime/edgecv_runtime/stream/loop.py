@@ -7,26 +7,23 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from edgecv_runtime import signals
 from edgecv_runtime.errors import BadInput
-from edgecv_runtime.stream.backoff import Waits
 from edgecv_runtime.stream.buffer import WhenLate
 from edgecv_runtime.stream.camera import Camera
 from edgecv_runtime.stream.delivery import Delivery
 from edgecv_runtime.stream.engine import Engine, Inferred, Model, described
-from edgecv_runtime.stream.events import Event, Journal
+from edgecv_runtime.stream.events import Journal
 from edgecv_runtime.stream.frame import Frame
 from edgecv_runtime.stream.lane import Served
 from edgecv_runtime.stream.latest import Latest
 from edgecv_runtime.stream.ledger import STOPPED, Ledger
 from edgecv_runtime.stream.report import Percentiles, StreamReport
 from edgecv_runtime.stream.scheduler import choose, window_ns
+from edgecv_runtime.stream.settings import Settings
 from edgecv_runtime.stream.sinks.base import Output, Sink
 from edgecv_runtime.stream.sources import Source, open_source
 from edgecv_runtime.stream.sources.isolated import isolated
@@ -34,108 +31,6 @@ from edgecv_runtime.stream.sources.isolated import isolated
 _POLL_S = 0.1  # how soon a set `stop` is seen
 _PROGRESS_S = 0.5  # least time between two calls of `on_progress`
 _STOP_S = 1.5  # how long a stop waits for the model, for sinks to flush and for cameras to let go, together
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a stream behaves.
-
-    when_late: "drop-oldest", "drop-newest", "wait"; "auto": cameras drop the oldest, recordings wait.
-    max_frames: end each source after this many frames went through the model.
-    reconnect: connect cameras again when they are lost; otherwise a lost camera has ended.
-    isolate: read each camera in a process of its own, so that a crash of a decoder or driver ends only that.
-    batch: frames that the model takes at once, from different sources; None is what it was tuned for.
-    max_failures: failures of the model in a row that end a source.
-    hang_s: a call of the model that takes longer hangs; the stacks go to stderr and the run ends with exit code 6.
-    stall_s: a camera without a sign of life for so long is stalled.
-    waits: between tries to reach a camera, or a sink.
-    """
-
-    when_late: WhenLate | Literal["auto"] = "auto"
-    max_frames: int | None = None
-    reconnect: bool = True
-    isolate: bool = True
-    batch: int | None = None
-    max_failures: int = 30
-    hang_s: float = 60.0
-    stall_s: float = 2.5
-    waits: Waits = field(default_factory=Waits)
-
-    def __post_init__(self) -> None:
-        if self.max_frames is not None and self.max_frames < 1:
-            raise BadInput(f"max_frames must be at least 1, got {self.max_frames}")
-        if self.batch is not None and self.batch < 1:
-            raise BadInput(f"batch must be at least 1, got {self.batch}")
-
-
-def run(
-    model: Model,
-    sources: str | int | Path | Source | Sequence[str | int | Path | Source],
-    sinks: Sequence[Sink] = (),
-    *,
-    when_late: WhenLate | Literal["auto"] = "auto",
-    max_frames: int | None = None,
-    stop: threading.Event | None = None,
-    on_progress: Callable[[StreamReport], object] | None = None,
-    on_event: Callable[[Event], object] | None = None,
-    reconnect: bool = True,
-    isolate: bool = True,
-    batch: int | None = None,
-    max_failures: int = 30,
-    hang_s: float = 60.0,
-    waits: Waits | None = None,
-) -> StreamReport:
-    """Run a model on every frame of one or several sources and hand the results to sinks, until all sources end.
-
-    model: (H, W, 3) uint8 BGR -> a result with `draw` and `as_dict` (see tasks.Result); it has a thread of its own.
-    sources: what `open_source` takes, or sources; each is read by a thread of its own, served in turn, and closed.
-    sinks: each in a thread of its own, and closed; results of cameras are dropped, counted, when a sink is too slow.
-    stop: when set, the run ends in order within 2 s, whatever the sources are doing (see `stop_on_signals`).
-    on_progress: called about twice a second with the report so far.
-    on_event: called with each event as it comes (a source connects, is live, ends, ...), by the thread it happens in.
-    The others: see `Settings`. `Stream` is the same in parts, for sources that come and go.
-    Raises BadInput for sources or sinks that cannot be used; every later trouble stands in the report, whose `check()`
-    raises it and whose `exit_code` says it. Raises LedgerError if a frame were lost.
-    """
-    given = [sources] if isinstance(sources, (str, int, Path, Source)) else list(sources)
-    if not given:
-        raise BadInput("no sources: expected at least one camera, URL, video file or folder")
-    settings = Settings(
-        when_late=when_late,
-        max_frames=max_frames,
-        reconnect=reconnect,
-        isolate=isolate,
-        batch=batch,
-        max_failures=max_failures,
-        hang_s=hang_s,
-        waits=waits or Waits(),
-    )
-    stream = Stream(model, given, sinks, settings)
-    if on_event is not None:
-        stream.journal.subscribe(on_event)
-    return stream.run(stop, on_progress)
-
-
-class SignalEvent(threading.Event):
-    """An event that knows which signal set it: `signum`, None before."""
-
-    signum: int | None = None
-
-
-@contextmanager
-def stop_on_signals(*numbers: int) -> Iterator[SignalEvent]:
-    """An event for `run(stop=...)` that SIGTERM, SIGINT and SIGHUP (or the given ones) set; in the main thread only.
-
-    A second signal does what it would have done without.
-    """
-    stop = SignalEvent()
-
-    def note(number: int) -> None:
-        stop.signum = number
-        stop.set()
-
-    with signals.at_first(note, *(numbers or (*signals.ENDING, *signals.HANG_UP))):
-        yield stop
 
 
 class Stream:

@@ -15,8 +15,9 @@ from edgecv_runtime.errors import EdgecvError
 from edgecv_runtime.records import Record
 from edgecv_runtime.stream.engine import Model
 from edgecv_runtime.stream.events import Event
-from edgecv_runtime.stream.loop import Settings, Stream
+from edgecv_runtime.stream.loop import Stream
 from edgecv_runtime.stream.report import Percentiles, Spread, StreamReport
+from edgecv_runtime.stream.settings import Settings
 from edgecv_runtime.stream.sinks.base import Output, Sink
 from edgecv_runtime.stream.sources import Source, open_source
 from edgecv_runtime.stream.sources.isolated import AVAILABLE, Isolated
