@@ -7,7 +7,7 @@ one function serves accuracy, agreement, the search for int8 and validation in t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,10 @@ from edgecv_runtime.backends import Tensors
 from edgecv_runtime.geometry import View
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.preprocess import Image
-from edgecv_runtime.tasks.confusion import Confusion
-from edgecv_runtime.tasks.reading import Given, Reading
+
+if TYPE_CHECKING:  # a start does without them
+    from edgecv_runtime.tasks.confusion import Confusion
+    from edgecv_runtime.tasks.reading import Given, Reading
 
 Rows = NDArray[np.float32]
 

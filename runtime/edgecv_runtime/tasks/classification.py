@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,12 @@ from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
 from edgecv_runtime.tasks import scores as meaning
 from edgecv_runtime.tasks.base import squares
-from edgecv_runtime.tasks.confusion import Confusion
 from edgecv_runtime.tasks.drawing import printable
-from edgecv_runtime.tasks.reading import Given, Reading
 from edgecv_runtime.tasks.scores import Meaning, Rows
+
+if TYPE_CHECKING:  # a start does without them
+    from edgecv_runtime.tasks.confusion import Confusion
+    from edgecv_runtime.tasks.reading import Given, Reading
 
 
 class Guess(Record, frozen=True):
@@ -236,6 +238,8 @@ class ClassificationTask:
 
     def confusion(self, result: Classification, truth: Classification) -> Confusion:
         """One frame, by the top-1 labels."""
+        from edgecv_runtime.tasks.confusion import Confusion
+
         counts = np.zeros((len(self.labels), len(self.labels)), np.int64)
         counts[truth.index, result.index] = 1
         return Confusion(self.labels, counts, "frames")
