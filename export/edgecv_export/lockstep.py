@@ -112,7 +112,7 @@ class Lockstep:
         model = self._original.model
         inputs = [
             onnx.helper.make_tensor_value_info(
-                f"in{index}", onnx.helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim
+                f"in{index}", onnx.helper.np_dtype_to_tensor_dtype(value.dtype), _shape(value)
             )
             for index, value in enumerate(feeds)
         ]
@@ -127,3 +127,8 @@ class Lockstep:
         settings.log_severity_level = 3
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")  # hundreds of sessions wait at once
         return onnxruntime.InferenceSession(single.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+
+
+def _shape(value: Values) -> list[int | None]:
+    """Of an input, where any size may change; not the length of a list of sizes, which onnx takes for 0 when open."""
+    return [len(value)] if value.ndim == 1 and value.dtype.kind == "i" else [None] * value.ndim

@@ -347,6 +347,34 @@ def test_a_walk_gives_every_output(exported, digits):
         assert np.array_equal(outputs["other"], np.maximum(outputs["logits"], 0))
 
 
+def test_a_walk_takes_lists_of_sizes_that_are_computed(digits):
+    """Of a Resize, a Reshape and an Expand. Oracle: ONNX Runtime on the whole graph."""
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        sizes (uint8[batch, 32, 32, 3] image) => (float[batch, channels, height, width] logits)
+        <int64[1] one = {1}, int64[1] none = {0}, int64[2] half = {16, 16}, int64[2] whole = {32, 32},
+         int64[1] two = {2}>
+        {
+            pixels = Cast <to = 1> (image)
+            x = Transpose <perm = [0, 3, 1, 2]> (pixels)
+            shape = Shape (x)
+            outer = Slice (shape, none, two)
+            smaller = Concat <axis = 0> (outer, half)
+            same = Concat <axis = 0> (outer, whole)
+            little = Resize (x, , , smaller)
+            large = Resize (little, , , same)
+            flat = Reshape (large, shape)
+            logits = Expand (flat, same)
+        }
+    """
+    model = onnx.parser.parse_model(text)
+    for number, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}{number}"
+    frames = digits[0][:3]
+    for outputs in Lockstep(Wiring(model), [], {}).walk(frames):
+        assert np.array_equal(outputs["logits"], run(model, frames))
+
+
 def test_analytic_bias_correction_takes_back_what_rounding_the_weights_shifts(exported, digits):
     """Oracle: brute force. The mean output of a pointwise layer with rounded weights, with and without correction."""
     model, frames = onnx.load(exported / "model.onnx"), digits[0][:64]
