@@ -6,8 +6,9 @@ Writes benchmarks/results/streams.md. FOLDER holds the peers: `pip install --tar
 in both is taken from here. Without it they are left out. A camera is 640x480 at 15 frames/s in H.264 over RTSP; all are
 one GStreamer server on this machine, which sends and does not encode; its CPU time is not counted. Each frame shows its
 number, and the server notes when it takes it up, so that the age of a result is known from outside; the server's time
-is part of it for all alike. All call one and the same function on a frame: edgecv from its one model thread,
-the others from a thread for each camera, so that with many cameras they use more of the processor for it.
+is part of it for all alike. All but "edgecv, tuned" call one and the same function on a frame, which computes on one
+core, from one thread. "edgecv, tuned" is the same file as users run it: float32 on ONNX Runtime as `edgecv tune --goal
+throughput` found it, with edgecv's own preprocessing.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ BITS, BLOCK = 10, 32  # the number of a frame, in black and white squares along 
 WARM_S = 4.0
 MOST_S = 90.0  # until all cameras are open
 MODEL = "mobilenet_v3_small"
+TUNED: dict[str, Any] = {"backend": "onnxruntime", "precision": "float32", "goal": "throughput"}
 
 
 def make_clip(path: Path) -> None:
@@ -70,6 +72,7 @@ class Classifier:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
+        self.model = model
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0]
         self._first = self._input.shape[1] == 3  # channels
@@ -106,6 +109,17 @@ def by_edgecv(classify: Classifier, urls: list[str], stop: threading.Event, isol
     stream.run(classify, urls, stop=stop, isolate=isolate)
 
 
+def by_tuned(classify: Classifier, urls: list[str], stop: threading.Event) -> None:
+    import edgecv_runtime
+    from edgecv_runtime import stream
+
+    def note(frame: stream.Frame, _: Any) -> None:
+        classify.seen.append((number_in(frame.image), time.monotonic_ns()))
+
+    with edgecv_runtime.load(Path(classify.model).parent, **TUNED) as model:
+        stream.run(model, urls, [stream.CallbackSink(note)], stop=stop)
+
+
 def by_opencv(classify: Classifier, urls: list[str], stop: threading.Event) -> None:
     captures = [cv2.VideoCapture(url, cv2.CAP_FFMPEG) for url in urls]
     while not stop.is_set():
@@ -138,6 +152,7 @@ def by_vidgear(classify: Classifier, urls: list[str], stop: threading.Event) -> 
 CONTENDERS: dict[str, Callable[[Classifier, list[str], threading.Event], None]] = {
     "edgecv": by_edgecv,
     "edgecv, one process": lambda *arguments: by_edgecv(*arguments, isolate=False),
+    "edgecv, tuned": by_tuned,
     "OpenCV loop": by_opencv,
     "supervision": by_supervision,
     "vidgear": by_vidgear,
@@ -341,6 +356,10 @@ def main() -> None:
         return
     import study
 
+    from edgecv_runtime.choose import Ask
+    from edgecv_runtime.goals import Goal
+    from edgecv_runtime.loading import load_asked
+
     names = [name for name in CONTENDERS if options.peers or name not in ("supervision", "vidgear")]
     lines = [
         "| cameras | loop | frames/s | of | age p50, ms | age p99, ms | cores | MB |",
@@ -349,6 +368,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, study.exported(MODEL) as bundle:
         clip, model = Path(folder) / "clip.mp4", next(Path(bundle).rglob("*.onnx"))
         make_clip(clip)
+        ask = Ask(**TUNED | {"goal": Goal(TUNED["goal"]), "tune": True})
+        with load_asked(bundle, ask) as tuned:
+            how = f"tuned: {tuned.info.threads} threads, {tuned.info.streams} streams, batch {tuned.info.batch}"
         with Server(clip, Path(folder) / "log") as server:
             for cameras in options.cameras:
                 found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
@@ -361,7 +383,8 @@ def main() -> None:
                     lines.append(f"| {cameras} | {name} | {figures} |")
                     print(lines[-1], flush=True)
         lines += ["", *flat_out(model, clip, max(3, options.rounds)), "", *stages(model, clip)]
-    how = f"python benchmarks/streams.py --seconds {options.seconds:g} --rounds {options.rounds}; medians of the rounds"
+    command = f"python benchmarks/streams.py --seconds {options.seconds:g} --rounds {options.rounds}"
+    how = f"{command}; medians of the rounds. {how}."
     study.write("streams", "Cameras through a model", how, lines)
 
 
