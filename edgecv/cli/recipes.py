@@ -120,13 +120,11 @@ def runs(
 
 
 def _print_runs(rows: list[Training]) -> None:
-    from rich import box
-    from rich.table import Table
+    from edgecv.grid import add_column, grid
 
-    headings = "run", "training", "model", "score", "epochs", "date", "MB"
-    table = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False)
-    for number in (3, 4, 6):
-        table.columns[number].justify = "right"
+    table = grid()
+    for name in ("run", "training", "model", "score", "epochs", "date", "MB"):
+        add_column(table, name, right=name in ("score", "epochs", "MB"))
     for row in rows:
         score = "–" if row.score is None else f"{row.metric} {100 * row.score:.2f} %"
         epochs = f"{row.epochs}" + ("" if row.finished else ", unfinished")
@@ -138,11 +136,10 @@ def models(json: Json = False) -> None:
     """List the zoo: task, parameters, MACs, input, receptive field, weights; with --json, where those come from."""
     _need_torch()
     from msgspec import to_builtins
-    from rich import box
-    from rich.table import Table
 
     from edgecv import models as zoo
     from edgecv import xray
+    from edgecv.grid import add_column, grid
     from edgecv.xray.console import count_text, field_text
 
     specs = [zoo.spec(name) for name in zoo.names()]
@@ -152,9 +149,9 @@ def models(json: Json = False) -> None:
             [{**to_builtins(spec), "macs": costs[spec.name].macs, "field": costs[spec.name].field} for spec in specs]
         )
         return
-    headings = "model", "task", "parameters", "MACs", "input", "receptive field", "weights"
-    table = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False)
-    table.columns[2].justify = table.columns[3].justify = "right"
+    table = grid()
+    for name in ("model", "task", "parameters", "MACs", "input", "receptive field", "weights"):
+        add_column(table, name, right=name in ("parameters", "MACs"))
     for spec in specs:
         cost = costs[spec.name]
         of = "backbone " if spec.backbone else ""

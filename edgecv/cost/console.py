@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edgecv.cost.measure import QUIET
 from edgecv.cost.predict import Forecast, KernelCost, Prediction
 from edgecv.cost.record import Survey
+from edgecv.grid import grid
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,14 +94,12 @@ def _most(rows: Sequence[KernelCost]) -> str:
 
 
 def _grid(console: Console, title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=box.SIMPLE_HEAD, title=Text(title, "bold"), title_justify="left", pad_edge=False, show_edge=False)
+    table = grid(title, gap=1)
     for name in header:
         is_number, is_list = name in ("ms", "share", "limit ms", "count"), name in ("layer", "runs with it")
-        grid.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=not is_list)
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=not is_list)
     for line in lines:
-        grid.add_row(*(Text(cell) for cell in line))
-    console.print(grid)
+        table.add_row(*(Text(cell) for cell in line))
+    console.print(table)

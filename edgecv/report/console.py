@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from edgecv.grid import grid
 from edgecv_runtime.bench import table
 from edgecv_runtime.bench.table import Row
 
@@ -75,20 +76,17 @@ def _layouts(names: list[str]) -> Iterator[Layout]:
 
 
 def _grid(title: str, rows: list[Row], layout: Layout) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=box.SIMPLE_HEAD, title=Text(title, "bold"), title_justify="left", pad_edge=False, show_edge=False)
-    grid.padding = (0, 1, 0, 0)
+    filled = grid(title, gap=1)
     for upper, lower in layout:
         head = f"{upper}\n{lower}" if lower else upper.replace(" ", "\n")
-        grid.add_column(Text(head), justify="left" if upper in table.WORDS else "right", no_wrap=True)
+        filled.add_column(Text(head), justify="left" if upper in table.WORDS else "right", no_wrap=True)
     best = table.fastest(rows)
     for row in rows:
         style = "bold green" if row is best else "" if row.offered else "dim"
-        grid.add_row(*(_cell(row, upper, lower) for upper, lower in layout), style=style)
-    return grid
+        filled.add_row(*(_cell(row, upper, lower) for upper, lower in layout), style=style)
+    return filled
 
 
 def _cell(row: Row, upper: str, lower: str) -> Text:

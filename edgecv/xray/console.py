@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from edgecv.grid import add_column, grid
 from edgecv.xray.fields import Field
 from edgecv.xray.groups import Group, grouped
 from edgecv.xray.relations import arithmetic_intensity
@@ -28,8 +29,8 @@ def print_table(table: Table, console: Console, *, depth: int | None = None, top
     if top is not None:
         costly = sorted(table.rows, key=lambda row: -row.macs)[:top]
         groups = [Group(row.name, (row,)) for row in table.rows if any(row is each for each in costly)]
-    grid, left_out = _fitting(table, groups, console)
-    console.print(grid)
+    fitting, left_out = _fitting(table, groups, console)
+    console.print(fitting)
     for line in totals(table):
         console.print(line, soft_wrap=True)
     notes = []
@@ -48,16 +49,16 @@ def print_changes(changes: Sequence[Change], console: Console) -> None:
     if not changes:
         console.print("what if: no convolution or strided pooling here that could be built otherwise")
         return
-    grid = _empty("what if", gap=1)
+    found = grid("what if", gap=1)
     for name in ("layer", "instead", "parameters", "then", "", "MACs", "then", ""):
-        _add_column(grid, name, right=name not in ("layer", "instead"))
+        add_column(found, name, right=name not in ("layer", "instead"))
     for each in changes:
-        grid.add_row(
+        found.add_row(
             each.layer, each.change, count_text(each.parameters), count_text(each.parameters_after),
             times(each.parameters, each.parameters_after), count_text(each.macs), count_text(each.macs_after),
             times(each.macs, each.macs_after),
         )  # fmt: skip
-    console.print(grid)
+    console.print(found)
 
 
 class _Column(NamedTuple):
@@ -90,38 +91,23 @@ def _fitting(table: Table, groups: Sequence[Group], console: Console) -> tuple[G
 
     columns = list(_COLUMNS)
     while True:
-        grid = _grid(table, groups, columns)
-        wide = Measurement.get(console, console.options.update(max_width=1000), grid).maximum
+        found = _grid(table, groups, columns)
+        wide = Measurement.get(console, console.options.update(max_width=1000), found).maximum
         fits = wide <= console.width
         if fits or all(column.needed > 6 for column in columns):
-            grid.padding = (0, 2 if fits else 1, 0, 0)
-            return grid, [column.name for column in _COLUMNS if column not in columns]
+            found.padding = (0, 2 if fits else 1, 0, 0)
+            return found, [column.name for column in _COLUMNS if column not in columns]
         columns.remove(min(columns, key=lambda column: column.needed))
 
 
 def _grid(table: Table, groups: Sequence[Group], columns: Sequence[_Column]) -> Grid:
-    grid = _empty(f"{table.name} · {_shape(table.input_shape)}")
+    filled = grid(f"{table.name} · {_shape(table.input_shape)}")
     for column in columns:
-        _add_column(grid, column.name, right=column.right)
+        add_column(filled, column.name, right=column.right)
     for group in groups:
         found = cells(table, group)
-        grid.add_row(*(found[column.name] for column in columns))
-    return grid
-
-
-def _empty(title: str, gap: int = 2) -> Grid:
-    from rich import box
-    from rich.table import Table as Grid
-    from rich.text import Text
-
-    grid = Grid(box=box.SIMPLE_HEAD, title=Text(title, "bold"), title_justify="left", pad_edge=False, show_edge=False)
-    grid.padding = (0, gap, 0, 0)
-    return grid
-
-
-def _add_column(grid: Grid, name: str, *, right: bool) -> None:
-    """A column of figures keeps to one line; where there is no room, words take more lines: nothing is cut off."""
-    grid.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
+        filled.add_row(*(found[column.name] for column in columns))
+    return filled
 
 
 def cells(table: Table, group: Group) -> dict[str, str]:
