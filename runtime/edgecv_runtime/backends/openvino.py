@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import threading
 from collections import Counter
 from pathlib import Path
@@ -28,13 +29,15 @@ _CAPABILITIES: dict[Precision, str] = {"float32": "FP32", "bf16": "BF16", "fp16"
 _LAYERS = {"Convolution", "GroupConvolution", "FullyConnected", "MatMul", "Deconvolution", "RNNSeq"}
 _PRECISIONS = {"f32": "float32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
 _DIGEST = 32  # bytes of a SHA-256
+logger = logging.getLogger("edgecv")
 
 
 class OpenVinoBackend:
     """A model compiled by OpenVINO, one infer request per calling thread.
 
     Single frames have a graph of their own, with all shapes fixed (about a tenth faster); other batch sizes share a
-    second one, compiled when the first such batch comes.
+    second one, compiled when the first such batch comes. Where OpenVINO does not take the model with an open batch (its
+    int8 passes stumble over a Reshape there, 2026.4), the rows of a batch run one after the other.
     """
 
     def __init__(self, model: Path, options: Options) -> None:
@@ -69,7 +72,7 @@ class OpenVinoBackend:
         rows = {len(tensor) for tensor in feeds.values()}
         graph = self._graph(single=rows == {1})
         try:
-            outputs = graph.infer(feeds)
+            outputs = graph.in_turn(feeds) if rows != {1} and graph.fixed_to_one else graph.infer(feeds)
         except RuntimeError as exc:
             raise ComputationError(f"openvino failed on {self._model.name}: {_line(exc)}") from exc
         if not all(map(len, outputs.values())):  # so it answers, without an error, when memory runs out
@@ -123,12 +126,12 @@ class OpenVinoBackend:
             with self._lock:
                 if single not in graphs:
                     fixed = not single and not graphs[True].takes_one
-                    graphs[single] = graphs[True] if fixed else self._compiled(single)
+                    graphs[single] = graphs[True] if fixed else self._compiled(single, graphs.get(True))
                 graph = graphs[single]
         return graph
 
-    def _compiled(self, single: bool) -> _Graph:
-        """The compiled model from the cache folder, or compiled now and kept there."""
+    def _compiled(self, single: bool, instead: _Graph | None) -> _Graph:
+        """The compiled model from the cache folder, or compiled now and kept there; instead: where that fails."""
         if files.identity(self._model) != self._seen:  # larger batches are compiled when the first one comes
             raise ModelFileError(f"{self._model}: was exchanged while it was loaded; load it again")
         path = self._cache_file(single)
@@ -143,6 +146,9 @@ class OpenVinoBackend:
                         model.reshape({entry.get_any_name(): [1, *list(entry.partial_shape)[1:]]})
             compiled = core().compile_model(model, self._device, self._config)
         except (RuntimeError, UnicodeDecodeError) as exc:  # the latter: its message quotes the file's bytes
+            if instead is not None and instead.fixed_to_one:
+                logger.warning("openvino takes %s for single frames only: batches run in turn", self._model.name)
+                return instead
             raise ModelFileError(f"{self._model}: openvino cannot load it: {_line(exc)}") from exc
         if path and self._is_the_file():
             _write_cached(path, compiled)
@@ -181,7 +187,8 @@ class _Graph:
         self._memory = memory
         self._outputs = [_own_name(output) for output in compiled.outputs]
         first = compiled.inputs[0].partial_shape
-        self.takes_one = first.rank.is_dynamic or first[0].is_dynamic or first[0].get_length() == 1
+        self.fixed_to_one = first.rank.is_static and first[0].is_static and first[0].get_length() == 1
+        self.takes_one = self.fixed_to_one or first.rank.is_dynamic or first[0].is_dynamic
         self._requests = threading.local()
 
     def infer(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
@@ -190,6 +197,15 @@ class _Graph:
             request = self._requests.request = self.compiled.create_infer_request()
         request.infer(feeds, share_inputs=True, share_outputs=True)
         return {name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(self._outputs)}
+
+    def in_turn(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
+        """The rows of a batch one after the other, of a graph for single frames."""
+        count = max(map(len, feeds.values()))
+        rows = [
+            self.infer({name: np.ascontiguousarray(tensor[row : row + 1]) for name, tensor in feeds.items()})
+            for row in range(count)
+        ]
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
 def _own_name(output: Any) -> str:
