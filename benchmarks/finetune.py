@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import resource
 import tempfile
@@ -227,7 +228,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     given = parser.parse_args()
     if given.one:
-        torch.set_num_threads(2)
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         print(json.dumps(measured(given.one, given.photos, given.size, given.epochs)))
         return
     with tempfile.TemporaryDirectory(prefix="edgecv-photos-") as folder:
