@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -23,14 +24,15 @@ from typer.testing import CliRunner
 
 import edgecv_runtime as rt
 from edgecv.cli.app import app
-from edgecv_runtime import bulk, errors
+from edgecv_runtime import bulk, description, errors
 from edgecv_runtime import bundle as bundles
-from edgecv_runtime.bulk import child, job, ledger, tables
+from edgecv_runtime.bulk import child, inputs, job, ledger, tables
 from edgecv_runtime.bulk import running as runs
 from edgecv_runtime.bulk.worker import Part
 
 sys.path.append(str(Path(__file__).parents[1] / "runtime"))
 import faults_lab
+import foreign
 
 SOON_S = 20.0
 ENDED = 9
@@ -317,6 +319,26 @@ def test_a_name_that_is_no_utf_8_has_a_row_in_every_format(tmp_path, in_this_pro
     ]
 
 
+def test_what_is_no_picture_is_counted_and_a_list_of_names_takes_no_memory(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").symlink_to("nowhere")
+    (tmp_path / "photos" / "b").symlink_to("..")
+    found = inputs.Inputs(str(tmp_path / "photos"))
+    assert list(found) == []
+    assert found.left_out() == "2 pipes, sockets, devices, links to folders or to nothing"
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"nowhere/{'x' * 100}/{number}.png\n" for number in range(20_000)))
+    tracemalloc.start()
+    try:
+        with (tmp_path / "frozen").open("wb") as file:
+            assert inputs.freeze(inputs.Inputs(str(names)), file).images == 20_000
+        sizes = [len(chunk.names) for chunk in inputs.chunks(tmp_path / "frozen", 256)]
+        assert (len(sizes), sum(sizes)) == (79, 20_000)
+        assert tracemalloc.get_traced_memory()[1] < 500_000 < names.stat().st_size
+    finally:
+        tracemalloc.stop()
+
+
 def half(shelf, out, monkeypatch):
     """A job that was ended after its first part."""
 
@@ -376,6 +398,26 @@ def test_parts_of_another_job_are_refused_in_one_line(tmp_path, monkeypatch, in_
     assert [row["path"] for row in lines(out)] == [str(path) for path in in_order(shelf)]
 
 
+def test_a_plain_onnx_file_is_a_job_of_its_own_with_its_description(tmp_path, in_this_process):
+    shelf = tmp_path / "photos"
+    shelf.mkdir()
+    for number in range(6):
+        (shelf / f"{number}.png").write_bytes(png(number, (8, 8)))
+    model = foreign.save(tmp_path / "m.onnx")
+    (tmp_path / "m.yaml").write_text(foreign.YAML + "scores: logits\n")
+    made = rt.Predictor(model, **ASKED, description=tmp_path / "m.yaml")
+    bulk.run(made, shelf, tmp_path / "out.jsonl")
+    names = in_order(shelf)
+    wanted = [foreign.LABELS[int(foreign.truth(model, rt.images.read(name)).argmax())] for name in names]
+    assert [row["label"] for row in lines(tmp_path / "out.jsonl")] == wanted
+    record = rt.Predictor(model, **ASKED, description=description.read(tmp_path / "m.yaml"))
+    assert job.content(record) == job.content(made)
+    (tmp_path / "m.yaml").write_text(foreign.YAML + "scores: sigmoid-logits\n")
+    assert job.content(record) != job.content(made)
+    with pytest.raises(errors.BadInput, match="differs in the bundle"):
+        bulk.run(made, shelf, tmp_path / "out.jsonl")
+
+
 def test_evidence_that_is_measured_meanwhile_makes_no_other_bundle(shelf, tmp_path, monkeypatch, in_this_process):
     from edgecv_runtime.evidence import Evidence
 
@@ -406,19 +448,12 @@ def test_what_was_chosen_runs_to_the_end(shelf, tmp_path, monkeypatch, in_this_p
         seen.append((predictor.options["backend"], predictor.options["precision"], predictor.model.info.backend))
         return here(predictor, *more)
 
-    recorded["choice"] = {
-        "backend": other,
-        "precision": "float32",
-        "versions": vars_of(job.Choice.of(other, "float32")),
-    }
+    versions = job.Choice.of(other, "float32").versions
+    recorded["choice"] = {"backend": other, "precision": "float32", "versions": versions}
     (tmp_path / "out.jsonl.job.json").write_text(json.dumps(recorded))
     monkeypatch.setattr(runs, "computed", asked)
     bulk.run(rt.Predictor(BUNDLE), shelf, out)
     assert seen == [(other, "float32", other)]
-
-
-def vars_of(choice):
-    return choice.versions
 
 
 def test_a_bundle_that_is_exchanged_while_a_job_runs_ends_it(shelf, tmp_path, monkeypatch):

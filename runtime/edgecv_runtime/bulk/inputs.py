@@ -42,6 +42,7 @@ class Inputs:
         self.asked = asked
         self._others: Counter[str] = Counter()
         self._skipped = 0
+        self._special = 0
 
     def left_out(self) -> str:
         """What the last listing left out, in words; empty when that is nothing."""
@@ -51,11 +52,13 @@ class Inputs:
             told.append(f"{self._others.total()} files that are no images ({kinds})")
         if self._skipped:
             told.append(f"{self._skipped} hidden or system files and folders")
+        if self._special:
+            told.append(f"{self._special} pipes, sockets, devices, links to folders or to nothing")
         return ", ".join(told)
 
     def __iter__(self) -> Iterator[Input]:
         self._others.clear()
-        self._skipped = 0
+        self._skipped = self._special = 0
         path = Path(self.asked)
         if stores.is_url(self.asked):
             return self._of_store()
@@ -73,9 +76,12 @@ class Inputs:
         skipped: list[str] = []
         try:
             for entry in listing.walk(folder, skipped):
-                if entry.is_file() and self._is_image(entry.name, partial(images.head, Path(entry.path))):
-                    found = entry.stat()
-                    yield Input(entry.path, f"{found.st_size} {found.st_mtime_ns}")
+                if entry.is_dir(follow_symlinks=False):
+                    continue
+                if not entry.is_file():
+                    self._special += 1
+                elif self._is_image(entry.name, partial(images.head, Path(entry.path))):
+                    yield Input(entry.path, _stamp(entry.path))
         except OSError as exc:
             raise BadInput(f"{exc.filename or folder}: cannot be listed: {exc.strerror}") from exc
         self._skipped = len(skipped)

@@ -56,7 +56,7 @@ class Worker:
 
     def _start(self) -> None:
         self.channel, theirs = Pipe()
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._stderr = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed with the process
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _CODE.format(theirs.fileno())],
@@ -69,7 +69,7 @@ class Worker:
         self._ready = False
         self._at = None
         self.until_s = time.monotonic() + _LOADS_S
-        self.channel.send(self._sent)
+        self._send(self._sent)
 
     def begin(self, chunk: Chunk) -> None:
         """Have a chunk computed."""
@@ -80,8 +80,11 @@ class Worker:
     def _ask(self) -> None:
         if self._ready:
             self.until_s = time.monotonic() + self._hangs_s
+        self._send((self._chunk.names, self._known, self._together))
+
+    def _send(self, message: object) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # it has ended: `advance` finds that
-            self.channel.send((self._chunk.names, self._known, self._together))
+            self.channel.send(message)
 
     def advance(self) -> Part | None:
         """Take what the process has said, or that it has ended or hangs; the part when it is whole.
@@ -94,7 +97,7 @@ class Worker:
                     self._replace(f"it took more than {self._hangs_s:g} s")
                 return None
             kind, content = self.channel.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # also in the middle of a message
             self._replace(None)
             return None
         self.until_s = time.monotonic() + self._hangs_s
