@@ -222,7 +222,7 @@ def test_quantized_again_a_variant_gets_thresholds_of_its_own(boxes, tmp_path):
         known = opened.manifest.variant("float32").thresholds
         bundles.update(opened, manifest=msgspec.structs.replace(opened.manifest, variants=tuple(variants)))
     opened = rt.Bundle(path)
-    target = next(each for each in targets(opened, ["onnxruntime"]) if each.variant == "fp16")
+    target = next(each for each in targets(opened, "onnxruntime") if each.variant == "fp16")
     with rt.loading.of_target(opened, target) as model:
         assert model._decoder.thresholds == known
     val = load(recipe.read(boxes.folder / "recipe.yaml").data).val.take(8)

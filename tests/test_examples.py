@@ -18,6 +18,7 @@ SAID = {
     "add_model.py": r"23909 parameters with 5 classes\n2,865,664 MACs",
     "add_data_source.py": r"32 images of bright, dark: \d+% of the held-out right",
     "add_task.py": r"[1-9]\d? of 20 frames of a test picture are nothing that the network knows",
+    "inject_backend.py": r"there: agrees with golden on 100.0% of \d+ golden inputs, .*\n.*halving accelerator",
     "add_sink.py": r'10 frames, 10 lines; the first: "fake.*",0,\d+\.\d,digit \d,0\.\d+',
 }
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from edgecv_runtime import backends, machine, offers, onnxfile, tuning
-from edgecv_runtime.backends import DEFAULT_DEVICE
+from edgecv_runtime.backends import DEFAULT_DEVICE, Injected, Remote
 from edgecv_runtime.bundle import Bundle
-from edgecv_runtime.errors import BackendUnavailable, BadInput, nearest
+from edgecv_runtime.errors import BadInput, nearest
 from edgecv_runtime.evidence import Evidence, Key
 from edgecv_runtime.goals import Goal, Trial
 from edgecv_runtime.inputs import Input
+from edgecv_runtime.machine import Machine
 from edgecv_runtime.manifest import Manifest, TensorSpec
 from edgecv_runtime.offers import Offers
 from edgecv_runtime.records import Record
-from edgecv_runtime.target import Target, targets
+from edgecv_runtime.target import Target, injected, targets
 from edgecv_runtime.tuning import Memory
 
 # Until it has been measured: the order in which backends are tried.
@@ -28,7 +30,7 @@ DIALECTS = {"tensorrt": ("int8-s8s8-fp16", "int8-s8s8"), "openvino": ("int8-u8s8
 class Ask(Record, frozen=True):
     """What was asked of `load`: see there. tune: search the whole grid, and remember the result for `load`."""
 
-    backend: str = "auto"
+    backend: str | Injected = "auto"
     precision: str = "auto"
     device: str = DEFAULT_DEVICE
     threads: int = 0
@@ -41,14 +43,22 @@ class Ask(Record, frozen=True):
         if self.threads < 0:
             raise BadInput(f"threads must be at least 0, got {self.threads}")
 
+    @property
+    def named(self) -> str:
+        """The backend's name."""
+        return self.backend if isinstance(self.backend, str) else self.backend.name
+
 
 def for_bundle(bundle: Bundle, ask: Ask) -> Target:
     """Choose for a bundle; raises BadInput or BackendUnavailable that says what there is."""
     rejected: list[str] = []
     usable = []
-    verdicts = _Verdicts(bundle.manifest, bundle.evidence())
-    for target in targets(bundle, _names(ask.backend), ask.threads, ask.device):
-        why_not = _why_not(target, bundle.manifest, verdicts, ask.precision)
+    found = targets(bundle, ask.backend, ask.threads, ask.device)
+    evidence = bundle.evidence()
+    places = {place.key: place for place in (each.machine for each in found)}
+    verdicts = {key: _Verdicts(bundle.manifest, evidence, place) for key, place in places.items()}
+    for target in found:
+        why_not = _why_not(target, bundle.manifest, verdicts[target.machine.key], ask.precision)
         if why_not:
             rejected.append(f"not {target.key}: {why_not}")
         else:
@@ -59,21 +69,21 @@ def for_bundle(bundle: Bundle, ask: Ask) -> Target:
         hint = nearest(ask.precision, known) if ask.precision not in known else ""
         reasons = "; ".join(rejected)
         raise BadInput(
-            f"{bundle.path}: nothing runs at precision '{ask.precision}' on backend '{ask.backend}'{hint} ({reasons})"
+            f"{bundle.path}: nothing runs at precision '{ask.precision}' on backend '{ask.named}'{hint} ({reasons})"
         )
     if ask.precision == "int8":
-        usable = _one_dialect(usable, verdicts.here)
+        usable = _one_dialect(usable, lambda target: verdicts[target.machine.key].here)
     return _pick(usable, bundle.manifest.input, rejected, ask)
 
 
-def _one_dialect(usable: list[Target], here: Offers) -> list[Target]:
+def _one_dialect(usable: list[Target], there: Callable[[Target], Offers]) -> list[Target]:
     """Of several int8 variants on one backend, those offered there, or else the dialect that it is made for.
 
     "int8-u8s8-openvino" was made for that one backend, where it wanted another file than the others.
     """
 
     def rank(target: Target) -> tuple[bool, int]:
-        offered = here.why_not.get((target.variant, target.backend, offers.FLOAT)) == ""
+        offered = there(target).why_not.get((target.variant, target.backend, offers.FLOAT)) == ""
         made_for = DIALECTS.get(target.backend, (target.variant,))
         made_for = (*(f"{name}-{target.backend}" for name in made_for), *made_for)
         return (not offered, made_for.index(target.variant) if target.variant in made_for else len(made_for))
@@ -84,36 +94,35 @@ def _one_dialect(usable: list[Target], here: Offers) -> list[Target]:
 
 def for_file(file: Path, external: tuple[str, ...], entry: Input, ask: Ask) -> Target:
     """Choose for a plain ONNX file and the data files it names: only the backend and the float precision are open."""
+    kinds = backends.asked(ask.backend)
+    if any(isinstance(kind, Remote) for kind in kinds.values()):
+        raise BadInput(
+            f"{file}: a plain ONNX file has no golden inputs that would prove what {ask.named} answers: make it a "
+            "bundle first, edgecv adopt"
+        )
     digest = onnxfile.digest(file, external)
     usable = [
-        Target(file.stem, file, digest, name, hint, ask.threads, ask.device, rows=entry.rows)
-        for name in _names(ask.backend)
-        for hint in backends.get(name).precisions(ask.device)
+        Target(file.stem, file, digest, name, hint, ask.threads, ask.device, rows=entry.rows, injected=injected(kind))
+        for name, kind in kinds.items()
+        for hint in kind.precisions(ask.device)
         if hint == ask.precision or (ask.precision == "auto" and hint == "float32")
     ]
     if not usable:
         raise BadInput(
-            f"{file}: precision '{ask.precision}' is not to be had on backend '{ask.backend}' here; try 'auto'"
+            f"{file}: precision '{ask.precision}' is not to be had on backend '{ask.named}' here; try 'auto'"
         )
     return _pick(usable, entry.spec, [], ask)
 
 
-def _names(backend: str) -> list[str]:
-    if backend != "auto":
-        backends.get(backend).probe()
-        return [backend]
-    found = backends.available()
-    if not found:
-        raise BackendUnavailable("no backend is installed, onnxruntime or openvino will do", extra="onnxruntime")
-    return list(found)
-
-
 class _Verdicts:
-    """What the evidence says of each way to run: that of this machine, and until there is some that of others."""
+    """What the evidence says of each way to run: that of the machine, and until there is some that of others.
 
-    def __init__(self, manifest: Manifest, evidence: Evidence) -> None:
-        self.here = offers.offered(manifest, evidence, machine.this())
-        others = [each for key, each in evidence.machines().items() if key != self.here.machine]
+    Of a server others say nothing.
+    """
+
+    def __init__(self, manifest: Manifest, evidence: Evidence, place: Machine) -> None:
+        self.here = offers.offered(manifest, evidence, place)
+        others = [each for key, each in evidence.machines().items() if key != place.key and not place.server]
         self._elsewhere = [offers.offered(manifest, evidence, each) for each in others]
 
     def refused(self, key: Key) -> str:
@@ -146,7 +155,8 @@ def _why_not(target: Target, manifest: Manifest, verdicts: _Verdicts, precision:
         return f"it is {executes}"
     if target.hint == "float32" and (refused := verdicts.refused(key)):
         return refused
-    if precision == "auto" and variant.precision != "float32" and key not in verdicts.here.why_not:
+    judged = key in verdicts.here.why_not or target.is_remote  # by the golden inputs, when it is loaded
+    if precision == "auto" and variant.precision != "float32" and not judged:
         where = target.backend if verdicts.here.why_not else "this machine"
         return f"not judged on {where}; {offers.CURE}"
     return ""
@@ -157,7 +167,7 @@ def _pick(usable: list[Target], spec: TensorSpec, rejected: list[str], ask: Ask)
     memory = None if ask.tune else tuning.recall(lambda: _digest(usable, ask))
     best = _target_of(memory.best, usable) if memory else None
     if memory is None or best is None:
-        open_choice = len(usable) > 1 and "auto" in (ask.backend, ask.precision)
+        open_choice = len(usable) > 1 and "auto" in (ask.named, ask.precision)
         if not ask.tune and not open_choice:
             best = msgspec.structs.replace(min(usable, key=_preference), streams=1 if ask.goal.is_latency else 0)
             return msgspec.structs.replace(best, reasons=(f"{best.key}: what was asked for", *rejected))
@@ -183,7 +193,7 @@ def _digest(usable: list[Target], ask: Ask) -> str:
     """Names what was measured: this machine, these files, these versions, this goal."""
     import hashlib
 
-    versions = {target.backend: backends.get(target.backend).probe() for target in usable}
+    versions = {target.backend: [target.machine.key, target.kind.probe()] for target in usable}
     facts = [
         machine.this().key,
         ask.goal.text,

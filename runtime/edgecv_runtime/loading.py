@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgecv_runtime import choose, files, onnxfile, tasks
-from edgecv_runtime.backends import DEFAULT_DEVICE
+from edgecv_runtime.backends import DEFAULT_DEVICE, Injected
 from edgecv_runtime.bundle import ARCHIVE_SUFFIX, MANIFEST, Bundle
 from edgecv_runtime.choose import Ask
 from edgecv_runtime.description import EXAMPLE, Description
@@ -25,14 +25,11 @@ from edgecv_runtime.preprocess import Normalization, Preprocess
 from edgecv_runtime.target import Target
 from edgecv_runtime.tasks.scores import check as check_scores
 
-if TYPE_CHECKING:
-    pass
-
 
 def load(
     source: str | Path,
     *,
-    backend: str = "auto",
+    backend: str | Injected = "auto",
     precision: str = "auto",
     device: str = DEFAULT_DEVICE,
     threads: int = 0,
@@ -48,7 +45,8 @@ def load(
 ) -> Model[Any]:
     """Load a bundle (folder or .edgecv) or a plain ONNX file.
 
-    backend: a name of `backends.names()`, or "auto": the best measured on this machine.
+    backend: a name of `backends.names()`, an object of your own (`backends.Injected`), or "auto": the best measured on
+    this machine.
     precision: "auto", "float32", "bf16", "fp16", "int8", or a variant's name.
     device: of that backend: "cpu", "cuda", "cuda:1", "tensorrt", "openvino", "xnnpack" of onnxruntime; "cpu", "gpu",
     "npu", "auto" of openvino. What is not there is an error, never replaced.
@@ -131,13 +129,18 @@ def load_bundle(source: Path, ask: Ask, confidence: float | None = None, *, self
     """Load a bundle as it was asked for; `load` and `edgecv tune` do."""
     bundle = Bundle(source, remembered=not self_test)
     try:
-        model = of_target(bundle, choose.for_bundle(bundle, ask), confidence)
-        if self_test:
-            model.self_test()
-        return model  # noqa: TRY300 - the bundle stays open with it
+        target = choose.for_bundle(bundle, ask)
+        model = of_target(bundle, target, confidence)
     except BaseException:
         bundle.close()
         raise
+    try:
+        if self_test or target.is_remote:
+            model.self_test()
+    except BaseException:
+        model.close()
+        raise
+    return model
 
 
 def of_target(bundle: Bundle, target: Target, confidence: float | None = None) -> Model[Any]:

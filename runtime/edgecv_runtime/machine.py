@@ -27,6 +27,7 @@ class Machine(Record, frozen=True):
     """Where something was measured.
 
     isa: instruction sets of the processor; isa_limit: the largest that oneDNN may use, as ONEDNN_MAX_CPU_ISA names it.
+    server: where another program computes, of whose machine nothing is known.
     """
 
     cpu: str
@@ -36,10 +37,13 @@ class Machine(Record, frozen=True):
     python: str
     gpu: str = ""
     isa_limit: str = ""
+    server: str = ""
 
     @property
     def key(self) -> str:
         """Short name that tells machines apart; one whose instruction sets are limited is another machine."""
+        if self.server:
+            return self.server
         limit = f"at most {self.isa_limit}" if self.isa_limit else ""
         return ", ".join(filter(None, (self.cpu, f"{self.cores} cores", self.gpu, limit)))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import backends, forks, geometry, machine, onnxfile, tasks
+from edgecv_runtime import forks, geometry, onnxfile, tasks
 from edgecv_runtime.backends import Backend, Executed, Tensors
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import (
@@ -224,11 +224,11 @@ class Model(Generic[R]):
             precision=self._executed.precision,
             layers=self._executed.layers,
             device=self._target.device,
-            threads=self._target.threads or machine.this().cores,
+            threads=self._target.threads or self._target.machine.cores,
             streams=self.streams,
             batch=self._target.batch,
             keeps_goal=self._target.keeps_goal,
-            versions=backends.get(self._target.backend).probe(),
+            versions=self._target.kind.probe(),
         )
 
     @property

@@ -145,7 +145,7 @@ def _why_not(entry: Entry, manifest: Manifest, here: list[Entry]) -> str:
     if why_not := _unfaithful(entry, variant, manifest):
         return why_not
     plain = next((each for each in here if each.backend == entry.backend and _is_float32(each, manifest)), None)
-    if plain is entry:
+    if plain is entry or entry.machine.server:  # a server runs what it runs: there is nothing faster to choose
         return ""
     if entry.hint != FLOAT and (plain is None or _unfaithful(plain, variant, manifest)):
         return "float32 itself is not offered"

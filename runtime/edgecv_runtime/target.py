@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
-from edgecv_runtime import backends, machine, onnxfile
-from edgecv_runtime.backends import DEFAULT_DEVICE, Backend, Executed, Options
+from edgecv_runtime import backends, onnxfile
+from edgecv_runtime.backends import DEFAULT_DEVICE, Backend, Executed, Injected, Kind, Options, Remote
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import EdgecvError
 from edgecv_runtime.evidence import Entry
 from edgecv_runtime.goals import Trial
+from edgecv_runtime.machine import Machine
 from edgecv_runtime.manifest import Precision, TensorSpec
 from edgecv_runtime.records import Record
 
@@ -23,7 +24,7 @@ class Target(Record, frozen=True):
     streams: calls that compute at once, 0 for as many as the backend likes. batch: frames a call of `Model.map`.
     rows: of a graph whose batch is fixed, how many it takes at once; 0 where it takes any number.
     islands: of an int8 file, the precision of what is not quantized. keeps_goal: False when it was measured to miss the
-    bound that was asked for, as did everything else.
+    bound that was asked for, as did everything else. injected: the backend where its name alone does not tell it.
     """
 
     variant: str
@@ -39,6 +40,22 @@ class Target(Record, frozen=True):
     islands: Precision = "float32"
     keeps_goal: bool = True
     rows: int = 0
+    injected: Injected | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What makes its backend."""
+        return backends.get(self.backend) if self.injected is None else self.injected
+
+    @property
+    def machine(self) -> Machine:
+        """Where it computes."""
+        return backends.machine_of(self.kind)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether another program answers, by a network of its own in the place of the file."""
+        return isinstance(self.injected, Remote)
 
     @property
     def key(self) -> str:
@@ -56,7 +73,7 @@ class Target(Record, frozen=True):
         options = Options(
             device=self.device, precision=precision, threads=self.threads, streams=self.streams, digest=self.sha256
         )
-        backend: Backend = backends.get(self.backend)(self.file, options)
+        backend = self.kind(self.file, options)
         if not self.rows:
             return backend
         from edgecv_runtime.backends.fixed import FixedBatch
@@ -69,10 +86,14 @@ class Target(Record, frozen=True):
 
 
 def targets(
-    bundle: Bundle, names: list[str] | None = None, threads: int = 0, device: str = DEFAULT_DEVICE
+    bundle: Bundle, backend: str | Injected = "auto", threads: int = 0, device: str = DEFAULT_DEVICE
 ) -> list[Target]:
-    """Every way to run a bundle on the backends of this machine: variant x backend x native float precision."""
-    names = list(backends.available()) if names is None else names
+    """Every way to run a bundle: variant x backend x native float precision.
+
+    backend: a name, one that is injected, or "auto": all that work on this machine.
+    """
+    kinds = backends.asked(backend)
+    served = {name: kind.serves(_hashes(bundle)) for name, kind in kinds.items() if isinstance(kind, Remote)}
     return [
         Target(
             variant.name,
@@ -82,13 +103,24 @@ def targets(
             hint,
             threads,
             device,
-            islands=_islands(variant.islands, backends.get(name).precisions(device)),
+            islands=_islands(variant.islands, kind.precisions(device)),
             rows=_fixed_rows(bundle.manifest.input),
+            injected=injected(kind),
         )
         for variant in bundle.manifest.variants
-        for name in names
-        for hint in (backends.get(name).precisions(device) if variant.precision == "float32" else ("float32",))
+        for name, kind in kinds.items()
+        if served.get(name, variant.name) == variant.name
+        for hint in (kind.precisions(device) if variant.precision == "float32" else ("float32",))
     ]
+
+
+def injected(kind: Kind) -> Injected | None:
+    """A backend that is an object: its name alone does not tell it."""
+    return None if isinstance(kind, type) else cast(Injected, kind)
+
+
+def _hashes(bundle: Bundle) -> dict[str, str]:
+    return {variant.name: bundle.sha256(variant.name) for variant in bundle.manifest.variants}
 
 
 def _fixed_rows(spec: TensorSpec) -> int:
@@ -102,7 +134,7 @@ def _islands(wanted: Precision, native: tuple[Precision, ...]) -> Precision:
 
 
 def new_entry(target: Target, executed: Executed) -> Entry:
-    """An entry of this machine with nothing measured yet."""
+    """An entry of the machine that computes, with nothing measured yet."""
     return Entry(
         variant=target.variant,
         sha256=target.sha256,
@@ -110,8 +142,8 @@ def new_entry(target: Target, executed: Executed) -> Entry:
         hint=target.hint,
         executed=executed.precision,
         layers=executed.layers,
-        versions=backends.available()[target.backend],
-        machine=machine.this(),
+        versions=target.kind.probe(),
+        machine=target.machine,
     )
 
 

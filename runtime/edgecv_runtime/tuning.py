@@ -77,7 +77,7 @@ def start(target: Target, goal: Goal) -> Target:
 
 def settings(target: Target) -> list[Target]:
     """Every way to set a target's threads (unless they were given), streams and batch: the grid of a search."""
-    fewer = _up_to(machine.this().cores)[:-1]
+    fewer = [] if target.is_remote else _up_to(machine.this().cores)[:-1]
     return [
         msgspec.structs.replace(target, threads=threads, streams=streams, batch=batch)
         for threads in ([target.threads] if target.threads else [0, *reversed(fewer)])  # 0: all of them

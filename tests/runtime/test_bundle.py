@@ -294,7 +294,7 @@ def test_a_bundle_exchanged_after_it_was_opened_is_not_run(bundle_copy, network)
     from edgecv_runtime.target import targets
 
     with Bundle(bundle_copy) as opened:
-        (target,) = targets(opened, ["onnxruntime"])
+        (target,) = targets(opened, "onnxruntime")
         bundles.update(opened)  # the same files again, under other inodes
         rt.loading.of_target(opened, target).close()
     opened = Bundle(bundle_copy)

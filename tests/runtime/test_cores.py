@@ -109,7 +109,7 @@ def test_backends_and_the_search_take_the_quota_for_the_cores(exported, monkeypa
         with rt.load(exported, backend="onnxruntime", goal="throughput") as model:
             assert model.streams == 1
         with rt.Bundle(exported) as opened:
-            (target,) = targets(opened, ["onnxruntime"])
+            (target,) = targets(opened, "onnxruntime")
         assert {(each.threads, each.streams) for each in tuning.settings(target)} == {(0, 1)}
     finally:
         monkeypatch.undo()

@@ -90,7 +90,7 @@ def test_an_int8_file_runs_where_there_is_no_float32(finished, monkeypatch):
 
     monkeypatch.setattr(real, "__init__", compile_)
     with rt.Bundle(finished) as opened:
-        found = {each.variant: each for each in targets(opened, ["openvino"], device="npu")}
+        found = {each.variant: each for each in targets(opened, "openvino", device="npu")}
         assert found["float32"].hint == "fp16"
         found["int8-u8s8"].compile()
         found["float32"].compile()

@@ -145,7 +145,7 @@ def test_a_manifest_with_any_value_anywhere_opens_or_is_one_line(exported, tmp_p
 def echo(opened):
     from edgecv_runtime.target import targets
 
-    return targets(opened, ["echo"])[0]
+    return targets(opened, "echo")[0]
 
 
 @given(data=st.data())

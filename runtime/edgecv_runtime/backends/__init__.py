@@ -1,7 +1,7 @@
 """Backends: one file, one class each; they compile an ONNX file for a device and run tensors.
 
 A backend knows nothing of images, labels or tasks. Those of others are found through the entry-point group
-`edgecv.backends`.
+`edgecv.backends`, or injected: `load(bundle, backend=MyBackend())`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import functools
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
+from edgecv_runtime import machine
 from edgecv_runtime.errors import BackendUnavailable, BadInput, nearest
+from edgecv_runtime.machine import Machine
 from edgecv_runtime.manifest import Precision
 from edgecv_runtime.records import Record
 
@@ -69,9 +71,6 @@ class Backend(Protocol):
 
     streams: int
 
-    def __init__(self, model: Path, options: Options) -> None:
-        """Compile an ONNX file; raises BackendUnavailable or ModelFileError."""
-
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Run named tensors through the network; the caller has checked names, dtypes and shapes."""
         ...
@@ -83,14 +82,42 @@ class Backend(Protocol):
     def close(self) -> None:
         """Release the model."""
 
-    @staticmethod
-    def probe() -> dict[str, str]:
+
+class Kind(Protocol):
+    """What makes backends of files: the class of one, whose `probe` and `precisions` are static, or an object."""
+
+    def __call__(self, model: Path, options: Options, /) -> Backend:
+        """Compile an ONNX file; raises BackendUnavailable or ModelFileError."""
+        ...
+
+    def probe(self) -> dict[str, str]:
         """Versions of the libraries behind it; raises BackendUnavailable with the command that installs them."""
         ...
 
-    @staticmethod
-    def precisions(device: str = DEFAULT_DEVICE) -> tuple[Precision, ...]:
-        """The float precisions that a device of this machine runs natively, "float32" first where it has it."""
+    def precisions(self, device: str = DEFAULT_DEVICE, /) -> tuple[Precision, ...]:
+        """The float precisions that a device runs natively, "float32" first where it has it."""
+        ...
+
+
+class Injected(Kind, Protocol):
+    """An object that makes backends and holds settings of its own; its evidence has its name and its machine."""
+
+    name: str
+
+    def machine(self) -> Machine:
+        """Where it computes: `edgecv_runtime.machine.this()`, or what tells that place from others."""
+        ...
+
+
+@runtime_checkable
+class Remote(Injected, Protocol):
+    """One that runs a network of its own in the place of the file: the golden inputs prove it whenever it is loaded."""
+
+    def serves(self, variants: Mapping[str, str], /) -> str:
+        """Which of a bundle's variants it runs, given their names and the hashes of their files.
+
+        Raises BackendUnavailable where it is none of them.
+        """
         ...
 
 
@@ -107,19 +134,61 @@ def names() -> list[str]:
     return sorted({*OWN, *_others()}, key=lambda name: (name == "echo", name))
 
 
-def get(name: str) -> type[Backend]:
-    """The class of a backend; raises BadInput with the nearest name when there is none of that name."""
+def get(name: str) -> Kind:
+    """What makes the backends of a name; raises BadInput with the nearest name when there is none of that name."""
     if name not in OWN and name not in _others():
         raise BadInput(f"no backend '{name}'{nearest(name, names())}")
     try:
         if name in OWN:
             module, _, attribute = OWN[name].partition(":")
-            kind: type[Backend] = getattr(import_module(module), attribute)
+            kind: Kind = getattr(import_module(module), attribute)
         else:
             kind = _others()[name].load()
     except Exception as exc:  # somebody else's module may fail in any way
         raise BackendUnavailable(f"backend '{name}' cannot be imported: {type(exc).__name__}: {exc}") from exc
     return kind
+
+
+def asked(backend: str | Injected) -> dict[str, Kind]:
+    """By name, the backend that was named or injected, or for "auto" every one that works here.
+
+    Raises BadInput for what is no backend, and BackendUnavailable for one that does not work, or where none does.
+    """
+    if not isinstance(backend, str):
+        return {_checked(backend).name: backend}
+    if backend == "auto":
+        found = available()
+        if not found:
+            raise BackendUnavailable("no backend is installed, onnxruntime or openvino will do", extra="onnxruntime")
+        return {name: get(name) for name in found}
+    kind = get(backend)
+    kind.probe()
+    return {backend.partition(":")[0]: kind}
+
+
+def machine_of(kind: Kind) -> Machine:
+    """Where a backend computes: this machine, unless it is an object that says otherwise."""
+    return machine.this() if isinstance(kind, type) else getattr(kind, "machine", machine.this)()
+
+
+def _checked(backend: Injected) -> Injected:
+    """An object that can be a backend; raises BadInput that says what it lacks."""
+    shown = type(backend).__name__
+    if isinstance(backend, type):
+        raise BadInput(f"backend {backend.__name__} is a class: give an instance, backend={backend.__name__}(...)")
+    methods = ("__call__", "probe", "precisions", "machine")
+    lacks = [name for name in methods if not callable(getattr(backend, name, None))]
+    if lacks:
+        raise BadInput(f"backend {shown} has no {', '.join(lacks)}: see edgecv_runtime.backends.Injected")
+    if not isinstance(getattr(backend, "name", None), str) or not backend.name.isprintable() or not backend.name:
+        raise BadInput(f"backend {shown} has no name: a str that its evidence is kept under")
+    if backend.name in ("auto", *names()):
+        raise BadInput(f"backend {shown} is named '{backend.name}': evidence of another backend goes by that name")
+    try:
+        hash(backend)
+    except TypeError as exc:
+        raise BadInput(f"backend {shown} cannot be hashed: a dataclass wants eq=False, or frozen=True") from exc
+    return backend
 
 
 def available() -> dict[str, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +13,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from edgecv_runtime import machine
-from edgecv_runtime.backends import Executed
+from edgecv_runtime.backends import Executed, Injected
 from edgecv_runtime.bench.worker import Job, Ready, Round
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BadInput, ComputationError
@@ -28,13 +28,14 @@ FRAME_SIZE = (1080, 1920)
 def bench(
     bundle: Bundle,
     *,
+    backend: str | Injected = "auto",
     seconds: float = 0.5,
     rounds: int = 5,
     batch: int = 1,
     threads: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Entry]:
-    """Time every variant on every backend of this machine.
+    """Time every variant on every backend of this machine, or on the one that is named or injected.
 
     seconds: of one round of one target; rounds: interleaved, every second one in reverse order, so that drift of the
     machine's speed falls on all alike. threads: 0 leaves the number to the backend.
@@ -45,7 +46,7 @@ def bench(
             "seconds must be positive, rounds and batch at least 1, threads at least 0: "
             f"got {seconds}, {rounds}, {batch}, {threads}"
         )
-    found = targets(bundle, threads=threads)
+    found = targets(bundle, backend, threads)
     with ExitStack() as stack:
         workers, failed = [], []
         for target in found:
@@ -88,7 +89,10 @@ class _Worker:
     def load(self, bundle: Bundle, batch: int) -> None:
         """Have it load the target; raises ComputationError with the process's last words when it cannot."""
         target = self.target
-        job = Job(str(bundle.root), target.variant, target.backend, target.hint, target.threads, batch, FRAME_SIZE)
+        job = Job(
+            str(bundle.root), target.variant, target.backend, target.hint, target.threads, batch, FRAME_SIZE,
+            b"" if target.injected is None else _pickled(target.injected),
+        )  # fmt: skip
         self.ready = self._ask(job, Ready)
 
     def measure(self, seconds: float) -> None:
@@ -130,6 +134,15 @@ class _Worker:
             self._process.wait()
 
 
+def _pickled(backend: Injected) -> bytes:
+    try:
+        return pickle.dumps(backend)
+    except Exception as exc:  # somebody else's class may fail in any way
+        raise BadInput(
+            f"backend {backend.name} runs in a process of its own here, and cannot be pickled: {exc}"
+        ) from exc
+
+
 def _apart(rounds: list[Round]) -> float:
     """How many times as long as a target's fastest round its slowest takes, by their medians."""
     medians = [float(np.median(each.run_ms)) for each in rounds]
@@ -156,7 +169,7 @@ def _entry(worker: _Worker, batch: int, rounds: int) -> Entry:
             frame_size=FRAME_SIZE,
             load_ms=worker.ready.load_ms,
             peak_rss_mb=worker.rounds[-1].peak_rss_mb,
-            threads=target.threads or machine.this().cores,
+            threads=target.threads or target.machine.cores,
             apart=_apart(worker.rounds),
         ),
     )

@@ -6,6 +6,7 @@ A process of its own gives each target its own thread pools and its own peak mem
 
 from __future__ import annotations
 
+import pickle
 import sys
 import time
 from typing import Any
@@ -19,7 +20,10 @@ from edgecv_runtime.timing import times_ms
 
 
 class Job(Record, frozen=True):
-    """What to load, and the size (height, width) of the frames of the frame-to-result measurement."""
+    """What to load, and the size (height, width) of the frames of the frame-to-result measurement.
+
+    injected: the backend, pickled, where it is an object.
+    """
 
     bundle: str
     variant: str
@@ -28,6 +32,7 @@ class Job(Record, frozen=True):
     threads: int
     batch: int
     frame_size: tuple[int, int]
+    injected: bytes = b""
 
 
 class Ready(Record, frozen=True):
@@ -58,7 +63,8 @@ def main() -> int:
     start = time.perf_counter()
     bundle = Bundle(job.bundle)
     wanted = (job.variant, job.hint)
-    (target,) = [each for each in targets(bundle, [job.backend], job.threads) if (each.variant, each.hint) == wanted]
+    backend = pickle.loads(job.injected) if job.injected else job.backend
+    (target,) = [each for each in targets(bundle, backend, job.threads) if (each.variant, each.hint) == wanted]
     with of_target(bundle, target) as model:
         golden = bundle.golden().images
         batch = np.ascontiguousarray(np.resize(golden, (job.batch, *golden.shape[1:])))

@@ -193,6 +193,12 @@ def _not_finite(case: Case) -> str:
     return "an output is NaN or infinite" if case.comparison is None else ""
 
 
+def _other_model(case: Case) -> str:
+    if not case.target.is_remote:  # whose inside cannot be looked at
+        return ""
+    return f"{case.target.machine.key} does not compute this bundle's {case.target.variant}: {_other_file(case)}"
+
+
 def _stale(case: Case) -> str:
     if case.off(case.fresh, case.cached) <= trace.FLOAT_ERROR:
         return ""
@@ -274,6 +280,7 @@ class Row:
 # Sure signs come first: a constant that was exchanged is a fault also where the golden inputs do not feel it.
 TABLE = (
     Row(faults.PRECISION, _precision, _diverging, needs_disagreement=False),
+    Row(faults.OTHER_MODEL, _other_model, _nowhere),
     Row(faults.OTHER_FILE, _foreign, _nowhere),
     Row(faults.SCALE, _scale, _reader, needs_disagreement=False),
     Row(faults.NORMALIZATION, _normalization, _reader, needs_disagreement=False),

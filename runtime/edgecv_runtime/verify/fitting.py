@@ -43,7 +43,7 @@ def fit_thresholds(
         return
     name = next(iter(backends.available()))
     fitted = {}
-    for target in targets(opened, [name]):
+    for target in targets(opened, name):
         if target.hint != "float32":
             continue
         try:

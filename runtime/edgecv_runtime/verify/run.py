@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_runtime import backends, onnxfile
-from edgecv_runtime.backends import Executed
+from edgecv_runtime.backends import Executed, Injected
 from edgecv_runtime.bundle import GOLDEN, Bundle
 from edgecv_runtime.errors import BadInput, BundleError, EdgecvError, InvalidOutput, ParityError
 from edgecv_runtime.evidence import Entry, Finding
@@ -65,8 +65,9 @@ def verify(
     frames_name: str = "",
     logits: chosen.Logits | None = None,
     only: Callable[[Target], bool] = lambda _: True,
+    backend: str | Injected = "auto",
 ) -> list[Verified]:
-    """Run every variant on every backend of this machine and compare with the reference.
+    """Run every variant on every backend of this machine, or on the one that is named or injected, and compare.
 
     frames: (N, H, W, C) uint8, preprocessed; reference: outputs of the same frames by name, an array of the first one,
     or what computes them batch by batch, so that memory does not grow with the frames (`Outputs` keeps some). Both
@@ -90,7 +91,7 @@ def verify(
     check_counts(len(frames), labels=labels, views=views)
     task = task_of(bundle.manifest)
     run = partial(compare, task, expected, name=reference_name, frames=frames_name, views=views, truths=labels)
-    return [_verified(target, bundle, expected, run, logits) for target in filter(only, targets(bundle))]
+    return [_verified(target, bundle, expected, run, logits) for target in filter(only, targets(bundle, backend))]
 
 
 def _verified(
@@ -117,7 +118,8 @@ def _verified(
             )
         finally:
             opened.close()
-        behind = None if logits is None else chosen.compared(target, bundle, expected.frames, logits)
+        inside = logits if not target.is_remote else None
+        behind = None if inside is None else chosen.compared(target, bundle, expected.frames, inside)
     except InvalidOutput as exc:
         if exc.of_reference:
             raise
