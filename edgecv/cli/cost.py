@@ -77,6 +77,8 @@ def _asked(backend: str, precision: str) -> list[tuple[str, Any]]:
     """Which backends and precisions to survey."""
     from edgecv_runtime import backends
 
+    if backend.partition(":")[0] in backends.ADDRESSED:
+        raise BadInput(f"'{backend}': a server runs what it was given, and a survey times files of its own")
     if backend != "auto":
         backends.get(backend).probe()
     names = list(backends.available()) if backend == "auto" else [backend]

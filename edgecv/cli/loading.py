@@ -21,7 +21,7 @@ R = TypeVar("R")
 class Loading:
     """What was asked for; each field is an option of every verb that `loads`, and one more field is one more option."""
 
-    backend: Annotated[str, typer.Option("--backend", help="auto, onnxruntime, openvino, ...")] = "auto"
+    backend: Annotated[str, typer.Option("--backend", help="auto, onnxruntime, openvino, kserve:URL, ...")] = "auto"
     precision: Annotated[str, typer.Option("--precision", help="auto, float32, bf16, int8, or a variant's name.")] = (
         "auto"
     )

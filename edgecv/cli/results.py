@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from edgecv_runtime.bundle import Bundle
     from edgecv_runtime.evidence import Entry, Evidence, Finding
     from edgecv_runtime.manifest import Manifest
-    from edgecv_runtime.offers import Offers
 
 EXIT_LOSSES = 4  # finished, with losses that were reported
 
@@ -23,6 +22,9 @@ BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle fol
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")]
 Write = Annotated[bool, typer.Option("--write/--no-write", help="Keep the evidence in the bundle.")]
+Backend = Annotated[
+    str, typer.Option("--backend", help="auto (every one that works here), onnxruntime, kserve:URL, ...")
+]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -36,6 +38,7 @@ MaxMegapixels = Annotated[float, typer.Option("--max-megapixels", help="A larger
 def verify(
     bundle: BundlePath,
     data: Data = None,
+    backend: Backend = "auto",
     max_megapixels: MaxMegapixels = 50.0,
     against: Annotated[
         Path | None,
@@ -51,11 +54,10 @@ def verify(
     markdown: Markdown = False,
 ) -> None:
     """Prove every variant on every backend, by golden inputs or your labelled images, and name what is wrong."""
-    from edgecv_runtime import machine
     from edgecv_runtime import verify as verification
     from edgecv_runtime.bundle import Bundle
     from edgecv_runtime.evidence import Evidence
-    from edgecv_runtime.offers import is_faithful, measured, offered
+    from edgecv_runtime.offers import is_faithful, measured
 
     if sum(each is not None for each in (data, against, pictures)) > 1:
         raise BadInput("--data, --against and --pictures are three things: give one of them")
@@ -68,23 +70,24 @@ def verify(
             return
         found = verification.check(opened)
         entries = (
-            _scored(opened, data, max_megapixels)
+            _scored(opened, data, max_megapixels, backend)
             if data is not None
-            else [each.entry for each in verification.verify(opened)]
+            else [each.entry for each in verification.verify(opened, backend=backend)]
         )
         manifest, before = opened.manifest, opened.evidence()
         evidence = before.merged(entries)
         (say if json or markdown else stdout.print)(_verified(entries, manifest))
         _show(opened, Evidence(tuple(entries)), json, markdown, judged=evidence)
-        offers = offered(manifest, evidence, machine.this())
         kept = _keep(opened, evidence, write)
     here = {entry.key for entry in entries}
     failed = [entry for entry in evidence.entries if entry.key in here and not is_faithful(entry, manifest)]
-    known = {each.key for each in measured(manifest, before, machine.this()) if not is_faithful(each, manifest)}
+    places = {entry.machine.key: entry.machine for entry in entries}.values()
+    old = [each for place in places for each in measured(manifest, before, place)]
+    known = {each.key for each in old if not is_faithful(each, manifest)}
     for finding in found:
         stderr.print(f"edgecv: {finding}", soft_wrap=True)
     for each in failed:
-        why = each.finding or each.failed or _beyond(each, offers)
+        why = each.finding or each.failed or _beyond(each, manifest, evidence)
         before_too = "withheld, as before: " if _is_known(each, known, manifest) else ""
         stderr.print(f"edgecv: {each.variant} on {each.backend}: {before_too}{why}", soft_wrap=True)
     if found or not all(_is_known(each, known, manifest) for each in failed):
@@ -114,8 +117,11 @@ def _verified(entries: list[Entry], manifest: Manifest) -> str:
     return f"verified here: {good} of {len(entries)} give {whose} outputs ({frames or 'nothing ran'}{near})"
 
 
-def _beyond(entry: Entry, offers: Offers) -> str:
+def _beyond(entry: Entry, manifest: Manifest, evidence: Evidence) -> str:
     """What an entry that ran loses beyond the budget."""
+    from edgecv_runtime.offers import offered
+
+    offers = offered(manifest, evidence, entry.machine)
     return offers.why_not.get(entry.target, "") or f"it does not keep within the budget when it runs in {entry.hint}"
 
 
@@ -126,6 +132,7 @@ def bench(
     batch: Annotated[int, typer.Option(help="Frames a call.")] = 1,
     threads: Annotated[int, typer.Option(help="0 leaves them to the backend.")] = 0,
     data: Data = None,
+    backend: Backend = "auto",
     max_megapixels: MaxMegapixels = 50.0,
     write: Write = True,
     json: Json = False,
@@ -140,14 +147,17 @@ def bench(
     if data is not None and (batch, threads) != (1, 0):
         raise BadInput("--data scores the bundle, --batch and --threads only look: give one or the other")
     with Bundle(bundle) as opened:
-        entries = run_bench(opened, seconds=seconds, rounds=rounds, batch=batch, threads=threads, progress=say)
+        entries = run_bench(
+            opened, backend=backend, seconds=seconds, rounds=rounds, batch=batch, threads=threads, progress=say
+        )
         if (batch, threads) != (1, 0):
             say("not kept in the bundle: it is judged at batch 1, with the threads that a backend takes by itself")
             found = table.of_evidence(opened, Evidence(tuple(entries)), judged=opened.evidence())
             show_json(found) if json else _print(found, markdown)
             return
         if data is not None:
-            entries = list(Evidence(entries=tuple(entries)).merged(_scored(opened, data, max_megapixels)).entries)
+            scores = _scored(opened, data, max_megapixels, backend)
+            entries = list(Evidence(entries=tuple(entries)).merged(scores).entries)
         evidence = opened.evidence().merged(entries)
         _show(opened, evidence, json, markdown)
         if not _keep(opened, evidence, write):
@@ -180,7 +190,7 @@ def report(
     say(f"report: {path.absolute()}")
 
 
-def _scored(opened: Bundle, data: Path, max_megapixels: float) -> list[Entry]:
+def _scored(opened: Bundle, data: Path, max_megapixels: float, backend: str) -> list[Entry]:
     """Score and agreement of every target on labelled images."""
     from edgecv.data.given import to_score
     from edgecv.run.judged import scored
@@ -188,7 +198,7 @@ def _scored(opened: Bundle, data: Path, max_megapixels: float) -> list[Entry]:
     given, told = to_score(opened, data, max_megapixels)
     for line in told:
         say(f"{data}: {line}")
-    return scored(opened, given, f"images of {data.resolve().name}")
+    return scored(opened, given, f"images of {data.resolve().name}", backend)
 
 
 def _keep(opened: Bundle, evidence: Evidence, write: bool) -> bool:

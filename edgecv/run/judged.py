@@ -22,10 +22,10 @@ FLOAT = "float32"
 SECONDS, ROUNDS = 0.3, 3  # of timing, where a search has timed before
 
 
-def scored(opened: Bundle, given: Given, frames_name: str) -> list[Entry]:
+def scored(opened: Bundle, given: Given, frames_name: str, backend: str = "auto") -> list[Entry]:
     """Score and agreement of every target on images; of float32, no proof of itself, the agreement on golden inputs."""
-    done = _beside_float(opened, given, frames_name, lambda _: True)
-    proven = {entry.key: entry for entry in _proofs(opened, _is_float)}
+    done = _beside_float(opened, given, frames_name, lambda _: True, backend)
+    proven = {entry.key: entry for entry in _proofs(opened, _is_float, backend)}
     entries = []
     for entry in done:
         proof = proven.get(entry.key, entry)
@@ -83,11 +83,13 @@ def _is_float(target: Target) -> bool:
     return (target.variant, target.hint) == (FLOAT, FLOAT)
 
 
-def _proofs(opened: Bundle, only: Callable[[Target], bool]) -> list[Entry]:
-    return [each.entry for each in verification.verify(opened, only=only)]
+def _proofs(opened: Bundle, only: Callable[[Target], bool], backend: str = "auto") -> list[Entry]:
+    return [each.entry for each in verification.verify(opened, only=only, backend=backend)]
 
 
-def _beside_float(opened: Bundle, given: Given, frames_name: str, only: Callable[[Target], bool]) -> list[Entry]:
+def _beside_float(
+    opened: Bundle, given: Given, frames_name: str, only: Callable[[Target], bool], backend: str = "auto"
+) -> list[Entry]:
     with verification.float_reference(opened) as expected:
         done = verification.verify(
             opened,
@@ -99,5 +101,6 @@ def _beside_float(opened: Bundle, given: Given, frames_name: str, only: Callable
             frames_name=frames_name,
             logits=verification.float_logits(opened),
             only=only,
+            backend=backend,
         )
     return [each.entry for each in done]

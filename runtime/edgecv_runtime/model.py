@@ -236,7 +236,7 @@ class Model(Generic[R]):
         """The backend and the precision by which `load` runs this again, where it might choose something else."""
         hint = self._target.hint
         is_open = self.bundle is not None and hint == "float32"
-        return self._target.backend, self._target.variant if is_open else hint
+        return self._target.asked, self._target.variant if is_open else hint
 
     def self_test(self) -> None:
         """Run the bundle's golden inputs; raises ParityError that names the fault when they do not agree."""

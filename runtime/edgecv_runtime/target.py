@@ -53,6 +53,11 @@ class Target(Record, frozen=True):
         return backends.machine_of(self.kind)
 
     @property
+    def asked(self) -> str:
+        """By what name `load` finds the backend again; of an object of a program's own there is none."""
+        return self.backend if self.injected is None else str(self.injected)
+
+    @property
     def is_remote(self) -> bool:
         """Whether another program answers, by a network of its own in the place of the file."""
         return isinstance(self.injected, Remote)

@@ -64,6 +64,7 @@ def test_a_client_of_triton_finds_its_way(served, client):
         "platform": "edgecv_onnx",
         "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, 32, 32, 3]}],
         "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}],
+        "parameters": {"content": f"digits float32 {served[1].bundle.sha256('float32')[:8]}"},
     }
     assert client.get_model_metadata("digits")["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
     names = [(each["name"], each["state"]) for each in client.get_model_repository_index()]

@@ -32,6 +32,8 @@ OWN = {
     "openvino": "edgecv_runtime.backends.openvino:OpenVinoBackend",
     "tensorrt": "edgecv_runtime.backends.tensorrt:TensorRtBackend",
 }
+# Those that are told with an address behind a colon, and are objects: "kserve:http://host:8000/v2/models/photos".
+ADDRESSED = {"kserve": "edgecv_runtime.backends.kserve:KServe"}
 
 
 class Options(Record, frozen=True):
@@ -136,8 +138,13 @@ def names() -> list[str]:
 
 def get(name: str) -> Kind:
     """What makes the backends of a name; raises BadInput with the nearest name when there is none of that name."""
+    own, _, address = name.partition(":")
+    if own in ADDRESSED:
+        module, _, attribute = ADDRESSED[own].partition(":")
+        made: Kind = getattr(import_module(module), attribute).of(address)
+        return made
     if name not in OWN and name not in _others():
-        raise BadInput(f"no backend '{name}'{nearest(name, names())}")
+        raise BadInput(f"no backend '{name}'{nearest(name, [*names(), *ADDRESSED])}")
     try:
         if name in OWN:
             module, _, attribute = OWN[name].partition(":")

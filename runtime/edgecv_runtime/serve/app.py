@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edgecv_runtime import __version__
+from edgecv_runtime.datatypes import BINARY, HEADER_LENGTH
 from edgecv_runtime.errors import BadInput, Closed, EdgecvError, Unavailable, nearest
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.serve import body, protocol
@@ -122,7 +123,7 @@ class App:
         try:
             for _ in range(_TRIES):
                 try:
-                    return await self._once(served, sent, request.headers.get(protocol.HEADER_LENGTH), gone, take)
+                    return await self._once(served, sent, request.headers.get(HEADER_LENGTH), gone, take)
                 except Again:
                     continue
             raise Closed("the model was exchanged several times meanwhile; try again")
@@ -189,7 +190,7 @@ class App:
         return versions[version]
 
     async def _server(self, _: Request) -> Response:
-        return json_answer({"name": "edgecv", "version": __version__, "extensions": ["binary_tensor_data"]})
+        return json_answer({"name": "edgecv", "version": __version__, "extensions": [BINARY]})
 
     async def _live(self, _: Request) -> Response:
         """A call that hangs is mended by a new process."""
@@ -229,6 +230,7 @@ class App:
                 "platform": _PLATFORM,
                 "inputs": [protocol.metadata(served.face.input(model))],
                 "outputs": [protocol.metadata(spec) for spec in served.face.outputs(model)],
+                "parameters": {"content": told(model)},
             }
         )
 

@@ -18,21 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_runtime import records
+from edgecv_runtime.datatypes import BYTES, DTYPES, NAMES
 from edgecv_runtime.errors import BadInput, ComputationError, nearest
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.records import Record
 
-HEADER_LENGTH = "inference-header-content-length"
-_BYTES = "BYTES"
 # Bytes of what a mark stands for in CPython: a number and its place in a list, a list, an object, half a string.
 _SIZES = {b",": 40, b"[": 128, b"{": 256, b'"': 32}
 _BASE64 = "base64"
-DTYPES = {
-    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8",
-    "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64",
-    "object": _BYTES,
-}  # fmt: skip
-_NAMES = {name: dtype for dtype, name in DTYPES.items()}
 # Of other servers, which change what is computed or when: an answer that ignores them would be a wrong one.
 _REFUSED = ("sequence_id", "sequence_start", "sequence_end", "priority")
 _LENGTH = struct.Struct("<I")
@@ -149,8 +142,8 @@ def _input(tensors: Sequence[InputTensor], binary: memoryview, spec: TensorSpec)
     wanted = DTYPES[spec.dtype]
     if tensor.datatype != wanted:
         raise BadInput(
-            f"{where}: its datatype is {wanted}, got '{tensor.datatype[:20]}'{nearest(tensor.datatype[:20], _NAMES)}"
-            if tensor.datatype not in _NAMES
+            f"{where}: its datatype is {wanted}, got '{tensor.datatype[:20]}'{nearest(tensor.datatype[:20], NAMES)}"
+            if tensor.datatype not in NAMES
             else f"{where}: its datatype is {wanted}, got {tensor.datatype}"
         )
     if any(size < 0 for size in tensor.shape) or len(tensor.shape) > 8:
@@ -174,9 +167,9 @@ def _input(tensors: Sequence[InputTensor], binary: memoryview, spec: TensorSpec)
 
 
 def _from_binary(tensor: InputTensor, data: memoryview, where: str) -> Array:
-    if tensor.datatype == _BYTES:
+    if tensor.datatype == BYTES:
         return _shaped(_objects(_elements(data, where)), tensor, where)
-    dtype = _little(_NAMES[tensor.datatype])
+    dtype = _little(NAMES[tensor.datatype])
     wanted = math.prod(tensor.shape) * dtype.itemsize
     if wanted != len(data):
         raise BadInput(
@@ -210,7 +203,7 @@ def _from_json(tensor: InputTensor, parameters: Mapping[str, Any], where: str) -
     nested = _sizes(tensor.data, where)
     if len(nested) > 1 and nested != tuple(tensor.shape):
         raise BadInput(f"{where}: its data are lists of {list(nested)}, and its shape is {list(tensor.shape)}")
-    if kind == _BYTES:
+    if kind == BYTES:
         words = list(_flat(tensor.data, where))
         if not all(isinstance(word, str) for word in words):
             raise BadInput(f"{where}: BYTES are strings in JSON")
@@ -224,7 +217,7 @@ def _from_json(tensor: InputTensor, parameters: Mapping[str, Any], where: str) -
         found = np.array(tensor.data)
     except (ValueError, OverflowError, RecursionError) as exc:
         raise BadInput(f"{where}: its data is ragged or nested too deep: expected a list of {kind}") from exc
-    dtype = np.dtype(_NAMES[kind])
+    dtype = np.dtype(NAMES[kind])
     if kind == "UINT64" and found.dtype.kind == "f":  # NumPy's answer to values on both sides of 2**63
         flat = list(_flat(tensor.data, where))
         if all(type(value) is int and 0 <= value < 2**64 for value in flat):
