@@ -34,6 +34,17 @@ def serve(
         Path | None,
         typer.Option("--token", metavar="FILE", help="The token that clients send; for other machines."),
     ] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option("--grpc-port", metavar="PORT", help="Also serve gRPC there; 0 is any free one.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", metavar="FILE", help="TLS: the certificate.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="TLS: its key.")] = None,
+    client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--client-ca", metavar="FILE", help="Clients show a certificate of this authority, in place of a token."
+        ),
+    ] = None,
     latest: Annotated[
         bool, typer.Option("--latest", help="Exchange a model when its bundle changes, after its self-test.")
     ] = False,
@@ -50,10 +61,11 @@ def serve(
     log: Annotated[str, typer.Option("--log", help="text, or json: one document a line on stderr.")] = "text",
     json: Json = False,
 ) -> None:
-    """Serve bundles over HTTP by the Open Inference Protocol v2 (KServe, Triton); pictures or tensors in."""
+    """Serve bundles over HTTP or gRPC by the Open Inference Protocol v2 (KServe, Triton); pictures or tensors in."""
     from edgecv_runtime import stream as streams
     from edgecv_runtime.addresses import parse_address
     from edgecv_runtime.serve import Limits, Server
+    from edgecv_runtime.serve.tls import of_files
     from edgecv_runtime.stream.live.health import Verdict
     from edgecv_runtime.stream.live.systemd import Notifier
     from edgecv_runtime.web import read_token
@@ -69,6 +81,7 @@ def serve(
     )
     host, port = parse_address(listen)
     secret = read_token(token)
+    tls = of_files(tls_cert, tls_key, client_ca)
     notifier = Notifier()
     with ExitStack() as closing:
         offers = []
@@ -76,10 +89,11 @@ def serve(
             offer = _offer(text, loading, latest)
             closing.callback(offer.source.close)
             offers.append(offer)
-        server = Server(offers, host, port, token=secret, limits=limits)
+        server = Server(offers, host, port, grpc_port=grpc_port, token=secret, tls=tls, limits=limits)
         with streams.stop_on_signals() as stop:
             server.start()
-            say(f"serving: {server.url}v2")
+            grpc = "" if server.grpc_port is None else f", and gRPC at {host}:{server.grpc_port}"
+            say(f"serving: {server.url}v2{grpc}")
             while not stop.wait(_LOOK_S):
                 hanging_s = server.hanging_s()
                 reasons = (f"a call has taken {hanging_s:.0f} s",) if hanging_s > _HANGS_S else ()

@@ -66,7 +66,8 @@ class Background:
             raise Unavailable(f"{name} needs starlette and uvicorn", extra=extra) from exc
         self._socket = _bind(host, port)
         self.port: int = self._socket.getsockname()[1]
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+        scheme = "https" if settings.get("ssl_certfile") else "http"
+        self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}/"
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none", **settings)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name=name, daemon=True)
@@ -98,9 +99,19 @@ class Guarded:
     """
 
     def __init__(
-        self, app: Any, token: str | None, unguarded: Sequence[str], refusal: Callable[[str, int, dict[str, str]], Any]
+        self,
+        app: Any,
+        token: str | None,
+        unguarded: Sequence[str],
+        refusal: Callable[[str, int, dict[str, str]], Any],
+        *,
+        is_open: bool = False,
     ) -> None:
-        """refusal: makes the answer of a text, a status and headers."""
+        """refusal: makes the answer of a text, a status and headers.
+
+        is_open: who can connect may ask, for that takes a certificate.
+        """
+        self._is_open = is_open
         self._app = app
         self._token = token
         self._unguarded = unguarded
@@ -119,7 +130,7 @@ class Guarded:
             request = Request(scope)
             if self._token is None:
                 host = (host_and_port(request.headers.get("host", "")) or ("", None))[0]
-                if not is_local(host):
+                if not self._is_open and not is_local(host):
                     app = self._refusal("without a token this is for the machine itself", 421, {})
             elif scope["path"] not in self._unguarded and not self._is_known(request):
                 app = self._refusal("a token is needed", 401, {"WWW-Authenticate": "Bearer"})

@@ -51,10 +51,11 @@ class Puppet:
 
 
 @contextlib.contextmanager
-def serving(*models, token=None, host="127.0.0.1", **limits):
+def serving(*models, token=None, host="127.0.0.1", grpc_port=None, tls=None, **limits):
     """A server of models, or of offers."""
     offers = [each if isinstance(each, Offer) else Offer(each.name, "1", Always(each)) for each in models]
-    with Server(offers, host, 0, token=token, limits=Limits(**{"calls": 1, **limits})) as server:
+    settings = {"grpc_port": grpc_port, "token": token, "tls": tls, "limits": Limits(**{"calls": 1, **limits})}
+    with Server(offers, host, 0, **settings) as server:
         yield server
 
 

@@ -170,18 +170,18 @@ def test_an_answer_that_nobody_takes_is_given_up():
 
 
 def test_a_call_that_hangs_is_no_ready_server(monkeypatch):
-    from edgecv_runtime.serve import app
+    from edgecv_runtime.serve import desk
 
     puppet = Puppet()
     with serving(puppet) as server:
         puppet.go.clear()
         (first,) = posted(server, numbers(1))
         until(lambda: puppet.rows)
-        monkeypatch.setattr(app, "_SLOW_S", 0.1)
+        monkeypatch.setattr(desk, "_SLOW_S", 0.1)
         time.sleep(0.15)
         assert ask(server, "/v2/health/ready")[0] == ask(server, "/v2/models/puppet/ready")[0] == 503
         assert ask(server, "/v2/health/live")[0] == 200
-        monkeypatch.setattr(app, "_HANGS_S", 0.1)
+        monkeypatch.setattr(desk, "_HANGS_S", 0.1)
         assert ask(server, "/v2/health/live")[0] == 503
         puppet.go.set()
         assert first.result(10)[0] == 200

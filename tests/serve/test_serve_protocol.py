@@ -299,9 +299,9 @@ def test_bytes_are_written_as_triton_reads_them_and_back(values):
     array[:] = values
     theirs = serialize_byte_tensor(array)
     theirs = theirs.item() if theirs.size else b""
-    assert protocol._to_binary(array) == theirs
+    assert protocol.to_binary(array) == theirs
     assert protocol._elements(memoryview(theirs), "x") == values
-    assert list(deserialize_bytes_tensor(protocol._to_binary(array))) == values
+    assert list(deserialize_bytes_tensor(protocol.to_binary(array))) == values
 
 
 @pytest.mark.parametrize("dtype", [each for each in protocol.DTYPES if each not in ("object", "float16")])

@@ -107,17 +107,24 @@ def read(body: memoryview, header_length: str | None, spec: TensorSpec, outputs:
     length = _json_length(body, header_length)
     if length == 0 and header_length is not None:
         return Request(_alone(body, spec))
-    asked = records.decode(bytes(body[:length]), InferRequest, "the request")
+    return request_of(records.decode(bytes(body[:length]), InferRequest, "the request"), body[length:], spec, outputs)
+
+
+def request_of(asked: InferRequest, binary: memoryview, spec: TensorSpec, outputs: Sequence[str]) -> Request:
+    """A request that has been taken apart already; binary: the data of inputs that do not stand in it.
+
+    Raises BadInput.
+    """
     parameters = asked.parameters or {}
     refused = [name for name in _REFUSED if parameters.get(name)]
     if refused:
         raise BadInput(f"parameters.{refused[0]}: this server has no sequences and no priorities; leave it out")
-    binary = _flag(parameters, "binary_data_output", "parameters")
+    is_binary = _flag(parameters, "binary_data_output", "parameters")
     return Request(
-        _input(asked.inputs, body[length:], spec),
+        _input(asked.inputs, binary, spec),
         asked.id,
-        tuple(_wish(wish, binary, outputs) for wish in asked.outputs or ()),
-        binary,
+        tuple(_wish(wish, is_binary, outputs) for wish in asked.outputs or ()),
+        is_binary,
         _timeout_s(parameters.get("timeout")),
     )
 
@@ -317,7 +324,7 @@ def write(
         array = outputs[output]
         tensor: dict[str, Any] = {"name": output, "datatype": DTYPES[str(array.dtype)], "shape": list(array.shape)}
         if is_binary:
-            data = _to_binary(array)
+            data = to_binary(array)
             tensor["parameters"] = {"binary_data_size": len(data)}
             binary.append(data)
         else:
@@ -328,7 +335,8 @@ def write(
     return (b"".join([document, *binary]), len(document)) if binary else (document, None)
 
 
-def _to_binary(array: Array) -> bytes:
+def to_binary(array: Array) -> bytes:
+    """An array as the protocol's binary data."""
     if array.dtype == object:
         return b"".join(_LENGTH.pack(len(each)) + each for each in array.ravel())
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()

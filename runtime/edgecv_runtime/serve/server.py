@@ -12,11 +12,14 @@ from edgecv_runtime.serve.body import Limits
 from edgecv_runtime.serve.line import Line, Source
 from edgecv_runtime.serve.metrics import Metrics
 from edgecv_runtime.serve.models import NETWORK, Face, Network, Pictures
+from edgecv_runtime.serve.tls import Tls
 from edgecv_runtime.stream.redact import remember
 from edgecv_runtime.web import Background, Guarded, check_guarded, json_answer
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from edgecv_runtime.serve.grpcserver import GrpcServer
 
 # Calls at once a core. With one a core ONNX Runtime's threads wait for each other between two calls: 20 ms of CPU a
 # request with 32 clients, 18 with three (benchmarks/serve.py); each holds its own activations.
@@ -45,21 +48,30 @@ class Server:
         host: str = "127.0.0.1",
         port: int = 8000,
         *,
+        grpc_port: int | None = None,
         token: str | None = None,
+        tls: Tls | None = None,
         limits: Limits | None = None,
     ) -> None:
         """Bind the address; the sources are closed with the server.
 
+        grpc_port: of the same host, for gRPC; None for none. tls: certificates, for both; where clients have to show
+        one, that stands in for the token.
         Raises BadInput for an address of other machines without a token, one that is taken, and names that are given
-        twice; Unavailable without starlette, uvicorn and prometheus-client.
+        twice; Unavailable without starlette, uvicorn and prometheus-client, or grpcio.
         """
-        check_guarded(host, port, token, "use the models", "--token")
+        is_mutual = tls is not None and tls.client_ca is not None
+        if not is_mutual:
+            check_guarded(host, port, token, "use the models", "--token")
+        if tls is not None:
+            tls.check()
         if token is not None:
             remember(token)
         _check_names(offers)
         try:
-            from edgecv_runtime.serve.app import UNGUARDED, App, Served
+            from edgecv_runtime.serve.app import UNGUARDED, App
             from edgecv_runtime.serve.connection import protocol
+            from edgecv_runtime.serve.desk import Desk, Served
         except ImportError as exc:
             raise Unavailable("a server needs starlette and uvicorn", extra="serve") from exc
         self._limits = limits = limits or Limits()
@@ -80,10 +92,18 @@ class Server:
             self._lines.append(line)
             faces: tuple[tuple[str, Face], ...] = ((name, pictures), (name + NETWORK, network))
             served += [Served(each, version, line, face) for each, face in faces]
-        self._app = App(served, limits, metrics, cores)
+        self._desk = Desk(served, limits, metrics, cores)
+        self._grpc: GrpcServer | None = None
         try:
+            guarded = Guarded(
+                App(self._desk).asgi,
+                token,
+                UNGUARDED,
+                lambda text, *rest: json_answer({"error": text}, *rest),
+                is_open=is_mutual,
+            )
             self._background = Background(
-                Guarded(self._app.asgi, token, UNGUARDED, lambda text, *rest: json_answer({"error": text}, *rest)),
+                guarded,
                 host,
                 port,
                 name="edgecv-serve",
@@ -91,18 +111,32 @@ class Server:
                 http=protocol(limits.head_s),
                 limit_concurrency=limits.connections,
                 timeout_graceful_shutdown=int(_CLOSE_S),
+                **({} if tls is None else tls.for_uvicorn()),
             )
+            if grpc_port is not None:
+                from edgecv_runtime.serve.grpcserver import GrpcServer
+
+                try:
+                    self._grpc = GrpcServer(self._desk, host, grpc_port, token, tls)
+                except BaseException:
+                    self._background.close(0)
+                    raise
         except BaseException:
             self._close_lines()
             raise
         self.port, self.url = self._background.port, self._background.url
+        self.grpc_port = None if self._grpc is None else self._grpc.port
 
     def start(self) -> None:
         """Serve, in a thread of its own."""
         self._background.start()
+        if self._grpc is not None:
+            self._grpc.start()
 
     def close(self) -> bool:
         """Take no more requests, answer those that have begun, close the models; False where a call hangs."""
+        if self._grpc is not None:
+            self._grpc.close(_CLOSE_S)
         self._background.close(_CLOSE_S + 1)
         return self._close_lines()
 
@@ -116,7 +150,7 @@ class Server:
         return self._metrics.counts()
 
     def _close_lines(self) -> bool:
-        self._app.close()
+        self._desk.close()
         closed = [line.close(_CLOSE_S) for line in self._lines]
         return all(closed)
 

@@ -1,0 +1,190 @@
+"""Where requests are answered, whichever protocol brings them: which model, read, computed, written, within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from edgecv_runtime.errors import BadInput, Closed, EdgecvError, Unavailable, nearest
+from edgecv_runtime.manifest import TensorSpec
+from edgecv_runtime.serve.body import Gone, Limits, Memory, Refusal
+from edgecv_runtime.serve.line import Again, Busy, Line
+from edgecv_runtime.serve.metrics import Metrics
+from edgecv_runtime.serve.models import Face, Outputs
+from edgecv_runtime.serve.protocol import Request
+from edgecv_runtime.stream.latest import told
+
+T = TypeVar("T")
+W = TypeVar("W", covariant=True)
+PLATFORM = "edgecv_onnx"
+_TRIES = 3  # of a request whose model is exchanged meanwhile
+_SLOW_S, _HANGS_S = 10.0, 30.0  # a call that takes so long is not ready for others; does not come back
+logger = logging.getLogger("edgecv")
+
+
+class Served(NamedTuple):
+    """One model of the protocol: a bundle's line, seen by one of its faces."""
+
+    name: str
+    version: str
+    line: Line
+    face: Face
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether no call of it takes too long."""
+        return self.line.hanging_s(time.monotonic()) < _SLOW_S
+
+
+class Wire(Protocol[W]):
+    """A request as it came, and how its answer goes back."""
+
+    def decoded_bytes(self) -> int:
+        """What it takes at most once it is read; raises BadInput."""
+        ...
+
+    def read(self, spec: TensorSpec, outputs: Sequence[str]) -> Request:
+        """The request of a model with this input and these outputs; raises BadInput."""
+        ...
+
+    def write(self, served: Served, content: str, asked: Request, columns: Outputs) -> W:
+        """Its answer."""
+        ...
+
+
+class Desk:
+    """Answers requests for some models."""
+
+    def __init__(self, served: Sequence[Served], limits: Limits, metrics: Metrics, workers: int) -> None:
+        """workers: threads that decode."""
+        self._models: dict[str, dict[str, Served]] = {}
+        for each in served:
+            self._models.setdefault(each.name, {})[each.version] = each
+        self.limits, self.metrics = limits, metrics
+        self.memory = Memory(int(limits.memory_mb * 2**20))
+        metrics.held(lambda: self.memory.held)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="edgecv-serve-decode")
+
+    def close(self) -> None:
+        """End the threads, when what they do is done."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def all(self) -> list[Served]:
+        """Every model and version."""
+        return [each for versions in self._models.values() for each in versions.values()]
+
+    @property
+    def is_live(self) -> bool:
+        """A call that hangs is mended by a new process."""
+        now_s = time.monotonic()
+        return all(each.line.hanging_s(now_s) < _HANGS_S for each in self.all())
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all models are."""
+        return all(each.is_ready for each in self.all())
+
+    def find(self, name: str, version: str | None) -> Served:
+        """A model, the latest version without one; raises Refusal with the nearest name."""
+        versions = self._models.get(name)
+        if versions is None:
+            raise Refusal(f"there is no model '{name[:80]}'{nearest(name[:80], self._models)}", 404)
+        if version is None:
+            return max(versions.values(), key=lambda each: _order(each.version))
+        if version not in versions:
+            raise Refusal(f"model '{name}' has the versions {', '.join(versions)}, not '{version[:40]}'", 404)
+        return versions[version]
+
+    def versions(self, name: str) -> list[str]:
+        """Those of a model, the latest last."""
+        return sorted(self._models[name], key=_order)
+
+    async def answer(
+        self, served: Served, wire: Wire[T], take: Callable[[int], None], gone: asyncio.Future[None] | None = None
+    ) -> T:
+        """Read, compute, write; again where the model is exchanged meanwhile.
+
+        take: is told the bytes that are held. gone: is done when nobody waits any more; raises Gone then.
+        """
+        for _ in range(_TRIES):
+            try:
+                return await self._once(served, wire, take, gone)
+            except Again:
+                continue
+        raise Closed("the model was exchanged several times meanwhile; try again")
+
+    async def _once(
+        self, served: Served, wire: Wire[T], take: Callable[[int], None], gone: asyncio.Future[None] | None
+    ) -> T:
+        model, face = served.line.source.current(), served.face
+        names = [spec.name for spec in face.outputs(model)]
+
+        def made_ready() -> tuple[float | None, Future[T]]:
+            take(wire.decoded_bytes())
+            asked = wire.read(face.input(model), names)
+            take(len(asked.input) * _row_bytes(model.input) if asked.input.ndim else 0)
+            ready = face.ready(model, asked.input)
+
+            def written(outputs: Outputs) -> T:
+                return wire.write(served, told(model), asked, face.answer(model, ready, outputs))
+
+            return asked.timeout_s, served.line.submit(model, ready.tensor, written)
+
+        with served.line.coming():
+            timeout_s, waiting = await self.off(made_ready)
+        answered = asyncio.wrap_future(waiting)
+        try:
+            ends: tuple[asyncio.Future[Any], ...] = (answered,) if gone is None else (answered, gone)
+            await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if answered.done():
+                return answered.result()
+            if gone is not None and gone.done():
+                raise Gone
+            raise Refusal(f"not computed after the {timeout_s:g} s of parameters.timeout", 504)
+        finally:
+            waiting.cancel()  # at once: through the loop it would be computed yet
+
+    async def off(self, call: Callable[[], T]) -> T:
+        """In a thread, so that the loop goes on."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+
+def content(served: Served) -> Mapping[str, str]:
+    """Parameters of a model's metadata and of its answers: which bundle, variant and file it is."""
+    return {"content": told(served.line.source.current())}
+
+
+def refusal(error: Exception, line: Line | None = None) -> Refusal:
+    """An error as clients see it, with the status of HTTP that tells whether to try again, and when."""
+    if isinstance(error, Refusal):
+        return error
+    headers: dict[str, str] = {}
+    if isinstance(error, Busy):
+        status = 429
+        headers["Retry-After"] = str(math.ceil(line.wait_s()) if line is not None and line.wait_s() > 0 else 1)
+    elif isinstance(error, BadInput):
+        status = 400
+    elif isinstance(error, (Closed, Unavailable)):
+        status = 503
+    else:
+        status = 500
+    if not isinstance(error, EdgecvError):
+        logger.error("a request failed: %s: %s", type(error).__name__, error)
+        error = EdgecvError("the computation failed")
+    return Refusal(str(error), status, headers)
+
+
+def _row_bytes(spec: TensorSpec) -> int:
+    return math.prod(size for size in spec.shape[1:] if isinstance(size, int)) * np.dtype(spec.dtype).itemsize
+
+
+def _order(version: str) -> tuple[int, str]:
+    """The latest last: by number."""
+    return (int(version), "") if version.isdecimal() else (-1, version)

@@ -1,0 +1,276 @@
+"""The protocol over gRPC: the same models, limits and token as over HTTP, from the same desk."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import struct
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from edgecv_runtime import __version__
+from edgecv_runtime.datatypes import DTYPES, NAMES
+from edgecv_runtime.errors import BadInput, Unavailable
+from edgecv_runtime.manifest import TensorSpec
+from edgecv_runtime.serve import protocol
+from edgecv_runtime.serve.body import Refusal
+from edgecv_runtime.serve.desk import PLATFORM, Desk, Served, refusal
+from edgecv_runtime.serve.grpcmessages import CONTENTS, METHODS, SERVICE, classes
+from edgecv_runtime.serve.models import Outputs
+
+if TYPE_CHECKING:
+    from edgecv_runtime.serve.tls import Tls
+
+UNGUARDED = ("ServerLive", "ServerReady")
+_NUMBER = 40  # bytes of a number of Python, with its place in a list
+# What a status of HTTP is in gRPC, by the name of its code.
+_CODES = {
+    400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 404: "NOT_FOUND", 413: "RESOURCE_EXHAUSTED",
+    429: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
+}  # fmt: skip
+
+
+class GrpcServer:
+    """Serves a desk over gRPC, in a thread with a loop of its own."""
+
+    def __init__(self, desk: Desk, host: str, port: int, token: str | None, tls: Tls | None) -> None:
+        """Bind the address; raises BadInput for one that is taken, Unavailable without grpcio."""
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # whoever sends garbage fills no log
+        try:
+            import grpc
+            import grpc.aio
+        except ImportError as exc:
+            raise Unavailable("gRPC needs grpcio and protobuf", extra="grpc") from exc
+        self._methods = Methods(desk, token, grpc)
+        self._credentials = None if tls is None else grpc.ssl_server_credentials(*tls.for_grpc())
+        self._grpc = grpc
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="edgecv-serve-grpc", daemon=True)
+        self._thread.start()
+        self.port = 0
+        try:
+            self.port = self._do(self._bound(desk, f"[{host}]" if ":" in host else host, port))
+        except RuntimeError as exc:
+            self.close(0)
+            raise BadInput(f"{host}:{port}: cannot listen there for gRPC: the address is taken, or none") from exc
+
+    def start(self) -> None:
+        """Serve."""
+        self._do(self._server.start())
+
+    def close(self, wait_s: float) -> None:
+        """Take no more, and wait so long for requests that have begun."""
+        self._do(self._server.stop(wait_s))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(wait_s + 1)
+
+    def _do(self, doing: Awaitable[Any]) -> Any:
+        async def done() -> Any:
+            return await doing
+
+        return asyncio.run_coroutine_threadsafe(done(), self._loop).result()
+
+    async def _bound(self, desk: Desk, host: str, port: int) -> int:
+        limits = desk.limits
+        self._server = server = self._grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", int(limits.body_mb * 2**20)),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # else a second server shares the port, and nobody notices
+            ],
+            maximum_concurrent_rpcs=limits.connections,
+        )
+        server.add_generic_rpc_handlers((self._methods.handlers(),))
+        place = f"{host}:{port}"
+        if self._credentials is None:
+            return int(server.add_insecure_port(place))
+        return int(server.add_secure_port(place, self._credentials))
+
+
+class Methods:
+    """What each method of the service does."""
+
+    def __init__(self, desk: Desk, token: str | None, grpc: Any) -> None:
+        self._desk, self._grpc = desk, grpc
+        self._secret = None if token is None else f"Bearer {token}".encode()
+        self._messages = classes()
+
+    def handlers(self) -> Any:
+        """All of them, for a server."""
+        return self._grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                name: self._grpc.unary_unary_rpc_method_handler(
+                    self._guarded(name),
+                    response_serializer=self._messages[f"{name}Response"].SerializeToString,
+                )
+                for name in METHODS
+            },
+        )
+
+    def _guarded(self, name: str) -> Callable[[Any, Any], Awaitable[Any]]:
+        """A method whose errors become a status, and which wants the token."""
+        method, kind = getattr(self, f"_{name}"), self._messages[f"{name}Request"]
+
+        async def run(sent: bytes, context: Any) -> Any:
+            try:
+                if name in UNGUARDED or self._is_known(context):
+                    return await method(_parsed(sent, kind))
+                refused = Refusal("a token is needed", 401)
+            except Exception as exc:  # whatever it is, the client gets one line, and the others theirs
+                refused = refusal(exc)
+            code = getattr(self._grpc.StatusCode, _CODES.get(refused.status, "INTERNAL"))
+            again_s = refused.headers.get("Retry-After")
+            extra = () if again_s is None else (("retry-after", again_s),)
+            return await context.abort(code, str(refused), extra)
+
+        return run
+
+    def _is_known(self, context: Any) -> bool:
+        if self._secret is None:
+            return True
+        given = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+        return any(
+            hmac.compare_digest(each.encode() if isinstance(each, str) else each, self._secret) for each in given
+        )
+
+    async def _ServerLive(self, _: Any) -> Any:  # noqa: N802 - the service's own names
+        return self._messages["ServerLiveResponse"](live=self._desk.is_live)
+
+    async def _ServerReady(self, _: Any) -> Any:  # noqa: N802
+        return self._messages["ServerReadyResponse"](ready=self._desk.is_ready)
+
+    async def _ModelReady(self, request: Any) -> Any:  # noqa: N802
+        return self._messages["ModelReadyResponse"](
+            ready=self._desk.find(request.name, request.version or None).is_ready
+        )
+
+    async def _ServerMetadata(self, _: Any) -> Any:  # noqa: N802
+        return self._messages["ServerMetadataResponse"](name="edgecv", version=__version__)
+
+    async def _ModelMetadata(self, request: Any) -> Any:  # noqa: N802
+        served = self._desk.find(request.name, request.version or None)
+        model = served.line.source.current()
+        return self._messages["ModelMetadataResponse"](
+            name=served.name,
+            versions=self._desk.versions(served.name),
+            platform=PLATFORM,
+            inputs=[protocol.metadata(served.face.input(model))],
+            outputs=[protocol.metadata(spec) for spec in served.face.outputs(model)],
+        )
+
+    async def _ModelInfer(self, request: Any) -> Any:  # noqa: N802
+        began_s = time.monotonic()
+        desk, name, version, status = self._desk, "", "", 499  # what a call has that its client gave up
+        try:
+            with desk.memory.hold() as take:
+                served = desk.find(request.model_name, request.model_version or None)
+                name, version = served.name, served.version
+                take(request.ByteSize())
+                with served.line.place():
+                    try:
+                        answer = await desk.answer(served, Message(request, self._messages), take)
+                    except Exception as exc:
+                        raise refusal(exc, served.line) from exc
+                take(answer.ByteSize())
+                status = 200
+                return answer
+        except Exception as exc:
+            refused = refusal(exc, served.line if name else None)
+            status = refused.status
+            raise refused from exc
+        finally:
+            desk.metrics.answered(name, version, status, time.monotonic() - began_s)
+
+
+def _parsed(sent: bytes, kind: Any) -> Any:
+    """A message of a kind; here and not by gRPC, which writes a traceback for each that is none."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        return kind.FromString(sent)
+    except DecodeError as exc:
+        raise BadInput(f"the request is no {kind.DESCRIPTOR.name}") from exc
+
+
+class Message(NamedTuple):
+    """A ModelInferRequest, and the classes of what answers it."""
+
+    request: Any
+    messages: Any
+
+    def decoded_bytes(self) -> int:
+        """Values that are no binary data become numbers of Python on their way."""
+        fields = [field for tensor in self.request.inputs for field in tensor.contents.ListFields()]
+        return sum(
+            2 * sum(map(len, values)) if field.name == "bytes_contents" else _NUMBER * len(values)
+            for field, values in fields
+        )
+
+    def read(self, spec: TensorSpec, outputs: Sequence[str]) -> protocol.Request:
+        """The request, its one input as binary data."""
+        raw = list(self.request.raw_input_contents)
+        inputs = [self._input(each, raw) for each in self.request.inputs]
+        if raw and len(raw) != len(inputs):
+            raise BadInput(f"raw_input_contents has {len(raw)} elements, expected one for each of {len(inputs)} inputs")
+        asked = protocol.InferRequest(
+            inputs=tuple(tensor for tensor, _ in inputs),
+            id=self.request.id or None,
+            parameters=_plain(self.request.parameters),
+            outputs=tuple(protocol.OutputWish(each.name, _plain(each.parameters)) for each in self.request.outputs)
+            or None,
+        )
+        return protocol.request_of(asked, memoryview(inputs[0][1] if len(inputs) == 1 else b""), spec, outputs)
+
+    def write(self, served: Served, told: str, asked: protocol.Request, columns: Outputs) -> Any:
+        """The answer; all outputs as binary data."""
+        names = [name for name, _ in asked.outputs] or list(columns)
+        answer = self.messages["ModelInferResponse"](
+            model_name=served.name, model_version=served.version, id=asked.id or ""
+        )
+        answer.parameters["content"].string_param = told
+        for name in names:
+            array = columns[name]
+            answer.outputs.add(name=name, datatype=DTYPES[str(array.dtype)], shape=array.shape)
+            answer.raw_output_contents.append(protocol.to_binary(array))
+        return answer
+
+    def _input(self, tensor: Any, raw: list[bytes]) -> tuple[protocol.InputTensor, bytes]:
+        where = f"input '{tensor.name[:60]}'"
+        filled = [field.name for field, _ in tensor.contents.ListFields()]
+        if raw and filled:
+            raise BadInput(f"{where}: has both contents and raw_input_contents: give one of the two")
+        data = raw[0] if raw else _packed(tensor, filled, where)
+        parameters = {**_plain(tensor.parameters), "binary_data_size": len(data)}
+        return protocol.InputTensor(tensor.name, tuple(tensor.shape), tensor.datatype, parameters), data
+
+
+def _packed(tensor: Any, filled: list[str], where: str) -> bytes:
+    """Typed contents as binary data; raises BadInput for values that the datatype cannot hold, never cast."""
+    field = CONTENTS.get(tensor.datatype)
+    if tensor.datatype == "FP16":
+        raise BadInput(f"{where}: FP16 has no contents: send it in raw_input_contents")
+    if field is None or not set(filled) <= {field}:
+        raise BadInput(f"{where}: {tensor.datatype[:20]} stands in {field or 'no contents'}, got {', '.join(filled)}")
+    values = getattr(tensor.contents, field)
+    if field == "bytes_contents":
+        return b"".join(struct.pack("<I", len(each)) + each for each in values)
+    dtype = np.dtype(NAMES[tensor.datatype])
+    found = np.array(values, {"f": dtype, "b": dtype}.get(dtype.kind, np.uint64 if dtype.kind == "u" else np.int64))
+    if dtype.kind in "iu" and len(found):
+        limits = np.iinfo(dtype)
+        if int(found.min()) < limits.min or int(found.max()) > limits.max:
+            raise BadInput(
+                f"{where}: {tensor.datatype} values lie in {limits.min}..{limits.max}, got {found.min()}..{found.max()}"
+            )
+    return protocol.to_binary(found.astype(dtype))
+
+
+def _plain(parameters: Any) -> dict[str, Any]:
+    chosen = {name: each.WhichOneof("parameter_choice") for name, each in parameters.items()}
+    return {name: getattr(parameters[name], field) for name, field in chosen.items() if field}
