@@ -19,6 +19,7 @@ from edgecv.cli import (
     output,
     quantizing,
     recipes,
+    repositories,
     results,
     serving,
     streaming,
@@ -31,6 +32,11 @@ class Verb(NamedTuple):
     command: Callable[..., None]
     example: str
     kind: type[TyperCommand] = TyperCommand
+
+    @property
+    def name(self) -> str:
+        """What is typed."""
+        return self.command.__name__.replace("_", "-")
 
 
 # In the order in which they are used.
@@ -50,6 +56,7 @@ VERBS = {
     ),
     "To another device": (
         Verb(deploying.check, "edgecv check runs/photos/bundle --target rpi5"),
+        Verb(repositories.export_repository, "edgecv export-repository runs/photos/bundle --triton models"),
         Verb(deploying.deploy, "edgecv deploy runs/photos/bundle pi@camera-3 --merge"),
     ),
     "Single steps of a build": (
@@ -81,7 +88,7 @@ class Verbs(TyperGroup):
         del ctx
         for title, verbs in VERBS.items():
             with formatter.section(title):
-                formatter.write_dl([(verb.command.__name__, _summary(verb)) for verb in verbs])
+                formatter.write_dl([(verb.name, _summary(verb)) for verb in verbs])
 
 
 def _summary(verb: Verb) -> str:

@@ -112,9 +112,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir()
     try:
         yield temporary
-        for file in temporary.iterdir():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
+        for each in temporary.rglob("*"):
+            if each.is_dir():
+                sync_folder(each)
+            else:
+                with each.open("rb") as opened:
+                    os.fsync(opened.fileno())
         sync_folder(temporary)
         if path.is_dir():
             _exchange(temporary, path)

@@ -20,7 +20,7 @@ import edgecv_runtime as rt
 from edgecv.cli.app import VERBS, app
 from edgecv.cli.loading import Loading
 
-ALL = {verb.command.__name__: verb for verbs in VERBS.values() for verb in verbs}
+ALL = {verb.name: verb for verbs in VERBS.values() for verb in verbs}
 COMMANDS = typer.main.get_command(app).commands
 LOADING = ("tune", "predict", "stream", "soak", "serve", "bulk")
 
