@@ -18,7 +18,7 @@ COVERAGE ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo dev test test-camera test-service test-ray soak coverage lint format docs figures dist wheel-test try-wheel clean
+.PHONY: demo dev test test-camera test-servers test-service test-ray soak coverage lint format docs figures dist wheel-test try-wheel clean
 
 DEMO = digits ink digit-boxes imagenet-lite0
 demo: $(VENV)/demo
@@ -61,6 +61,12 @@ $(VENV)-ray/made: pyproject.toml constraints.txt
 	$(VENV)-ray/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable '.[edge,ray]' pytest
 	touch $@
+
+# MLServer behind `--backend kserve:`, and a fuzzer against `edgecv serve`: in an environment of their own, two minutes.
+test-servers: $(VENV)/dev
+	$(PYTHON) -m venv $(VENV)-servers
+	$(VENV)-servers/bin/pip install --quiet mlserver==1.7.1 onnxruntime schemathesis==4.32.5
+	EDGECV_SERVERS=$(abspath $(VENV)-servers)/bin/python $(BIN)/python -m pytest tests/serve/server_checks.py
 
 COVERED = --cov=edgecv --cov=edgecv_export --cov=edgecv_runtime --cov-report=html \
 	--cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR)
