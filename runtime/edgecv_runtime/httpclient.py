@@ -162,7 +162,7 @@ class Client:
             response = connection.getresponse()
         except ConnectionError as exc:  # RemoteDisconnected is one
             raise _Unanswered("the connection was cut before an answer", reused) from exc
-        if int(response.headers.get("content-length") or 0) > _MOST:
+        if (response.length or 0) > _MOST:
             raise http.client.HTTPException(f"an answer of more than {_MOST >> 20} MB")
         try:
             body = response.read(_MOST + 1)

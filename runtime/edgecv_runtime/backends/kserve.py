@@ -80,7 +80,9 @@ class KServe:
             port = parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError:
             found, port = None, 0
-        if parts.scheme not in ("http", "https") or not parts.hostname or not found or parts.query or parts.fragment:
+        host = parts.hostname or ""
+        is_plain = url.isascii() and url.isprintable() and " " not in url and not (parts.query or parts.fragment)
+        if found is None or parts.scheme not in ("http", "https") or not host or not is_plain:
             raise BadInput(f"'{_hidden(url)}' is no address of a model; expected {EXAMPLE}[/versions/V][#VARIANT]")
         if "@" in parts.netloc:
             raise BadInput(f"'{_hidden(url)}': a name or password is not sent; a token is, {_VARIABLES['token']}")
@@ -90,7 +92,7 @@ class KServe:
             raise BadInput(f"'{url}': certificates are for https")
         self.url = url.rstrip("/")
         self._settings = Settings(variant, token, str(ca), str(cert), str(key), timeout_s, retry_s)
-        self._place = parts.scheme, parts.hostname, port
+        self._place = parts.scheme, host, port
         self._root, self._path = found["prefix"] + "/v2", parts.path.rstrip("/")
 
     @classmethod
@@ -242,6 +244,8 @@ class Served:
         found, at = {}, 0
         for each in told.outputs:
             size = (each.parameters or {}).get("binary_data_size", 0)
+            if type(size) is not int or size < 0:
+                raise ComputationError(f"{self._where}: binary_data_size of '{each.name}' is {str(size)[:40]}")
             found[each.name] = each, binary[at : at + size] if size else None
             at += size
         if at != len(binary):
@@ -374,21 +378,24 @@ def _array(tensor: _Tensor, data: bytes | None, spec: TensorSpec, where: str) ->
         )
     dtype = np.dtype(NAMES[tensor.datatype])
     try:
-        flat = (
-            np.array(_flat(tensor.data), dtype)
-            if data is None
-            else np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype)
-        )
-        return flat.reshape(tensor.shape)
-    except (ValueError, TypeError, OverflowError) as exc:
+        flat = _numbers(tensor.data, dtype) if data is None else np.frombuffer(data, dtype.newbyteorder("<"))
+        return flat.reshape(tensor.shape).astype(dtype)
+    except ValueError as exc:
         raise ComputationError(
             f"{where}: the data of '{spec.name}' are not {tensor.datatype} {tensor.shape}: {exc}"
         ) from exc
 
 
-def _flat(data: Any) -> Any:
-    """Data as they stand in JSON: nested as the shape is, or flat."""
-    return np.array(data, dtype=object).ravel().tolist() if data and isinstance(data[0], list) else data
+def _numbers(data: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Data as they stand in JSON, flat or nested, never cast to what they are not; raises ValueError."""
+    found = np.array(data)
+    kinds = {"b": "b", "u": "iu", "i": "iu", "f": "iuf"}[dtype.kind]
+    if not isinstance(data, list) or (found.size and found.dtype.kind not in kinds):
+        raise ValueError("not a list of such values alone")
+    made = found.astype(dtype)
+    if dtype.kind in "iu" and (made != found).any():
+        raise ValueError("beyond what the type holds")
+    return made
 
 
 def _made(url: str, settings: Settings) -> KServe:
