@@ -79,6 +79,14 @@ def deploy(
     probe: Annotated[
         str, typer.Option("--probe", metavar="COMMAND", help="Tells there whether it answers; else a self-test does.")
     ] = "",
+    service: Annotated[
+        str,
+        typer.Option(
+            "--service",
+            metavar="COMMAND",
+            help="A systemd unit of 'stream SOURCE --page HOST:PORT' or 'serve'; or none.",
+        ),
+    ] = "",
     ready: Annotated[int, typer.Option("--ready", metavar="SECONDS", help="Until it has to answer.")] = 60,
     extra: Annotated[
         list[str] | None, typer.Option("--extra", metavar="NAME", help="Of edgecv, beside those that fit: page, mqtt.")
@@ -100,6 +108,7 @@ def deploy(
     Exit code 3 where the device cannot be reached or does not fit, 5 where a step or the probe failed there; what ran
     before runs on.
     """
+    from edgecv.cli import services
     from edgecv.deploy import deployment
     from edgecv.deploy.ssh import Host
     from edgecv_runtime import files, records
@@ -118,7 +127,20 @@ def deploy(
         if host is None:
             raise BadInput("where to? expected a device: edgecv deploy BUNDLE user@host")
         extras = tuple(extra or ())
-        asked = deployment.Asked(folder, wheel, offline, bench, seconds, rounds, restart, probe, ready, extras, keep)
+        asked = deployment.Asked(
+            folder,
+            wheel,
+            offline,
+            bench,
+            seconds,
+            rounds,
+            restart,
+            probe,
+            ready,
+            extras,
+            keep,
+            *services.given(service),
+        )
         found = deployment.deploy(Host(host, ssh_config), opened, asked, dry_run=dry_run, tell=say)
         for line in found.warnings:
             stderr.print(f"edgecv: warning: {host}: {line}", soft_wrap=True)

@@ -46,6 +46,11 @@ say disk_mb "$(($(df -Pk "$there" | sed -n '2s/.* \([0-9][0-9]*\)  *[0-9][0-9]*%
 [ -w "$there" ] && say writable yes
 say current "$(readlink "$folder/current" | sed 's:.*/::')"
 say before "$(readlink "$folder/current/before" | sed 's:.*/::')"
+say service "$(cat "$folder/current/service" 2>/dev/null)"
+if [ "$(id -u)" = 0 ]; then units=/etc/systemd/system own=""; else units=${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user own=--user; fi
+say systemd "$(XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/run/user/$(id -u)} systemctl $own show --property Version --value 2>/dev/null)"
+[ -f "/var/lib/systemd/linger/$(id -un)" ] && say linger yes
+for each in "$units"/edgecv-*.service; do [ -e "$each" ] && say unit "${each##*/}=$(readlink "$each" || echo "$each")"; done
 [ -f "$folder/pending" ] && say pending "$(cat "$folder/pending") "
 for each in "$folder"/environments/*/complete; do [ -f "$each" ] && say environment "$(basename "$(dirname "$each")")"; done
 for each in "$folder"/bundles/*/bundle.json; do [ -f "$each" ] && say bundle "$(basename "$(dirname "$each")")"; done

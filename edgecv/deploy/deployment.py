@@ -29,8 +29,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from edgecv.deploy import device, fits, running, wheels
+from edgecv.deploy import device, fits, running, service, wheels
 from edgecv.deploy.device import Facts, Plan
+from edgecv.deploy.service import Service
 from edgecv.deploy.ssh import Host
 from edgecv_runtime import bundle as bundles
 from edgecv_runtime import files, offers, records
@@ -50,6 +51,7 @@ class Asked(Record, frozen=True):
     bench: measure there, too, so long for a round, and so many rounds. restart, probe: shell commands, run in the
     release's folder; restart starts what runs it (a service, say), probe tells by its exit code whether it answers, and
     by default loads the bundle with its self-test. ready_s: until it has to. extras: of edgecv, beside those that fit.
+    service: what runs there from now on, in the place of restart and probe; without_service: ends what runs there.
     keep: how many old releases stay there, beside what runs and what ran before it.
     """
 
@@ -64,10 +66,14 @@ class Asked(Record, frozen=True):
     ready_s: int = 60
     extras: tuple[str, ...] = ()
     keep: int = 2
+    service: Service | None = None
+    without_service: bool = False
 
     def __post_init__(self) -> None:
         if self.keep < 0:
             raise BadInput(f"--keep is how many old releases stay, 0 or more; got {self.keep}")
+        if self.service is not None and (self.restart or self.probe):
+            raise BadInput("--service starts and probes by itself: leave out --restart and --probe")
         known = metadata.metadata("edgecv").get_all("Provides-Extra") or []
         for name in self.extras:
             if name not in known:
@@ -129,13 +135,18 @@ def _ask(job: Deployment) -> str:
 def _decide(job: Deployment) -> str:
     size_mb = sum(each.bytes for each in job.bundle.manifest.files.values()) // 1_000_000 + 1
     job.warnings += device.check(job.facts, job.host.name, size_mb, time.time(), offline=job.asked.offline)
-    job.plan = device.plan(job.facts, job.asked.extras)
+    asked = job.asked
+    if asked.service is not None:
+        job.warnings += asked.service.check(job.facts, job.host.name)
+    elif not asked.without_service:
+        service.refuse_forgetting(job.facts, job.host.name)
+    job.plan = device.plan(job.facts, (*asked.extras, *(asked.service.extras if asked.service else ())))
     refused = fits.refuse(job.bundle, job.facts, job.plan, job.host.name)
     job.wheel = wheels.given(job.asked.wheel) if job.asked.wheel else wheels.own(job.work)
     parts = (files.sha256(job.wheel), job.facts.python, job.facts.python_version, job.plan.sees_system)
     job.environment = _id(*parts, *job.plan.extras, *job.plan.packages)
     job.content = content_id(job.bundle)
-    job.release = _id(job.environment, job.content, job.asked.restart, job.asked.probe)
+    job.release = _id(job.environment, job.content, asked.restart, asked.probe, *_words(asked.service))
     return "; ".join([*job.plan.reasons, *refused])
 
 
@@ -212,13 +223,19 @@ def _release(job: Deployment) -> str:
     there = f"releases/{job.release}"
     part = f"{there}.part"
     before = job.facts.current if job.facts.pending is None else job.facts.pending
+    content = {"restart": job.asked.restart, "probe": job.asked.probe or PROBE}
+    if job.asked.service is not None:
+        content = job.asked.service.files(f"{job.facts.folder}/{there}", job.facts)
+    own = job.work / "release"
+    own.mkdir()
+    for name, text in content.items():
+        (own / name).write_text(text, encoding="utf-8")
     script = f"""
 rm -rf {part}
 mkdir -p {part}
+tar -xf - -C {part}
 ln -s ../../environments/{job.environment} {part}/environment
 ln -s ../../bundles/{job.content} {part}/bundle
-printf '%s' {shlex.quote(job.asked.restart)} >{part}/restart
-printf '%s' {shlex.quote(job.asked.probe or PROBE)} >{part}/probe
 sync
 if [ -d {there} ]; then rm -rf {part}; else mv -T {part} {there}; echo made; fi
 if [ -n "{before}" ] && [ "{before}" != {job.release} ]; then
@@ -227,7 +244,7 @@ if [ -n "{before}" ] && [ "{before}" != {job.release} ]; then
 fi
 """
     job.made.add(part)
-    if "made" in job.run(script, "writing the release"):
+    if "made" in job.run(script, "writing the release", _packed(job.work, {name: own / name for name in content})):
         job.made.add(there)
     return there
 
@@ -364,6 +381,10 @@ def content_id(bundle: Bundle) -> str:
     """A bundle's name by content: of all its files but the evidence."""
     table = {name: each for name, each in bundle.manifest.files.items() if name != EVIDENCE}
     return _id(records.encode(msgspec.structs.replace(bundle.manifest, files=table)))
+
+
+def _words(asked: Service | None) -> tuple[bytes, ...]:
+    return () if asked is None else (records.encode(asked),)
 
 
 def _id(*parts: object) -> str:

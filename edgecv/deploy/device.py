@@ -18,12 +18,13 @@ FOLDER = ".local/share/edgecv"  # below the home folder
 # MB of an environment with `cpu`, and what OpenVINO adds (benchmarks/results/footprint.md), with the wheels while they
 # are installed: 660 MB in the end, measured 2026-11.
 ENVIRONMENT_MB, OPENVINO_MB = 550, 300
-_MANY = ("environment", "bundle")
+_MANY = ("environment", "bundle", "unit")
 
 
 class Facts(Record, frozen=True):
     """A device. model: of its board; clock: seconds since 1970. folder: of deployments there, absolute.
 
+    service: what of edgecv runs there as one, systemd: its version, where it answers; unit: "NAME=FILE" of edgecv.
     current, before: releases; pending: None, or what a switch that never ended would have gone back to.
     """
 
@@ -48,11 +49,15 @@ class Facts(Record, frozen=True):
     current: str = ""
     before: str = ""
     pending: str | None = None
+    service: str = ""
+    systemd: str = ""
+    linger: str = ""
     memory_mb: int = 0
     disk_mb: int = 0
     clock: int = 0
     environment: tuple[str, ...] = ()
     bundle: tuple[str, ...] = ()
+    unit: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [self.model or self.cpu, self.arch, self.system, f"Python {self.python_version or 'not found'}"]

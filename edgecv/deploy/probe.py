@@ -1,5 +1,7 @@
 """`python -m edgecv.deploy.probe BUNDLE`: whether a bundle answers here, and answers what PyTorch did (exit code 0).
 
+With `--ready URL [--token FILE]` in its place: whether a service says that it is ready.
+
 Runs on the device, by the release's own environment: the model is loaded as a program would load it, runs its golden
 inputs, and what it runs on is said.
 """
@@ -7,9 +9,13 @@ inputs, and what it runs on is said.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from urllib import error, request
 
 import edgecv_runtime as rt
-from edgecv_runtime.errors import EdgecvError
+from edgecv_runtime.errors import EdgecvError, Unavailable
+
+_ASK_S = 5.0
 
 
 def probe(bundle: str) -> str:
@@ -18,14 +24,33 @@ def probe(bundle: str) -> str:
         return f"{model.info.variant} on {model.info.backend}, runs in {model.info.precision}; self-test passed"
 
 
+def ready(url: str, token: Path | None = None) -> str:
+    """What a service says at its address when it is ready; raises Unavailable with its reasons."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token.read_text(encoding='utf-8').strip()}"}
+    opener = request.build_opener(request.ProxyHandler({}))  # it is on this machine
+    try:
+        with opener.open(request.Request(url, headers=headers), timeout=_ASK_S) as answer:
+            return f"{url} is ready {answer.read().decode(errors='replace')}".strip()
+    except error.HTTPError as exc:
+        raise Unavailable(f"{url} is not ready ({exc.code}): {exc.read().decode(errors='replace')}") from exc
+    except OSError as exc:
+        raise Unavailable(f"{url} does not answer: {exc}") from exc
+
+
 def main() -> int:
     """Print one line; the exit code of an error is edgecv's."""
     try:
-        print(probe(sys.argv[1]))  # noqa: T201
+        print(_asked(sys.argv[1:]))  # noqa: T201
     except EdgecvError as exc:
         print(" ".join(str(exc).split()))  # noqa: T201
         return exc.exit_code
     return 0
+
+
+def _asked(words: list[str]) -> str:
+    if words[0] != "--ready":
+        return probe(words[0])
+    return ready(words[1], Path(words[3]) if len(words) > 2 else None)
 
 
 if __name__ == "__main__":

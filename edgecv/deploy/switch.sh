@@ -27,6 +27,10 @@ ready() {
         sleep 1
     done
 }
+stop() { # what $1 started, where $2 does not start it anew
+    [ -s "releases/$1/stop" ] && [ "$(cat "releases/$1/stop")" != "$(cat "releases/$2/stop" 2>/dev/null)" ] || return 0
+    (cd "releases/$1" && timeout -k 2 "$((seconds + 1))" sh ./stop </dev/null >/dev/null 2>&1 9>&-)
+}
 finish() { rm -f pending "said.$$" && printf '%s\n' "$1" >"outcome.$$" && mv -Tf "outcome.$$" "$outcome"; exit 0; }
 exec 9>lock
 if command -v flock >/dev/null && ! flock -n 9; then
@@ -36,12 +40,15 @@ fi
 if [ -f pending ]; then before=$(cat pending); else before=$(readlink current | sed 's:.*/::'); fi
 printf '%s' "$before" >"pending.$$" && mv -Tf "pending.$$" pending || finish "failed: no space for a file"
 to "$id" || { rm -f "current.$$"; finish "failed: the link cannot be exchanged"; }
+stop "$before" "$id"
 if restart && ready; then finish "ready: $why"; fi
 reason=$(printf '%s' "$why" | tail -n 1)
 if [ -z "$before" ]; then
     rm -f current
+    stop "$id" ""
     finish "failed: $reason; nothing ran before, and nothing does now"
 fi
 to "$before"
+stop "$id" "$before"
 if restart && ready; then finish "failed: $reason; went back to $before, which is ready"; fi
 finish "failed: $reason; went back to $before, which does not answer either: $why"

@@ -1,7 +1,6 @@
 """A deployment with a service under a real systemd, in a container of Debian's own files: `make test-service`, as root.
 
-Whole wheels are brought (`--offline`), the unit is the one that `edgecv stream --unit` writes, and the probe asks its
-`/readyz`. About a minute.
+Whole wheels are brought (`--offline`), units and probes are those of `--service`. About a minute.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import msgspec
 import pytest
 from ssh_lab import Server, free_port
 
+from edgecv.cli import services
 from edgecv.deploy import running, wheels
 from edgecv.deploy.deployment import Asked, deploy
 from edgecv.deploy.ssh import Host
@@ -82,28 +82,31 @@ def _up(host):
             return host
 
 
-def test_a_service_is_switched_probed_and_gone_back_from(container):
+def test_a_service_is_switched_probed_gone_back_from_and_comes_back(container):
     host, folder = container
     page = f"127.0.0.1:{free_port()}"
-    plain = Asked(FOLDER, wheels.own(folder), offline=True, bench=False, extras=("page",))
-    ask = f"curl --fail --silent --show-error http://{page}"
-    served = msgspec.structs.replace(
-        plain, restart="systemctl restart edgecv-stream", probe=f"{ask}/readyz", ready_s=30
-    )
+    stream = services.parse(f"stream 'test://?fps=10&frames=99999' --page {page}")
+    asked = Asked(FOLDER, wheels.own(folder), offline=True, bench=False, service=stream, ready_s=30)
+    silent = services.parse(f"stream rtsp://127.0.0.1:{free_port()}/x --page {page}")
     with Bundle(DIGITS) as bundle:
-        deploy(host, bundle, plain)
-        stream = f"stream {FOLDER}/current/bundle 'test://?fps=10' --page {page} --unit"
-        host.run(
-            f"{FOLDER}/current/environment/bin/python -m edgecv.cli {stream} >/etc/systemd/system/edgecv-stream.service"
-            "\nsystemctl enable --now edgecv-stream"
-        )
-        done = deploy(host, bundle, served)
+        done = deploy(host, bundle, asked)
         assert '"ready":true' in done.steps["switch"]
-        with pytest.raises(ComputationError, match=f"error: 404; went back to {done.release}, which is ready"):
-            deploy(host, bundle, msgspec.structs.replace(served, probe=f"{ask}/nowhere", ready_s=2))
+        back = f"is not ready .*; went back to {done.release}, which is ready"
+        with pytest.raises(ComputationError, match=back):
+            deploy(host, bundle, msgspec.structs.replace(asked, service=silent, ready_s=3))
+        taken = services.parse(f"stream 'test://?fps=10&frames=99999' --page 127.0.0.1:{host.name.rpartition(':')[2]}")
+        with pytest.raises(ComputationError, match=f"; went back to {done.release}, which is ready"):
+            deploy(host, bundle, msgspec.structs.replace(asked, service=taken, ready_s=5))
+        server = services.parse(f"serve --listen 127.0.0.1:{free_port()}")
+        assert (
+            "health/ready is ready"
+            in deploy(host, bundle, msgspec.structs.replace(asked, service=server)).steps["switch"]
+        )
+    assert host.run("systemctl is-active edgecv-stream edgecv-serve || true") == "inactive\nactive\n"
+    assert host.run("systemctl is-enabled edgecv-serve") == "enabled\n"  # linked where systemd looks when it boots
+    running.rollback(host, FOLDER, 30)
     found = running.status(host, FOLDER)
     assert found.answers, found.ready
     assert found.facts.current == done.release
-    assert host.run("systemctl is-active edgecv-stream") == "active\n"
-    command = host.run("systemctl show edgecv-stream -p ExecStart")
-    assert f"{FOLDER}/current/bundle" in command
+    assert host.run("systemctl is-active edgecv-stream edgecv-serve || true") == "active\ninactive\n"
+    assert f"releases/{done.release}/bundle" in host.run("systemctl show edgecv-stream -p ExecStart")

@@ -67,3 +67,27 @@ def test_a_program_that_a_restart_leaves_behind_is_not_waited_for(folder):
     assert said == "ready: new answers"
     assert took_s < 5
     assert subprocess.run(["flock", "-n", str(folder / "lock"), "true"], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "probe", "stopped"),
+    [
+        ("", "", "true", ""),
+        ("one", "one", "true", ""),
+        ("one", "two", "true", "old"),
+        ("one", "", "true", "old"),
+        ("", "two", "exit 1", "new"),
+        ("one", "one", "exit 1", ""),
+        ("one", "two", "exit 1", "old new"),
+    ],
+)
+def test_what_a_release_started_is_stopped_where_the_other_does_not_start_it_anew(folder, old, new, probe, stopped):
+    for name, service in (("old", old), ("new", new)):
+        if service:
+            stop = f'basename "$(pwd -P)" >>{folder}/stopped; : {service}'
+            (folder / "releases" / name / "stop").write_text(stop)
+    (folder / "releases/new/probe").write_text(probe)
+    switched(folder)
+    assert now(folder) == ("new" if probe == "true" else "old")
+    log = folder / "stopped"
+    assert (" ".join(log.read_text().split()) if log.exists() else "") == stopped

@@ -29,7 +29,7 @@ from edgecv_runtime.addresses import parse_address
 from edgecv_runtime.errors import BadInput, Unavailable
 from edgecv_runtime.stream import FakeCamera, open_sink, run
 from edgecv_runtime.stream.events import Event
-from edgecv_runtime.stream.live import Board, BoardSink, Health, LivePage
+from edgecv_runtime.stream.live import Board, BoardSink, Health, LivePage, systemd
 from edgecv_runtime.stream.live.metrics import Metrics, temperatures
 from edgecv_runtime.stream.live.systemd import Notifier, unit
 from edgecv_runtime.stream.report import Percentiles, SourceReport, StreamReport
@@ -394,6 +394,27 @@ def test_what_is_not_installed_is_told_with_its_cure(monkeypatch):
                 make()
 
 
+def analyzed(*arguments):
+    asking = {**os.environ, "XDG_RUNTIME_DIR": "/tmp"}  # without one, a user has no systemd to ask about
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False, env=asking)
+
+
+@pytest.mark.parametrize("verb", ["stream", "serve"])
+@pytest.mark.parametrize(("owner", "exposed"), [("system", 25), ("user", 80)])
+def test_units_of_both_verbs_for_the_system_and_for_a_user(verb, owner, exposed, tmp_path):
+    """A user's systemd may not take devices or files away: what is left is system calls, namespaces and addresses."""
+    path = tmp_path / f"edgecv-{verb}.service"
+    text = systemd.text(verb, [sys.executable, "-m", "edgecv.cli", verb, "a b"], of_system=owner == "system")
+    path.write_text(text)
+    assert "@" not in text.replace("@system-service", "").replace("@privileged", "")
+    assert ("ExecReload=" in text) == (verb == "stream")
+    assert f"StateDirectory=edgecv-{verb}\n" in text
+    verified = analyzed("verify", f"--{owner}", "--man=no", "--recursive-errors=yes", path)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    judged = analyzed("security", f"--{owner}", "--offline=true", f"--threshold={exposed}", path)
+    assert judged.returncode == 0, judged.stdout[-500:]
+
+
 def test_the_unit_is_accepted_by_systemd(tmp_path):
     (tmp_path / "cam eras.yaml").write_text("")
     text = unit(["bundle", "--config", str(tmp_path / "cam eras.yaml"), "--on", "label == '100%' and score > 0.5"])
@@ -401,13 +422,11 @@ def test_the_unit_is_accepted_by_systemd(tmp_path):
     assert "\"label == '100%%' and score > 0.5\"" in text
     path = tmp_path / "edgecv-stream.service"
     path.write_text(text)
-
-    def analyzed(*arguments):
-        return subprocess.run(["systemd-analyze", *arguments, path], capture_output=True, text=True, check=False)
-
-    verified = analyzed("verify", "--man=no", "--recursive-errors=yes")
+    verified = analyzed("verify", "--man=no", "--recursive-errors=yes", path)
     assert (verified.returncode, verified.stderr) == (0, "")
-    judged = analyzed("security", "--offline=true", "--threshold=25")  # tenths of 10, at which anything is exposed
+    judged = analyzed(
+        "security", "--offline=true", "--threshold=25", path
+    )  # tenths of 10, at which anything is exposed
     assert judged.returncode == 0, judged.stdout[-500:]
     with pytest.raises(BadInput, match=r"rtsp://u:\*\*\*@h/x: a unit is read by everybody"):
         unit(["bundle", "rtsp://u:c4nary@h/x"])

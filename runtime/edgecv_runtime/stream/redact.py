@@ -23,8 +23,21 @@ HIDDEN = "***"
 
 # Of a query (and of a path as `/user=admin_password=..._channel=1`) only these values are shown, and only plain ones.
 _HARMLESS = {
-    *("action", "camera", "channel", "chn", "codec", "color", "compression", "format", "fps", "framerate", "height"),
-    *("input", "mode", "mirror", "number", "profile", "proto", "protocol", "quality", "resolution", "rotation", "size"),
+    *("action", "camera", "channel", "chn", "codec", "color", "compression", "format", "fps", "framerate", "frames"),
+    *(
+        "height",
+        "input",
+        "mode",
+        "mirror",
+        "number",
+        "profile",
+        "proto",
+        "protocol",
+        "quality",
+        "resolution",
+        "rotation",
+        "size",
+    ),
     *("stream", "streamtype", "subtype", "transport", "transportmode", "type", "unicast", "video", "videocodec"),
     *("width", "user", "username", "loginuse"),
 }

@@ -1,4 +1,4 @@
-"""systemd: telling it that we are ready and at work (`sd_notify`), and the unit of a stream.
+"""systemd: telling it that we are ready and at work (`sd_notify`), and the unit of a stream or server.
 
 Its watchdog is fed as long as results come of the sources whose frames come: a camera that is away is not mended by a
 new process, which would take the others along; a model that hangs is.
@@ -12,13 +12,21 @@ import socket
 import sys
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
+from typing import Final, Literal
 
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.stream.live.health import Health, Verdict
 from edgecv_runtime.stream.redact import shown
 from edgecv_runtime.stream.report import StreamReport
 
-_TEMPLATE = Path(__file__).with_name("edgecv-stream.service")
+_TEMPLATE = Path(__file__).with_name("edgecv.service")
+# What a user's own systemd may not do, or does not have (systemd.exec(5)); a line that it cannot keep ends the service.
+_OF_SYSTEM: Final = (
+    "Wants", "After", "SupplementaryGroups", "DevicePolicy", "DeviceAllow", "CapabilityBoundingSet",
+    "AmbientCapabilities", "ProtectSystem", "ProtectHome", "PrivateTmp", "ProtectClock", "ProtectControlGroups",
+    "ProtectHostname", "ProtectKernelLogs", "ProtectKernelModules", "ProtectKernelTunables", "ProtectProc", "RemoveIPC",
+    "KeyringMode",
+)  # fmt: skip
 
 
 class Notifier:
@@ -88,8 +96,23 @@ def unit(arguments: Sequence[str]) -> str:
     command = [sys.executable, "-m", "edgecv.cli", "stream", *absolute]
     name = pwd.getpwuid(os.getuid()).pw_name
     user = "DynamicUser=yes" if os.getuid() == 0 else f"User={name}"
-    text = _TEMPLATE.read_text(encoding="utf-8")
-    return text.replace("@COMMAND@", " ".join(map(_quoted, command))).replace("@USER@", user)
+    return text("stream", command, user=user)
+
+
+def text(
+    verb: Literal["stream", "serve"], command: Sequence[str], *, user: str = "DynamicUser=yes", of_system: bool = True
+) -> str:
+    """The unit that runs a command as edgecv-VERB.service: of the system, or of a user, whose systemd may do less."""
+    parts = {"COMMAND": " ".join(map(_quoted, command)), "USER": user, "VERB": verb, "NAME": f"edgecv-{verb}"}
+    found = _TEMPLATE.read_text(encoding="utf-8")
+    if not of_system:
+        found = found.replace("multi-user.target", "default.target").replace("@USER@\n", "")
+    for name, value in parts.items():
+        found = found.replace(f"@{name}@", value)
+    absent = () if of_system else _OF_SYSTEM
+    absent = absent if verb == "stream" else (*absent, "ExecReload")  # a file of cameras is read again
+    lines = [line for line in found.splitlines() if line.partition("=")[0] not in absent]
+    return "\n".join(lines) + "\n"
 
 
 def _quoted(argument: str) -> str:
