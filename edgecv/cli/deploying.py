@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,13 +57,23 @@ def check(
 
 
 def deploy(
-    place: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle; with --status or --rollback the device.")],
+    place: Annotated[
+        str | None, typer.Argument(metavar="BUNDLE", help="A bundle; with --status or --rollback the device.")
+    ] = None,
     host: Annotated[
         str | None, typer.Argument(metavar="[USER@]HOST[:PORT]", help="The device, or its name in ~/.ssh/config.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Ask the device, say what would be done.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Say what runs there, and whether it answers.")] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="Switch to what ran before.")] = False,
+    fleet: Annotated[
+        Path | None, typer.Option("--fleet", metavar="FILE", help="YAML with devices, in the place of one.")
+    ] = None,
+    only: Annotated[str | None, typer.Option("--only", metavar="GROUP", help="Of the fleet.")] = None,
+    at_once: Annotated[int, typer.Option("--at-once", metavar="N", help="Devices of the fleet.")] = 4,
+    stop_after: Annotated[
+        int, typer.Option("--stop-after", metavar="N", help="Failures, after which no other device is begun.")
+    ] = 1,
     folder: Annotated[
         str, typer.Option("--folder", help="On the device, below the home folder or absolute.")
     ] = ".local/share/edgecv",
@@ -108,16 +121,44 @@ def deploy(
     Exit code 3 where the device cannot be reached or does not fit, 5 where a step or the probe failed there; what ran
     before runs on.
     """
-    from edgecv.cli import services
+    from edgecv.cli import fleets, services
     from edgecv.deploy import deployment
+    from edgecv.deploy import fleet as many
     from edgecv.deploy.ssh import Host
     from edgecv_runtime import files, records
     from edgecv_runtime.bundle import Bundle
     from edgecv_runtime.evidence import Evidence
 
+    if status and rollback:
+        raise BadInput("--status and --rollback are two things: give one of them")
+    extras = tuple(extra or ())
+    asked = deployment.Asked(
+        folder, wheel, offline, bench, seconds, rounds, restart, probe, ready, extras, keep, *services.given(service)
+    )
+    if fleet is not None:
+        if host is not None or (place is None) != (status or rollback):
+            wanted = "--fleet FILE alone" if status or rollback else "a bundle and --fleet FILE, and no device"
+            raise BadInput(f"the devices stand in {fleet}: expected {wanted}")
+        command = fleets.Command(many.read(fleet), only, asked, ssh_config)
+        with tempfile.TemporaryDirectory(prefix="edgecv-fleet-") as work:
+            do: Callable[[many.Device], str] = command.rollback if rollback else command.status
+            if place is not None:
+                do = command.deploy(place, Path(work), dry_run=dry_run)
+            most = sys.maxsize if status else stop_after  # who asks wants to know of all
+            code = command.run(do, at_once=at_once, stop_after=most, json=json)
+        if evidence is not None and not dry_run:
+            files.write(evidence, records.encode(Evidence(tuple(command.entries))))
+        if merge and command.entries and place is not None:
+            with Bundle(place) as opened:
+                deployment.merge(opened, tuple(command.entries))
+        if code:
+            raise typer.Exit(code)
+        return
+    if only is not None:
+        raise BadInput("--only is a group of a fleet: give --fleet FILE, too")
+    if place is None:
+        raise BadInput("expected a bundle and a device: edgecv deploy BUNDLE user@host")
     if status or rollback:
-        if status and rollback:
-            raise BadInput("--status and --rollback are two things: give one of them")
         if host is not None:
             raise BadInput("--status and --rollback want the device alone: edgecv deploy --status user@host")
         device = Host(place, ssh_config)
@@ -126,21 +167,6 @@ def deploy(
     with Bundle(place) as opened:
         if host is None:
             raise BadInput("where to? expected a device: edgecv deploy BUNDLE user@host")
-        extras = tuple(extra or ())
-        asked = deployment.Asked(
-            folder,
-            wheel,
-            offline,
-            bench,
-            seconds,
-            rounds,
-            restart,
-            probe,
-            ready,
-            extras,
-            keep,
-            *services.given(service),
-        )
         found = deployment.deploy(Host(host, ssh_config), opened, asked, dry_run=dry_run, tell=say)
         for line in found.warnings:
             stderr.print(f"edgecv: warning: {host}: {line}", soft_wrap=True)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import yaml
+
+from edgecv_runtime import records
+from edgecv_runtime.errors import BadInput
+
+T = TypeVar("T")
 
 
 class Loader(yaml.SafeLoader):
@@ -26,3 +32,25 @@ class Loader(yaml.SafeLoader):
 def load(text: str | bytes) -> Any:
     """Read YAML; raises yaml.YAMLError."""
     return yaml.load(text, Loader)
+
+
+def read(path: Path, kind: type[T], list_name: str) -> T:
+    """Read a file as a record; list_name: its main key.
+
+    Raises BadInput in one line that names the key and the nearest known one.
+    """
+    try:
+        data: Any = load(path.read_text(encoding="utf-8-sig"))
+    except OSError as exc:
+        raise BadInput(f"{path}: cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise BadInput(f"{path}: is not UTF-8") from exc
+    except yaml.YAMLError as exc:  # its own text quotes lines, in which a password may stand
+        mark = getattr(exc, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise BadInput(
+            f"{path}{where}: not valid YAML: {getattr(exc, 'problem', None) or 'it cannot be read'}"
+        ) from exc
+    if not isinstance(data, dict):
+        raise BadInput(f"{path}: expected keys with values, as '{list_name}:' with a list")
+    return records.convert(data, kind, str(path))

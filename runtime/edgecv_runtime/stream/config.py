@@ -6,9 +6,8 @@ import logging
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from edgecv_runtime import records
 from edgecv_runtime.errors import BadInput, EdgecvError, Unavailable
 from edgecv_runtime.records import Record
 from edgecv_runtime.stream.credentials import Credentials
@@ -96,26 +95,10 @@ def read(path: str | Path) -> StreamConfig:
     """Read and check a file; raises BadInput in one line that names the key and the nearest known one."""
     path = Path(path)
     try:
-        import yaml
-
         from edgecv_runtime import yamltext
     except ImportError as exc:
         raise Unavailable(f"{path}: YAML needs PyYAML", extra="cpu") from exc
-    try:
-        data: Any = yamltext.load(path.read_text(encoding="utf-8-sig"))
-    except OSError as exc:
-        raise BadInput(f"{path}: cannot be read: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise BadInput(f"{path}: is not UTF-8") from exc
-    except yaml.YAMLError as exc:  # its own text quotes lines, in which a password may stand
-        mark = getattr(exc, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise BadInput(
-            f"{path}{where}: not valid YAML: {getattr(exc, 'problem', None) or 'it cannot be read'}"
-        ) from exc
-    if not isinstance(data, dict):
-        raise BadInput(f"{path}: expected keys with values, as 'cameras:' with a list")
-    return records.convert(data, StreamConfig, str(path))
+    return yamltext.read(path, StreamConfig, "cameras")
 
 
 class Setup:
