@@ -104,7 +104,11 @@ def test_a_service_is_switched_probed_gone_back_from_and_comes_back(container):
         )
     assert host.run("systemctl is-active edgecv-stream edgecv-serve || true") == "inactive\nactive\n"
     assert host.run("systemctl is-enabled edgecv-serve") == "enabled\n"  # linked where systemd looks when it boots
-    running.rollback(host, FOLDER, 30)
+    with Bundle(DIGITS) as bundle:
+        deploy(host, bundle, Asked(FOLDER, asked.wheel, offline=True, bench=False, without_service=True))
+    assert host.run("systemctl is-active edgecv-stream edgecv-serve || true") == "inactive\ninactive\n"
+    for _ in range(2):
+        running.rollback(host, FOLDER, 30)
     found = running.status(host, FOLDER)
     assert found.answers, found.ready
     assert found.facts.current == done.release

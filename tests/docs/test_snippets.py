@@ -31,7 +31,7 @@ REASONS = {
     "install": ("it clones or installs packages: `make wheel-test` installs and tries the wheel", 6),
     "download": ("it downloads published weights", 2),
     "camera": ("it wants a camera or opens a window", 5),
-    "device": ("it wants a GPU, a Jetson, another machine or a service manager", 9),
+    "device": ("it wants a GPU, a Jetson, another machine or a service manager", 10),
     "server": ("it wants a server, or is one that runs until it is ended: `tests/serve` asks it", 6),
     "ray": ("it wants Ray, which weighs too much for `make dev`: `make test-ray`", 2),
     "minutes": ("it trains or measures for minutes", 8),
