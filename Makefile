@@ -18,7 +18,7 @@ COVERAGE ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo dev test test-camera test-servers test-service test-ray soak coverage lint format docs figures dist wheel-test try-wheel clean
+.PHONY: demo dev test test-camera test-servers test-service image test-image test-ray soak coverage lint format docs figures dist wheel-test try-wheel clean
 
 DEMO = digits ink digit-boxes imagenet-lite0
 demo: $(VENV)/demo
@@ -67,6 +67,16 @@ test-servers: $(VENV)/dev
 	$(PYTHON) -m venv $(VENV)-servers
 	$(VENV)-servers/bin/pip install --quiet mlserver==1.7.1 onnxruntime schemathesis==4.32.5
 	EDGECV_SERVERS=$(abspath $(VENV)-servers)/bin/python $(BIN)/python -m pytest tests/serve/server_checks.py
+
+# The image for an edge CPU: make image KIND=jetson, ARCH=aarch64 (deploy/image.sh says what else).
+KIND = cpu
+image:
+	PYTHON=$(BIN)/python deploy/image.sh $(KIND)
+
+# It is built on a bare Debian and runs a stream and a server: as root, two minutes.
+test-image: $(VENV)/dev
+	tests/install-debian.sh image
+	$(BIN)/python -m pytest tests/deploy/image_checks.py
 
 COVERED = --cov=edgecv --cov=edgecv_export --cov=edgecv_runtime --cov-report=html \
 	--cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR)

@@ -19,6 +19,9 @@ fi
 # `install-debian.sh service`: a container that systemd runs, for tests/deploy/service_checks.py.
 [ "${1:-}" != service ] || packages="systemd-container python3-venv curl openssh-server openssh-client"
 
+# `install-debian.sh image`: what builds and runs images, for tests/deploy/image_checks.py.
+[ "${1:-}" != image ] || packages="buildah podman runc mmdebstrap debian-archive-keyring"
+
 missing=""
 for package in $packages; do
     state=$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)

@@ -1,6 +1,7 @@
 """`python -m edgecv.deploy.probe BUNDLE`: whether a bundle answers here, and answers what PyTorch did (exit code 0).
 
-With `--ready URL [--token FILE]` in its place: whether a service says that it is ready.
+With `--ready [URL [--token FILE]]` in its place: whether a service says that it is ready, at
+$EDGECV_READY where no URL is given (an image has it).
 
 Runs on the device, by the release's own environment: the model is loaded as a program would load it, runs its golden
 inputs, and what it runs on is said.
@@ -8,6 +9,7 @@ inputs, and what it runs on is said.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from urllib import error, request
@@ -50,7 +52,8 @@ def main() -> int:
 def _asked(words: list[str]) -> str:
     if words[0] != "--ready":
         return probe(words[0])
-    return ready(words[1], Path(words[3]) if len(words) > 2 else None)
+    url = words[1] if len(words) > 1 else os.environ["EDGECV_READY"]
+    return ready(url, Path(words[3]) if len(words) > 3 else None)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+#!/bin/sh
+# image.sh [KIND]: build edgecv:KIND-ARCH, and say what it weighs. KIND: cpu, serve (cpu without video) or jetson.
+# ARCH: x86_64 or aarch64; PYTHON: to build with; BUILDER: buildah, docker or podman; BASE: another base, of Python TARGET.
+# BUILDER_OPTIONS: what the builder wants besides (--isolation chroot, say); OUT: where the packages are put together.
+set -eu
+kind=${1:-cpu} here=$(cd "$(dirname "$0")" && pwd) python=${PYTHON:-python3}
+case $kind in
+cpu) file=Containerfile extras=${EXTRAS:-cpu,page} target=${TARGET:-3.11} glibc=36 arch=${ARCH:-$(uname -m)} more="" ;;
+serve) file=Containerfile extras=${EXTRAS:-edge,serve} target=${TARGET:-3.11} glibc=36 arch=${ARCH:-$(uname -m)}
+    more="typer rich pyyaml" ;;
+jetson) file=Containerfile.jetson extras=${EXTRAS:-onnxruntime,page} target=${TARGET:-3.10} glibc=35 arch=aarch64
+    more="cuda-bindings av typer rich pyyaml" ;;
+*) echo "image.sh: KIND is cpu, serve or jetson, got '$kind'" >&2; exit 2 ;;
+esac
+[ -n "${BUILDER:-}" ] || for each in buildah docker podman; do command -v $each >/dev/null && BUILDER=$each && break; done
+[ -n "${BUILDER:-}" ] || { echo "image.sh: no buildah, docker or podman: apt-get install buildah" >&2; exit 3; }
+case $BUILDER in buildah*) build=bud ;; *) build=build ;; esac
+work=${OUT:-$(mktemp -d)}
+[ -n "${OUT:-}" ] || trap 'rm -rf "$work"' EXIT
+platforms=""
+for minor in $(seq $glibc -1 17); do platforms="$platforms --platform manylinux_2_${minor}_$arch"; done
+"$python" -m pip --quiet --disable-pip-version-check wheel --no-deps --wheel-dir "$work" "$here/.."
+# shellcheck disable=SC2086  # lists of words
+"$python" -m pip --quiet --disable-pip-version-check install --no-compile --target "$work/packages" --python-version "$target" \
+    --implementation cp --only-binary :all: $platforms --platform "manylinux2014_$arch" --constraint "$here/../constraints.txt" \
+    "$(echo "$work"/edgecv-*.whl)[$extras]" $more
+cd "$work/packages"
+# what inference never imports: programs, tests, and ONNX Runtime's tools that make models
+rm -rf bin onnxruntime/transformers onnxruntime/tools onnxruntime/quantization onnxruntime/datasets
+find . -type d -name tests -prune -exec rm -rf {} +
+cd - >/dev/null
+cp "$here/$file" "$work/Containerfile"
+case $BUILDER in docker*) form="" ;; *) form="--format docker" ;; esac # OCI's own has no HEALTHCHECK
+# shellcheck disable=SC2086
+$BUILDER $build $form ${BUILDER_OPTIONS:-} ${BASE:+--build-arg BASE="$BASE"} --platform "linux/$(echo "$arch" | sed 's/x86_64/amd64/; s/aarch64/arm64/')" \
+    --tag "edgecv:$kind-$arch" --file "$work/Containerfile" "$work" >&2
+echo "edgecv:$kind-$arch: $(du -sm "$work/packages" | cut -f1) MB beyond its base"
+du -sm "$work"/packages/* | sort -rn | head -n 8 | sed "s:$work/packages/:    :"

@@ -1,0 +1,90 @@
+"""The image for an edge CPU, built on a bare Debian: a stream and a server in it: `make test-image`, as root.
+
+No registry is asked: the base is a root of Debian's own packages. About two minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+import yaml
+from ssh_lab import free_port
+
+ROOT = Path(__file__).parents[2]
+DIGITS = ROOT / "tests" / "assets" / "digits.edgecv"
+PARTS = "python3-minimal,python3,libstdc++6,libgomp1,libgcc-s1,coreutils"
+# Of podman, where no systemd and no cgroups of version 2 are: they change nothing of what the image is.
+PODMAN = ["podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
+LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--network", "host"]
+LIMIT_MB = 450
+
+
+def run(*command, **how):
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, **how)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    """(its name, what the script said)"""
+    folder = tmp_path_factory.mktemp("image")
+    base = f"localhost/edgecv-base-{uuid.uuid4().hex[:8]}"
+    run("mmdebstrap", "--variant=extract", f"--include={PARTS}", "bookworm", folder / "root.tar")
+    (folder / "Containerfile").write_text("FROM scratch\nADD root.tar /\n")
+    run("buildah", "bud", "--isolation", "chroot", "--tag", base, folder)
+    asking = {"BASE": base, "BUILDER": "buildah", "BUILDER_OPTIONS": "--isolation chroot", "PYTHON": sys.executable}
+    said = run(ROOT / "deploy" / "image.sh", env={**os.environ, **asking})
+    yield f"localhost/edgecv:cpu-{os.uname().machine}", said
+    run("buildah", "rmi", "--force", base)
+
+
+def test_it_weighs_what_is_said(image):
+    megabytes = int(image[1].split(": ")[1].split()[0])
+    assert 100 < megabytes < LIMIT_MB
+
+
+@pytest.mark.parametrize("verb", ["stream", "serve"])
+def test_it_runs_read_only_as_nobody_and_is_healthy_when_it_answers(image, verb):
+    """With the options of compose.yaml."""
+    name, address = f"edgecv-{uuid.uuid4().hex[:8]}", f"127.0.0.1:{free_port()}"
+    asked = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"][verb]
+    command = {
+        "stream": ["stream", "/bundle", "test://?fps=10&frames=99999", "--page", address],
+        "serve": ["serve", "/bundle", "--listen", address],
+    }[verb]
+    path = {"stream": "/readyz", "serve": "/v2/health/ready"}[verb]
+    assert asked["read_only"]
+    options = ["--read-only", "--read-only-tmpfs=false", "--tmpfs", asked["tmpfs"][0], "--cap-drop", *asked["cap_drop"]]
+    options += ["--security-opt", "no-new-privileges", "--volume", f"{DIGITS}:/bundle:ro"]
+    options += ["--env", f"EDGECV_READY=http://{address}{path}"]
+    run(*PODMAN, "run", "--detach", "--name", name, *LIMITS, *options, image[0], *command)
+    try:
+        probe = asked["healthcheck"]["test"]
+        inside = json.loads(run(*PODMAN, "inspect", name))[0]["Config"]
+        assert inside["Healthcheck"]["Test"] == probe
+        end = time.monotonic() + 60
+        while subprocess.run([*PODMAN, "healthcheck", "run", name], capture_output=True, check=False).returncode:
+            assert time.monotonic() < end, run(*PODMAN, "logs", name)
+            time.sleep(1)
+        who = "import os; print(os.getuid()); open('/opt/edgecv/x', 'w')"
+        done = subprocess.run(
+            [*PODMAN, "exec", name, "/usr/bin/python3", "-c", who], capture_output=True, text=True, check=False
+        )
+        assert done.stdout == "10001\n"
+        assert "Read-only file system" in done.stderr
+        silent = [*PODMAN, "exec", "--env", f"EDGECV_READY=http://127.0.0.1:{free_port()}/readyz", name, *probe[1:]]
+        assert (
+            subprocess.run(silent, capture_output=True, check=False).returncode == 3
+        )  # what lives and does not answer
+        run(*PODMAN, "stop", "--time", "20", name)
+        assert json.loads(run(*PODMAN, "inspect", name))[0]["State"]["ExitCode"] == 143
+    finally:
+        run(*PODMAN, "rm", "--force", name)
