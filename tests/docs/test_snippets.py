@@ -195,7 +195,7 @@ def test_every_command_of_a_block_exists():
     named = {
         (str(snippet), verb)
         for snippet in SNIPPETS
-        for verb in re.findall(r"^\s*edgecv (?:--\w+ )*([a-z]+)", snippet.text, re.MULTILINE)
+        for verb in re.findall(r"^\s*edgecv (?:--\w+ )*([a-z][a-z-]*)", snippet.text, re.MULTILINE)
     }
     assert len(named) > 20
     assert [pair for pair in named if pair[1] not in verbs] == []
@@ -212,7 +212,7 @@ def test_every_option_of_a_command_exists():
     named = [
         (str(snippet), verb, option)
         for snippet in SNIPPETS
-        for verb, rest in re.findall(r"^\s*edgecv (?:--\w+ )*([a-z]+)([^\n]*)", snippet.text, re.MULTILINE)
+        for verb, rest in re.findall(r"^\s*edgecv (?:--\w+ )*([a-z][a-z-]*)([^\n]*)", snippet.text, re.MULTILINE)
         for option in re.findall(
             r"\s(--[a-z][a-z-]*)", re.sub(r"'[^']*'", "", rest).partition(" #")[0].partition("&&")[0]
         )
