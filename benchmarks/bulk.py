@@ -130,13 +130,13 @@ def on_ray(bundle: Path, shelf: Path, images: int, rounds: int) -> None:
         others = [cluster.add_node(num_cpus=1) for _ in range(count - 1)]
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 
-        def kill(_: str) -> None:
+        def kill() -> None:
             time.sleep(kill_s)
             cluster.remove_node(others.pop(), allow_graceful=False)
             print(f"a node was killed {kill_s:.0f} s after the start", file=sys.stderr)
 
         if is_killed:
-            threading.Thread(target=kill, args=("",), daemon=True).start()
+            threading.Thread(target=kill, daemon=True).start()
         try:
             return job(bundle, shelf, ray=cluster.address)
         finally:

@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -117,6 +120,29 @@ def test_an_error_of_ours_on_a_node_is_that_error_here(cluster, tmp_path, monkey
     monkeypatch.setattr(job, "content", lambda _: "0" * 64)  # here only, not where it runs
     with pytest.raises(rt.errors.BundleError, match="was exchanged while the job ran"):
         bulk.run(predictor(), tmp_path / "photos", tmp_path / "out.jsonl", ray=cluster.address)
+
+
+WAITS = """
+import sys
+import edgecv_runtime as rt
+from edgecv_runtime import bulk
+from edgecv_runtime.bulk import on_ray
+
+on_ray._SILENT_S = 1.0
+bundle, images, out, address = sys.argv[1:]
+predictor = rt.Predictor(bundle, backend="onnxruntime", threads=64)  # more CPUs than there are
+bulk.run(predictor, images, out, ray=address, told=lambda text: print(text, flush=True))
+"""
+
+
+def test_a_cluster_without_room_is_told(cluster, tmp_path):
+    command = [sys.executable, "-c", WAITS, BUNDLE, photos(tmp_path / "photos", 3), tmp_path / "out.jsonl"]
+    with subprocess.Popen([*map(str, command), cluster.address], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            told = next(line for line in process.stdout if line.startswith("nothing"))
+        finally:
+            process.kill()
+    assert re.fullmatch(r"nothing has come from Ray for \d+ s; [\d.]+ CPUs are free \(ray status\)\n", told)
 
 
 def test_an_address_where_nothing_listens_is_told_at_once(cluster, tmp_path, monkeypatch):
