@@ -1,4 +1,4 @@
-"""Verbs for devices that are elsewhere, without torch: check, deploy."""
+"""Verbs for devices that are elsewhere, without torch: check, deploy, sbom."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from edgecv.cli.device import EXIT_LOSSES, Json
 from edgecv.cli.output import say, show_json, stderr, stdout
@@ -181,6 +182,42 @@ def deploy(
             stdout.print(f"{name}: {done}", soft_wrap=True)
         for line in deployment.lines(opened, found.entries):
             stdout.print(line, soft_wrap=True)
+
+
+def sbom(
+    bundle: Annotated[Path | None, typer.Argument(metavar="[BUNDLE]", help="Whose files are listed, too.")] = None,
+    environment: Annotated[
+        Path | None,
+        typer.Option("--environment", metavar="FOLDER", help="In the place of this one, or packages."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where the document goes.")] = None,
+    json: Json = False,
+) -> None:
+    """List what a deployment holds: packages with their licences, and a bundle's files, as CycloneDX 1.6.
+
+    Without --json a table of the licences.
+    """
+    from edgecv.deploy import sbom as bills
+    from edgecv_runtime import files, jsontext
+    from edgecv_runtime.bundle import Bundle
+
+    found = bills.packages(environment)
+    if bundle is None:
+        made = bills.document(found)
+    else:
+        with Bundle(bundle) as opened:
+            made = bills.document(found, opened)
+    if out is not None:
+        files.write(out, jsontext.encode(made, indent=2) + b"\n")
+    if json:
+        show_json(made)
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("package", "version", "licence"):
+        table.add_column(name)
+    for each in found:
+        table.add_row(each.name, each.version, each.license)
+    stdout.print(table)
 
 
 def _show_status(device: Host, folder: str, json: bool) -> None:

@@ -23,7 +23,7 @@ PARTS = "python3-minimal,python3,libstdc++6,libgomp1,libgcc-s1,coreutils"
 # Of podman, where no systemd and no cgroups of version 2 are: they change nothing of what the image is.
 PODMAN = ["podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
 LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--network", "host"]
-LIMIT_MB = 450
+LIMIT_MB = 420
 
 
 def run(*command, **how):
@@ -57,13 +57,13 @@ def test_it_runs_read_only_as_nobody_and_is_healthy_when_it_answers(image, verb)
     name, address = f"edgecv-{uuid.uuid4().hex[:8]}", f"127.0.0.1:{free_port()}"
     asked = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"][verb]
     command = {
-        "stream": ["stream", "/bundle", "test://?fps=10&frames=99999", "--page", address],
-        "serve": ["serve", "/bundle", "--listen", address],
+        "stream": ["stream", "/digits.edgecv", "test://?fps=10&frames=99999", "--page", address],
+        "serve": ["serve", "/digits.edgecv", "--listen", address],
     }[verb]
     path = {"stream": "/readyz", "serve": "/v2/health/ready"}[verb]
     assert asked["read_only"]
     options = ["--read-only", "--read-only-tmpfs=false", "--tmpfs", asked["tmpfs"][0], "--cap-drop", *asked["cap_drop"]]
-    options += ["--security-opt", "no-new-privileges", "--volume", f"{DIGITS}:/bundle:ro"]
+    options += ["--security-opt", "no-new-privileges", "--volume", f"{DIGITS}:/digits.edgecv:ro"]
     options += ["--env", f"EDGECV_READY=http://{address}{path}"]
     run(*PODMAN, "run", "--detach", "--name", name, *LIMITS, *options, image[0], *command)
     try:

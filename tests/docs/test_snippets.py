@@ -28,7 +28,7 @@ PAGES = [
 SNIPPETS = [snippet for page in PAGES for snippet in read(page)]
 # Why a snippet is not run in CI, and how many such there may be at most.
 REASONS = {
-    "install": ("it clones or installs packages: `make wheel-test` installs and tries the wheel", 6),
+    "install": ("it clones or installs packages: `make wheel-test` and `make test-image` do", 7),
     "download": ("it downloads published weights", 2),
     "camera": ("it wants a camera or opens a window", 5),
     "device": ("it wants a GPU, a Jetson, another machine or a service manager", 10),
