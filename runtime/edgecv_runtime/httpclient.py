@@ -55,7 +55,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         context: ssl.SSLContext | None = None,
     ) -> None:
-        """timeout_s: from the start of a request to the end of its answer. retry_s: of all waits of one request."""
+        """timeout_s: from sending a request to the end of its answer. retry_s: after which nothing is tried again."""
         self.where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         self._host, self._port = host, port
         self._timeout_s, self._retry_s = timeout_s, retry_s
@@ -70,7 +70,7 @@ class Client:
         Raises BackendUnavailable where there is no answer, in time or within the budget, and ComputationError for one
         that is no HTTP, or is cut.
         """
-        left_s, wait_s = self._retry_s, _FIRST_S
+        end_s, wait_s = time.monotonic() + self._retry_s, _FIRST_S
         while True:
             if self._closed.is_set():
                 raise Closed(f"{self.where}: the model is closed")
@@ -83,11 +83,12 @@ class Client:
                     raise BackendUnavailable(f"{self.where}{path}: {why}")
                 pause_s = max(asked_s, wait_s)
             except _Unanswered as exc:
-                why, pause_s = str(exc), 0.0 if exc.reused else wait_s * random.uniform(0.75, 1.25)
-            if pause_s > left_s:
+                if exc.reused:  # a connection of which there are only so many
+                    continue
+                why, pause_s = str(exc), wait_s * random.uniform(0.75, 1.25)
+            if time.monotonic() + pause_s > end_s:
                 raise BackendUnavailable(f"{self.where}{path}: {why}; tried for {self._retry_s:g} s")
-            left_s -= pause_s
-            wait_s = wait_s if pause_s == 0 else min(2 * wait_s, _LONGEST_S)
+            wait_s = min(2 * wait_s, _LONGEST_S)
             self._closed.wait(pause_s)
 
     def close(self) -> None:

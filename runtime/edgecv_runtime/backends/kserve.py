@@ -72,7 +72,7 @@ class KServe:
 
         variant: of the bundle, that was given to the server; "": what it says, else float32. token: a bearer's. ca: a
         file with the certificates that the server's is checked by; cert, key: what is shown to it. timeout_s: of one
-        answer; retry_s: of all waits of a request that is tried again. Raises BadInput.
+        answer; retry_s: after which a request is not tried again. Raises BadInput.
         """
         parts = urlsplit(url)
         found = _PATH.fullmatch(parts.path)
