@@ -30,12 +30,12 @@ class _Loader(yamltext.Loader):
     }
 
     def number(self, node: yaml.ScalarNode) -> int | float:
-        """The value of a scalar that one of the two patterns matches."""
+        """The value of a scalar that one of the two patterns matches; raises ConstructorError where it has no end."""
         text = str(node.value).replace("_", "").lower()
         if text.lstrip("+-") in (".inf", ".nan"):
-            return float(text.replace(".", ""))
+            text = text.replace(".", "")
         if not _INT.fullmatch(text):
-            return float(text)
+            return yamltext.finite(float(text), node)
         return int(text, 0) if text[:2] in ("0x", "0o", "0b") else int(text)
 
 

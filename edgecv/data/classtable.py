@@ -116,8 +116,10 @@ def _number(found: Mapping[str, str], where: str) -> int:
 def _loaded(text: str, where: str) -> Any:
     import yaml
 
+    from edgecv_runtime import yamltext
+
     try:
-        loaded = json.loads(text) if where.lower().endswith(".json") else yaml.safe_load(text)
+        loaded = json.loads(text) if where.lower().endswith(".json") else yamltext.load(text)
     except (ValueError, yaml.YAMLError) as exc:
         raise DatasetError(f"{where}: cannot be read: {' '.join(str(exc).split())}") from exc
     if isinstance(loaded, dict) and len(inner := [key for key in ("names", "classes", "labels") if key in loaded]) == 1:
@@ -128,6 +130,10 @@ def _loaded(text: str, where: str) -> Any:
 def _structured(loaded: Any, where: str) -> tuple[list[tuple[str | None, int]], bool]:
     if isinstance(loaded, list) and all(isinstance(name, str) for name in loaded):
         return [(name, value) for value, name in enumerate(loaded)], False
+    strange = [key for key in loaded if type(key) not in (int, str)] if isinstance(loaded, dict) else []
+    if strange:
+        kind = type(strange[0]).__name__
+        raise DatasetError(f"{where}: {strange[0]!r} is read as {kind}, not text; put each name in double quotes")
     if isinstance(loaded, dict) and loaded:
         if all(isinstance(key, int) or str(key).isdigit() for key in loaded):
             if all(name is None or isinstance(name, str) for name in loaded.values()):

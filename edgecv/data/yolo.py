@@ -18,6 +18,7 @@ from edgecv.data.annotations import Annotated, Box, Drawn, Pictures, check_class
 from edgecv.data.layout import TEST, TRAIN, VAL
 from edgecv.data.split import listed
 from edgecv.data.tree import File, Tree
+from edgecv_runtime import yamltext
 from edgecv_runtime.errors import DatasetError
 
 _NAMES = ("classes.txt", "obj.names", "_darknet.labels")  # a class a line, where there is no data.yaml
@@ -68,13 +69,14 @@ def _settings(tree: Tree, where: str) -> tuple[File, dict[str, Any]] | None:
     for file in tree.files:
         if file.name.lower().endswith((".yaml", ".yml")):
             try:
-                given = yaml.safe_load(file.read())
+                given = yamltext.load(file.read())
             except (yaml.YAMLError, ValueError, RecursionError) as exc:  # a date that is none, say
                 if not _NAMES_KEY.search(file.read()):  # another tool's
                     continue
                 raise DatasetError(f"{where}: {file.name}: not valid YAML: {' '.join(str(exc).split())}") from exc
             if isinstance(given, dict) and "names" in given:
-                found.append((file, given))
+                as_written = yamltext.texts(file.read())["names"]  # a class may be called no, or 1.10
+                found.append((file, {**given, "names": as_written}))
     if len(found) > 1:
         names = listed([file.name for file, _ in found])
         raise DatasetError(f"{where}: {len(found)} files name classes: {names}; leave out the others by data.exclude")
@@ -89,14 +91,14 @@ def _settings(tree: Tree, where: str) -> tuple[File, dict[str, Any]] | None:
 
 def _class_names(given: dict[str, Any], where: str) -> list[str]:
     names = given["names"]
-    if isinstance(names, dict) and sorted(map(str, names)) == sorted(map(str, range(len(names)))):
+    if isinstance(names, dict) and sorted(names) == sorted(map(str, range(len(names)))):
         names = [names[key] for key in sorted(names, key=int)]
-    if not isinstance(names, list):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DatasetError(f"{where}: 'names' wants a list of classes, or numbers from 0 on with a name each")
     count = given.get("nc", len(names))
     if count != len(names):
         raise DatasetError(f"{where}: nc is {count}, but {len(names)} classes are named")
-    return [str(name) for name in names]
+    return names
 
 
 def _label_file(picture: str, labels: dict[str, File]) -> str | None:

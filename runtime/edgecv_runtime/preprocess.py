@@ -6,6 +6,7 @@ normalization, so that no floating-point preprocessing can differ between traini
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
@@ -167,8 +168,10 @@ class Normalization(Record, frozen=True):
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
             raise BadInput(f"mean has {len(self.mean)} channels, std has {len(self.std)}")
-        if min(self.std) <= 0:
+        if not all(0 < each < math.inf for each in self.std):
             raise BadInput(f"std must be positive, got {self.std}")
+        if not all(map(math.isfinite, self.mean)):
+            raise BadInput(f"mean must be finite, got {self.mean}")
 
     def of(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """Pixels 0..255, channels last, as the network's first layer gets them: what a graph without it is fed."""

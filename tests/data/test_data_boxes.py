@@ -250,6 +250,14 @@ REFUSED = {
         lambda root: (yolo(root), write(root / "data.yaml", "names: 5")),
         "'names' wants a list",
     ),
+    "a class twice under one number": (
+        lambda root: (yolo(root), write(root / "data.yaml", "names: {0: cell, 1: gap, 0: edge}")),
+        "data.yaml: not valid YAML: the key '0' stands there twice",
+    ),
+    "a class that is a list": (
+        lambda root: (yolo(root), write(root / "data.yaml", "names: [[cell], gap]")),
+        "'names' wants a list",
+    ),
     "a date that is none": (lambda root: write(root / "data.yaml", "names: 2020-13-45"), "data.yaml: not valid YAML"),
     "three numbers a box": (
         lambda root: write(
@@ -369,6 +377,14 @@ def test_polygons_lists_and_numbered_names_of_yolo(tmp_path):
     write(tmp_path / "data.yaml", "train: train.txt\nval: [val/images]\nnames: {0: cell, 1: gap}\n")
     found = boxes(tmp_path)
     assert read(found.train) == {"a1": [(1, 20, 15, 60, 54)], "a2": DRAWN["a2"]}
+
+
+def test_classes_of_yolo_are_called_as_it_is_written(tmp_path):
+    """YAML 1.1 reads `no` as a truth value, 010 as eight, and 1.10 as 1.1."""
+    yolo(tmp_path)
+    for names in ("[no, 1.10]", "{0: no, 1: 1.10}"):
+        write(tmp_path / "data.yaml", f"train: train/images\nval: val/images\nnames: {names}\n")
+        assert boxes(tmp_path).classes == ("no", "1.10")
 
 
 @pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (2 * HEIGHT, 2 * WIDTH)])

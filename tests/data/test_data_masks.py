@@ -12,7 +12,7 @@ import pytest
 from PIL import Image as Picture
 from pycocotools import mask as coco
 
-from edgecv.data import DataConfig, load, rasters
+from edgecv.data import DataConfig, classtable, load, rasters
 from edgecv.data.sources import labelled
 from edgecv_runtime import records
 from edgecv_runtime.errors import BadInput, DatasetError, ImageError
@@ -629,3 +629,16 @@ def test_a_finished_bundle_reads_masks_by_its_own_labels(scenes):
             assert np.array_equal(images.truths[index], table[drawn(number(name))])
     with pytest.raises(DatasetError, match="classes that are no labels: car; the bundle's labels are ground, road"):
         labelled(config, ("ground", "road"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{road: 0, no: 1}", "False is read as bool, not text; put each name in double quotes"),
+        ("{0: road, 0: wall}", "the key '0' stands there twice"),
+    ],
+)
+def test_classes_in_yaml_that_are_no_text_are_refused(text, message):
+    with pytest.raises(DatasetError, match=message):
+        classtable.parse(text, "classes.yaml")
+    assert classtable.parse('{road: 0, "no": 1}', "classes.yaml") == ([("road", 0), ("no", 1)], False)

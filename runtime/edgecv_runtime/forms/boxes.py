@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from edgecv_runtime.forms.ways import T, Ways
 from edgecv_runtime.head import BOXES, SCORES, Head
 from edgecv_runtime.inputs import readable
 from edgecv_runtime.manifest import TensorSpec
+from edgecv_runtime.onnxfile import ANY_SHAPE
 from edgecv_runtime.records import Record
 
 Places = NDArray[np.float32]
@@ -45,6 +47,8 @@ class Grid(Record, frozen=True):
     def __post_init__(self) -> None:
         if not self.strides or min(self.strides) < 1:
             raise BadInput(f"strides are pixels a cell, such as [8, 16, 32], got {list(self.strides)}")
+        if not -1 <= self.offset <= 1:
+            raise BadInput(f"offset is a share of a cell, -1 to 1, got {self.offset:g}")
 
     def places(self, size: Size) -> tuple[Places, Places, Places]:
         """The places that boxes count from, x and y in pixels of the input, and the pixels a step, each (1, A, 1)."""
@@ -171,17 +175,24 @@ class ScoreColumns(Record, frozen=True):
     def __post_init__(self) -> None:
         if self.class_id is not None and (self.background is not None or self.of == "softmax"):
             raise BadInput("class_id: boxes with one score and the number of their class have no background")
-        if min(self.first, self.rest) < 0 or (self.objectness or 0) < 0:
-            raise BadInput("first, rest and objectness are columns, from 0 on")
+        places = (self.first, self.rest, self.objectness, self.class_id)
+        if any(isinstance(each, int) and each < 0 for each in places):
+            raise BadInput("first, rest, objectness and class_id are columns, from 0 on")
 
     def check(self, outputs: Sequence[TensorSpec], labels: int) -> None:
         """Raise BadInput where they cannot stand there, or there are not as many as labels."""
-        for name, key in ((self.class_id, "class_id"), (self.count, "count")):
-            if isinstance(name, str):
-                named(outputs, name, f"scores: {key}")
         columns = labels + (self.background is not None)
+        self._check_classes(labels)
+        if self.count is not None:
+            _check_one(named(outputs, self.count, "scores: count"), "count", "the number of boxes of a frame")
+        if isinstance(self.class_id, str):
+            spec = named(outputs, self.class_id, "scores: class_id")
+            if spec.name in {each.name for each in chosen(outputs, self.output, "scores")}:
+                raise BadInput(f"scores: class_id: '{spec.name}' holds the scores: name the output with the classes")
+            if width_of(spec, "channels last", "scores: class_id", flat=True) not in (1, "?"):
+                raise BadInput(f"scores: class_id: output '{spec.name}' is {readable(spec)}: wanted is a number a box")
         for spec in chosen(outputs, self.output, "scores"):
-            width = width_of(spec, self.layout, "scores", flat=self.class_id is not None)
+            width = width_of(spec, self.layout, "scores", flat=self.class_id is not None or columns == 1)
             if not isinstance(width, int):
                 continue
             if self.class_id is not None:
@@ -199,6 +210,23 @@ class ScoreColumns(Record, frozen=True):
                     f"scores: {told}; output '{spec.name}' is {readable(spec)}, {self.layout}"
                     f"{swapped(spec, self.layout, self.first + columns + self.rest)}"
                 )
+
+    def used(self, labels: int) -> dict[str, set[int]]:
+        """The columns that are read, by what they are."""
+        columns = 1 if self.class_id is not None else labels + (self.background is not None)
+        found = {"the classes' scores": set(range(self.first, self.first + columns))}
+        found |= {} if self.objectness is None else {"objectness": {self.objectness}}
+        return found | ({"class_id": {self.class_id}} if isinstance(self.class_id, int) else {})
+
+    def _check_classes(self, labels: int) -> None:
+        columns = labels + (self.background is not None)
+        if self.background is not None and not -1 <= self.background <= labels:
+            raise BadInput(
+                f"scores: background: {self.background}, but {labels} labels and the background are {columns} "
+                f"columns: it is one of 0 to {labels}, or -1 for the last"
+            )
+        if self.of == "softmax" and columns == 1:
+            raise BadInput("scores: of: a softmax over one class is always 1: name the background, or say logits")
 
     def make(self, ways: Ways[T], given: Mapping[str, T], labels: int) -> T:
         """A score for each label, 0..1 -> (N, A, labels) float32."""
@@ -277,6 +305,7 @@ class Detected(Record, Form, frozen=True):
         if self.boxes is not None and self.scores is not None:
             self.boxes.check(outputs, size)
             self.scores.check(outputs, len(head.labels))
+            _check_together(self.boxes, self.scores, outputs, len(head.labels))
             return
         if {spec.name for spec in outputs} != {BOXES, SCORES}:
             listed = ", ".join(f"'{spec.name}' {readable(spec)}" for spec in outputs)
@@ -313,6 +342,30 @@ class Detected(Record, Form, frozen=True):
                 f"{len(best)} images ends before it begins: are they [cx, cy, w, h] or another order?"
             )
         return ""
+
+
+def _check_together(boxes: BoxColumns, scores: ScoreColumns, outputs: Sequence[TensorSpec], labels: int) -> None:
+    """Raise BadInput where a column is two things, or boxes, scores and classes are not as many."""
+    places, shares = chosen(outputs, boxes.output, "boxes"), chosen(outputs, scores.output, "scores")
+    used = scores.used(labels)
+    if {each.name for each in places} & {each.name for each in shares}:
+        used = {"the box": set(range(boxes.first, boxes.first + 4)), **used}
+    for (one, mine), (other, theirs) in combinations(used.items(), 2):
+        if mine & theirs:
+            raise BadInput(f"column {min(mine & theirs)} is said to be {one} and {other}: each has columns of its own")
+    counts = {"boxes": count_of(places, boxes.layout), "scores": count_of(shares, scores.layout)}
+    if isinstance(scores.class_id, str):
+        counts["classes"] = count_of([named(outputs, scores.class_id, "scores: class_id")], "channels last")
+    known = {told: count for told, count in counts.items() if isinstance(count, int)}
+    if len(set(known.values())) > 1:
+        listed = ", ".join(f"{count} {told}" for told, count in known.items())
+        raise BadInput(f"the outputs hold {listed}: a box has one of each; is the layout another?")
+
+
+def _check_one(spec: TensorSpec, key: str, told: str) -> None:
+    sizes = [size for size in spec.shape[1:] if size != 1]
+    if spec.shape != ANY_SHAPE and any(isinstance(size, int) for size in sizes):
+        raise BadInput(f"scores: {key}: output '{spec.name}' is {readable(spec)}: {told} is wanted, one number")
 
 
 @lru_cache(16)  # they are the same for every frame

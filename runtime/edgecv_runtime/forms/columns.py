@@ -47,7 +47,8 @@ def count_of(specs: Sequence[TensorSpec], layout: Layout) -> int | str:
     """How many boxes outputs hold in all."""
     total = 0
     for spec in specs:
-        sizes = spec.shape[2:] if layout == "channels first" else spec.shape[1:-1]
+        flat = len(spec.shape) == 2  # a number a box, without an axis of columns
+        sizes = spec.shape[1:] if flat else spec.shape[2:] if layout == "channels first" else spec.shape[1:-1]
         if spec.shape == ANY_SHAPE or not all(isinstance(size, int) for size in sizes):
             return "?"
         total += int(np.prod([int(size) for size in sizes]))
