@@ -51,6 +51,9 @@ def read(tree: Tree, where: str, pictures: Pictures) -> Annotated | None:
         missing += lost
         orphans += unlisted
     notes: tuple[str, ...] = (f"{orphans} boxes of images that are not listed were left out",) if orphans else ()
+    lacking = sum(not each.bbox for content in found.values() for each in content.annotations)
+    if lacking:
+        notes += (f"{lacking} annotations without a box were left out",)
     if boxless and len(boxless) < len(found) + len(boxless):
         notes += (f"{len(boxless)} COCO files without boxes were left out: {listed(boxless)}",)
     return Annotated("COCO JSON", classes, entries, {}, tuple(missing), notes)

@@ -135,7 +135,7 @@ def _points(given: dict[str, Any], where: str) -> int:
 
 def _lines(file: File, classes: int, points: int, where: str) -> tuple[Box, ...]:
     found = []
-    for number, line in enumerate(file.read().decode("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(file.read().decode("utf-8-sig", "replace").splitlines(), 1):
         if not line.strip():
             continue
         at = f"{where}: {file.name}:{number}"

@@ -379,6 +379,23 @@ def test_polygons_lists_and_numbered_names_of_yolo(tmp_path):
     assert read(found.train) == {"a1": [(1, 20, 15, 60, 54)], "a2": DRAWN["a2"]}
 
 
+def test_annotations_without_a_box_are_counted(tmp_path):
+    """Their pictures would be learned as empty without a word."""
+    coco(tmp_path)
+    path = tmp_path / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    del content["annotations"][0]["bbox"]
+    path.write_text(json.dumps(content))
+    assert "1 annotations without a box were left out" in boxes(tmp_path).notes
+
+
+def test_a_text_file_from_windows_may_begin_with_a_mark(tmp_path):
+    yolo(tmp_path)
+    path = tmp_path / "train/labels/a1.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read(boxes(tmp_path).train)["a1"] == DRAWN["a1"]
+
+
 def test_classes_of_yolo_are_called_as_it_is_written(tmp_path):
     """YAML 1.1 reads `no` as a truth value, 010 as eight, and 1.10 as 1.1."""
     yolo(tmp_path)
