@@ -159,6 +159,10 @@ def test_where_nothing_is_there_nothing_is_right():
     assert len(faint) > 2
     assert same.score([same.tally(faint, empty)]) == 1
     assert same.ranking().score([same.tally(faint, empty)]) == 0
+    # a box on what is not asked for is neither right nor wrong
+    for kind in ("crowd", "ignored"):
+        hard = Boxes(found.xyxy, found.class_id, **{kind: np.ones(len(found), bool)})
+        assert same.score([same.tally(found, same.truth(hard))]) == 1
     # one frame of forty is one of forty, and no cliff
     assert same.score([same.tally(empty, empty)] * 39 + [same.tally(found, empty)]) == pytest.approx(39 / 40)
 

@@ -228,10 +228,14 @@ class _Counts(NamedTuple):
 
 
 def _quiet(tallies: Sequence[Matches], least: Sequence[float]) -> float:
-    """The share of frames in which no box reaches the confidence of its class; 1 of no frames."""
+    """The share of frames in which no box that counts reaches the confidence of its class; 1 of no frames."""
     limits = np.array(least, np.float32)
-    shown = [(each.confidence >= (limits[each.class_id] if len(limits) else 0)).any() for each in tallies]
-    return 1 - sum(map(bool, shown)) / len(shown) if shown else 1.0
+
+    def shows(each: Matches) -> bool:
+        counts = (each.unasked[:, 0] & 1) == 0  # of any area, at the lowest overlap
+        return bool((counts & (each.confidence >= (limits[each.class_id] if len(limits) else 0))).any())
+
+    return 1 - sum(map(shows, tallies)) / len(tallies) if tallies else 1.0
 
 
 def _overlaps(found: NDArray[np.float64], truth: NDArray[np.float32], crowd: NDArray[np.bool_]) -> NDArray[np.float64]:
