@@ -14,11 +14,12 @@ from edgecv.run import judged, searched
 from edgecv.run.folder import beside
 from edgecv_export.calibrate import sample
 from edgecv_export.explain import explain, explain_evidence
-from edgecv_export.quantize import QuantizeConfig, Quantized, convert
+from edgecv_export.quantize import QuantizeConfig, Quantized, convert, divided
 from edgecv_export.quantize import quantize as search
 from edgecv_runtime import files
 from edgecv_runtime.errors import BadInput, Unavailable
 from edgecv_runtime.manifest import Budget
+from edgecv_runtime.preprocess import Image
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,14 @@ def quantize(
     if done is not None:
         searched.keep(done, budget, bundle)
     if check is None and calibration is not None:
-        check = Given(sample(calibration).some(config.check_images), [], None)
+        check = Given(unseen(calibration, config), [], None)
     manifest, evidence, unkept = judged.measured(bundle, check, say)
     lines = [] if done is None else explain(done, budget)
     for name in (*config.dialects, *(done.others if done is not None else ())):
         lines += explain_evidence(evidence, manifest, name)
     return Outcome(done, lines, judged.states(manifest, evidence), unkept)
+
+
+def unseen(images: Source, config: QuantizeConfig) -> Image:
+    """Those of the images that did not calibrate int8, as many as check: a file looks better on what it was made with."""
+    return divided(images, None, config)[1] if config.int8 else sample(images).some(config.check_images)

@@ -97,7 +97,7 @@ def quantize(
         raise BadInput(f"dialects are {', '.join(config.dialects)}: no int8 to search for; convert(path) adds fp16")
     with bundle.Bundle(path) as opened:
         _check_exported(opened)
-        calibration, check = _divided(images, check, config)
+        calibration, check = divided(images, check, config)
         sampled = calibration.some(LOOKED_AT)
         check_real(sampled)
         if isinstance(labels, np.ndarray) and len(np.unique(labels)) < 2:
@@ -149,8 +149,8 @@ def _check_exported(opened: bundle.Bundle) -> None:
     opened.golden()
 
 
-def _divided(images: Images, check: Image | None, config: QuantizeConfig) -> tuple[Sample, Image]:
-    """Calibration and check images; both see all of the data."""
+def divided(images: Images, check: Image | None, config: QuantizeConfig) -> tuple[Sample, Image]:
+    """Calibration and check images, the same every time; both see all of the data, and no image is in both."""
     if check is not None:
         check_frames(images, MIN_IMAGES, "quantization")
         check_frames(check, MIN_IMAGES, "checking a quantized model")
