@@ -86,5 +86,5 @@ def quantize(
 
 
 def unseen(images: Source, config: QuantizeConfig) -> Image:
-    """Those of the images that did not calibrate int8, as many as check: a file looks better on what it was made with."""
+    """Those of the images that calibrate no int8 file, which looks better on what it was made with."""
     return divided(images, None, config)[1] if config.int8 else sample(images).some(config.check_images)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgecv.run import quantizing
 from edgecv_export import search, trial
 from edgecv_export.calibrate import sample
 from edgecv_export.deadline import TimeIsOver
@@ -20,7 +21,7 @@ from edgecv_export.export import export
 from edgecv_export.graph import Deployed, reference
 from edgecv_export.passes import FLOAT_PASSES
 from edgecv_export.plan import Plan, Workshop
-from edgecv_export.quantize import QuantizeConfig, quantize
+from edgecv_export.quantize import QuantizeConfig, divided, quantize
 from edgecv_export.trial import Trial
 from edgecv_export.wiring import Wiring
 from edgecv_runtime import Bundle, backends, files, machine, verify
@@ -533,3 +534,12 @@ def test_a_float_pass_that_moves_the_float_outputs_is_left_out_and_said_to_be(ho
     assert " nats, where int8 without it moves them by " in said
     tried = {name for each in done.trials for name in each.plan.passes}
     assert tried == {"equalize", "bias"}
+
+
+def test_what_judges_a_file_did_not_calibrate_it():
+    images = np.arange(90, dtype=np.uint8).reshape(90, 1, 1, 1)
+    config = QuantizeConfig(images=40, check_images=30)
+    judging = quantizing.unseen(images, config)
+    calibration, _ = divided(images, None, config)
+    assert len(judging) == 30
+    assert not set(judging.ravel()) & {value for batch in calibration.batches() for value in batch.ravel()}
