@@ -30,6 +30,7 @@ from edgecv_runtime.bench.latency import bench
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.offers import offered
 from edgecv_runtime.preprocess import Image
+from edgecv_runtime.tasks.classification import classifying
 from edgecv_runtime.verify import Outputs, fit_thresholds, verify, wants_thresholds
 
 PARITY_IMAGES = max(GOLDEN_IMAGES, *BATCHES)
@@ -284,7 +285,8 @@ class Verify(_Step):
             evidence = opened.evidence().merged([each.entry for each in done])
             bundle.update(opened, evidence=evidence)
         if views is None:
-            packed = verified.pack(done, frames, expected.kept(), images, self.on.division)
+            task = classifying(opened.manifest.head, opened.manifest.outputs)
+            packed = verified.pack(task, done, frames, expected.kept(), images, self.on.division)
             self._write(verified.FILE, packed, drawn.FILE)
         else:
             shown = drawn.draw(opened.manifest, done, images, views, expected, self.on.division)

@@ -9,7 +9,6 @@ import numpy as np
 from edgecv.report.pictures import SHOWN, Picture, picture, speaking
 from edgecv.run.folder import Run
 from edgecv_runtime.evidence import Interval
-from edgecv_runtime.tasks.scores import softmax
 from edgecv_runtime.verify.score import wilson
 
 CLASSES = 40  # rows of the table: the worst
@@ -44,8 +43,8 @@ def of(run: Run) -> Mistakes | None:
     frames, names = run.frames, run.manifest.labels
     if frames is None or frames.labels is None:
         return None
-    target, logits = speaking(run)
-    said = logits.argmax(1)
+    target, results = speaking(run)
+    said = np.array([each.index for each in results])
     classes = []
     for label in np.unique(frames.labels):
         theirs = said[frames.labels == label]
@@ -53,13 +52,13 @@ def of(run: Run) -> Mistakes | None:
         taken_for = names[int(wrong.argmax())] if wrong.any() else ""
         classes.append(ClassScore(names[label], wilson(int((theirs == label).sum()), len(theirs)), taken_for))
     classes.sort(key=lambda each: (each.share.value, -each.share.count))
-    sure = softmax(logits).max(1)
+    sure = np.array([each.score for each in results])
     wrong_frames = np.flatnonzero(said != frames.labels)
     pictured = [index for index in wrong_frames[np.argsort(-sure[wrong_frames])] if index < len(frames.images)]
     return Mistakes(
         target=target,
         classes=classes[:CLASSES],
         class_count=len(classes),
-        errors=[picture(run, frames, int(index), [(target.partition(" ")[0], logits)]) for index in pictured[:SHOWN]],
+        errors=[picture(run, frames, int(index), [(target.partition(" ")[0], results)]) for index in pictured[:SHOWN]],
         error_count=len(wrong_frames),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,7 @@ from edgecv.run.verified import Frames, Logits
 from edgecv_runtime.bench import table
 from edgecv_runtime.errors import SourceUnavailable
 from edgecv_runtime.preprocess import Image
-from edgecv_runtime.tasks.classification import classifying
-from edgecv_runtime.tasks.scores import Meaning
+from edgecv_runtime.tasks.classification import Classification, ClassificationTask, classifying
 
 SHOWN, CLIP_FRAMES, MAX_CONFUSION = 12, 4, 20
 _SMALL = 96  # pixels: below this, lossless and shown without smoothing
@@ -98,13 +98,16 @@ def gallery(run: Run) -> Gallery | None:
     chosen = _int8(run)
     quantized = frames.outputs[chosen] if chosen else None
     base, base_name = _float32(frames, chosen)
-    sources: list[tuple[str, Logits]] = [("PyTorch", frames.reference)]
+    sources = [("PyTorch", answers(run, frames.reference))]
+    against = [(base_name.partition(" ")[0], answers(run, base))]
+    differ = np.array([], int)
     if quantized is not None:
-        sources.append(("int8", quantized))
-    meaning = _meaning(run, base)
-    differ = np.flatnonzero(~meaning.same(base, quantized)) if quantized is not None else np.array([], int)
+        found = answers(run, quantized)
+        same = map(task_of(run).tally, found, against[0][1])
+        differ = np.flatnonzero([not each for each in same])
+        sources.append(("int8", found))
+        against.append(("int8", found))
     seen = _spaced(differ[differ < len(frames.images)])
-    against = [(base_name.partition(" ")[0], base), *sources[1:]]
     return Gallery(
         sample=[picture(run, frames, index, sources) for index in _spread(frames)],
         disagreements=[picture(run, frames, index, against) for index in seen],
@@ -165,19 +168,31 @@ def confusion(run: Run) -> Confusion | None:
     frames, labels = run.frames, run.manifest.labels
     if frames is None or frames.labels is None or len(labels) > MAX_CONFUSION:
         return None
-    target, logits = speaking(run)
-    table = np.zeros((len(labels), len(labels)), int)
-    np.add.at(table, (frames.labels, _meaning(run, logits).of(logits).argmax(1)), 1)
-    return Confusion(target, labels, table.tolist(), "frames", len(frames.labels), len(frames.labels))
+    target, results = speaking(run)
+    task = task_of(run)
+    told = [task.confusion(result, task.truth(label)) for result, label in zip(results, frames.labels, strict=True)]
+    whole = sum(told[1:], told[0])
+    return Confusion(target, labels, whole.counts.tolist(), whole.of, len(told), len(told))
 
 
-def speaking(run: Run) -> tuple[str, Logits]:
-    """Whose answers stand for the run: the fastest offered target's, or PyTorch's; the run has frames."""
+def speaking(run: Run) -> tuple[str, list[Classification]]:
+    """Whose answers stand for the run, and they: the fastest offered target's, or PyTorch's; the run has frames."""
     assert run.frames is not None
     best = table.fastest(run.rows)
     key = (best.variant, best.backend or "", best.hint or "") if best else ("", "", "")
     outputs = run.frames.outputs
-    return (_target(key), outputs[key]) if key in outputs else ("PyTorch", run.frames.reference)
+    name, logits = (_target(key), outputs[key]) if key in outputs else ("PyTorch", run.frames.reference)
+    return name, answers(run, logits)
+
+
+def task_of(run: Run) -> ClassificationTask:
+    """What knows what the run's outputs mean; raises BadInput of another task."""
+    return classifying(run.manifest.head, run.manifest.outputs)
+
+
+def answers(run: Run, logits: Logits) -> list[Classification]:
+    """What outputs say of each frame."""
+    return task_of(run).of_rows(logits)
 
 
 def batches(run: Run) -> list[str]:
@@ -263,24 +278,18 @@ def _spaced(indices: NDArray[np.intp]) -> list[int]:
     return [int(index) for index in indices[places]]
 
 
-def picture(run: Run, frames: Frames, index: int, sources: list[tuple[str, Logits]]) -> Picture:
+def picture(run: Run, frames: Frames, index: int, sources: Sequence[tuple[str, Sequence[Classification]]]) -> Picture:
     """One frame and what each source says of it."""
-    names, sayings = run.manifest.labels, []
-    truth = int(frames.labels[index]) if frames.labels is not None else None
-    meaning = _meaning(run, frames.reference)
-    wanted = truth if truth is not None else int(meaning.of(sources[0][1][index : index + 1]).argmax())
-    if truth is not None:
-        sayings.append(Saying("true", names[truth]))
-    for source, logits in sources:
-        scores = meaning.of(logits[index : index + 1])[0]
-        top = int(scores.argmax())
-        sayings.append(Saying(source, names[top], float(scores[top]), top != wanted))
+    task, sayings = task_of(run), []
+    wanted = sources[0][1][index]
+    if frames.labels is not None:
+        wanted = task.truth(frames.labels[index])
+        sayings.append(Saying("true", wanted.label))
+    for source, results in sources:
+        result = results[index]
+        sayings.append(Saying(source, result.label, result.score, not task.tally(result, wanted)))
     image = _bgr(frames.images[index], run.manifest.preprocess.color)
     return Picture(_uri(image), max(image.shape[:2]) < _SMALL, sayings, frames.names[index] if frames.names else "")
-
-
-def _meaning(run: Run, outputs: Logits) -> Meaning:
-    return classifying(run.manifest.head, run.manifest.outputs).meaning(outputs)
 
 
 def _bgr(image: Image, color: str) -> Image:

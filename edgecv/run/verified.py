@@ -16,7 +16,7 @@ from edgecv.data import Images
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.manifest import Manifest
 from edgecv_runtime.preprocess import Image
-from edgecv_runtime.tasks.scores import softmax
+from edgecv_runtime.tasks.classification import ClassificationTask
 from edgecv_runtime.verify import Verified
 
 FILE = "verify.npz"
@@ -44,7 +44,12 @@ class Frames:
 
 
 def pack(
-    done: Sequence[Verified], frames: Image, kept: Mapping[str, Logits], images: Images, division: Division
+    task: ClassificationTask,
+    done: Sequence[Verified],
+    frames: Image,
+    kept: Mapping[str, Logits],
+    images: Images,
+    division: Division,
 ) -> bytes:
     """The file's content: the frames of some images with PyTorch's outputs, labels, names, and each target's outputs.
 
@@ -54,7 +59,7 @@ def pack(
     reference = next(iter(kept.values()))
     count = min(len(next(iter(each.values()))) for each in (kept, *(each.outputs for each in done if each.outputs)))
     reference, images = reference[:count], images.pick(range(count))  # of which all outputs were kept
-    order = _pictured_first(reference, images.labels)
+    order = _pictured_first(task, reference, images.labels)
     arrays: dict[str, NDArray[Any]] = {
         "images": frames[order[:PICTURES]],
         "reference": reference[order],
@@ -73,15 +78,16 @@ def pack(
     return buffer.getvalue()
 
 
-def _pictured_first(logits: Logits, labels: NDArray[np.int64] | None) -> NDArray[np.intp]:
+def _pictured_first(task: ClassificationTask, logits: Logits, labels: NDArray[np.int64] | None) -> NDArray[np.intp]:
     """An order of frames: the first of them, then the surest errors among the others, then the rest."""
     everything = np.arange(len(logits))
     if labels is None or len(logits) <= PICTURES:
         return everything
     head = everything[: PICTURES - ERRORS]
-    wrong = np.flatnonzero(logits.argmax(1) != labels)
+    results = task.of_rows(logits)
+    wrong = np.flatnonzero(np.array([each.index for each in results]) != labels)
     wrong = wrong[wrong >= len(head)]
-    surest = wrong[np.argsort(-softmax(logits).max(1)[wrong])][:ERRORS]
+    surest = wrong[np.argsort(-np.array([each.score for each in results])[wrong])][:ERRORS]
     return np.concatenate([head, surest, np.setdiff1d(everything[len(head) :], surest)])
 
 

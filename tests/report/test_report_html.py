@@ -26,6 +26,9 @@ from edgecv.run.folder import read
 from edgecv_runtime import Bundle, bundle
 from edgecv_runtime.bench import table
 from edgecv_runtime.errors import BadInput, BundleError
+from edgecv_runtime.head import ClassificationHead
+from edgecv_runtime.manifest import TensorSpec
+from edgecv_runtime.tasks.classification import ClassificationTask
 from tests.html_page import (
     Page,
     check_figures_follow_the_theme,
@@ -205,6 +208,30 @@ def test_classes_and_surest_errors_are_those_of_the_arrays(made: Path) -> None:
     assert [one.name for one in found.errors] == [names[index] for index in surest[: pictures.SHOWN]]
 
 
+def test_one_logit_of_two_classes_is_read_as_its_task_reads_it(made: Path) -> None:
+    """`argmax` over its one column called every frame the first class, and its softmax was 1 for each."""
+    run = read(made)
+    labels = np.array([0, 1, 1, 0])
+    logits = np.array([[-2.0], [3.0], [-1.0], [4.0]], np.float32)  # right, right, wrong, wrong and surer
+    frames = verified.Frames(np.zeros((4, 8, 8, 3), np.uint8), logits, labels, {}, ("a", "b", "c", "d"), "test")
+    head = ClassificationHead(("no", "yes"), "sigmoid-logits")
+    outputs = (TensorSpec("logits", "float32", ("N", 1)),)
+    run = dataclasses.replace(
+        run, manifest=msgspec.structs.replace(run.manifest, head=head, outputs=outputs), frames=frames
+    )
+    found = mistakes.of(run)
+    assert found is not None
+    assert {row.label: (row.share.value, row.taken_for) for row in found.classes} == {
+        "no": (0.5, "yes"),
+        "yes": (0.5, "no"),
+    }
+    assert [one.name for one in found.errors] == ["d", "c"]
+    assert found.errors[0].sayings[-1].score == pytest.approx(1 / (1 + np.exp(-4)))
+    confused = pictures.confusion(run)
+    assert confused is not None
+    assert confused.counts == [[1, 1], [1, 1]]
+
+
 def test_whether_the_score_is_of_images_that_chose_the_epoch_is_said(made: Path) -> None:
     run = read(made)
     assert run.frames is not None
@@ -240,10 +267,11 @@ def test_pictures_of_the_surest_errors_are_kept_however_many_frames_there_are() 
     frames = np.arange(count, dtype=np.uint16).view(np.uint8).reshape(count, 1, 2, 1)
     names = tuple(f"{index}.jpg" for index in range(count))
     images = Images(names, names, frames.__getitem__, labels)
-    cut = verified.pack([], frames, {"logits": logits[:7]}, images, "test")  # of so many outputs are kept
+    task = ClassificationTask(ClassificationHead(("a", "b")), (TensorSpec("logits", "float32", ("N", 2)),))
+    cut = verified.pack(task, [], frames, {"logits": logits[:7]}, images, "test")  # of so many outputs are kept
     with np.load(io.BytesIO(cut)) as arrays:
         assert len(arrays["reference"]) == len(arrays["names"]) == len(arrays["labels"]) == 7
-    with np.load(io.BytesIO(verified.pack([], frames, {"logits": logits}, images, "test"))) as arrays:
+    with np.load(io.BytesIO(verified.pack(task, [], frames, {"logits": logits}, images, "test"))) as arrays:
         kept = [int(each.tobytes()[0]) + 256 * int(each.tobytes()[1]) for each in arrays["images"]]
         assert [f"{index}.jpg" for index in kept] == list(arrays["names"][: verified.PICTURES])
         assert sorted(arrays["names"]) == sorted(names)

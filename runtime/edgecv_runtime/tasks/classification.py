@@ -206,7 +206,10 @@ class ClassificationTask:
         Raises BadInput when the first frames show that the outputs are not what they were said to be, or do not show
         what they are.
         """
-        rows = self.checked(outputs[self._output], len(views))
+        return self.of_rows(self.checked(outputs[self._output], len(views)))
+
+    def of_rows(self, rows: Rows) -> list[Classification]:
+        """One Classification for each row (N, C) of checked outputs; raises BadInput as `decode`."""
         settled = self._settled or self.settle(rows)
         return [Classification(row, self.labels, settled.thresholds) for row in settled.of(rows)]
 
