@@ -5,6 +5,7 @@ The wrong pipelines are written with OpenCV and numpy as people write them; they
 
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import cv2
 import msgspec
@@ -25,7 +26,7 @@ from edgecv_runtime.errors import BadInput, BundleError, ParityError
 from edgecv_runtime.golden import Golden
 from edgecv_runtime.offers import is_faithful, offered
 from edgecv_runtime.target import targets
-from edgecv_runtime.verify import Outputs, compare
+from edgecv_runtime.verify import Outputs, blame, compare
 from edgecv_runtime.verify.run import explain
 from tests.conftest import LABELS, NORMALIZATION
 
@@ -631,6 +632,23 @@ def test_quantization_that_loses_too_much_names_where(finished_copy):
     found = findings(finished_copy)
     assert {each.name for each in found.values()} == {"quantization loses too much"}
     assert all(each.node for each in found.values())
+
+
+@pytest.mark.parametrize(
+    ("off", "own", "named"),
+    [
+        (0.15, 0.02, blame.faults.BACKEND),
+        (0.40, 0.15, blame.faults.BACKEND),
+        (0.12, 0.25, blame.faults.UNDECIDED),  # a step of rounding on a grid this coarse is as large
+        (0.05, 0.25, blame.faults.QUANTIZATION),
+        (0.50, 0.40, blame.faults.QUANTIZATION),
+    ],
+)
+def test_a_coarse_file_is_not_blamed_on_the_backend(off, own, named):
+    """By how far the backend is off from the reference executor, and that from float32."""
+    case = SimpleNamespace(errors=(off, own), precision="int8", target=SimpleNamespace(backend="openvino"))
+    rows = [row for row in blame.TABLE if row.fault in (blame.faults.BACKEND, named, blame.faults.QUANTIZATION)]
+    assert next(row.fault for row in rows if row.shows(case)) == named
 
 
 # No false alarm

@@ -32,6 +32,9 @@ from edgecv_runtime.verify.score import relative_error
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # Quantized logits this far off, relative to the right ones, are no rounding any more.
 QUANTIZED_LOGITS = 0.7
+# Times the error of the quantized file itself that a backend must add to be the one to blame: rounding alone can add as
+# much as the file has, for where the grid is coarse a tensor that is on the edge of a step goes either way.
+_CLEAR = 2.0
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,12 @@ class Case:
         finally:
             backend.close()
 
+    @cached_property
+    def errors(self) -> tuple[float, float]:
+        """How far the backend is off from the reference executor on this file, and that from what should have come."""
+        wanted = {each.name: self.inside[each.name] for each in self.manifest.outputs}
+        return self.off(wanted, self.fresh), self.off(self.expected.of(self.picked), wanted)
+
     def off(self, wanted: Tensors, got: Tensors) -> float:
         """How far outputs are off, by the one that is farthest: floats by their error, others by how many differ."""
         return max(_off(wanted[each.name], got[each.name]) for each in self.manifest.outputs if each.name in wanted)
@@ -206,13 +215,25 @@ def _stale(case: Case) -> str:
 
 
 def _backend(case: Case) -> str:
-    wanted = {each.name: case.inside[each.name] for each in case.manifest.outputs}
+    off, own = case.errors
     is_float = case.precision == "float32"
-    off, own = case.off(wanted, case.fresh), case.off(case.expected.of(case.picked), wanted)
     is_right = own <= (trace.STEP_ERROR if is_float else trace.QUANTIZED_ERROR)  # else the file itself is to blame
-    if not is_right or off <= (trace.FLOAT_ERROR if is_float else trace.STEP_ERROR):
+    is_clear = is_float or off > _CLEAR * own
+    if not is_right or not is_clear or off <= (trace.FLOAT_ERROR if is_float else trace.STEP_ERROR):
         return ""
     return f"{case.target.backend} is off by {off:.2%} from the reference executor"
+
+
+def _undecided(case: Case) -> str:
+    if case.precision == "float32":
+        return ""
+    off, own = case.errors
+    if off <= trace.STEP_ERROR or own > trace.QUANTIZED_ERROR:
+        return ""
+    return (
+        f"{case.target.backend} is off by {off:.2%} from the reference executor, which is itself off by {own:.2%} from "
+        "float32 on this file: a grid this coarse makes a step of rounding as large"
+    )
 
 
 def _quantization(case: Case) -> str:
@@ -289,6 +310,7 @@ TABLE = (
     Row(faults.NOT_FINITE, _not_finite, _overflowing),
     Row(faults.STALE, _stale, _nowhere),
     Row(faults.BACKEND, _backend, _diverging),
+    Row(faults.UNDECIDED, _undecided, _losing),
     Row(faults.QUANTIZATION, _quantization, _losing),
     Row(faults.OTHER_FILE, _other_file, _nowhere),
 )

@@ -23,6 +23,10 @@ PRECISION = Fault(
 STALE = Fault("stale engine", "delete the backend's cache of compiled models; it belongs to another file")
 BACKEND = Fault("the backend computes it otherwise", "use another backend or version; report the node to its makers")
 OTHER_MODEL = Fault("another model answers", "give the address of the model that was made of this bundle's file")
+UNDECIDED = Fault(
+    "quantization or the backend, which cannot be told",
+    "try the other backend; if it is no better, quantize with more images",
+)
 NOT_FINITE = Fault("NaN or infinite outputs", "look for overflow in the node named; run in float32")
 OTHER_FILE = Fault("another network", "export again: the file computes something else than what was exported")
 QUANTIZATION = Fault("quantization loses too much", "leave the node named in float, or quantize with more images")
