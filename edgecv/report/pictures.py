@@ -170,9 +170,9 @@ def confusion(run: Run) -> Confusion | None:
         return None
     target, results = speaking(run)
     task = task_of(run)
-    told = [task.confusion(result, task.truth(label)) for result, label in zip(results, frames.labels, strict=True)]
-    whole = sum(told[1:], told[0])
-    return Confusion(target, labels, whole.counts.tolist(), whole.of, len(told), len(told))
+    each = [task.confusion(result, task.truth(label)) for result, label in zip(results, frames.labels, strict=True)]
+    whole = sum(each[1:], each[0])
+    return Confusion(target, labels, whole.counts.tolist(), whole.of, len(each), len(each))
 
 
 def speaking(run: Run) -> tuple[str, list[Classification]]:
