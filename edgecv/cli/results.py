@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgecv.cli import scenarios
 from edgecv.cli.output import say, show_json, stderr, stdout
 from edgecv_runtime.errors import BadInput, Unavailable
 
@@ -127,18 +128,54 @@ def _beyond(entry: Entry, manifest: Manifest, evidence: Evidence) -> str:
 
 def bench(
     bundle: BundlePath,
-    seconds: Annotated[float, typer.Option(help="Of one round of one target.")] = 0.5,
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 5,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            "--scenario",
+            metavar="NAME",
+            help="Instead of rounds: single-stream, multi-stream, offline or server by LoadGen; paced, sustained, cold "
+            "or frames.",
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Of one round of one target, 0.5; of a scenario's run, 10.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Interleaved rounds, 5.")] = None,
     batch: Annotated[int, typer.Option(help="Frames a call.")] = 1,
     threads: Annotated[int, typer.Option(help="0 leaves them to the backend.")] = 0,
     data: Data = None,
     backend: Backend = "auto",
     max_megapixels: MaxMegapixels = 50.0,
+    variant: scenarios.Variant = None,
+    fps: scenarios.Fps = None,
+    minutes: scenarios.Minutes = None,
+    qps: scenarios.Qps = None,
+    bound_ms: scenarios.BoundMs = None,
+    starts: scenarios.Starts = None,
+    feed: scenarios.Feed = None,
+    frames: scenarios.Frames = None,
+    rules: scenarios.Rules = False,
+    isa: scenarios.Isa = None,
+    cpus: scenarios.Cpus = None,
+    out: scenarios.Out = None,
     write: Write = True,
     json: Json = False,
     markdown: Markdown = False,
 ) -> None:
-    """Time every variant on every backend, in interleaved rounds; with --data, score the same files too."""
+    """Time every variant on every backend, in interleaved rounds or by a scenario; with --data, score the files too."""
+    given = scenarios.Given(
+        variant, fps, minutes, qps, bound_ms, starts, feed, frames, rules, isa, cpus, out
+    )  # fmt: skip
+    if scenario is not None:
+        if rounds is not None or not write:
+            raise BadInput(
+                "--rounds and --no-write are for bench without --scenario, which keeps nothing in the bundle"
+            )
+        asked = scenarios.Asked(scenario, seconds, batch, threads, backend, data, max_megapixels, json, markdown)
+        scenarios.bench(bundle, asked, given)
+        return
+    given.refuse()
+    seconds, rounds = 0.5 if seconds is None else seconds, 5 if rounds is None else rounds
     from edgecv_runtime.bench import table
     from edgecv_runtime.bench.latency import bench as run_bench
     from edgecv_runtime.bundle import Bundle

@@ -22,10 +22,16 @@ FLOAT = "float32"
 SECONDS, ROUNDS = 0.3, 3  # of timing, where a search has timed before
 
 
-def scored(opened: Bundle, given: Given, frames_name: str, backend: str = "auto") -> list[Entry]:
+def scored(
+    opened: Bundle,
+    given: Given,
+    frames_name: str,
+    backend: str = "auto",
+    only: Callable[[Target], bool] = lambda _: True,
+) -> list[Entry]:
     """Score and agreement of every target on images; of float32, no proof of itself, the agreement on golden inputs."""
-    done = _beside_float(opened, given, frames_name, lambda _: True, backend)
-    proven = {entry.key: entry for entry in _proofs(opened, _is_float, backend)}
+    done = _beside_float(opened, given, frames_name, only, backend)
+    proven = {entry.key: entry for entry in _proofs(opened, lambda each: _is_float(each) and only(each), backend)}
     entries = []
     for entry in done:
         proof = proven.get(entry.key, entry)

@@ -21,7 +21,7 @@ def usable(root: Path = Path("/")) -> int:
 
     root: of the file system, for tests.
     """
-    return max(1, min([seen(), *(math.ceil(quota) for quota in _quotas(root))]))
+    return max(1, min([seen(), *(math.ceil(quota) for quota in quotas(root))]))
 
 
 def seen() -> int:
@@ -29,7 +29,7 @@ def seen() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _quotas(root: Path) -> Iterator[float]:
+def quotas(root: Path) -> Iterator[float]:
     """The quotas of this process's groups and of those around them, in cores."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")

@@ -101,6 +101,13 @@ def _gpu() -> str:
     return ""
 
 
+def rss_mb() -> float:
+    """Resident memory of this process now, in MB (10^6 bytes); 0 where /proc does not tell."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmRSS:")), 0.0)
+
+
 def peak_rss_mb() -> float:
     """Largest resident memory of this process so far, in MB (10^6 bytes).
 

@@ -1,0 +1,280 @@
+"""`edgecv bench --scenario`: its options, and what becomes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgecv.cli.output import EXIT_INTERRUPTED, complain, say, show_json, stdout
+from edgecv_runtime.errors import BadInput, nearest
+
+if TYPE_CHECKING:
+    from edgecv_runtime.bundle import Bundle
+    from edgecv_runtime.evidence import Key, Score
+    from edgecv_runtime.scenario.plan import Plan
+    from edgecv_runtime.scenario.report import Report
+    from edgecv_runtime.target import Target
+
+EXIT_LOSSES = 4
+_GROUP = "With --scenario"
+SUFFIXES = (".json", ".html", ".md", ".csv")
+
+Variant = Annotated[
+    str | None, typer.Option("--variant", help="This one alone, not every one.", rich_help_panel=_GROUP)
+]
+BackendName = Annotated[
+    str | None, typer.Option("--backend", help="This one alone, not every one.", rich_help_panel=_GROUP)
+]
+Fps = Annotated[
+    float | None, typer.Option("--fps", help="Of paced: the camera's frames a second, 30.", rich_help_panel=_GROUP)
+]
+Minutes = Annotated[
+    float | None, typer.Option("--minutes", help="Of sustained, 5; in place of --seconds.", rich_help_panel=_GROUP)
+]
+Qps = Annotated[
+    float | None, typer.Option("--qps", help="Of server: requests a second to try.", rich_help_panel=_GROUP)
+]
+BoundMs = Annotated[
+    float | None,
+    typer.Option("--bound-ms", help="Of server: what 99 of 100 requests may take, 15.", rich_help_panel=_GROUP),
+]
+Starts = Annotated[int | None, typer.Option("--starts", help="Of cold: pairs of starts, 5.", rich_help_panel=_GROUP)]
+Feed = Annotated[
+    str | None,
+    typer.Option("--feed", help="What calls are given: tensors, or whole frames.", rich_help_panel=_GROUP),
+]
+Frames = Annotated[
+    Path | None,
+    typer.Option(
+        "--frames",
+        help="Of frames: image files, in place of the bundle's golden pictures.",
+        rich_help_panel=_GROUP,
+    ),
+]
+Rules = Annotated[
+    bool,
+    typer.Option("--rules", help="As long as LoadGen's own rules want: 600 s a run.", rich_help_panel=_GROUP),
+]
+Isa = Annotated[
+    str | None,
+    typer.Option(
+        "--isa",
+        help="Stand for a smaller processor: avx2, avx2_vnni, avx512_vnni or native; openvino can.",
+        rich_help_panel=_GROUP,
+    ),
+]
+Cpus = Annotated[int | None, typer.Option("--cpus", help="Use so many cores.", rich_help_panel=_GROUP)]
+Out = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--out", help="Write the report: .json, .html, .md or .csv; may be given again.", rich_help_panel=_GROUP
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Options that only a scenario has, as they were given."""
+
+    variant: str | None
+    backend: str | None
+    fps: float | None
+    minutes: float | None
+    qps: float | None
+    bound_ms: float | None
+    starts: int | None
+    feed: str | None
+    frames: Path | None
+    rules: bool
+    isa: str | None
+    cpus: int | None
+    out: list[Path] | None
+
+    def refuse(self) -> None:
+        """Without a scenario none may be given; raises BadInput."""
+        given = [f"--{field.name.replace('_', '-')}" for field in fields(self) if getattr(self, field.name)]
+        if given:
+            raise BadInput(f"{', '.join(given)}: for --scenario only; which there are: edgecv bench --help")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Options that bench has anyway."""
+
+    scenario: str
+    seconds: float | None
+    batch: int
+    threads: int
+    data: Path | None
+    max_megapixels: float
+    json: bool
+    markdown: bool
+
+
+# The scenario that an option belongs to; given with another one it would be ignored.
+_OF = {
+    "fps": "paced",
+    "minutes": "sustained",
+    "qps": "server",
+    "bound_ms": "server",
+    "starts": "cold",
+    "frames": "frames",
+}
+
+
+def bench(path: Path, asked: Asked, given: Given) -> None:
+    """Play the scenario on what was chosen, print the table, write the files."""
+    from edgecv_runtime.bundle import Bundle
+    from edgecv_runtime.scenario import limits, session
+
+    plan, isa = _plan(asked, given), given.isa or limits.NATIVE
+    for place in given.out or []:
+        _check_place(place)
+    pictures = _pictures(given.frames) if given.frames is not None else []
+    with limits.limited(isa, given.cpus or 0), Bundle(path) as opened:
+        chosen = _chosen(opened, given, asked.threads, isa)
+        scores = _scores(opened, asked, chosen) if asked.data is not None else {}
+        report = session.bench(opened, chosen, plan, isa=isa, pictures=pictures, scores=scores, progress=say)
+    for place in given.out or []:
+        _write(report, place)
+        say(f"report: {place.absolute()}")
+    _show(report, asked)
+    _end(report)
+
+
+def _plan(asked: Asked, given: Given) -> Plan:
+    from edgecv_runtime import records
+    from edgecv_runtime.scenario.plan import SCENARIOS, Plan
+
+    if asked.scenario not in SCENARIOS:
+        raise BadInput(f"no scenario '{asked.scenario}'{nearest(asked.scenario, SCENARIOS)}")
+    for name, scenario in _OF.items():
+        if getattr(given, name) is not None and asked.scenario != scenario:
+            raise BadInput(f"--{name.replace('_', '-')} is of --scenario {scenario}, not of {asked.scenario}")
+    if given.minutes is not None and asked.seconds is not None:
+        raise BadInput("--minutes and --seconds say the same: give one of them")
+    if asked.scenario == "cold" and asked.seconds is not None:
+        raise BadInput("--scenario cold takes as long as its starts do: give --starts, not --seconds")
+    if given.rules and asked.seconds is not None:
+        raise BadInput("--rules says how long: leave out --seconds")
+    seconds = asked.seconds
+    if asked.scenario == "sustained" and seconds is None:
+        seconds = 60 * (5.0 if given.minutes is None else given.minutes)
+    named = {"seconds": seconds, "fps": given.fps, "qps": given.qps, "bound_ms": given.bound_ms,
+             "feed": given.feed, "starts": given.starts}  # fmt: skip
+    plain = {name: value for name, value in named.items() if value is not None}
+    plain |= {"scenario": asked.scenario, "rules": given.rules, "batch": asked.batch, "threads": asked.threads}
+    return records.convert(plain, Plan, "bench")
+
+
+def _chosen(opened: Bundle, given: Given, threads: int, isa: str) -> list[Target]:
+    from edgecv_runtime import backends
+    from edgecv_runtime.scenario import limits
+    from edgecv_runtime.target import targets
+
+    known = [variant.name for variant in opened.manifest.variants]
+    if given.variant is not None and given.variant not in known:
+        raise BadInput(f"{opened.path}: no variant '{given.variant}'{nearest(given.variant, known)}")
+    names = list(backends.available())
+    if given.backend is not None:
+        backends.get(given.backend).probe()  # raises what there is to say
+        limits.check_backend(given.backend, isa)
+        names = [given.backend]
+    elif isa != limits.NATIVE:
+        left = [name for name in names if name not in limits.CAN_BE_LIMITED]
+        names = [name for name in names if name in limits.CAN_BE_LIMITED]
+        if left:
+            say(f"--isa {isa}: left out is {', '.join(left)}, which cannot be limited to instruction sets")
+        if not names:
+            raise BadInput(f"--isa {isa}: no backend here can be limited; {', '.join(limits.CAN_BE_LIMITED)} could")
+    found = targets(opened, names, threads)
+    return [each for each in found if given.variant in (None, each.variant)]
+
+
+def _scores(opened: Bundle, asked: Asked, chosen: list[Target]) -> dict[Key, Score]:
+    """What each of them scores on the labelled images, paired against float32."""
+    from edgecv.data.given import to_score
+    from edgecv.run.judged import scored
+
+    assert asked.data is not None
+    given, told = to_score(opened, asked.data, asked.max_megapixels)
+    for line in told:
+        say(f"{asked.data}: {line}")
+    wanted = {(each.variant, each.backend, each.hint) for each in chosen}
+    entries = scored(
+        opened,
+        given,
+        f"images of {asked.data.resolve().name}",
+        lambda each: (each.variant, each.backend, each.hint) in wanted,
+    )
+    return {entry.target: entry.score for entry in entries if entry.score is not None}
+
+
+def _pictures(folder: Path) -> list[Path]:
+    from edgecv_runtime import images
+
+    found = images.find(folder)
+    if not found:
+        raise BadInput(f"{folder}: no image files to decode")
+    for path in found[:64]:
+        images.read(path)
+    return found[:64]
+
+
+def _check_place(place: Path) -> None:
+    """Before anything is measured: raises BadInput where a report cannot be written."""
+    if place.suffix.lower() not in SUFFIXES:
+        raise BadInput(f"--out {place}: its ending says what to write: {', '.join(SUFFIXES)}")
+    if not place.absolute().parent.is_dir() or place.is_dir():
+        raise BadInput(f"--out {place}: {'a folder' if place.is_dir() else 'there is no such folder'}")
+
+
+def _write(report: Report, place: Path) -> None:
+    from edgecv_runtime import files
+    from edgecv_runtime.scenario import page
+    from edgecv_runtime.scenario import report as reports
+
+    texts = {".html": page.html, ".md": reports.markdown, ".csv": reports.as_csv}
+    kind = place.suffix.lower()
+    files.write(place, texts[kind](report).encode() if kind in texts else reports.as_json(report))
+
+
+def _show(report: Report, asked: Asked) -> None:
+    from edgecv_runtime.scenario import report as reports
+
+    if asked.json:
+        show_json(report)
+    elif asked.markdown:
+        stdout.print(reports.markdown(report), soft_wrap=True)
+    else:
+        from rich.table import Table
+
+        table = Table(*reports.COLUMNS)
+        for run in report.runs:
+            table.add_row(*reports.cells(run))
+        stdout.print(table)
+        for run in report.runs:
+            for stage in run.stages:
+                stdout.print(f"{run.label}, {run.target}: {stage.name} {stage.p50_ms:.3f} ms, {stage.share:.1%}")
+            for each in run.trust:
+                if each.ok is False:
+                    say(f"{run.label}, {run.target}: doubt it: {each.name}: {each.detail}")
+
+
+def _end(report: Report) -> None:
+    """Exit codes: what was interrupted, and a bound that was not kept."""
+    if report.partial:
+        complain("interrupted: what was measured until then is above, marked as partial")
+        raise typer.Exit(EXIT_INTERRUPTED)
+    missed = [run for run in report.runs if run.act == "server" and not run.loadgen.get("result_perf_constraints_met")]
+    for run in missed:
+        asked, bound = (run.loadgen[f"effective_target_{name}"] for name in ("qps", "latency_ns"))
+        complain(
+            f"{run.target}: {asked:g} requests a second within {bound / 1e6:g} ms were not reached: p99 is "
+            f"{run.times.p99.ms:.1f} ms; ask for fewer (--qps) or allow more (--bound-ms)"
+        )
+    if missed:
+        raise typer.Exit(EXIT_LOSSES)

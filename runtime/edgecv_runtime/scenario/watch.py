@@ -1,0 +1,254 @@
+"""What surrounds a measurement: clocks, temperatures, governor, throttling, what else computes, memory limits.
+
+Everything is read from /proc and /sys below a root, which tests replace. What cannot be read is None or empty, and said
+so: nothing that nobody watched counts as in order.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from edgecv_runtime import cores
+from edgecv_runtime.records import Record
+from edgecv_runtime.scenario.energy import Energy, meters, spent
+
+ROOT = Path("/")
+EVERY_S = 0.1
+_HERTZ = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+class Moment(Record, frozen=True):
+    """The machine at one moment: highest temperature, mean clock of the cores in use, load of the last minute."""
+
+    temperature_c: float | None
+    clock_mhz: float | None
+    load_1min: float | None
+
+
+class Surroundings(Record, frozen=True):
+    """The machine around one act.
+
+    throttled: how often the kernel's counters of thermal throttling went up, None without such counters. quota_waits:
+    how often the container's quota of CPU time was used up. others_cores: cores that other programs kept busy.
+    """
+
+    before: Moment
+    after: Moment
+    clocks_mhz: list[float]
+    temperatures_c: list[float]
+    throttled: int | None
+    quota_waits: int | None
+    others_cores: float | None
+
+
+class Settings(Record, frozen=True):
+    """How the machine is set: what a report must say, and who reads it cannot ask any more.
+
+    isa: what instruction sets were limited to; "native" is not at all. quota_cores: of the container, None without.
+    """
+
+    isa: str
+    affinity: list[int]
+    quota_cores: float | None
+    memory_limit_mb: float | None
+    governor: str
+    power_mode: str
+    swap_used_mb: float | None
+
+
+def settings(isa: str = "native", root: Path = ROOT) -> Settings:
+    """How this machine is set now."""
+    governors = {_text(path) for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")}
+    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    quotas = [*cores.quotas(root)]
+    facts = _table(root / "proc/meminfo")
+    swap = facts["SwapTotal"] - facts["SwapFree"] if {"SwapTotal", "SwapFree"} <= set(facts) else None
+    return Settings(
+        isa=isa,
+        affinity=affinity,
+        quota_cores=min(quotas) if quotas else None,
+        memory_limit_mb=_memory_limit(root),
+        governor=", ".join(sorted(filter(None, governors))),
+        power_mode=_power_mode(root),
+        swap_used_mb=None if swap is None else swap * 1024 / 1e6,
+    )
+
+
+def moment(root: Path = ROOT) -> Moment:
+    """This machine now."""
+    load = _text(root / "proc/loadavg").split()
+    return Moment(_temperature(root), _clock(root), float(load[0]) if load else None)
+
+
+class Watcher:
+    """Samples the machine while something runs; `with` starts and ends it."""
+
+    def __init__(self, own: Sequence[int] = (), gpu: bool = False, root: Path = ROOT) -> None:
+        """own: processes whose load is no competition; gpu: whether its energy counts."""
+        self._root, self._own, self._stop = root, (os.getpid(), *own), threading.Event()
+        self._meters, self._why = meters(root, gpu)
+        self._energy: list[tuple[float, list[float]]] = []
+        self._moments: list[tuple[float, Moment]] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._failed = ""
+
+    def __enter__(self) -> Watcher:
+        self._begun = self._counters()
+        self._sample(0)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def around(self, begin: float, end: float) -> Surroundings:
+        """What was seen between two moments of the wall clock, while the processes of one's own still live."""
+        now = self._counters()
+        inside = [each for at, each in self._moments if begin <= at <= end]
+        busy = None
+        if self._begun.busy_s is not None and now.busy_s is not None and now.at > self._begun.at:
+            others = now.busy_s - self._begun.busy_s - (now.own_s - self._begun.own_s)
+            busy = max(0.0, others) / (now.at - self._begun.at)
+        return Surroundings(
+            before=self._moments[0][1],
+            after=self._moments[-1][1],
+            clocks_mhz=[each.clock_mhz for each in inside if each.clock_mhz is not None],
+            temperatures_c=[each.temperature_c for each in inside if each.temperature_c is not None],
+            throttled=_since(self._begun.throttled, now.throttled),
+            quota_waits=_since(self._begun.quota_waits, now.quota_waits),
+            others_cores=busy,
+        )
+
+    def energy(self, begin: float, end: float, frames: int) -> Energy:
+        """What was spent between two moments, or why that is not known."""
+        if not self._meters or self._failed:
+            return Energy(unavailable=self._why or self._failed)
+        source = ", ".join(meter.name for meter in self._meters)
+        try:
+            joules = spent(self._meters, self._energy, begin, end)
+        except ValueError as exc:
+            return Energy(unavailable=f"{source}: {exc}")
+        return Energy(source, joules, joules / (end - begin), joules / frames * 1e3 if frames else None)
+
+    def _run(self) -> None:
+        count = 0
+        while not self._stop.wait(EVERY_S):
+            count += 1
+            self._sample(count)
+        self._sample(0)
+
+    def _sample(self, count: int) -> None:
+        if self._meters and not self._failed:
+            try:
+                readings = [meter.read() for meter in self._meters]
+            except (OSError, ValueError) as exc:
+                self._failed = f"{self._meters[0].name} failed meanwhile: {exc}"
+            else:
+                self._energy.append((time.time(), readings))
+        if count % 10 == 0:  # reading clocks may ask each core
+            self._moments.append((time.time(), moment(self._root)))
+
+    def _counters(self) -> _Counters:
+        own_s = sum(_used_s(self._root, each) for each in self._own)
+        busy_s = _busy_s(self._root)
+        return _Counters(time.monotonic(), busy_s, own_s, _throttle_count(self._root), _quota_waits(self._root))
+
+
+class _Counters(Record, frozen=True):
+    at: float
+    busy_s: float | None
+    own_s: float
+    throttled: int | None
+    quota_waits: int | None
+
+
+def _since(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before
+
+
+def _temperature(root: Path) -> float | None:
+    """The hottest zone in degrees Celsius."""
+    found = []
+    for path in (root / "sys/class/thermal").glob("thermal_zone*/temp"):
+        text = _text(path)
+        if text.lstrip("-").isdigit():
+            found.append(int(text) / 1e3)
+    return max((each for each in found if -40 < each < 150), default=None)
+
+
+def _clock(root: Path) -> float | None:
+    """Mean clock in MHz of the cores that this process may use."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    found = []
+    for number in allowed:
+        text = _text(root / f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_cur_freq")
+        if text.isdigit():
+            found.append(int(text) / 1e3)
+    return sum(found) / len(found) if found else None
+
+
+def _throttle_count(root: Path) -> int | None:
+    """Events of thermal throttling since the start, of all cores (x86's thermal_throttle)."""
+    found = [_text(path) for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_count")]
+    numbers = [int(text) for text in found if text.isdigit()]
+    return sum(numbers) if numbers else None
+
+
+def _quota_waits(root: Path) -> int | None:
+    """How often the group's quota was used up, as cgroups of both versions count it."""
+    for place in ("sys/fs/cgroup/cpu.stat", "sys/fs/cgroup/cpu/cpu.stat", "sys/fs/cgroup/cpu,cpuacct/cpu.stat"):
+        for line in _text(root / place).splitlines():
+            if line.startswith("nr_throttled "):
+                return int(line.split()[1])
+    return None
+
+
+def _busy_s(root: Path) -> float | None:
+    """Seconds that all cores were busy, since the start of the machine (proc(5), /proc/stat)."""
+    first = _text(root / "proc/stat").partition("\n")[0].split()
+    if len(first) < 9 or first[0] != "cpu":
+        return None
+    user, nice, system, _, _, irq, softirq, steal = map(int, first[1:9])
+    return (user + nice + system + irq + softirq + steal) / _HERTZ
+
+
+def _used_s(root: Path, process: int) -> float:
+    """Seconds of CPU time that a process has used, its ended children's too; 0 for one that is gone."""
+    fields = _text(root / f"proc/{process}/stat").rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / _HERTZ if len(fields) > 14 else 0.0
+
+
+def _memory_limit(root: Path) -> float | None:
+    """The container's limit in MB; None where there is none."""
+    for place in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        text = _text(root / place)
+        if text.isdigit() and int(text) < 1 << 60:  # without a limit version 1 shows a number close to 2^63
+            return int(text) / 1e6
+    return None
+
+
+def _power_mode(root: Path) -> str:
+    """The platform's power profile, or the mode of a Jetson (nvpmodel)."""
+    mode = _text(root / "sys/firmware/acpi/platform_profile")
+    jetson = _text(root / "var/lib/nvpmodel/status")
+    return mode or (f"nvpmodel {jetson.removeprefix('pmode:').lstrip('0') or '0'}" if jetson else "")
+
+
+def _table(path: Path) -> dict[str, int]:
+    pairs = (line.partition(":") for line in _text(path).splitlines())
+    return {name: int(rest.split()[0]) for name, _, rest in pairs if rest.split() and rest.split()[0].isdigit()}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,309 @@
+"""Scenarios, played for real on a small network, and held to LoadGen's own log, a simulation and the clock."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from edgecv.cli.app import app
+from edgecv_runtime import Bundle, Preprocess, machine
+from edgecv_runtime.errors import BadInput, ComputationError, Unavailable
+from edgecv_runtime.scenario import cold, limits, loadgen, own, report, session
+from edgecv_runtime.scenario.plan import LOADGEN, Plan
+from edgecv_runtime.target import targets
+from tests.runtime import faults_lab
+
+HERE = ["--variant", "float32", "--backend", "onnxruntime"]
+
+
+def played(path, backend="onnxruntime", pictures=(), **asked):
+    plan = Plan(**{"seconds": 0.3, "warm_up_s": 0.05, **asked})
+    with Bundle(path) as opened:
+        chosen = [each for each in targets(opened, [backend], plan.threads) if each.hint == "float32"][:1]
+        return session.bench(opened, chosen, plan, pictures=pictures)
+
+
+def edgecv(*arguments, **how):
+    command = [sys.executable, "-m", "edgecv.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **how)
+
+
+@pytest.mark.parametrize("scenario", LOADGEN)
+def test_percentiles_are_those_of_loadgens_own_log(exported, scenario):
+    asked = {"server": {"qps": 400.0}, "offline": {"batch": 4}}.get(scenario, {})
+    (run,) = played(exported, scenario=scenario, **asked).runs
+    log = run.loadgen
+    assert run.label == f"LoadGen {LOADGEN[scenario]}, unofficial, short"
+    assert log["effective_scenario"] == LOADGEN[scenario]
+    assert log["effective_min_duration_ms"] == 300
+    begin, end = loadgen.moments(log)
+    assert run.times.duration_s == pytest.approx(end - begin)
+    if scenario == "offline":
+        assert run.times.per_s == pytest.approx(log["result_samples_per_second"], rel=0.1)
+        assert run.batch == 4
+        return
+    assert run.times.calls == log["result_query_count"]
+    ordered = np.sort(run.took_ms)
+    for share, found in ((50, run.times.p50), (90, run.times.p90), (99, run.times.p99)):
+        theirs = log[f"result_{share}.00_percentile_latency_ns"] / 1e6
+        place = np.searchsorted(ordered, theirs)  # LoadGen takes one that was measured, we lie between two
+        assert ordered[max(0, place - 2)] - 1e-3 <= found.ms <= ordered[min(len(ordered) - 1, place + 2)] + 1e-3
+    assert run.times.max_ms == pytest.approx(log["result_max_latency_ns"] / 1e6, abs=1e-3)
+    assert run.times.mean_ms == pytest.approx(log["result_mean_latency_ns"] / 1e6, abs=2e-3)
+
+
+def test_the_protected_name_is_nowhere_in_a_report(exported):
+    found = played(exported, scenario="single-stream")
+    for text in (report.as_json(found).decode(), report.markdown(found), report.as_csv(found)):
+        assert "mlperf" not in text.lower()
+
+
+def test_what_fails_under_loadgen_is_an_error_and_not_the_end_of_the_process():
+    def fails(which):
+        raise ComputationError("no more")
+
+    with pytest.raises(ComputationError, match="no more"):
+        loadgen.play("single-stream", fails, 8, Plan("single-stream"), 0.1, 1e-3, 1)
+
+
+def test_without_loadgen_the_cure_is_named(exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
+    with pytest.raises(Unavailable, match=r"need mlcommons-loadgen: .*pip install .*\[referee\]"):
+        played(exported, scenario="single-stream")
+
+
+class Clock:
+    """Time that passes only by sleeping and computing."""
+
+    def __init__(self):
+        self.now = 100.0
+        self.slept = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.slept += seconds
+
+
+@pytest.mark.parametrize("takes", [0.1, 0.9, 1.5, 2.5, 7.25])
+def test_a_camera_drops_what_came_while_a_frame_was_computed(takes):
+    clock, taken = Clock(), []
+
+    def call(number):
+        taken.append((number, clock.now))
+        clock.now += takes
+
+    blocks = list(own.paced(call, 40, 1.0, clock, clock.sleep))
+    # a camera, simulated: every second a frame replaces the one that waits
+    expected, free = [], 100.0
+    while (newest := max(min(39, int(free - 100 + 1e-6)), expected[-1] + 1 if expected else 0)) < 40:
+        expected.append(newest)
+        free = max(free, 100.0 + newest) + takes
+    assert [number for number, _ in taken] == expected
+    assert sum(lost for _, lost in blocks) == expected[-1] + 1 - len(expected)
+    assert [ms for block, _ in blocks for ms in block.ms] == pytest.approx([1e3 * takes] * len(expected))
+    assert all(when >= 100 + number - 1e-6 for number, when in taken)  # none before it came
+
+
+def test_paced_and_flat_out_are_both_named(exported):
+    paced, flat = played(exported, scenario="paced", fps=50.0, seconds=0.4).runs
+    assert (paced.label, flat.label) == ("paced at 50 frames/s", "flat out")
+    assert paced.times.calls + paced.dropped == 20
+    assert paced.times.duration_s == pytest.approx(0.4, abs=0.1)
+    assert np.diff(paced.at_s).min() > 0
+    assert flat.times.per_s > 2 * paced.times.per_s
+
+
+def test_sustained_tells_of_its_whole_length(exported):
+    (run,) = played(exported, scenario="sustained", seconds=1.3).runs
+    assert run.times.duration_s >= 1.3
+    assert run.at_s[-1] == pytest.approx(1.3, abs=0.3)
+    assert run.label == "sustained, 0.0216667 min flat out"
+
+
+@pytest.fixture(scope="module", params=["classification", "detection", "segmentation"])
+def any_task(request, exported, photos, tmp_path_factory):
+    if request.param == "classification":
+        return exported
+    preprocess = Preprocess(size=(64, 64), mode="stretch", interpolation="linear")
+    made = faults_lab.network(request.param, preprocess, 0)
+    frames = np.stack([preprocess(np.roll(photo, 40 * number, 1)) for photo in photos for number in range(4)])
+    return faults_lab.bundle(request.param, made, tmp_path_factory.mktemp("task") / "bundle", preprocess, frames)
+
+
+def test_the_stages_of_a_frame_add_up_to_the_wall_clock(any_task, photos, tmp_path):
+    import cv2
+
+    pictures = [tmp_path / f"{number}.jpg" for number in range(2)]
+    for path, photo in zip(pictures, photos, strict=True):
+        cv2.imwrite(str(path), photo)
+    (run,) = played(any_task, scenario="frames", pictures=pictures, seconds=0.4).runs
+    assert [stage.name for stage in run.stages] == ["decode", "preprocess", "infer", "postprocess", "draw"]
+    assert sum(stage.share for stage in run.stages) == pytest.approx(1)
+    assert abs(run.unstaged) < 0.02 or run.surroundings.others_cores > 0.5  # two busy cores take time between stages
+    parts = sum(stage.share for stage in run.stages) * (1 - run.unstaged) * run.times.duration_s
+    assert parts == pytest.approx(sum(run.took_ms) / 1e3, rel=0.02)
+    start = time.perf_counter()
+    for _ in range(5):
+        cv2.imdecode(np.frombuffer(pictures[0].read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    alone_ms = (time.perf_counter() - start) / 5 * 1e3
+    assert run.stages[0].p50_ms > alone_ms / 4  # decoding is in it, of the files that were given
+    assert run.fed == "2 image files that were given"
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_start_is_split_into_what_it_consists_of(exported, backend):
+    empty, kept = played(exported, backend, scenario="cold", starts=1).runs
+    assert (empty.label, kept.label) == (cold.EMPTY, cold.KEPT)
+    for run in (empty, kept):
+        assert [stage.name for stage in run.stages] == list(cold.STAGES)
+        assert sum(stage.p50_ms for stage in run.stages) == pytest.approx(run.took_ms[0])
+        by_name = {stage.name: stage.p50_ms for stage in run.stages}
+        assert by_name["import"] > by_name["second"]
+        assert by_name["first"] > by_name["second"] / 2
+        assert run.executed == "float32"
+
+
+ASKED = """
+import json, sys
+from pathlib import Path
+from edgecv_runtime import Bundle, machine
+from edgecv_runtime.scenario import limits
+with limits.limited(sys.argv[2], 1), Bundle(sys.argv[1]) as opened:
+    from edgecv_runtime.backends.openvino import core
+    from edgecv_runtime.target import targets
+    hints = {each.hint for each in targets(opened, ["openvino"])}
+    compiled = core().compile_model(str(opened.variant_file("float32")), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    kinds = [[each[name].astype(str) for name in ("layerType", "primitiveType")] for each in facts]
+    print(json.dumps([kinds, sorted(hints), machine.this().key, machine.this().cores]))
+"""
+
+
+@pytest.mark.parametrize("isa", ["avx2", "native"])
+def test_openvino_really_is_limited(exported, isa):
+    """By the kernels that OpenVINO itself says it took."""
+    done = subprocess.run([sys.executable, "-c", ASKED, str(exported), isa], capture_output=True, text=True, check=True)
+    kinds, hints, key, cores = json.loads(done.stdout)
+    assert cores == 1
+    assert "1 cores" in key
+    if isa == "avx2":
+        beyond = {layer for layer, kind in kinds if "avx512" in kind or "amx" in kind}
+        assert beyond <= {"Reduce"}  # OpenVINO 2026.4: the docs and the report say so
+        assert {layer for layer, kind in kinds if "avx2" in kind} >= {"Convolution"}
+        assert hints == ["float32"]
+        assert key.endswith("at most AVX2")
+    elif "avx512f" in machine.this().isa:
+        assert "Convolution" in {layer for layer, kind in kinds if "avx512" in kind}
+
+
+@pytest.mark.parametrize(
+    ("isa", "cpus", "said"),
+    [
+        ("avx3", 0, "no instruction set 'avx3'; did you mean"),
+        ("avx2_vnni", 0, "this processor has no avx_vnni; it has avx2"),
+        ("native", 99, r"--cpus is from 1 to the \d+ of this machine: got 99"),
+        ("native", -1, "--cpus is from 1"),
+    ],
+)
+def test_what_this_machine_cannot_stand_for_is_refused(monkeypatch, isa, cpus, said):
+    import msgspec
+
+    only = msgspec.structs.replace(machine.this(), isa=("avx2",))
+    monkeypatch.setattr(limits.machine, "this", lambda: only)
+    with pytest.raises(BadInput, match=said), limits.limited(isa, cpus):
+        pass
+
+
+def test_limits_end(monkeypatch):
+    before = os.sched_getaffinity(0)
+    with limits.limited("native", 1):
+        assert len(os.sched_getaffinity(0)) == 1
+        assert machine.this().cores == 1
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--scenario", "single"], "no scenario 'single'; did you mean 'single-stream'?"),
+        (["--scenario", "server"], "wants the requests a second to try: --qps 50"),
+        (["--scenario", "paced", "--fps", "0"], "fps is a camera's frames a second, up to 10000: got 0"),
+        (["--scenario", "paced", "--qps", "5"], "--qps is of --scenario server, not of paced"),
+        (["--scenario", "paced", "--rules"], "LoadGen's rules are for"),
+        (["--scenario", "sustained", "--minutes", "1", "--seconds", "2"], "give one of them"),
+        (["--scenario", "cold", "--seconds", "2"], "give --starts, not --seconds"),
+        (["--scenario", "cold", "--feed", "frames"], "leave out feed"),
+        (["--scenario", "paced", "--feed", "video"], "feed: Invalid enum value 'video'; expected tensors, frames"),
+        (["--scenario", "paced", "--batch", "4"], "batch is of scenario 'offline' alone"),
+        (["--scenario", "paced", "--seconds", "0"], "seconds must be positive"),
+        (["--scenario", "paced", "--variant", "int9"], "no variant 'int9'"),
+        (["--scenario", "paced", "--backend", "openvinos"], "no backend 'openvinos'; did you mean 'openvino'?"),
+        (["--scenario", "paced", "--out", "report.pdf"], "its ending says what to write: .json, .html, .md, .csv"),
+        (["--scenario", "paced", "--out", "nowhere/report.md"], "there is no such folder"),
+        (["--scenario", "paced", "--isa", "avx2", "--backend", "onnxruntime"], "cannot be limited to instruction sets"),
+        (["--scenario", "paced", "--rounds", "3"], "are for bench without --scenario"),
+        (["--fps", "30", "--cpus", "1"], "--fps, --cpus: for --scenario only"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(exported, given, said, monkeypatch):
+    if "--isa" in given:  # openvino was loaded by other tests of this process
+        monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    done = CliRunner().invoke(app, ["bench", str(exported), *given])
+    assert done.exit_code == 2, done.output
+    assert said in " ".join(done.stderr.split())
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_bound_that_is_not_reached_is_said_with_exit_code_4(exported):
+    given = ["--scenario", "server", "--qps", "200", "--bound-ms", "0.001", "--seconds", "0.2", *HERE]
+    done = CliRunner().invoke(app, ["bench", str(exported), *given])
+    assert done.exit_code == 4, done.output
+    assert "200 requests a second within 0.001 ms were not reached: p99 is" in done.stderr
+
+
+def test_an_interrupt_keeps_what_was_measured_and_says_so(exported, tmp_path):
+    out = tmp_path / "report.json"
+    command = [sys.executable, "-m", "edgecv.cli", "bench", str(exported), "--scenario", "sustained", "--out", str(out)]
+    with subprocess.Popen([*command, *HERE], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert "sustained" in process.stderr.readline()
+        time.sleep(6)  # loaded, warm, some blocks
+        process.send_signal(signal.SIGINT)
+        words = process.communicate(timeout=30)[1]
+    assert process.returncode == 130, words
+    assert "marked as partial" in words
+    found = report.read(out.read_bytes(), str(out))
+    assert found.partial
+    assert found.runs[0].partial
+    assert found.runs[0].times.calls == len(found.runs[0].took_ms) > 100
+    assert "interrupted" in report.markdown(found)
+
+
+def test_a_target_that_cannot_run_is_an_error_with_its_last_words(exported, monkeypatch):
+    monkeypatch.setattr(session.sys, "executable", "/bin/false")
+    with pytest.raises(ComputationError, match="nothing could be timed: .*the benchmark process ended"):
+        played(exported, scenario="paced")
+
+
+def test_the_command_line_writes_what_it_was_asked_for(exported, tmp_path):
+    places = [tmp_path / f"report{ending}" for ending in (".json", ".md", ".csv")]
+    given = [each for place in places for each in ("--out", place)]
+    done = edgecv("bench", exported, "--scenario", "paced", "--seconds", "0.2", "--cpus", "1", *HERE, *given)
+    assert done.returncode == 0, done.stderr
+    found = report.read(places[0].read_bytes(), "report")
+    assert len(found.settings.affinity) == found.machine.cores == 1
+    assert found.settings.isa == "native"
+    assert [run.target for run in found.runs] == ["float32 on onnxruntime"] * 2
+    lines = Path(places[2]).read_text().splitlines()
+    assert len(lines) == 1 + sum(run.times.calls for run in found.runs)
+    assert "accuracy not measured" in places[1].read_text()
+    assert "accuracy not measured" in done.stdout
