@@ -72,8 +72,17 @@ class Plan(Record, frozen=True):
     @property
     def acts(self) -> tuple[Act, ...]:
         """What one process plays, in this order; "cold" needs processes of its own."""
-        table: dict[str, tuple[Act, ...]] = {"paced": ("paced", "flat out"), "sustained": ("flat out",), "cold": ()}
-        return table.get(self.scenario) or ((self.scenario,) if self.scenario != "cold" else ())  # type: ignore[return-value]
+        table: dict[str, tuple[Act, ...]] = {
+            "single-stream": ("single-stream",),
+            "multi-stream": ("multi-stream",),
+            "offline": ("offline",),
+            "server": ("server",),
+            "paced": ("paced", "flat out"),
+            "sustained": ("flat out",),
+            "cold": (),
+            "frames": ("frames",),
+        }
+        return table[self.scenario]
 
     @property
     def calls(self) -> int:
