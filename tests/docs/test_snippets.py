@@ -45,7 +45,7 @@ STAND_INS = (
         r"\1 train.epochs=1 train.warmup_epochs=0 quantize.budget_s=5 "
         "quantize.images=16 quantize.check_images=16 bench.seconds=0.02 bench.rounds=2 ",
     ),
-    (r"(edgecv bench \S+)(?=\s)(?! --scenario)", r"\1 --seconds 0.05 --rounds 2"),
+    (r"(edgecv bench \S+)(?!\S)(?! --scenario)", r"\1 --seconds 0.05 --rounds 2"),
     (r"edgecv bench \S+ --scenario", "edgecv bench runs/digits/bundle --seconds 0.1 --scenario"),
     (r"(edgecv quantize \S+ --data [^#\n]*)", r"\1 --images 16 --check-images 16 --budget-s 5"),
     (r"edgecv survey", "edgecv survey --backend onnxruntime --precision float32 --seconds 3"),

@@ -307,3 +307,30 @@ def test_the_command_line_writes_what_it_was_asked_for(exported, tmp_path):
     assert len(lines) == 1 + sum(run.times.calls for run in found.runs)
     assert "accuracy not measured" in places[1].read_text()
     assert "accuracy not measured" in done.stdout
+
+
+def test_accuracy_is_that_of_the_file_and_backend_that_was_timed(exported, digits, tmp_path):
+    """Counted by hand, and its interval as scipy has Wilson's."""
+    import cv2
+    from scipy import stats
+
+    from edgecv_runtime import load
+
+    frames, labels = (each[1400:1480] for each in digits)
+    for index, (frame, label) in enumerate(zip(frames, labels, strict=True)):
+        folder = tmp_path / "digits" / f"digit {label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{index}.png"), frame)
+    out = tmp_path / "report.json"
+    given = ["--scenario", "paced", "--seconds", "0.2", *HERE, "--data", str(tmp_path / "digits"), "--out", str(out)]
+    done = CliRunner().invoke(app, ["bench", str(exported), *given])
+    assert done.exit_code == 0, done.output
+    with load(exported, backend="onnxruntime") as model:
+        right = sum(model(frame).label == f"digit {label}" for frame, label in zip(frames, labels, strict=True))
+    wilson = stats.binomtest(right, 80).proportion_ci(0.95, "wilson")
+    for run in report.read(out.read_bytes(), str(out)).runs:
+        assert (run.score.metric, run.score.count) == ("top-1", 80)
+        assert run.score.value == pytest.approx(right / 80)
+        assert (run.score.low, run.score.high) == pytest.approx((wilson.low, wilson.high), abs=1e-6)
+        assert run.score.reference == pytest.approx(right / 80)  # float32 against itself
+        assert run.score.drop == 0
