@@ -25,9 +25,6 @@ SUFFIXES = (".json", ".html", ".md", ".csv")
 Variant = Annotated[
     str | None, typer.Option("--variant", help="This one alone, not every one.", rich_help_panel=_GROUP)
 ]
-BackendName = Annotated[
-    str | None, typer.Option("--backend", help="This one alone, not every one.", rich_help_panel=_GROUP)
-]
 Fps = Annotated[
     float | None, typer.Option("--fps", help="Of paced: the camera's frames a second, 30.", rich_help_panel=_GROUP)
 ]
@@ -80,7 +77,6 @@ class Given:
     """Options that only a scenario has, as they were given."""
 
     variant: str | None
-    backend: str | None
     fps: float | None
     minutes: float | None
     qps: float | None
@@ -108,6 +104,7 @@ class Asked:
     seconds: float | None
     batch: int
     threads: int
+    backend: str
     data: Path | None
     max_megapixels: float
     json: bool
@@ -135,7 +132,7 @@ def bench(path: Path, asked: Asked, given: Given) -> None:
         _check_place(place)
     pictures = _pictures(given.frames) if given.frames is not None else []
     with limits.limited(isa, given.cpus or 0), Bundle(path) as opened:
-        chosen = _chosen(opened, given, asked.threads, isa)
+        chosen = _chosen(opened, given.variant, asked, isa)
         scores = _scores(opened, asked, chosen) if asked.data is not None else {}
         report = session.bench(opened, chosen, plan, isa=isa, pictures=pictures, scores=scores, progress=say)
     for place in given.out or []:
@@ -170,28 +167,23 @@ def _plan(asked: Asked, given: Given) -> Plan:
     return records.convert(plain, Plan, "bench")
 
 
-def _chosen(opened: Bundle, given: Given, threads: int, isa: str) -> list[Target]:
-    from edgecv_runtime import backends
+def _chosen(opened: Bundle, variant: str | None, asked: Asked, isa: str) -> list[Target]:
     from edgecv_runtime.scenario import limits
     from edgecv_runtime.target import targets
 
-    known = [variant.name for variant in opened.manifest.variants]
-    if given.variant is not None and given.variant not in known:
-        raise BadInput(f"{opened.path}: no variant '{given.variant}'{nearest(given.variant, known)}")
-    names = list(backends.available())
-    if given.backend is not None:
-        backends.get(given.backend).probe()  # raises what there is to say
-        limits.check_backend(given.backend, isa)
-        names = [given.backend]
-    elif isa != limits.NATIVE:
-        left = [name for name in names if name not in limits.CAN_BE_LIMITED]
-        names = [name for name in names if name in limits.CAN_BE_LIMITED]
-        if left:
-            say(f"--isa {isa}: left out is {', '.join(left)}, which cannot be limited to instruction sets")
-        if not names:
-            raise BadInput(f"--isa {isa}: no backend here can be limited; {', '.join(limits.CAN_BE_LIMITED)} could")
-    found = targets(opened, names, threads)
-    return [each for each in found if given.variant in (None, each.variant)]
+    known = [each.name for each in opened.manifest.variants]
+    if variant is not None and variant not in known:
+        raise BadInput(f"{opened.path}: no variant '{variant}'{nearest(variant, known)}")
+    found = [each for each in targets(opened, asked.backend, asked.threads) if variant in (None, each.variant)]
+    if isa == limits.NATIVE or asked.backend != "auto":
+        return found
+    left = sorted({each.backend for each in found} - set(limits.CAN_BE_LIMITED))
+    if left:
+        say(f"--isa {isa}: left out is {', '.join(left)}, which cannot be limited to instruction sets")
+    found = [each for each in found if each.backend in limits.CAN_BE_LIMITED]
+    if not found:
+        raise BadInput(f"--isa {isa}: no backend here can be limited; {', '.join(limits.CAN_BE_LIMITED)} could")
+    return found
 
 
 def _scores(opened: Bundle, asked: Asked, chosen: list[Target]) -> dict[Key, Score]:
@@ -208,6 +200,7 @@ def _scores(opened: Bundle, asked: Asked, chosen: list[Target]) -> dict[Key, Sco
         opened,
         given,
         f"images of {asked.data.resolve().name}",
+        asked.backend,
         lambda each: (each.variant, each.backend, each.hint) in wanted,
     )
     return {entry.target: entry.score for entry in entries if entry.score is not None}

@@ -230,7 +230,7 @@ def test_a_busy_core_beside_the_run_is_noticed(exported):
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         try:
             with Bundle(exported) as opened:
-                chosen = targets(opened, ["onnxruntime"])[:1]
+                chosen = targets(opened, "onnxruntime")[:1]
                 made = session.bench(opened, chosen, Plan("sustained", seconds=1.0, warm_up_s=0.05))
         finally:
             busy.kill()

@@ -26,7 +26,7 @@ HERE = ["--variant", "float32", "--backend", "onnxruntime"]
 def played(path, backend="onnxruntime", pictures=(), **asked):
     plan = Plan(**{"seconds": 0.3, "warm_up_s": 0.05, **asked})
     with Bundle(path) as opened:
-        chosen = [each for each in targets(opened, [backend], plan.threads) if each.hint == "float32"][:1]
+        chosen = [each for each in targets(opened, backend, plan.threads) if each.hint == "float32"][:1]
         return session.bench(opened, chosen, plan, pictures=pictures)
 
 
@@ -181,7 +181,7 @@ from edgecv_runtime.scenario import limits
 with limits.limited(sys.argv[2], 1), Bundle(sys.argv[1]) as opened:
     from edgecv_runtime.backends.openvino import core
     from edgecv_runtime.target import targets
-    hints = {each.hint for each in targets(opened, ["openvino"])}
+    hints = {each.hint for each in targets(opened, "openvino")}
     compiled = core().compile_model(str(opened.variant_file("float32")), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     kinds = [[each[name].astype(str) for name in ("layerType", "primitiveType")] for each in facts]

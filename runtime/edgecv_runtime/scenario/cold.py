@@ -53,7 +53,7 @@ def starts(root: Path, target: Target, threads: int, count: int) -> Iterator[tup
 
 
 def _start(root: Path, target: Target, threads: int, cache: str) -> Start:
-    given = [str(root), target.variant, target.backend, target.hint, str(threads)]
+    given = [str(root), target.variant, target.asked, target.hint, str(threads)]
     command = [sys.executable, "-c", _BEGIN, *given]
     asked = time.monotonic()
     done = subprocess.run(
@@ -79,7 +79,7 @@ def main(began: float) -> None:
     backends.get(backend).probe()  # imports the backend's library
     ends = [began, time.monotonic()]
     bundle = Bundle(root)
-    found = [each for each in targets(bundle, [backend], int(threads)) if (each.variant, each.hint) == (variant, hint)]
+    found = [each for each in targets(bundle, backend, int(threads)) if (each.variant, each.hint) == (variant, hint)]
     one = bundle.golden().images[:1]
     ends.append(time.monotonic())
     with of_target(bundle, found[0]) as model:

@@ -41,7 +41,7 @@ def main() -> int:
 
     bundle = Bundle(job.bundle)
     wanted = (job.variant, job.hint)
-    found = [each for each in targets(bundle, [job.backend], job.plan.threads) if (each.variant, each.hint) == wanted]
+    found = [each for each in targets(bundle, job.backend, job.plan.threads) if (each.variant, each.hint) == wanted]
     streams = 0 if job.plan.scenario in ("offline", "server") else 1
     with of_target(bundle, msgspec.structs.replace(found[0], streams=streams)) as model:
         stage = _Stage(model, bundle, job)

@@ -20,7 +20,7 @@ import numpy as np
 
 from edgecv_runtime import backends, machine
 from edgecv_runtime.bundle import Bundle
-from edgecv_runtime.errors import ComputationError
+from edgecv_runtime.errors import BadInput, ComputationError
 from edgecv_runtime.evidence import Key, Score
 from edgecv_runtime.scenario import cold, limits, loadgen, report, trust, watch
 from edgecv_runtime.scenario.energy import Energy
@@ -52,6 +52,8 @@ def bench(
     """
     for target in targets:
         limits.check_backend(target.backend, isa)
+        if target.is_remote:
+            raise BadInput(f"{target.key}: a scenario watches the machine that computes: run it there")
     if plan.scenario in LOADGEN:
         loadgen.module()
     settings = watch.settings(isa)
@@ -145,7 +147,7 @@ def _run(
         hint=target.hint,
         executed=ready.executed.precision,
         layers=ready.executed.layers,
-        versions=backends.available()[target.backend],
+        versions=target.kind.probe(),
         threads=ready.threads,
         streams=ready.streams,
         batch=plan.calls,
@@ -253,7 +255,7 @@ class _Player:
         )
         self.pid = self._process.pid
         paths = tuple(str(path.resolve()) for path in pictures)
-        self._tell(Job(str(bundle.root), target.variant, target.backend, target.hint, plan, paths))
+        self._tell(Job(str(bundle.root), target.variant, target.asked, target.hint, plan, paths))
 
     def ready(self) -> Ready:
         """Wait until it is loaded and warm; raises ComputationError with its last words when it cannot."""
