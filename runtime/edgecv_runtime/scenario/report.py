@@ -136,6 +136,8 @@ def times(took_ms: list[float], frames: int, duration_s: float) -> Times:
 def schema() -> dict[str, Any]:
     """The JSON schema of a report; published as docs/bench-report.schema.json."""
     found = msgspec.json.schema(Report)
+    for each in found["$defs"].values():
+        each.pop("description", None)  # docstrings, which may change without a change of the schema
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A report of edgecv bench", **found}
 
 
