@@ -18,7 +18,7 @@ COVERAGE ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo dev test test-camera test-servers test-service image test-image test-ray soak coverage lint format docs figures dist wheel-test try-wheel clean
+.PHONY: demo dev test test-arm64 test-camera test-servers test-service image test-image test-ray soak coverage lint format docs figures dist wheel-test try-wheel clean
 
 DEMO = digits ink digit-boxes imagenet-lite0
 demo: $(VENV)/demo
@@ -40,6 +40,11 @@ test: $(VENV)/dev
 test-camera: $(VENV)/dev
 	tests/install-debian.sh camera
 	$(BIN)/python -m pytest tests/camera/v4l2_checks.py
+
+# The runtime on a Raspberry Pi 4 and 5, emulated: as root; what it fetches is kept in ~/.cache/edgecv/arm64.
+test-arm64: $(VENV)/dev
+	tests/install-debian.sh arm64
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/arm64/arm64_checks.py
 
 # Three minutes of a stream under faults; MINUTES=60 for an hour.
 MINUTES = 3

@@ -21,6 +21,8 @@ fi
 
 # `install-debian.sh image`: what builds and runs images, for tests/deploy/image_checks.py.
 [ "${1:-}" != image ] || packages="buildah podman runc mmdebstrap debian-archive-keyring"
+# `install-debian.sh arm64`: what runs ARM64 programs, for tests/arm64.
+[ "${1:-}" != arm64 ] || packages="qemu-user-static mmdebstrap debian-archive-keyring"
 
 missing=""
 for package in $packages; do

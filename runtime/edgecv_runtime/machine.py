@@ -7,7 +7,7 @@ import os
 import platform
 from pathlib import Path
 
-from edgecv_runtime import cores
+from edgecv_runtime import cores, processor
 from edgecv_runtime.records import Record
 
 # Instruction sets that decide which kernels run, as /proc/cpuinfo names them.
@@ -54,14 +54,20 @@ def this() -> Machine:
 
     Read once a process, as oneDNN does with ONEDNN_MAX_CPU_ISA.
     """
-    facts = _cpuinfo()
+    return read(Path("/"))
+
+
+def read(root: Path) -> Machine:
+    """The same; root: of the file system in which /proc and /sys are, for tests.
+
+    cpu: "Raspberry Pi 5 Model B Rev 1.0 (Cortex-A76)" where there is a device tree.
+    """
+    facts = next(iter(processor.blocks(root)), {})
     flags = set((facts.get("flags") or facts.get("Features") or "").split())
-    name = facts.get("model name") or facts.get("Hardware") or platform.processor() or platform.machine()
-    jetson = Path("/proc/device-tree/model")
-    if jetson.is_file():
-        name = jetson.read_bytes().rstrip(b"\0").decode(errors="replace")
+    board, kinds = processor.board(root), processor.cores(root)
+    name = facts.get("model name") or kinds or facts.get("Hardware") or platform.processor() or platform.machine()
     return Machine(
-        cpu=name,
+        cpu=f"{board} ({name})" if board else name,
         cores=cores.usable(),
         isa=tuple(flag for flag in _ISA if flag in flags),
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -80,16 +86,6 @@ def _isa_limit() -> str:
     """What ONEDNN_MAX_CPU_ISA, or DNNL_MAX_CPU_ISA as it was called, limits oneDNN to; "" when to nothing."""
     asked = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
     return asked if asked in (*_BELOW_BF16, *_ABOVE) else ""
-
-
-def _cpuinfo() -> dict[str, str]:
-    """The first processor's block of /proc/cpuinfo; empty where there is none."""
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return {}
-    first = path.read_text(errors="replace").split("\n\n")[0]
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _gpu() -> str:

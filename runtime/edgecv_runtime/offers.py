@@ -6,6 +6,7 @@ machines, and who adds some need not judge again.
 
 from __future__ import annotations
 
+from edgecv_runtime import backends
 from edgecv_runtime.budget import weigh
 from edgecv_runtime.evidence import TOP_1, Agreement, Entry, Evidence, Key
 from edgecv_runtime.head import Head
@@ -169,6 +170,8 @@ def _unfaithful(entry: Entry, variant: Variant, manifest: Manifest) -> str:
         return f"{entry.finding}" if entry.finding else f"does not run: {entry.failed}"
     if entry.finding:
         return str(entry.finding)
+    if variant.precision == "int8" and (mixed := backends.mixed(entry.layers, variant.islands)):
+        return mixed
     if entry.agreement is None:
         return NOT_VERIFIED
     if variant.precision != FLOAT or entry.hint != FLOAT:

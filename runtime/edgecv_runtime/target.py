@@ -23,8 +23,9 @@ class Target(Record, frozen=True):
 
     streams: calls that compute at once, 0 for as many as the backend likes. batch: frames a call of `Model.map`.
     rows: of a graph whose batch is fixed, how many it takes at once; 0 where it takes any number.
-    islands: of an int8 file, the precision of what is not quantized. keeps_goal: False when it was measured to miss the
-    bound that was asked for, as did everything else. injected: the backend where its name alone does not tell it.
+    is_int8: whether the file is quantized; islands: then the precision of what is not. injected: the backend where its
+    name alone does not tell it.
+    keeps_goal: False when it was measured to miss the bound that was asked for, as did everything else.
     """
 
     variant: str
@@ -37,6 +38,7 @@ class Target(Record, frozen=True):
     streams: int = 1
     batch: int = 1
     reasons: tuple[str, ...] = ()
+    is_int8: bool = False
     islands: Precision = "float32"
     keeps_goal: bool = True
     rows: int = 0
@@ -108,6 +110,7 @@ def targets(
             hint,
             threads,
             device,
+            is_int8=variant.precision == "int8",
             islands=_islands(variant.islands, kind.precisions(device)),
             rows=_fixed_rows(bundle.manifest.input),
             injected=injected(kind),

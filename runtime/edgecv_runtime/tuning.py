@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from edgecv_runtime import files, machine, records
-from edgecv_runtime.errors import BadInput, EdgecvError
+from edgecv_runtime import backends, files, machine, records
+from edgecv_runtime.errors import BadInput, ComputationError, EdgecvError
 from edgecv_runtime.goals import Goal, Trial
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.records import Record
@@ -178,7 +178,8 @@ class Search:
 def measure(targets: Sequence[Target], spec: TensorSpec) -> list[Trial]:
     """Short measurements in interleaved rounds, each target with all its streams busy; one that fails says why.
 
-    Raises the first error when nothing runs.
+    An int8 file that runs in mixed precision fails, too, where another target runs. Raises the first error when nothing
+    runs.
     """
     opened: dict[Target, Backend] = {}
     errors: dict[Target, EdgecvError] = {}
@@ -192,6 +193,10 @@ def measure(targets: Sequence[Target], spec: TensorSpec) -> list[Trial]:
             except EdgecvError as exc:
                 errors[target] = exc
         working = [target for target in targets if target not in errors]
+        mixed = {target: why for target in working if (why := _mixed(target, opened[target]))}
+        if len(mixed) < len(working):
+            errors |= {target: ComputationError(why) for target, why in mixed.items()}
+            working = [target for target in working if target not in mixed]
         for number in range(ROUNDS if working else 0):
             for target in working if number % 2 == 0 else reversed(working):
                 own, rate = _busy(opened[target], _feed(spec, target.batch), target.streams)
@@ -206,6 +211,10 @@ def measure(targets: Sequence[Target], spec: TensorSpec) -> list[Trial]:
         target.trial(failed=str(errors[target])) if target in errors else _trial(target, times[target], rates[target])
         for target in targets
     ]
+
+
+def _mixed(target: Target, backend: Backend) -> str:
+    return backends.mixed(backend.executed().layers, target.islands) if target.is_int8 else ""
 
 
 def _busy(backend: Backend, feed: dict[str, Any], streams: int) -> tuple[list[float], float]:

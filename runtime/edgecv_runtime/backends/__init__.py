@@ -7,6 +7,7 @@ A backend knows nothing of images, labels or tasks. Those of others are found th
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +25,7 @@ Tensors = Mapping[str, NDArray[Any]]
 GROUP = "edgecv.backends"
 DEFAULT_DEVICE = "default"
 UNKNOWN = "unknown"  # the precision of what cannot be looked into
+MIXED = "mixed"  # and where none is that of more than half of the layers
 
 # Our own, named here because a search through everything that is installed costs a start some 20 ms.
 OWN = {
@@ -61,7 +63,7 @@ class Options(Record, frozen=True):
 class Executed(Record, frozen=True):
     """What really runs: the precision of most convolutions and matrix products, and how many run in each.
 
-    precision: UNKNOWN where the runtime does not tell.
+    precision: MIXED where none is that of more than half of them, UNKNOWN where the runtime does not tell.
     """
 
     precision: str
@@ -212,8 +214,29 @@ def available() -> dict[str, dict[str, str]]:
 
 
 def summarize(layers: Mapping[str, int]) -> Executed:
-    """Name the precision that most convolutions and matrix products run in."""
+    """Name the precision that most convolutions and matrix products run in.
+
+    layers: by precision, after which may stand where they run ("int8 on DLA").
+    """
     if not layers:
         return Executed(precision="float32", layers={})
-    most = max(layers, key=lambda name: layers[name])
-    return Executed(precision=most, layers=dict(sorted(layers.items())))
+    sums: Counter[str] = Counter()
+    for name, count in layers.items():
+        sums[name.split()[0]] += count
+    most, count = sums.most_common(1)[0]
+    return Executed(MIXED if 2 * count < sums.total() else most, dict(sorted(layers.items())))
+
+
+def mixed(layers: Mapping[str, int], islands: Precision = "float32") -> str:
+    """How an int8 file runs in a mix of precisions, in words; "" where it runs as it was made, or nobody can tell.
+
+    OpenVINO on ARM runs some layers of an int8 file in int8 and others in fp16, which nobody asked for. A file of
+    which most was left in float runs as it was made. islands: the precision of what was left.
+    """
+    asked = {"int8", "float32", islands, UNKNOWN}
+    int8 = sum(count for name, count in layers.items() if name.split()[0] == "int8")
+    total = sum(layers.values())
+    if 2 * int8 >= total or all(name.split()[0] in asked for name in layers):
+        return ""
+    others = ", ".join(f"{count} in {name}" for name, count in layers.items() if name != "int8")
+    return f"runs in mixed precision, not in int8: {int8} of {total} layers ({others})"

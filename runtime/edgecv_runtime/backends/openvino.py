@@ -149,10 +149,18 @@ class OpenVinoBackend:
             if instead is not None and instead.fixed_to_one:
                 logger.warning("openvino takes %s for single frames only: batches run in turn", self._model.name)
                 return instead
-            raise ModelFileError(f"{self._model}: openvino cannot load it: {_line(exc)}") from exc
+            raise ModelFileError(f"{self._model}: openvino cannot load it: {self._why(exc)}") from exc
         if path and self._is_the_file():
             _write_cached(path, compiled)
         return _Graph(compiled)
+
+    def _why(self, exc: Exception) -> str:
+        """What it says; on ARM without dot products of int8 it says of every int8 file "object is not initialized"."""
+        this = machine.this()
+        is_old_arm = this.os.endswith("aarch64") and "asimddp" not in this.isa
+        if self._device == "CPU" and is_old_arm and "DequantizeLinear" in onnxfile.read(self._model).operators:
+            return f"no int8 on this processor, an ARM core without asimddp; take onnxruntime or float32 ({_line(exc)})"
+        return _line(exc)
 
     def _is_the_file(self) -> bool:
         """Whether the file is the one whose hash was given: what another one gave must not be kept under its name."""

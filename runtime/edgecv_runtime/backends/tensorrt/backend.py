@@ -81,8 +81,7 @@ class TensorRtBackend:
         if engine is None:
             raise Closed(f"tensorrt: {self._model.name} is closed")
         if self._plan.dla is not None:
-            placed = summarize(placement(self._model, self._plan))
-            return Executed(precision=placed.precision.split()[0], layers=placed.layers)
+            return summarize(placement(self._model, self._plan))
         return summarize(engine.layers() or read_network(self._model).layers)
 
     def close(self) -> None:
