@@ -18,7 +18,7 @@ COVERAGE ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo dev test test-arm64 test-camera test-servers test-service image test-image test-ray soak coverage lint format docs figures dist wheel-test try-wheel clean
+.PHONY: demo dev test test-arm64 test-camera test-servers test-service image test-image test-ray soak coverage lint format docs figures dist wheel-test test-pins try-wheel clean
 
 DEMO = digits ink digit-boxes imagenet-lite0
 demo: $(VENV)/demo
@@ -113,6 +113,11 @@ dist:
 	$(VENV)-build/bin/python -m build --outdir dist
 
 wheel-test: dist try-wheel
+
+# With the versions that pip gives JetPack 6, on its Python where there is one: a minute.
+PYTHON_JP6 ?= $(shell python3.10 -c 'import sys; print(sys.executable)' 2>/dev/null || echo $(PYTHON))
+test-pins: dist
+	$(PYTHON_JP6) tests/try_wheel.py dist/*.whl jp6
 
 try-wheel:
 	$(PYTHON) tests/try_wheel.py dist/*.whl $(ENVIRONMENTS) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
