@@ -60,7 +60,7 @@ class Command:
             for line in found.warnings:
                 stderr.print(f"edgecv: warning: {device.host}: {line}", soft_wrap=True)
             self.entries += found.entries
-            return f"would make {found.steps['release']}" if dry_run else f"{found.release}: {found.steps['switch']}"
+            return found.steps["release"] if dry_run else f"{found.release}: {found.steps['switch']}"
 
         return do
 

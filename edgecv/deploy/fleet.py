@@ -132,8 +132,9 @@ def run(
         start_s = time.monotonic()
         try:
             row = Row(device.host, "done", do(device))
-        except EdgecvError as exc:
-            row = Row(device.host, "failed", " ".join(str(exc).split()), exc.exit_code)
+        except (EdgecvError, OSError) as exc:  # a file here that cannot be read is one device's, too
+            code = exc.exit_code if isinstance(exc, EdgecvError) else Unavailable.exit_code
+            row = Row(device.host, "failed", " ".join(str(exc).split()), code)
             failed.append(device.host)
         row = msgspec.structs.replace(row, seconds=round(time.monotonic() - start_s, 1))
         tell(row)
