@@ -547,16 +547,15 @@ def test_verify_names_a_fault_of_a_bundle(bundle_copy):
 
 def test_verify_says_what_is_lost_beyond_the_budget(finished):
     from edgecv.cli.results import _beyond
-    from edgecv_runtime import machine, verify
+    from edgecv_runtime import verify
     from edgecv_runtime.evidence import Evidence
-    from edgecv_runtime.offers import offered
 
     with Bundle(finished) as opened:
         entry = next(each for each in opened.evidence().entries if each.variant == "int8-u8s8")
         agreement = msgspec.structs.replace(entry.agreement, share=verify.wilson(3, 8))
         entry = msgspec.structs.replace(entry, agreement=agreement, score=None)
-        offers = offered(opened.manifest, Evidence(entries=(entry,)), machine.this())
-    assert _beyond(entry, offers) == "agrees with PyTorch float32 on 37.5% of 8 frames, the budget is 90.0%"
+        said = _beyond(entry, opened.manifest, Evidence(entries=(entry,)))
+    assert said == "agrees with PyTorch float32 on 37.5% of 8 frames, the budget is 90.0%"
 
 
 def test_verify_names_a_fault_of_a_device_s_own_code(exported, tmp_path):
