@@ -90,8 +90,14 @@ def test_int8_on_openvino_is_refused_or_called_mixed(answers, x86, board):
         assert "no int8 on this processor" in found["error"], found["error"]
         assert "onnxruntime" in found["error"], found["error"]
     else:
-        assert found["labels"] == x86["int8 on openvino"]["labels"]
-        assert found["executed"] != "int8"
+        own, other = np.array(found["scores"]), np.array(x86["int8 on openvino"]["scores"])
+        apart = np.abs(own - other).max()
+        assert apart < 0.2
+        first, second = np.sort(other, 1)[:, :-3:-1].T
+        moved = own.argmax(1) != other.argmax(1)
+        assert (first - second)[moved].max(initial=0) <= 2 * apart  # where two labels were nearly as good
+        assert moved.mean() <= 0.1
+        assert found["executed"] == "mixed"
         assert found["layers"].get("int8", 0) * 2 < sum(found["layers"].values())
 
 
