@@ -18,7 +18,7 @@ COVERAGE ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo dev test test-arm64 test-camera test-servers test-service image test-image test-ray soak coverage lint format docs figures dist wheel-test test-pins try-wheel clean
+.PHONY: demo dev test test-arm64 test-camera test-servers test-service image test-image test-ray soak bench gpu coverage lint format docs figures dist wheel-test test-pins try-wheel clean
 
 DEMO = digits ink digit-boxes imagenet-lite0
 demo: $(VENV)/demo
@@ -82,6 +82,18 @@ image:
 test-image: $(VENV)/dev
 	tests/install-debian.sh image
 	$(BIN)/python -m pytest tests/deploy/image_checks.py
+
+# A study of benchmarks/, which writes its table: make bench STUDY=overhead; what a script takes goes into ARGS.
+STUDIES = $(patsubst benchmarks/%.py,%,$(filter-out %/study.py %/demo.py %/common.py %/photographs.py %/timed.py,\
+	$(wildcard benchmarks/*.py benchmarks/*/*.py)))
+bench: $(VENV)/dev
+	@test -n "$(STUDY)" || { echo "edgecv: which? make bench STUDY=...:" $(STUDIES) >&2; exit 2; }
+	@test -f benchmarks/$(STUDY).py || { echo "edgecv: no study '$(STUDY)'; there are:" $(STUDIES) >&2; exit 2; }
+	$(BIN)/python benchmarks/$(STUDY).py $(ARGS)
+
+# What an NVIDIA GPU does with edgecv, in at most 10 minutes; exit code 3 says what is missing.
+gpu: $(VENV)/dev
+	$(BIN)/python benchmarks/gpu.py
 
 COVERED = --cov=edgecv --cov=edgecv_export --cov=edgecv_runtime --cov-report=html \
 	--cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR)

@@ -172,13 +172,16 @@ def shown_ratio(own: list[float], other: list[float]) -> str:
     return "{:.3f} ({:.3f}–{:.3f})".format(*ratio(own, other))
 
 
-def write(name: str, title: str, how: str, lines: Iterable[str]) -> Path:
-    """Write a study's table, with the machine and the versions it was measured on; also to standard output."""
+def write(name: str, title: str, how: str, lines: Iterable[str], script: str = "") -> Path:
+    """Write a study's table, with the machine and the versions it was measured on; also to standard output.
+
+    script: where the table has another name.
+    """
     this = machine.this()
     head = [
         f"# {title}",
         "",
-        f"Measured {datetime.now(timezone.utc):%Y-%m-%d} by `benchmarks/{name}.py` on {this.key} "
+        f"Measured {datetime.now(timezone.utc):%Y-%m-%d} by `benchmarks/{script or name}.py` on {this.key} "
         f"({' '.join(this.isa)}), Python {this.python}, {versions()}.",
         "",
         how,

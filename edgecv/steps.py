@@ -349,7 +349,7 @@ class Bench(_Step):
             done = bench(opened, seconds=config.seconds, rounds=config.rounds, threads=config.threads, progress=say)
             evidence = opened.evidence().merged(done)
             bundle.update(opened, evidence=evidence)
-            offers = offered(opened.manifest, evidence, machine.this())
+            offers = offered(opened.manifest, evidence, machine.this(), backends.available())
         for variant in opened.manifest.variants:
             for name, reason in offers.withheld(variant.name).items():
                 self.on.say(f"bench: {variant.name} is not offered on {name}: {reason}")

@@ -58,6 +58,7 @@ VERBS = {
         Verb(deploying.check, "edgecv check runs/photos/bundle --target rpi5"),
         Verb(repositories.export_repository, "edgecv export-repository runs/photos/bundle --triton models"),
         Verb(deploying.deploy, "edgecv deploy runs/photos/bundle pi@camera-3 --merge"),
+        Verb(results.merge, "edgecv merge runs/photos/bundle camera-3.json"),
         Verb(deploying.sbom, "edgecv sbom runs/photos/bundle --out bom.json"),
     ),
     "Single steps of a build": (

@@ -126,6 +126,7 @@ def deploy(
     from edgecv.deploy import deployment
     from edgecv.deploy import fleet as many
     from edgecv.deploy.ssh import Host
+    from edgecv.run import elsewhere
     from edgecv_runtime import files, records
     from edgecv_runtime.bundle import Bundle
     from edgecv_runtime.evidence import Evidence
@@ -151,7 +152,7 @@ def deploy(
             files.write(evidence, records.encode(Evidence(tuple(command.entries))))
         if merge and command.entries and place is not None:
             with Bundle(place) as opened:
-                deployment.merge(opened, tuple(command.entries))
+                elsewhere.merge(opened, command.entries)
         if code:
             raise typer.Exit(code)
         return
@@ -174,7 +175,7 @@ def deploy(
         if evidence is not None and not dry_run:
             files.write(evidence, records.encode(Evidence(found.entries)))
         if merge and found.entries:
-            deployment.merge(opened, found.entries)
+            elsewhere.merge(opened, found.entries)
         if json:
             show_json(found)
             return

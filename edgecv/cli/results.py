@@ -1,4 +1,4 @@
-"""Verbs on a finished bundle: verify, bench, report."""
+"""Verbs on a finished bundle: verify, bench, merge, report."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecv.cli import scenarios
+from edgecv.cli import scenarios, there
 from edgecv.cli.output import say, show_json, stderr, stdout
+from edgecv_runtime import files
 from edgecv_runtime.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ Data = Annotated[
         help="A folder of images a class, named as the labels, or images with masks or boxes; its test/, else val/.",
     ),
 ]
+EvidenceFile = Annotated[
+    Path | None,
+    typer.Option("--evidence", metavar="FILE", help="Also save what was measured, for 'edgecv merge' elsewhere."),
+]
 MaxMegapixels = Annotated[float, typer.Option("--max-megapixels", help="A larger picture is refused unread.")]
 
 
@@ -50,6 +55,7 @@ def verify(
     pictures: Annotated[
         Path | None, typer.Option("--pictures", help="Write the golden pictures to this folder.")
     ] = None,
+    evidence_file: EvidenceFile = None,
     write: Write = True,
     json: Json = False,
     markdown: Markdown = False,
@@ -62,6 +68,10 @@ def verify(
 
     if sum(each is not None for each in (data, against, pictures)) > 1:
         raise BadInput("--data, --against and --pictures are three things: give one of them")
+    if evidence_file is not None and (against or pictures):
+        raise BadInput("--evidence saves what is measured, and --against and --pictures measure nothing of the bundle")
+    if evidence_file is not None:
+        files.check_place(evidence_file)
     with Bundle(bundle) as opened:
         if pictures is not None:
             _say_paths(verification.write_pictures(opened, pictures), json)
@@ -79,6 +89,7 @@ def verify(
         evidence = before.merged(entries)
         (say if json or markdown else stdout.print)(_verified(entries, manifest))
         _show(opened, Evidence(tuple(entries)), json, markdown, judged=evidence)
+        _save(entries, evidence_file)
         kept = _keep(opened, evidence, write)
     here = {entry.key for entry in entries}
     failed = [entry for entry in evidence.entries if entry.key in here and not is_faithful(entry, manifest)]
@@ -127,7 +138,12 @@ def _beyond(entry: Entry, manifest: Manifest, evidence: Evidence) -> str:
 
 
 def bench(
-    bundle: BundlePath,
+    bundles: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BUNDLE...", help="A bundle; several, or BUNDLE#PRECISION@BACKEND each, are compared side by side."
+        ),
+    ],
     scenario: Annotated[
         str | None,
         typer.Option(
@@ -140,7 +156,7 @@ def bench(
     seconds: Annotated[
         float | None, typer.Option(help="Of one round of one target, 0.5; of a scenario's run, 10.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option(help="Interleaved rounds, 5.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Interleaved rounds: 5, and 8 of what is compared.")] = None,
     batch: Annotated[int, typer.Option(help="Frames a call.")] = 1,
     threads: Annotated[int, typer.Option(help="0 leaves them to the backend.")] = 0,
     data: Data = None,
@@ -158,11 +174,33 @@ def bench(
     isa: scenarios.Isa = None,
     cpus: scenarios.Cpus = None,
     out: scenarios.Out = None,
+    regress: Annotated[
+        Path | None,
+        typer.Option(
+            "--regress", metavar="FILE", help="Beside what --evidence saved here before; exit code 4 where it is worse."
+        ),
+    ] = None,
+    python: Annotated[
+        Path | None,
+        typer.Option(
+            "--python", metavar="FILE", help="Beside another environment, by its Python; exit code 4 where it is worse."
+        ),
+    ] = None,
+    on: there.On = None,
+    folder: there.Folder = None,
+    wheel: there.Wheel = None,
+    offline: there.Offline = False,
+    ssh_config: there.SshConfig = None,
+    evidence_file: EvidenceFile = None,
     write: Write = True,
     json: Json = False,
     markdown: Markdown = False,
 ) -> None:
-    """Time every variant on every backend, in interleaved rounds or by a scenario; with --data, score the files too."""
+    """Time every variant on every backend, in rounds or by a scenario; or bundles and variants beside each other.
+
+    Several are compared with the first: the ratio of their times with its 95 % interval, and whether that is a
+    difference. With --data, the very files that are timed are scored too. With --on, all of it runs on a device.
+    """
     given = scenarios.Given(
         variant, fps, minutes, qps, bound_ms, starts, feed, frames, rules, isa, cpus, out
     )  # fmt: skip
@@ -171,22 +209,62 @@ def bench(
             raise BadInput(
                 "--rounds and --no-write are for bench without --scenario, which keeps nothing in the bundle"
             )
+        if len(bundles) > 1 or on or regress or python or evidence_file:
+            raise BadInput("--scenario measures one bundle here: without others, --on, --regress, --python, --evidence")
         asked = scenarios.Asked(scenario, seconds, batch, threads, backend, data, max_megapixels, json, markdown)
-        scenarios.bench(bundle, asked, given)
+        scenarios.bench(Path(bundles[0]), asked, given)
         return
     given.refuse()
-    seconds, rounds = 0.5 if seconds is None else seconds, 5 if rounds is None else rounds
+    seconds = 0.5 if seconds is None else seconds
+    from edgecv.cli import comparing
     from edgecv_runtime.bench import table
     from edgecv_runtime.bench.latency import bench as run_bench
     from edgecv_runtime.bundle import Bundle
     from edgecv_runtime.evidence import Evidence
 
-    if data is not None and (batch, threads) != (1, 0):
-        raise BadInput("--data scores the bundle, --batch and --threads only look: give one or the other")
-    with Bundle(bundle) as opened:
-        entries = run_bench(
-            opened, backend=backend, seconds=seconds, rounds=rounds, batch=batch, threads=threads, progress=say
-        )
+    place = there.Place(on, folder, wheel, offline, ssh_config)
+    if on is None and place.named:
+        raise BadInput(f"{', '.join(place.named)}: of a device; name one: --on user@host")
+    if on is not None and (len(bundles) > 1 or data is not None or (batch, threads) != (1, 0)):
+        raise BadInput("--on measures one bundle as it is judged: without others, --data, --batch and --threads")
+    if sum(each is not None for each in (on, regress, python)) > 1:
+        raise BadInput("--on, --regress and --python are three things: give one of them")
+    if (regress or python) and (len(bundles) > 1 or markdown or evidence_file is not None or batch != 1):
+        raise BadInput("--regress and --python want one bundle, at batch 1, and neither --markdown nor --evidence")
+    if python is not None and data is not None:
+        raise BadInput("--python compares the answers to the golden inputs: without --data")
+    if backend != "auto" and (len(bundles) > 1 or on or regress or python):
+        raise BadInput("--backend is of one bundle here; what is compared names its own: BUNDLE#PRECISION@BACKEND")
+    if len(bundles) > 1:
+        if data is not None or markdown or evidence_file is not None:
+            raise BadInput("--data, --evidence and --markdown are of one bundle, and several are compared")
+        comparing.compare(bundles, seconds, comparing.ROUNDS if rounds is None else rounds, batch, threads, json)
+        return
+    path, *how = comparing.split(bundles[0])
+    if how != ["auto", "auto"]:
+        raise BadInput(f"{bundles[0]}: compared with what? name two or more, or the bundle alone: edgecv bench {path}")
+    if (data is not None or evidence_file is not None) and (batch, threads) != (1, 0):
+        raise BadInput("--batch and --threads only look: they go with neither --data nor --evidence")
+    if evidence_file is not None:
+        files.check_place(evidence_file)
+    with Bundle(path) as opened:
+        if python is not None:
+            from edgecv_runtime.bench.upgrade import upgrade
+
+            wanted = comparing.ROUNDS if rounds is None else rounds
+            changes = upgrade(opened, python, rounds=wanted, seconds=seconds, threads=threads, progress=say)
+            comparing.show_changes(changes, json)
+            return
+        rounds = 5 if rounds is None else rounds
+        if regress is not None:
+            _regress(opened, regress, seconds, rounds, threads, data, max_megapixels, json)
+            return
+        if on is not None:
+            entries = there.measure(opened, place, seconds, rounds)
+        else:
+            entries = run_bench(
+                opened, backend=backend, seconds=seconds, rounds=rounds, batch=batch, threads=threads, progress=say
+            )
         if (batch, threads) != (1, 0):
             say("not kept in the bundle: it is judged at batch 1, with the threads that a backend takes by itself")
             found = table.of_evidence(opened, Evidence(tuple(entries)), judged=opened.evidence())
@@ -197,8 +275,59 @@ def bench(
             entries = list(Evidence(entries=tuple(entries)).merged(scores).entries)
         evidence = opened.evidence().merged(entries)
         _show(opened, evidence, json, markdown)
+        _save(entries, evidence_file)
         if not _keep(opened, evidence, write):
             raise typer.Exit(Unavailable.exit_code)
+
+
+def _regress(
+    opened: Bundle,
+    path: Path,
+    seconds: float,
+    rounds: int,
+    threads: int,
+    data: Path | None,
+    max_megapixels: float,
+    json: bool,
+) -> None:
+    """Measure a bundle beside a baseline; nothing is kept in it."""
+    from edgecv.cli import comparing
+    from edgecv.run import elsewhere
+    from edgecv_runtime import machine
+    from edgecv_runtime import verify as verification
+    from edgecv_runtime.bench.latency import bench as run_bench
+    from edgecv_runtime.bench.regress import Baseline, regress
+    from edgecv_runtime.evidence import Evidence
+
+    baseline = Baseline(elsewhere.read(path), machine.this(), str(path))
+
+    def timed() -> list[Entry]:
+        return run_bench(opened, seconds=seconds, rounds=rounds, threads=threads, progress=say)
+
+    proven = [each.entry for each in verification.verify(opened)]
+    scored = [] if data is None else _scored(opened, data, max_megapixels, "auto")
+    now = Evidence().merged(proven).merged(scored).merged(timed())
+    comparing.show_regressions(regress(baseline, opened.manifest, now.entries, timed), json)
+
+
+def merge(
+    bundle: BundlePath,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Evidence, as verify, bench and deploy save it: --evidence.")
+    ],
+    json: Json = False,
+    markdown: Markdown = False,
+) -> None:
+    """Take into a bundle what other machines measured of its very files."""
+    from edgecv.run import elsewhere
+    from edgecv_runtime.bundle import Bundle
+
+    with Bundle(bundle) as opened:
+        found = elsewhere.merge(opened, [entry for path in paths for entry in elsewhere.read(path).entries])
+        _show(opened, found.evidence, json, markdown)
+    for line in found.left_out:
+        stderr.print(f"edgecv: not taken: {line}", soft_wrap=True)
+    say(f"taken: {found.taken} of {found.taken + len(found.left_out)}")
 
 
 def report(
@@ -236,6 +365,15 @@ def _scored(opened: Bundle, data: Path, max_megapixels: float, backend: str) -> 
     for line in told:
         say(f"{data}: {line}")
     return scored(opened, given, f"images of {data.resolve().name}", backend)
+
+
+def _save(entries: list[Entry], path: Path | None) -> None:
+    """Write what was measured to a file of its own, where that was asked for."""
+    from edgecv_runtime import records
+    from edgecv_runtime.evidence import Evidence
+
+    if path is not None:
+        files.write(path, records.encode(Evidence(tuple(entries))))
 
 
 def _keep(opened: Bundle, evidence: Evidence, write: bool) -> bool:

@@ -20,7 +20,7 @@ import shlex
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -33,7 +33,6 @@ from edgecv.deploy import device, fits, running, service, wheels
 from edgecv.deploy.device import Facts, Plan
 from edgecv.deploy.service import Service
 from edgecv.deploy.ssh import Host
-from edgecv_runtime import bundle as bundles
 from edgecv_runtime import files, offers, records
 from edgecv_runtime.bundle import EVIDENCE, MANIFEST, Bundle
 from edgecv_runtime.errors import BadInput, ComputationError, EdgecvError, nearest
@@ -299,8 +298,20 @@ STEPS = (
 )
 
 
+def measure(host: Host, bundle: Bundle, asked: Asked, *, tell: Callable[[str], object] = lambda _: None) -> Outcome:
+    """The same up to the proof: what runs there runs on, and the environment and the bundle stay for later."""
+    proven = [step.name for step in STEPS].index("prove") + 1
+    return deploy(host, bundle, asked, tell=tell, steps=STEPS[:proven])
+
+
 def deploy(
-    host: Host, bundle: Bundle, asked: Asked, *, dry_run: bool = False, tell: Callable[[str], object] = lambda _: None
+    host: Host,
+    bundle: Bundle,
+    asked: Asked,
+    *,
+    dry_run: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
+    steps: Sequence[Step] = STEPS,
 ) -> Outcome:
     """Bring a bundle to a device, prove it there and switch to it.
 
@@ -308,19 +319,19 @@ def deploy(
     (a step failed there, or the probe did; then the old release runs) or BadInput; what was made there is removed again
     where the device can still be reached.
     """
-    steps: dict[str, str] = {}
+    done: dict[str, str] = {}
     with ExitStack() as closing:
         work = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="edgecv-deploy-")))
         job = Deployment(host, bundle, asked, work)
         begun: list[Step] = []
-        for number, step in enumerate(STEPS):
+        for number, step in enumerate(steps):
             if dry_run and number >= LOOKING:
-                steps[step.name] = f"would {step.would(job)}"
+                done[step.name] = f"would {step.would(job)}"
                 continue
             tell(f"{host.name}: {step.name}")
             begun.append(step)
             try:
-                steps[step.name] = step.do(job)
+                done[step.name] = step.do(job)
             except (EdgecvError, KeyboardInterrupt) as exc:
                 _take_back(job, begun, exc)
                 raise
@@ -328,9 +339,9 @@ def deploy(
         host.name,
         job.facts,
         job.plan,
-        job.release if not dry_run else job.facts.current,
+        job.release if not dry_run and "switch" in done else job.facts.current,
         job.facts.current,
-        steps,
+        done,
         tuple(job.entries),
         tuple(job.warnings),
     )
@@ -354,11 +365,6 @@ def _take_back(job: Deployment, begun: list[Step], error: BaseException) -> None
 
 def _add(error: BaseException, text: str) -> None:
     error.args = (f"{error}; {text}",)
-
-
-def merge(bundle: Bundle, entries: tuple[Entry, ...]) -> None:
-    """Put the evidence of a device into the bundle here."""
-    bundles.update(bundle, evidence=bundle.evidence().merged(list(entries)))
 
 
 def lines(bundle: Bundle, entries: tuple[Entry, ...]) -> list[str]:

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 # Columns as (upper, lower) name; the lower is empty where the detail of the upper stands below it.
 Layout = list[tuple[str, str]]
 _STACKED = {"variant": "backend", "p90 ms": "p99 ms", "per s": "frame ms", "file MB": "memory MB"}
-_DISPENSABLE = ("agreement", "load ms", "file MB", "p90 ms", "per s")  # in this order, where the terminal is too narrow
+_DISPENSABLE = (
+    "agreement",
+    "load ms",
+    "file MB",
+    "of float32",
+    "p90 ms",
+    "per s",
+)  # in this order, where the terminal is too narrow
 
 
 def print_table(rows: Sequence[Row], console: Console) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from edgecv.data.given import Given
-from edgecv_runtime import bundle, machine
+from edgecv_runtime import backends, bundle, machine
 from edgecv_runtime import verify as verification
 from edgecv_runtime.bench.latency import bench
 from edgecv_runtime.bundle import Bundle
@@ -75,7 +75,7 @@ def keep(opened: Bundle, evidence: Evidence) -> None:
 
 def states(manifest: Manifest, evidence: Evidence) -> dict[str, str]:
     """Per variant and backend, whether it is offered here and why not."""
-    offers = offered(manifest, evidence, machine.this())
+    offers = offered(manifest, evidence, machine.this(), backends.available())
     rows: dict[str, str] = {}
     for variant in manifest.variants:
         rows |= {f"{variant.name} on {name}": "offered" for name in offers.backends(variant.name)}

@@ -27,8 +27,10 @@ def explain_evidence(evidence: Evidence, manifest: Manifest, name: str) -> list[
     for own in here:
         if own.variant != name or own.agreement is None or own.latency is None:
             continue
-        times = {name: own.latency.p50_ms, **rivals(own, here, manifest)}
-        table = ", ".join(f"{each} {ms:.2f} ms" for each, ms in times.items())
+        table = f"{name} {own.latency.p50_ms:.2f} ms"
+        for each, rival in rivals(own, here, manifest).items():
+            ratio = own.latency.beside(rival)
+            table += f", {each} {rival.p50_ms:.2f} ms" + (f" ({ratio})" if ratio else "")
         lines.append(f"{name} on {own.backend}: {_lost(own.agreement, own.score, manifest.budget)}; {table}")
     return lines
 

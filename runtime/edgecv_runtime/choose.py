@@ -56,7 +56,8 @@ def for_bundle(bundle: Bundle, ask: Ask) -> Target:
     found = targets(bundle, ask.backend, ask.threads, ask.device)
     evidence = bundle.evidence()
     places = {place.key: place for place in (each.machine for each in found)}
-    verdicts = {key: _Verdicts(bundle.manifest, evidence, place) for key, place in places.items()}
+    now = {each.backend: each.kind.probe() for each in found}
+    verdicts = {key: _Verdicts(bundle.manifest, evidence, place, now) for key, place in places.items()}
     for target in found:
         why_not = _why_not(target, bundle.manifest, verdicts[target.machine.key], ask.precision)
         if why_not:
@@ -120,8 +121,8 @@ class _Verdicts:
     Of a server others say nothing.
     """
 
-    def __init__(self, manifest: Manifest, evidence: Evidence, place: Machine) -> None:
-        self.here = offers.offered(manifest, evidence, place)
+    def __init__(self, manifest: Manifest, evidence: Evidence, place: Machine, now: offers.Versions) -> None:
+        self.here = offers.offered(manifest, evidence, place, now)
         others = [each for key, each in evidence.machines().items() if key != place.key and not place.server]
         self._elsewhere = [offers.offered(manifest, evidence, each) for each in others]
 
@@ -157,6 +158,8 @@ def _why_not(target: Target, manifest: Manifest, verdicts: _Verdicts, precision:
         return refused
     judged = key in verdicts.here.why_not or target.is_remote  # by the golden inputs, when it is loaded
     if precision == "auto" and variant.precision != "float32" and not judged:
+        if key in verdicts.here.stale:
+            return verdicts.here.stale[key]
         where = target.backend if verdicts.here.why_not else "this machine"
         return f"not judged on {where}; {offers.CURE}"
     return ""
@@ -195,7 +198,7 @@ def _digest(usable: list[Target], ask: Ask) -> str:
 
     versions = {target.backend: [target.machine.key, target.kind.probe()] for target in usable}
     facts = [
-        machine.this().key,
+        (machine.this().key, machine.this().driver, machine.this().power),
         ask.goal.text,
         [(each.key, each.islands, each.sha256, each.threads, each.device, versions[each.backend]) for each in usable],
     ]

@@ -29,22 +29,27 @@ def seen() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def quotas(root: Path) -> Iterator[float]:
-    """The quotas of this process's groups and of those around them, in cores."""
+def groups(root: Path = Path("/")) -> Iterator[tuple[Path, bool]]:
+    """The folders of this process's control groups and of those around them; True for version 2."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
         is_2 = number == "0" and not controllers
         if not is_2 and "cpu" not in controllers.split(","):
             continue
-        limit = _of_version_2 if is_2 else _of_version_1
         inside = Path(group.lstrip("/"))
         for mount in filter(lambda each: (root / each).is_dir(), _VERSION_2 if is_2 else _VERSION_1):
             # a container sees its own group at the top, whatever path the line names
             for folder in (inside, *inside.parents):
-                found = limit(root / mount / folder)
-                if found is not None:
-                    yield found
+                yield root / mount / folder, is_2
+
+
+def quotas(root: Path) -> Iterator[float]:
+    """The quotas of this process's groups and of those around them, in cores."""
+    for folder, is_2 in groups(root):
+        found = (_of_version_2 if is_2 else _of_version_1)(folder)
+        if found is not None:
+            yield found
 
 
 def _of_version_2(folder: Path) -> float | None:

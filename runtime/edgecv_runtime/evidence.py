@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from edgecv_runtime.machine import Machine
+from edgecv_runtime.paired import PROCESS_LUCK, Ratio, ratio
 from edgecv_runtime.records import Record
 
 TOP_1 = "top-1"  # the metric of classifiers: the share of frames that are right
@@ -87,6 +88,8 @@ class Latency(Record, frozen=True):
     """Times of single calls at one batch size: `run` on a ready tensor, and frame to result.
 
     apart: how many times as long as its fastest round the slowest took, by their medians; 0 where that is not known.
+    session: names the run of a benchmark, by its time; block_ms: the medians of its short blocks in their order. Those
+    of one session were measured side by side, and only they make pairs. Both are empty in evidence of older versions.
     """
 
     batch: int
@@ -103,6 +106,14 @@ class Latency(Record, frozen=True):
     peak_rss_mb: float
     threads: int
     apart: float = 0.0
+    session: str = ""
+    block_ms: tuple[float, ...] = ()
+
+    def beside(self, other: Latency) -> Ratio | None:
+        """How many times as long it takes as another of the same session; None where they make no pairs."""
+        if not self.session or self.session != other.session or len(self.block_ms) != len(other.block_ms):
+            return None
+        return ratio(self.block_ms, other.block_ms, luck=PROCESS_LUCK)
 
 
 class Finding(Record, frozen=True):
@@ -155,6 +166,11 @@ class Entry(Record, frozen=True):
         """What identifies an entry: a later measurement of the same thing replaces it."""
         return (*self.target, self.machine.key)
 
+    @property
+    def circumstances(self) -> tuple[object, ...]:
+        """What has to be the same for figures to belong together: the file, versions, driver and power mode."""
+        return (self.sha256, self.versions, self.machine.driver, self.machine.power)
+
 
 class Evidence(Record, frozen=True):
     """The evidence file: one entry per variant, backend, precision hint and machine."""
@@ -164,15 +180,15 @@ class Evidence(Record, frozen=True):
     def merged(self, new: list[Entry]) -> Evidence:
         """Evidence in which `new` entries replace those of the same key, and keep what was measured before.
 
-        Only figures of the same file and the same versions are kept. Labelled frames bring score and agreement, both
-        of the same frames; fewer of them replace those of more only where they show another drop. Agreement alone, on
-        fewer frames, replaces no agreement on more unless it is shown to be worse: a self-test on golden inputs can
-        withhold, and never offer. A finding stays as long as the agreement beside which it was found.
+        Only figures of the same file, versions, driver and power mode are kept. Labelled frames bring score and
+        agreement, both of the same frames; fewer of them replace those of more only where they show another drop.
+        Agreement alone, on fewer frames, replaces no agreement on more unless it is shown to be worse: a self-test on
+        golden inputs can withhold, and never offer. A finding stays as long as the agreement beside which it was found.
         """
         table = {entry.key: entry for entry in self.entries}
         for entry in new:
             old = table.get(entry.key)
-            same = old is not None and (old.sha256, old.versions) == (entry.sha256, entry.versions)
+            same = old is not None and old.circumstances == entry.circumstances
             table[entry.key] = _joined(old, entry) if old is not None and same and not entry.failed else entry
         return Evidence(entries=tuple(table[key] for key in sorted(table)))
 

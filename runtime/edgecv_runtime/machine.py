@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 from pathlib import Path
 
 from edgecv_runtime import cores, processor
@@ -28,6 +29,8 @@ class Machine(Record, frozen=True):
 
     isa: instruction sets of the processor; isa_limit: the largest that oneDNN may use, as ONEDNN_MAX_CPU_ISA names it.
     server: where another program computes, of whose machine nothing is known.
+    driver: version of the GPU's; power: the mode of the board, the firmware or the clock's governor. Both may change
+    without this becoming another machine, and are "" where the system does not tell, or evidence is older.
     """
 
     cpu: str
@@ -38,6 +41,8 @@ class Machine(Record, frozen=True):
     gpu: str = ""
     isa_limit: str = ""
     server: str = ""
+    driver: str = ""
+    power: str = ""
 
     @property
     def key(self) -> str:
@@ -74,6 +79,8 @@ def read(root: Path) -> Machine:
         python=platform.python_version(),
         gpu=_gpu(),
         isa_limit=_isa_limit(),
+        driver=driver(),
+        power=power(),
     )
 
 
@@ -102,6 +109,42 @@ def rss_mb() -> float:
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
     return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmRSS:")), 0.0)
+
+
+def driver(root: Path = Path("/")) -> str:
+    """Version of NVIDIA's kernel driver, or of Jetson Linux, or "".
+
+    root: of the file system, for tests.
+    """
+    for name, sign in (
+        ("proc/driver/nvidia/version", r"Kernel Module.*?\s(\d+\.[\d.]+)"),
+        ("etc/nv_tegra_release", r"# (R\d+.*?REVISION: [\d.]+)"),
+    ):
+        found = re.search(sign, _text(root / name))
+        if found:
+            return found[1]
+    return ""
+
+
+def power(root: Path = Path("/")) -> str:
+    """How fast the machine may be: a Jetson's power mode, the firmware's profile, the clock's governor; or "".
+
+    root: of the file system, for tests.
+    """
+    governors = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
+    said = {
+        "mode": _text(root / "var/lib/nvpmodel/status").strip().removeprefix("pmode:"),
+        "profile": _text(root / "sys/firmware/acpi/platform_profile").strip(),
+        "governor": "/".join(sorted({_text(path).strip() for path in governors} - {""})),
+    }
+    return ", ".join(f"{name} {value}" for name, value in said.items() if value)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def peak_rss_mb() -> float:

@@ -6,9 +6,11 @@ machines, and who adds some need not judge again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from edgecv_runtime import backends
 from edgecv_runtime.budget import weigh
-from edgecv_runtime.evidence import TOP_1, Agreement, Entry, Evidence, Key
+from edgecv_runtime.evidence import TOP_1, Agreement, Entry, Evidence, Key, Latency
 from edgecv_runtime.head import Head
 from edgecv_runtime.machine import Machine
 from edgecv_runtime.manifest import Manifest, Precision, TensorSpec, Variant
@@ -23,17 +25,20 @@ FLOAT_SHARE, FLOAT_MAX_ABS, FLOAT_MAX_SHARE, LEAST_OF_WHOLE = 0.995, 0.01, 1e-3,
 FLOAT_CHANGED = 1e-3
 FLOAT: Precision = "float32"
 CURE = "run 'edgecv verify' and 'edgecv bench'"
+Versions = Mapping[str, Mapping[str, str]]  # of the libraries behind each backend, by its name
 NOT_VERIFIED, NOT_TIMED = "not verified; run 'edgecv verify'", "not measured here; run 'edgecv bench'"
 
 
 class Offers(Record, frozen=True):
     """Why each way to run that was measured on a machine is not offered there; "" where it is.
 
-    machine: its key. why_not: by variant, backend and precision hint.
+    machine: its key. why_not: by variant, backend and precision hint. stale: of what was measured under other
+    circumstances than there are now, which decides nothing: what changed.
     """
 
     machine: str
     why_not: dict[Key, str]
+    stale: dict[Key, str] = {}
 
     def backends(self, variant: str) -> tuple[str, ...]:
         """The backends on which a variant is offered as it is, without a hint."""
@@ -56,15 +61,35 @@ class Offers(Record, frozen=True):
         return found
 
 
-def offered(manifest: Manifest, evidence: Evidence, machine: Machine) -> Offers:
+def offered(manifest: Manifest, evidence: Evidence, machine: Machine, now: Versions | None = None) -> Offers:
     """What is offered on a machine, by what was measured on that very machine with the bundle's very files.
+
+    now: of the backends that are there now, for the machine that this is: what was measured with others is stale. None
+    for another machine, of which that is not known.
 
     A variant is offered on a backend when it agrees with the reference within the bundle's budget and, unless it is
     float32, is not slower there than any float that does: float32, its bf16 where the backend has that, and fp16. The
-    same holds for float32's bf16.
+    same holds for float32's bf16. Slower is what the ratios of times measured side by side show by their interval, or
+    what may be so much slower for all that they can tell; in evidence of older versions, without pairs, the medians.
     """
     here = measured(manifest, evidence, machine)
-    return Offers(machine.key, {entry.target: _why_not(entry, manifest, here) for entry in here})
+    changed = {entry.target: stale(entry, machine, now) for entry in here} if now is not None else {}
+    old = {target: why for target, why in changed.items() if why}
+    fresh = [entry for entry in here if entry.target not in old]
+    return Offers(machine.key, {entry.target: _why_not(entry, manifest, fresh) for entry in fresh}, old)
+
+
+def stale(entry: Entry, machine: Machine, now: Versions) -> str:
+    """What is no longer as it was when an entry of this machine was measured, or "".
+
+    A backend that is not there any more changes nothing. What an older version did not write down is not compared.
+    """
+    then = [*entry.versions.items(), ("driver", entry.machine.driver), ("power mode", entry.machine.power)]
+    today = {**now.get(entry.backend, entry.versions), "driver": machine.driver, "power mode": machine.power}
+    changed = [f"{name} was {old}, is {today[name]}" for name, old in then if old and today.get(name, old) != old]
+    if not changed:
+        return ""
+    return f"stale: {', '.join(changed)}; {CURE}"
 
 
 def measured(manifest: Manifest, evidence: Evidence, machine: Machine) -> list[Entry]:
@@ -112,8 +137,13 @@ def _are_classes(outputs: tuple[TensorSpec, ...]) -> bool:
 
 def is_good(entry: Entry, manifest: Manifest) -> bool:
     """Whether what was measured lies within the bundle's budget."""
+    return not beyond(entry, manifest)
+
+
+def beyond(entry: Entry, manifest: Manifest) -> str:
+    """What of a measurement lies beyond the bundle's budget, or ""; of whatever file it is."""
     variant = manifest.variant(entry.variant)
-    return variant is not None and not _unfaithful(entry, variant, manifest)
+    return "not in the bundle" if variant is None else _unfaithful(entry, variant, manifest)
 
 
 def is_faithful(entry: Entry, manifest: Manifest) -> bool:
@@ -121,12 +151,12 @@ def is_faithful(entry: Entry, manifest: Manifest) -> bool:
     return is_good(entry, manifest) or (entry.hint != FLOAT and manifest.variant(entry.variant) is not None)
 
 
-def rivals(entry: Entry, here: list[Entry], manifest: Manifest) -> dict[str, float]:
-    """Milliseconds of the other floats on the same backend that keep what they have to, by precision.
+def rivals(entry: Entry, here: list[Entry], manifest: Manifest) -> dict[str, Latency]:
+    """Times of the other floats on the same backend that keep what they have to, by precision.
 
     here: what was measured on this machine.
     """
-    found: dict[str, float] = {}
+    found: dict[str, Latency] = {}
     for each in here:
         variant = manifest.variant(each.variant)
         if variant is None or variant.precision == "int8" or each is entry or each.latency is None:
@@ -134,7 +164,7 @@ def rivals(entry: Entry, here: list[Entry], manifest: Manifest) -> dict[str, flo
         if each.backend != entry.backend:
             continue
         if not _unfaithful(each, variant, manifest):
-            found[each.hint if variant.precision == FLOAT else variant.precision] = each.latency.p50_ms
+            found[each.hint if variant.precision == FLOAT else variant.precision] = each.latency
     return found
 
 
@@ -145,24 +175,33 @@ def _why_not(entry: Entry, manifest: Manifest, here: list[Entry]) -> str:
         return "not in the bundle"
     if why_not := _unfaithful(entry, variant, manifest):
         return why_not
-    plain = next((each for each in here if each.backend == entry.backend and _is_float32(each, manifest)), None)
+    plain = next((each for each in here if each.backend == entry.backend and is_float32(each, manifest)), None)
     if plain is entry or entry.machine.server:  # a server runs what it runs: there is nothing faster to choose
         return ""
     if entry.hint != FLOAT and (plain is None or _unfaithful(plain, variant, manifest)):
         return "float32 itself is not offered"
     if entry.latency is None or plain is None or plain.latency is None:
         return NOT_TIMED
-    return _slower(entry.latency.p50_ms, rivals(entry, here, manifest))
+    return _slower(entry.latency, rivals(entry, here, manifest))
 
 
-def _is_float32(entry: Entry, manifest: Manifest) -> bool:
+def is_float32(entry: Entry, manifest: Manifest) -> bool:
+    """Whether it is float32 as it is, without a hint."""
     variant = manifest.variant(entry.variant)
     return variant is not None and variant.precision == FLOAT == entry.hint
 
 
-def _slower(own_ms: float, rivals: dict[str, float]) -> str:
-    best = min(rivals, key=lambda name: rivals[name], default="")
-    return f"slower than {best} ({own_ms:.2f} against {rivals[best]:.2f} ms)" if best and own_ms > rivals[best] else ""
+def _slower(own: Latency, rivals: dict[str, Latency]) -> str:
+    """Than which rival, or ""; of several the fastest."""
+    for name, rival in sorted(rivals.items(), key=lambda each: each[1].p50_ms):
+        ratio = own.beside(rival)
+        if ratio is not None and ratio.may_be_slower:
+            if ratio.verdict == "slower":
+                return f"slower than {name} ({ratio})"
+            return f"not told whether it is slower than {name} ({ratio}); run 'edgecv bench' on a quiet machine"
+        if ratio is None and own.p50_ms > rival.p50_ms:
+            return f"slower than {name} ({own.p50_ms:.2f} against {rival.p50_ms:.2f} ms)"
+    return ""
 
 
 def _unfaithful(entry: Entry, variant: Variant, manifest: Manifest) -> str:

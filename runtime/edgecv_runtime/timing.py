@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 WARM_UP_CALLS, MIN_CALLS = 5, 10
+BLOCK_CALLS = 3
 STEADY = 1.25  # what a machine's slowest round may take of its fastest
 
 
@@ -16,10 +17,27 @@ def times_ms(call: Callable[[], Any], seconds: float) -> list[float]:
     """Milliseconds of each call, for the given time and at least MIN_CALLS calls, after a few that do not count."""
     for _ in range(WARM_UP_CALLS):
         call()
+    return _timed(call, seconds, MIN_CALLS)
+
+
+def block_ms(call: Callable[[], Any], seconds: float) -> list[float]:
+    """The same of a short block among those of others: at least BLOCK_CALLS calls, and fewer that do not count.
+
+    What others did meanwhile has to be forgotten (caches, threads that sleep), in at most a fifth of the time.
+    """
+    end = time.perf_counter() + seconds / 5
+    for _ in range(WARM_UP_CALLS):
+        call()
+        if time.perf_counter() > end:
+            break
+    return _timed(call, seconds, BLOCK_CALLS)
+
+
+def _timed(call: Callable[[], Any], seconds: float, least: int) -> list[float]:
     times: list[float] = []
     end = time.perf_counter() + seconds
     stop = 0.0
-    while stop < end or len(times) < MIN_CALLS:
+    while stop < end or len(times) < least:
         start = time.perf_counter()
         call()
         stop = time.perf_counter()

@@ -108,6 +108,7 @@ def test_an_error_with_json_leaves_stdout_empty(name, monkeypatch, tmp_path):
     more["adopt"] = ["--describe", "nowhere.yaml", "--data", "photos"]
     more["bulk"] = ["photos", "--out", "out.csv"]
     more["check"] = ["--target", "rpi5"]
+    more["merge"] = ["evidence.json"]
     done = CliRunner().invoke(app, ["--quiet", name, "nowhere.yaml", *more.get(name, []), "--json"])
     assert done.exit_code == 2, done.output
     assert done.stdout == ""

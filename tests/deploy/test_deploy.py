@@ -30,6 +30,7 @@ from edgecv.deploy import running as present
 from edgecv.deploy.deployment import STEPS, Asked, deploy
 from edgecv.deploy.device import Facts
 from edgecv.deploy.ssh import Host
+from edgecv.run import elsewhere
 from edgecv_runtime import Bundle, machine, records
 from edgecv_runtime import bundle as bundles
 from edgecv_runtime.errors import BadInput, ComputationError, Unavailable
@@ -147,11 +148,34 @@ def test_evidence_goes_into_the_bundle_here_only_when_asked(lab, tmp_path):
     place = shutil.copytree(lab.old, tmp_path / "bundle")
     with Bundle(place) as bundle:
         before = deployment.content_id(bundle)
-        deployment.merge(bundle, lab.evidence.entries)
+        elsewhere.merge(bundle, lab.evidence.entries)
     with Bundle(place) as bundle:
         assert all(each in bundle.evidence().entries for each in lab.evidence.entries)
         assert deployment.content_id(bundle) == before
         assert any("offered [" in line for line in deployment.lines(bundle, lab.evidence.entries))
+
+
+def test_bench_on_a_device_measures_there_and_switches_nothing(lab, tmp_path):
+    place = shutil.copytree(lab.new, tmp_path / "bundle")
+    evidence = tmp_path / "evidence.json"
+    before = running(lab)
+    arguments = ["--quiet", "bench", str(place), "--on", lab.server.name, *lab.options]
+    arguments += ["--seconds", "0.02", "--rounds", "1", "--evidence", str(evidence), "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert running(lab) == before
+    found = records.decode(evidence.read_bytes(), Evidence, "").entries
+    assert found
+    assert all(each.latency and each.agreement for each in found)
+    with Bundle(place) as bundle:
+        assert all(each in bundle.evidence().entries for each in found)
+        assert not (lab.folder / "releases" / deployment.content_id(bundle)).exists()
+        assert (lab.folder / "bundles" / deployment.content_id(bundle)).is_dir()
+    rows = json.loads(done.stdout)
+    assert {row["variant"] for row in rows} == {each.variant for each in found}
+    done = CliRunner().invoke(app, ["--quiet", "bench", str(place), "--folder", "x"])
+    assert done.exit_code == 2
+    assert "name one: --on" in done.output
 
 
 @contextmanager
@@ -226,7 +250,7 @@ def test_a_bundle_that_cannot_run_there_is_refused_before_anything_is_copied(lab
         for name in ("onnxruntime", "openvino")
     ]
     with Bundle(place) as bundle:
-        deployment.merge(bundle, tuple(entries))
+        elsewhere.merge(bundle, entries)
     done = CliRunner().invoke(app, ["--quiet", "deploy", str(place), lab.server.name, *lab.options])
     assert done.exit_code == 3
     assert re.fullmatch(

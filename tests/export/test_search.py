@@ -459,7 +459,7 @@ def test_what_a_variant_gains_is_told_by_what_its_verdict_is_made_of(finished):
         evidence, manifest = opened.evidence(), opened.manifest
 
     def timed(entry, ms):
-        return msgspec.structs.replace(entry, latency=msgspec.structs.replace(entry.latency, p50_ms=ms))
+        return msgspec.structs.replace(entry, latency=msgspec.structs.replace(entry.latency, p50_ms=ms, session=""))
 
     here = [each for each in evidence.entries if each.backend == "onnxruntime"]
     own, plain = (next(each for each in here if each.variant == name) for name in ("int8-u8s8", "float32"))

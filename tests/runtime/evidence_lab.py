@@ -24,7 +24,7 @@ def made_up(like, verdict, key, where):
         finding=Finding(verdict, "made up", "none") if isinstance(verdict, str) and verdict else None,
         agreement=msgspec.structs.replace(like.agreement, share=verify.wilson(200, 200), max_abs=0.0),
         score=None,
-        latency=msgspec.structs.replace(like.latency, p50_ms=ms),
+        latency=msgspec.structs.replace(like.latency, p50_ms=ms, session=""),
     )
 
 

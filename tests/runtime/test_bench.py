@@ -1,9 +1,17 @@
+import subprocess
+import sys
+import time
+
 import msgspec
 import pytest
 
 from edgecv_runtime import Bundle
-from edgecv_runtime.bench import latency
+from edgecv_runtime.bench import latency, process
+from edgecv_runtime.bench.compare import Contender, compare
+from edgecv_runtime.bench.quiet import Watch
 from edgecv_runtime.errors import BadInput, ComputationError
+from edgecv_runtime.paired import PROCESS_LUCK
+from edgecv_runtime.target import targets
 
 
 def test_each_target_is_measured_in_every_round(exported):
@@ -25,21 +33,29 @@ def test_each_target_is_measured_in_every_round(exported):
 
 @pytest.mark.parametrize(("slow", "warned"), [(2.0, True), (1.1, False)])
 def test_a_machine_that_changes_its_speed_meanwhile_is_warned_of(exported, monkeypatch, slow, warned):
-    real = latency._Worker.measure
+    real = process.Worker.measure
 
     def measure(worker, seconds):
         real(worker, seconds)
-        found = worker.rounds[-1]
-        times = [1.0 if len(worker.rounds) < 3 else slow] * len(found.run_ms)
-        worker.rounds[-1] = msgspec.structs.replace(found, run_ms=times)
+        found = worker.blocks[-1]
+        times = [1.0 if len(worker.blocks) <= 2 * 2 * process.PAIRS else slow] * len(found.ms)
+        worker.blocks[-1] = msgspec.structs.replace(found, ms=times)
 
-    monkeypatch.setattr(latency._Worker, "measure", measure)
+    monkeypatch.setattr(process.Worker, "measure", measure)
     said = []
     with Bundle(exported) as opened:
-        latency.bench(opened, seconds=0.02, rounds=3, progress=said.append)
+        entries = latency.bench(opened, seconds=0.02, rounds=3, progress=said.append)
     warnings = [line for line in said if line.startswith("warning: the machine's speed changed")]
     assert len(warnings) == warned
     assert all("2.0 times" in line for line in warnings)
+    # all slowed down together: the ratios do not know of it
+    first, *others = [each.latency for each in entries]
+    assert {each.session for each in others} == {first.session}
+    for other in others:
+        ratio = first.beside(other)
+        assert (ratio.value, ratio.pairs, ratio.verdict) == (1.0, 12, "as fast")
+        assert ratio.high - 1 == pytest.approx(1.96 * PROCESS_LUCK, rel=0.05)  # each ran in one process
+        assert first.beside(msgspec.structs.replace(other, session="another")) is None
 
 
 @pytest.mark.parametrize("given", [{"seconds": 0}, {"rounds": 0}, {"batch": 0}])
@@ -49,7 +65,7 @@ def test_impossible_settings_are_refused(exported, given):
 
 
 def test_a_worker_that_dies_is_an_error_with_its_last_words(exported, monkeypatch):
-    monkeypatch.setattr(latency.sys, "executable", "/bin/false")
+    monkeypatch.setattr(process.sys, "executable", "/bin/false")
     with Bundle(exported) as opened, pytest.raises(ComputationError, match="benchmark process ended"):
         latency.bench(opened, seconds=0.02, rounds=1)
 
@@ -61,3 +77,76 @@ def test_no_process_is_left_behind(exported):
     with Bundle(exported) as opened:
         latency.bench(opened, seconds=0.02, rounds=1)
     assert len(psutil.Process().children(recursive=True)) == before
+
+
+# A worker process as the product starts it, with calls that wait for half a millisecond more.
+SLOWER = """
+import time
+from edgecv_runtime.bench import worker
+real = worker.block_ms
+def block_ms(call, seconds):
+    return real(lambda: (call(), time.sleep(0.0005)), seconds)
+worker.block_ms = block_ms
+worker.main()
+"""
+
+
+def test_contenders_are_compared_with_the_first(exported):
+    with Bundle(exported) as opened:
+        job = latency.job(opened, targets(opened)[0])
+        slow = (sys.executable, "-c", SLOWER)
+        found = compare([Contender("a", job), Contender("b", job, slow), Contender("c", job)], rounds=4, seconds=0.08)
+    a, b, c = found.contenders
+    assert [each.name for each in found.contenders] == ["a", "b", "c"]
+    assert a.ratio is None
+    assert b.verdict == "slower"
+    assert b.ratio.value > 2 * c.ratio.value
+    assert {len(each.block_ms) for each in found.contenders} == {4 * 2 * process.PAIRS}
+    assert b.ratio.pairs == 4 * process.PAIRS
+    for given in ({"rounds": 3}, {"seconds": 0}):
+        with pytest.raises(BadInput, match="4 rounds or more"):
+            compare([Contender("a", job), Contender("b", job)], **given)
+
+
+def burn(seconds):
+    return subprocess.Popen(
+        [sys.executable, "-c", f"import time; end = time.time() + {seconds}\nwhile time.time() < end: pass"]
+    )
+
+
+def test_another_program_is_noticed_and_our_own_are_not():
+    """Ours are those whose processes are named; what else runs on this machine is there in both."""
+    watch, ours = Watch(), Watch()
+    with burn(1.5) as other, watch.over([]), ours.over([other]):
+        time.sleep(0.8)
+    theirs, own = watch.found().other_cores, ours.found().other_cores
+    assert theirs > 0.3
+    assert theirs - own > 0.3
+    assert any(line.startswith("other programs took") for line in watch.found().said)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_quota_and_a_hot_processor_are_noticed(tmp_path, version):
+    """On trees as the kernel lays them out: cgroups(7), Documentation/admin-guide/cgroup-v2.rst, thermal_throttle.c."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/box\n" if version == 2 else "3:cpuset:/\n2:cpu,cpuacct:/box\n")
+    group = tmp_path / "sys/fs/cgroup" / ("box" if version == 2 else "cpu/box")
+    hot = tmp_path / "sys/devices/system/cpu/cpu0/thermal_throttle"
+    for folder in (group, hot):
+        folder.mkdir(parents=True)
+
+    def write(seconds, times):
+        line = f"throttled_usec {seconds}000000" if version == 2 else f"throttled_time {seconds}000000000"
+        (group / "cpu.stat").write_text(f"nr_periods 7\nnr_throttled 3\n{line}\n")
+        (hot / "core_throttle_count").write_text(f"{times}\n")
+
+    watch = Watch(tmp_path)
+    write(5, 2)
+    with watch.over([]):
+        write(7, 2)
+    with watch.over([]):
+        write(7, 6)
+    found = watch.found()
+    assert (found.other_cores, found.throttled_s, found.hot) == (None, 2.0, 4)
+    assert [line.split(":")[0] for line in found.said] == ["throttled", "throttled"]
+    assert Watch(tmp_path / "nothing").found().said == []

@@ -19,13 +19,19 @@ def judged(finished):
     with Bundle(finished) as opened:
         manifest, entries = opened.manifest, opened.evidence().entries
 
-    def judge(figures, scores=MappingProxyType({}), where=None):
+    def judge(figures, scores=MappingProxyType({}), where=None, blocks=MappingProxyType({})):
         made = []
         here = machine.this()
         for (variant, hint), (ms, kept) in figures.items():
             like = next(each for each in entries if (each.variant, each.backend) == (variant, "openvino"))
             agreement = msgspec.structs.replace(like.agreement, share=verify.wilson(kept, 1000), max_abs=0.0)
-            latency = None if ms is None else msgspec.structs.replace(like.latency, p50_ms=ms)
+            latency = (
+                None
+                if ms is None
+                else msgspec.structs.replace(
+                    like.latency, p50_ms=ms, session="one" if blocks else "", block_ms=blocks.get((variant, hint), ())
+                )
+            )
             given = {"hint": hint, "agreement": agreement, "score": scores.get(hint), "latency": latency}
             made.append(msgspec.structs.replace(like, finding=None, machine=where or here, **given))
         asked = msgspec.structs.replace(manifest, budget=Budget(0.5, min_agreement=0.9))
@@ -73,6 +79,27 @@ def test_accuracy_decides_on_bf16_where_there_are_labels(judged, finished, drop,
     )
     assert offers.hints("float32") == hints
     assert ("openvino" in offers.withheld("int8-u8s8")) is bool(hints)
+
+
+@pytest.mark.parametrize(
+    ("int8", "why_not"),
+    [
+        ([1.0] * 40, "slower than bf16 (1.25 times, 1.21–1.29)"),
+        ([0.7] * 40, ""),
+        ([0.81] * 40, ""),  # 1 % slower than bf16 is as fast: two processes of one file differ by more
+        ([0.6] * 20 + [0.8] * 20, ""),  # how much faster is not told, and not slower
+        ([0.7] * 20 + [1.2] * 20, "not told whether it is slower than bf16 (1.15 times"),
+    ],
+)
+def test_what_was_measured_side_by_side_is_judged_by_its_pairs_and_not_by_medians(judged, int8, why_not):
+    """The medians, of a phase in which the machine was slow, would say the contrary."""
+    blocks = {("float32", "float32"): [2.0] * 40, ("float32", "bf16"): [0.8] * 40, ("int8-u8s8", "float32"): int8}
+    figures = {key: (9.0 if key[0] != "float32" and not why_not else 0.5, 1000) for key in blocks}
+    offers = judged(figures, blocks=blocks)
+    withheld = offers.withheld("int8-u8s8").get("openvino", "")
+    assert withheld.startswith(why_not)
+    assert bool(withheld) == bool(why_not)
+    assert offers.hints("float32") == {"openvino": ("bf16",)}
 
 
 def test_bf16_of_a_float32_that_differs_is_not_offered(judged):

@@ -99,6 +99,8 @@ def judged(path, **changes):
         for each in evidence.entries:
             if each.variant == "int8-u8s8" and each.backend == "openvino":
                 for field, inner in changes.items():
+                    # a made up time has no pairs
+                    inner = {**inner, "session": ""} if inner and field == "latency" else inner
                     value = None if inner is None else msgspec.structs.replace(getattr(each, field), **inner)
                     each = msgspec.structs.replace(each, **{field: value})
             entries.append(each)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
+import secrets
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from types import TracebackType
-from typing import TypeVar
+from contextlib import ExitStack
+from datetime import datetime, timezone
 
 import msgspec
 import numpy as np
 
-from edgecv_runtime.backends import Executed, Injected
-from edgecv_runtime.bench.worker import Job, Ready, Round
+from edgecv_runtime.backends import Injected
+from edgecv_runtime.bench.process import PAIRS, Worker, measure_round
+from edgecv_runtime.bench.quiet import Watch
+from edgecv_runtime.bench.worker import Job
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BadInput, ComputationError
 from edgecv_runtime.evidence import Entry, Latency
 from edgecv_runtime.target import Target, failed_entry, new_entry, targets
 from edgecv_runtime.timing import STEADY
 
-T = TypeVar("T")
 FRAME_SIZE = (1080, 1920)
 
 
@@ -37,8 +36,8 @@ def bench(
 ) -> list[Entry]:
     """Time every variant on every backend of this machine, or on the one that is named or injected.
 
-    seconds: of one round of one target; rounds: interleaved, every second one in reverse order, so that drift of the
-    machine's speed falls on all alike. threads: 0 leaves the number to the backend.
+    seconds: of one round of one target; rounds: each of blocks in mirrored order, so that drift of the machine's speed
+    falls on all alike, and times of the same moment make ratios. threads: 0 leaves the number to the backend.
     The entries hold latency only; the evidence of the same files keeps their agreement and accuracy.
     """
     if seconds <= 0 or rounds < 1 or batch < 1 or threads < 0:
@@ -47,91 +46,46 @@ def bench(
             f"got {seconds}, {rounds}, {batch}, {threads}"
         )
     found = targets(bundle, backend, threads)
+    watch = Watch()
     with ExitStack() as stack:
-        workers, failed = [], []
+        running: dict[str, tuple[Target, Worker]] = {}
+        failed = []
         for target in found:
             progress(f"load {target.key}")
-            worker = stack.enter_context(_Worker(target))
+            worker = stack.enter_context(Worker(target.key))
             try:
-                worker.load(bundle, batch)
-                workers.append(worker)
+                worker.load(job(bundle, target, batch))
+                running[target.key] = target, worker
             except ComputationError as exc:
                 failed.append(failed_entry(target, exc))
-        if not workers:
+        if not running:
             raise ComputationError(f"{bundle.path}: nothing could be timed: {failed[0].failed}")
+        workers = [worker for _, worker in running.values()]
         for number in range(rounds):
             progress(f"round {number + 1} of {rounds}")
-            for worker in workers if number % 2 == 0 else reversed(workers):
-                worker.measure(seconds)
-    apart = float(np.median([_apart(worker.rounds) for worker in workers]))
+            turn = workers if number % 2 == 0 else workers[::-1]
+            with watch.over(workers):
+                measure_round(turn, seconds)
+                for worker in turn:
+                    worker.measure_frames(seconds / 2)
+    apart = float(np.median([_apart(worker) for worker in workers]))
     if apart > STEADY:
         progress(
             f"warning: the machine's speed changed meanwhile: rounds of one file lie {apart:.1f} times apart; "
-            "a quiet machine may judge otherwise"
+            "only ratios of what was measured side by side still tell"
         )
-    return [_entry(worker, batch, rounds) for worker in workers] + failed
+    for line in watch.found().said:
+        progress(f"warning: {line}")
+    session = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ} {secrets.token_hex(3)}"
+    return [_entry(target, worker, batch, rounds, session) for target, worker in running.values()] + failed
 
 
-class _Worker:
-    """A benchmark process and what it has measured so far."""
-
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.ready = Ready(0.0, Executed("", {}))
-        self.rounds: list[Round] = []
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgecv_runtime.bench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def load(self, bundle: Bundle, batch: int) -> None:
-        """Have it load the target; raises ComputationError with the process's last words when it cannot."""
-        target = self.target
-        job = Job(
-            str(bundle.root), target.variant, target.backend, target.hint, target.threads, batch, FRAME_SIZE,
-            b"" if target.injected is None else _pickled(target.injected),
-        )  # fmt: skip
-        self.ready = self._ask(job, Ready)
-
-    def measure(self, seconds: float) -> None:
-        self.rounds.append(self._ask({"seconds": seconds}, Round))
-
-    def _ask(self, question: object, kind: type[T]) -> T:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        try:
-            self._process.stdin.write(msgspec.json.encode(question) + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            answer = b""
-        else:
-            answer = self._process.stdout.readline()
-        if not answer:
-            lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
-            self._process.wait()
-            raise ComputationError(
-                f"{self.target.key}: the benchmark process ended: {lines[-1] if lines else 'no message'}"
-            )
-        return msgspec.json.decode(answer, type=kind)
-
-    def __enter__(self) -> _Worker:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                with suppress(BrokenPipeError):  # what was still to be sent to a process that has ended
-                    pipe.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+def job(bundle: Bundle, target: Target, batch: int = 1) -> Job:
+    """What a benchmark process has to load."""
+    injected = b"" if target.injected is None else _pickled(target.injected)
+    return Job(
+        str(bundle.root), target.variant, target.backend, target.hint, target.threads, batch, FRAME_SIZE, injected
+    )
 
 
 def _pickled(backend: Injected) -> bytes:
@@ -143,16 +97,17 @@ def _pickled(backend: Injected) -> bytes:
         ) from exc
 
 
-def _apart(rounds: list[Round]) -> float:
-    """How many times as long as a target's fastest round its slowest takes, by their medians."""
-    medians = [float(np.median(each.run_ms)) for each in rounds]
+def _apart(worker: Worker) -> float:
+    """How many times as long as its fastest round a target's slowest takes, by their medians."""
+    size = 2 * PAIRS
+    rounds = [worker.blocks[start : start + size] for start in range(0, len(worker.blocks), size)]
+    medians = [float(np.median(np.concatenate([block.ms for block in blocks]))) for blocks in rounds]
     return max(medians) / min(medians)
 
 
-def _entry(worker: _Worker, batch: int, rounds: int) -> Entry:
-    target = worker.target
-    run_ms = np.concatenate([each.run_ms for each in worker.rounds])
-    frame_ms = np.concatenate([each.frame_ms for each in worker.rounds])
+def _entry(target: Target, worker: Worker, batch: int, rounds: int, session: str) -> Entry:
+    run_ms = np.concatenate([each.ms for each in worker.blocks])
+    frame_ms = np.concatenate([each.ms for each in worker.frames])
     p50, p90, p99 = np.percentile(run_ms, [50, 90, 99])
     return msgspec.structs.replace(
         new_entry(target, worker.ready.executed),
@@ -168,8 +123,10 @@ def _entry(worker: _Worker, batch: int, rounds: int) -> Entry:
             frame_p50_ms=float(np.median(frame_ms)),
             frame_size=FRAME_SIZE,
             load_ms=worker.ready.load_ms,
-            peak_rss_mb=worker.rounds[-1].peak_rss_mb,
+            peak_rss_mb=worker.frames[-1].peak_rss_mb,
             threads=target.threads or target.machine.cores,
-            apart=_apart(worker.rounds),
+            apart=_apart(worker),
+            session=session,
+            block_ms=tuple(float(np.median(each.ms)) for each in worker.blocks),
         ),
     )

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from edgecv_runtime import offers
+from edgecv_runtime import backends, machine, offers
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.evidence import TOP_1, Agreement, Entry, Evidence, Finding, Interval, Latency, Score
 from edgecv_runtime.manifest import Manifest, Variant
+from edgecv_runtime.paired import Ratio
 from edgecv_runtime.records import Record
 from edgecv_runtime.timing import STEADY
 
@@ -20,8 +21,8 @@ class Row(Record, frozen=True):
     """One variant on one backend of one machine; what was not measured is None, or empty.
 
     file_mb: in MB (10^6 bytes). hint: the float precision asked for; executed: the precision that ran, layers: how many
-    convolutions and matrix products ran in each. offered: whether `load` takes it by itself on that machine; why_not:
-    else the reason.
+    convolutions and matrix products ran in each. ratio: its time as a multiple of float32's on that backend, measured
+    side by side. offered: whether `load` takes it by itself on that machine; why_not: else the reason.
     """
 
     bundle: str
@@ -39,6 +40,7 @@ class Row(Record, frozen=True):
     score: Score | None = None
     agreement: Agreement | None = None
     latency: Latency | None = None
+    ratio: Ratio | None = None
     finding: Finding | None = None
 
     @property
@@ -59,10 +61,12 @@ def rows(bundle: Bundle) -> list[Row]:
 def of_evidence(bundle: Bundle, evidence: Evidence, judged: Evidence | None = None) -> list[Row]:
     """The same of evidence that need not be in the bundle; judged: what decides on what is offered, if it is more."""
     manifest = bundle.manifest
-    verdicts = {
-        key: offers.offered(manifest, judged or evidence, machine).why_not
-        for key, machine in evidence.machines().items()
-    }
+    verdicts = {}
+    for key, each in evidence.machines().items():
+        is_here = key == machine.this().key
+        now = backends.available() if is_here else None
+        found = offers.offered(manifest, judged or evidence, machine.this() if is_here else each, now)
+        verdicts[key] = {**found.why_not, **found.stale}
     nowhere = f"not measured; {offers.CURE}"
     table: list[Row] = []
     for variant in manifest.variants:
@@ -70,7 +74,8 @@ def of_evidence(bundle: Bundle, evidence: Evidence, judged: Evidence | None = No
         measured = [entry for entry in evidence.entries if entry.variant == variant.name and entry.sha256 == digest]
         measured.sort(key=lambda entry: (entry.machine.key, entry.backend, entry.hint != "float32", entry.hint))
         for entry in measured:
-            table.append(_row(manifest, variant, entry, verdicts[entry.machine.key].get(entry.target, nowhere)))
+            row = _row(manifest, variant, entry, verdicts[entry.machine.key].get(entry.target, nowhere))
+            table.append(msgspec.structs.replace(row, ratio=_of_float32(entry, manifest, evidence)))
         if not measured:
             table.append(_row(manifest, variant, None, nowhere))
     return table
@@ -98,6 +103,15 @@ def _row(manifest: Manifest, variant: Variant, entry: Entry | None, why_not: str
     )
 
 
+def _of_float32(entry: Entry, manifest: Manifest, evidence: Evidence) -> Ratio | None:
+    where = (entry.backend, entry.machine.key)
+    for each in evidence.entries:
+        if each is entry or (each.backend, each.machine.key) != where or not offers.is_float32(each, manifest):
+            continue
+        return entry.latency.beside(each.latency) if entry.latency and each.latency else None
+    return None
+
+
 def fastest(rows: Iterable[Row]) -> Row | None:
     """Of the rows that are offered and were timed, the one with the smallest median at its batch size."""
     timed = [(row.latency.p50_ms / row.latency.batch, row) for row in rows if row.offered and row.latency]
@@ -118,6 +132,7 @@ COLUMNS: dict[str, Callable[[Row], Cell]] = {
     "p50 ms": lambda row: (_latency(row, "p50_ms")[0], _unsteady(row)),
     "p90 ms": lambda row: _latency(row, "p90_ms"),
     "p99 ms": lambda row: _latency(row, "p99_ms"),
+    "of float32": lambda row: _ratio(row.ratio),
     "per s": lambda row: _latency(row, "throughput_per_s"),
     "frame ms": lambda row: _latency(row, "frame_p50_ms"),
     "file MB": lambda row: (number(row.file_mb), ""),
@@ -134,6 +149,7 @@ def columns(rows: Sequence[Row]) -> list[str]:
     """The columns that tell something: no accuracy without labels, no time that nobody took, nothing that all share."""
     left_out = set() if any(row.score for row in rows) else {"accuracy", "drop, points"}
     left_out |= set() if any(row.latency for row in rows) else TIMED
+    left_out |= set() if any(row.ratio for row in rows) else {"of float32"}
     left_out |= {name for name in ("bundle", "machine") if len({COLUMNS[name](row) for row in rows}) < 2}
     return [name for name in COLUMNS if name not in left_out]
 
@@ -192,7 +208,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
     if apart:
         lines.append(
             f"Warning: the machine's speed changed while it was timed: rounds of {len(apart)} of {len(timed)} rows lie "
-            f"more than {STEADY} times apart, up to {max(apart):.1f}; a quiet machine may judge otherwise."
+            f"more than {STEADY} times apart, up to {max(apart):.1f}; only ratios still tell."
         )
     return lines
 
@@ -223,6 +239,10 @@ def signed(value: float, digits: int) -> str:
 
 def _drop(score: Score) -> Cell:
     return signed(score.drop, 2), f"{signed(score.drop_low, 1)} to {signed(score.drop_high, 1)}"
+
+
+def _ratio(ratio: Ratio | None) -> Cell:
+    return (f"{ratio.value:.2f}", f"{ratio.low:.2f}–{ratio.high:.2f}") if ratio else (MISSING, "")
 
 
 def _latency(row: Row, field: str) -> Cell:

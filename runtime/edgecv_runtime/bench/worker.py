@@ -1,11 +1,12 @@
 """One benchmark process: loads one variant on one backend, then measures a round each time it is told to.
 
-Talks JSON lines over stdin and stdout: a line `{"seconds": s}` is answered with the times of one round.
+Talks JSON lines over stdin and stdout: after the job, each `Ask` is answered with the times of one block.
 A process of its own gives each target its own thread pools and its own peak memory.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 import time
@@ -16,12 +17,14 @@ import msgspec
 from edgecv_runtime.backends import Executed
 from edgecv_runtime.machine import peak_rss_mb
 from edgecv_runtime.records import Record
-from edgecv_runtime.timing import times_ms
+from edgecv_runtime.timing import block_ms, times_ms
 
 
 class Job(Record, frozen=True):
     """What to load, and the size (height, width) of the frames of the frame-to-result measurement.
 
+    threads: 0 leaves them to the backend; fewer than there are cores run on the first ones. One core of a machine may
+    be slower than another for a while, and who is compared has to run on the same.
     injected: the backend, pickled, where it is an object.
     """
 
@@ -42,17 +45,25 @@ class Ready(Record, frozen=True):
     executed: Executed
 
 
-class Round(Record, frozen=True):
-    """Answer to one round: every call's milliseconds, of `run` on a ready tensor and from a frame to a result."""
+class Ask(Record, frozen=True):
+    """What to time for so long: `run` on a ready tensor, or from a frame to a result."""
 
-    run_ms: list[float]
-    frame_ms: list[float]
+    seconds: float
+    of_frames: bool = False
+
+
+class Round(Record, frozen=True):
+    """Answer to one question: every call's milliseconds, and the most memory so far."""
+
+    ms: list[float]
     peak_rss_mb: float
 
 
 def main() -> int:
     """Serve one job until stdin closes."""
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+    if job.threads and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job.threads])
     import cv2
     import numpy as np
 
@@ -74,10 +85,12 @@ def main() -> int:
         frame: Any = cv2.resize(golden[0], job.frame_size[::-1])
         frame = frame if frame.ndim == 3 else cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
         for line in sys.stdin.buffer:
-            seconds = msgspec.json.decode(line)["seconds"]
-            run_ms = times_ms(lambda: model.run({model.input.name: batch}), seconds)
-            frame_ms = times_ms(lambda: model(frame), seconds / 2)
-            _say(Round(run_ms=run_ms, frame_ms=frame_ms, peak_rss_mb=peak_rss_mb()))
+            ask = msgspec.json.decode(line, type=Ask)
+            if ask.of_frames:
+                ms = times_ms(lambda: model(frame), ask.seconds)
+            else:
+                ms = block_ms(lambda: model.run({model.input.name: batch}), ask.seconds)
+            _say(Round(ms, peak_rss_mb()))
     return 0
 
 
