@@ -169,7 +169,6 @@ def test_a_start_is_split_into_what_it_consists_of(exported, backend):
         assert sum(stage.p50_ms for stage in run.stages) == pytest.approx(run.took_ms[0])
         by_name = {stage.name: stage.p50_ms for stage in run.stages}
         assert by_name["import"] > by_name["second"]
-        assert by_name["first"] > by_name["second"] / 2
         assert run.executed == "float32"
 
 
