@@ -93,10 +93,10 @@ def test_a_service_is_switched_probed_gone_back_from_and_comes_back(container):
         assert '"ready":true' in done.steps["switch"]
         back = f"is not ready .*; went back to {done.release}, which is ready"
         with pytest.raises(ComputationError, match=back):
-            deploy(host, bundle, msgspec.structs.replace(asked, service=silent, ready_s=3))
+            deploy(host, bundle, msgspec.structs.replace(asked, service=silent, ready_s=15))
         taken = services.parse(f"stream 'test://?fps=10&frames=99999' --page 127.0.0.1:{host.name.rpartition(':')[2]}")
         with pytest.raises(ComputationError, match=f"; went back to {done.release}, which is ready"):
-            deploy(host, bundle, msgspec.structs.replace(asked, service=taken, ready_s=5))
+            deploy(host, bundle, msgspec.structs.replace(asked, service=taken, ready_s=15))
         server = services.parse(f"serve --listen 127.0.0.1:{free_port()}")
         assert (
             "health/ready is ready"

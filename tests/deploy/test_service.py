@@ -138,7 +138,7 @@ def test_a_service_comes_up_is_probed_and_gone_back_from(lab, tmp_path):
     assert "a service runs there" in forgotten.stderr
     # it runs, and its camera gives nothing
     silent = f"cameras: [{{url: 'rtsp://127.0.0.1:{free_port()}/x'}}]\npage: {page}\n"
-    done = deployed(lab, "--service", camera(tmp_path, silent), "--ready", "5")
+    done = deployed(lab, "--service", camera(tmp_path, silent), "--ready", "10")
     assert done.exit_code == 5, done.output
     assert re.search(rf"(is not ready|does not answer).*went back to {first.name}, which is ready", done.stderr), (
         done.stderr
