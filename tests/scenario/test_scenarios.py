@@ -149,15 +149,30 @@ def test_the_stages_of_a_frame_add_up_to_the_wall_clock(any_task, photos, tmp_pa
     (run,) = played(any_task, scenario="frames", pictures=pictures, seconds=0.4).runs
     assert [stage.name for stage in run.stages] == ["decode", "preprocess", "infer", "postprocess", "draw"]
     assert sum(stage.share for stage in run.stages) == pytest.approx(1)
-    assert abs(run.unstaged) < 0.02 or run.surroundings.others_cores > 0.5  # two busy cores take time between stages
+    near = 0.02 if run.surroundings.others_cores < 0.3 else 0.3  # other programs take time between two stages
+    assert abs(run.unstaged) < near
     parts = sum(stage.share for stage in run.stages) * (1 - run.unstaged) * run.times.duration_s
-    assert parts == pytest.approx(sum(run.took_ms) / 1e3, rel=0.02)
+    assert parts == pytest.approx(sum(run.took_ms) / 1e3, rel=near)
     start = time.perf_counter()
     for _ in range(5):
         cv2.imdecode(np.frombuffer(pictures[0].read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     alone_ms = (time.perf_counter() - start) / 5 * 1e3
     assert run.stages[0].p50_ms > alone_ms / 4  # decoding is in it, of the files that were given
     assert run.fed == "2 image files that were given"
+
+
+def test_no_time_lies_between_stages():
+    clock, takes = Clock(), dict(zip(own.STAGES, (4.0, 1.0, 3.0, 0.5, 0.25), strict=True))
+
+    def stages(number):
+        for name, seconds in takes.items():
+            clock.now += seconds
+            yield name
+
+    blocks = list(own.staged(stages, 100.0, clock))
+    for name, seconds in takes.items():
+        assert {ms for block in blocks for ms in block.parts[name]} == {1e3 * seconds}
+    assert {ms for block in blocks for ms in block.ms} == {1e3 * sum(takes.values())}
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
