@@ -31,7 +31,7 @@ REASONS = {
     "install": ("it clones or installs packages: `make wheel-test` and `make test-image` do", 7),
     "download": ("it downloads published weights", 2),
     "camera": ("it wants a camera or opens a window", 5),
-    "device": ("it wants a GPU, a Jetson, another machine or a service manager", 10),
+    "device": ("it wants a GPU, a Jetson, another machine or a service manager", 11),
     "server": ("it wants a server, or is one that runs until it is ended: `tests/serve` asks it", 6),
     "ray": ("it wants Ray, which weighs too much for `make dev`: `make test-ray`", 2),
     "minutes": ("it trains or measures for minutes", 8),
@@ -209,7 +209,10 @@ def test_every_option_of_a_command_exists():
     from edgecv.cli.app import app
 
     commands = typer.main.get_command(app).commands
-    options = {verb: {name for each in command.params for name in each.opts} for verb, command in commands.items()}
+    options = {
+        verb: {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+        for verb, command in commands.items()
+    }
     named = [
         (str(snippet), verb, option)
         for snippet in SNIPPETS
