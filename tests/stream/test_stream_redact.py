@@ -174,3 +174,10 @@ def test_credentials_come_from_a_file_or_the_environment(tmp_path):
     assert "c4nary" not in str(caught.value)
     with pytest.raises(BadInput, match="credentials cannot be read: No such file"):
         Credentials.read(tmp_path / "missing")
+
+
+def test_the_script_of_a_test_camera_is_no_secret():
+    script = "test://?fps=25&size=320x240&40&freeze=3.5&200&fail"
+    assert shown(script) == script
+    assert secrets_of(script) == ()
+    assert redact(f"{script}: failed") == f"{script}: failed"
