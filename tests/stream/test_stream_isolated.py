@@ -46,6 +46,19 @@ def test_the_frames_and_facts_are_those_of_the_source():
     assert camera.end.kind == "hung up"
 
 
+def test_what_comes_with_the_answer_to_the_opening_is_not_lost(monkeypatch):
+    """A parent that is late reads the facts, the memory and the first pictures at once."""
+    receive = Isolated._receive
+
+    def late(self):
+        time.sleep(0.2)
+        return receive(self)
+
+    monkeypatch.setattr(Isolated, "_receive", late)
+    with Isolated(open_source("fake:7"), lossless=True) as source:
+        assert [number_of(frame.image) for frame in source] == list(range(7))
+
+
 def test_pictures_that_are_kept_stay_as_they_are():
     """Also where only a part of one is kept, when more are kept than there are slots, and when pictures grow."""
     kept, parts = [], []

@@ -127,7 +127,7 @@ def test_several_sources_want_several_files(tmp_path):
     report = run(brightness, cameras, [VideoSink(tmp_path / "out-{source}.mp4")])
     assert report.sinks[0].delivered == 12
     assert sorted(probe(path)[0] for path in tmp_path.iterdir()) == [3, 4, 5]
-    assert {"out-b-c.mp4", "out-b-c-2.mp4"} < {path.name for path in tmp_path.iterdir()}
+    assert len([path for path in tmp_path.iterdir() if path.name.startswith("out-b-c-")]) == 2  # and a mark each
     assert "***" not in "".join(path.name for path in tmp_path.iterdir())
 
 

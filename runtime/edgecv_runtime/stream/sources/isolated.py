@@ -66,6 +66,7 @@ class Isolated(Source):
         self._ready = False
         self._awake_ns = 0
         self._said: deque[str] = deque(maxlen=_TOLD)
+        self._unread: deque[ring.Message] = deque()
 
     def prepare(self) -> None:
         """Start the process, so that it is there when the source is opened; it does not touch the camera before."""
@@ -114,17 +115,15 @@ class Isolated(Source):
         limit_s = _START_S
         began_s = time.monotonic()
         while True:
-            for message in self._receive():
-                if self._taken(message):
-                    continue
-                if isinstance(message, ring.Ready):
-                    self._ready = True
-                    limit_s, began_s = _SILENT * self.timeout_s + _SLACK_S, time.monotonic()
-                elif isinstance(message, ring.Opened):
-                    return Facts(message.live, message.size, message.fps, message.declared_frames, message.codec)
-                elif isinstance(message, ring.Ended):
-                    end = _end_of(message)
-                    raise end.error() or SourceUnavailable(end.detail, kind="failed")
+            message = self._heard()
+            if isinstance(message, ring.Ready):
+                self._ready = True
+                limit_s, began_s = _SILENT * self.timeout_s + _SLACK_S, time.monotonic()
+            elif isinstance(message, ring.Opened):
+                return Facts(message.live, message.size, message.fps, message.declared_frames, message.codec)
+            elif isinstance(message, ring.Ended):
+                end = _end_of(message)
+                raise end.error() or SourceUnavailable(end.detail, kind="failed")
             if self._interrupted.is_set():
                 raise SourceUnavailable(f"{self.name}: was closed meanwhile", kind="lost")
             if time.monotonic() - began_s > limit_s:
@@ -133,19 +132,17 @@ class Isolated(Source):
     def _shots(self) -> Shots:
         self._awake_ns = time.monotonic_ns()
         while True:
-            for message in self._receive():
-                if self._taken(message):  # each in its turn: a picture lies in the memory that was told before it
-                    continue
-                if isinstance(message, ring.Picture):
-                    yield self._shot(message)
-                    self._awake_ns = time.monotonic_ns()  # meanwhile it may have waited for us
-                elif isinstance(message, ring.Ended):
-                    end = _end_of(message)
-                    error = end.error()
-                    if error is None:
-                        return end
-                    self._finish(end)  # with what it left out, which no exception tells
-                    raise error
+            message = self._heard()
+            if isinstance(message, ring.Picture):
+                yield self._shot(message)
+                self._awake_ns = time.monotonic_ns()  # meanwhile it may have waited for us
+            elif isinstance(message, ring.Ended):
+                end = _end_of(message)
+                error = end.error()
+                if error is None:
+                    return end
+                self._finish(end)  # with what it left out, which no exception tells
+                raise error
             if self._interrupted.is_set():
                 return End("stopped")
             silent_s = (time.monotonic_ns() - self._awake_ns) / 1e9
@@ -154,6 +151,16 @@ class Isolated(Source):
 
     def _limit_s(self) -> float:
         return self.timeout_s + _SLACK_S if self.awake_ns else _SILENT * self.timeout_s + _SLACK_S
+
+    def _heard(self) -> ring.Message | None:
+        """The next thing that the child says; None when it says nothing within a moment, or it is settled here.
+
+        Each in its turn: a picture lies in the memory that was told before it, and what comes with an answer is kept.
+        """
+        if not self._unread:
+            self._unread.extend(self._receive())
+        message = self._unread.popleft() if self._unread else None
+        return None if message is None or self._taken(message) else message
 
     def _receive(self) -> list[ring.Message]:
         """What the child says within a moment; raises SourceUnavailable when it is dead."""
