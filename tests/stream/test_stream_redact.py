@@ -178,6 +178,7 @@ def test_credentials_come_from_a_file_or_the_environment(tmp_path):
 
 def test_the_script_of_a_test_camera_is_no_secret():
     script = "test://?fps=25&size=320x240&40&freeze=3.5&200&fail"
-    assert shown(script) == script
-    assert secrets_of(script) == ()
+    for each in (script, script.replace("test", "TEST")):
+        assert shown(each) == each
+        assert secrets_of(each) == ()
     assert redact(f"{script}: failed") == f"{script}: failed"

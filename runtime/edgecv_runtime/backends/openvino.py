@@ -147,7 +147,9 @@ class OpenVinoBackend:
             compiled = core().compile_model(model, self._device, self._config)
         except (RuntimeError, UnicodeDecodeError) as exc:  # the latter: its message quotes the file's bytes
             if instead is not None and instead.fixed_to_one:
-                logger.warning("openvino takes %s for single frames only: batches run in turn", self._model.name)
+                logger.warning(
+                    "openvino takes %s for single frames only, so batches run in turn: %s", self._model.name, _line(exc)
+                )
                 return instead
             raise ModelFileError(f"{self._model}: openvino cannot load it: {self._why(exc)}") from exc
         if path and self._is_the_file():

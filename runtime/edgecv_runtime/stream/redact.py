@@ -96,7 +96,7 @@ def shown(text: str) -> str:
     >>> shown("rtsp://admin:can'a ry@10.0.0.2/cam?channel=1&loginpas=x")
     'rtsp://admin:***@10.0.0.2/cam?channel=1&loginpas=***'
     """
-    if text.startswith(_SCRIPT):
+    if text[: len(_SCRIPT)].lower() == _SCRIPT:
         return text
     remember(*secrets_of(text))
     if not _SCHEME.match(text):
@@ -149,7 +149,7 @@ def secrets_known() -> tuple[str, ...]:
 
 def secrets_of(text: str) -> tuple[str, ...]:
     """The passwords and tokens that stand in a URL or pipeline, raw, the one of the user first."""
-    if text.startswith(_SCRIPT):
+    if text[: len(_SCRIPT)].lower() == _SCRIPT:
         return ()
     if not _SCHEME.match(text):
         inside = [
