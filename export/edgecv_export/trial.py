@@ -32,7 +32,7 @@ from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
 from edgecv_runtime.timing import times_ms
 from edgecv_runtime.verify import Outputs, Truths
-from edgecv_runtime.verify.compare import task_of
+from edgecv_runtime.verify.compare import Known, task_of
 
 REMEMBERED_BYTES = 512 << 20  # of float32's outputs on the check images
 Times = tuple[dict[str, float], dict[str, float]]  # median and 99th percentile in milliseconds, by backend
@@ -130,7 +130,7 @@ class Laboratory:
         content = source.read_bytes()
         self._reveals = bool(verify.revealed(content)[1])
         ((self.float_ms, self._float_p99),) = [(known.p50_ms, known.p99_ms)] if known else self.times([content])
-        self._task = task_of(manifest)
+        self._task, self._known = task_of(manifest), Known()
         fastest = min(self.float_ms, key=lambda each: self.float_ms[each])
         # What classes are chosen from tells more of a file than the classes, where there is room for it.
         if self._reveals:
@@ -197,7 +197,8 @@ class Laboratory:
         """A file on one backend beside float32 on the check images, and their labels."""
         with self._computing(content, name, precision) as compute:
             given: dict[str, Any] = {"name": "float32", "frames": CHECK, "truths": self._labels, "views": self._views}
-            found, _ = verify.compare(self._task, self.reference, compute, **given, key=f"{precision} on {name}")
+            given |= {"known": self._known, "key": f"{precision} on {name}"}
+            found, _ = verify.compare(self._task, self.reference, compute, **given)
         return found
 
     def _computed(self, content: bytes, name: str, frames: Image) -> Mapping[str, NDArray[Any]]:

@@ -202,3 +202,18 @@ def test_fitted_thresholds_are_the_best_of_all(name):
         assert f1(frames, kind, fitted[kind]) == pytest.approx(best)
         assert best > f1(frames, kind, 0) + 0.01  # it matters here
         assert fitted[kind] not in every  # between two scores: a little noise changes nothing
+
+
+@pytest.mark.parametrize("name", [name for name in SETS if name != "ties" and name != "all at once"])
+def test_resampled_frames_are_scored_as_the_same_frames_given_again_and_again(name):
+    """Boxes of one confidence, whose order is open, are left out."""
+    frames = made(name, 2)
+    scored = task()
+    tallies = [scored.tally(found, scored.truth(truth)) for found, truth in frames]
+    drawn = np.random.default_rng(0).integers(0, len(frames), (20, len(frames)))
+    times = np.stack([np.bincount(each, minlength=len(frames)) for each in drawn])
+    again = [own([frames[index] for index in each])[0] for each in drawn]
+    empty = [not any(len(frames[index][1]) for index in each) for each in drawn]
+    again = [1.0 if no_box else value for value, no_box in zip(again, empty, strict=True)]  # and none is found there
+    assert scored.resampled(tallies, times).tolist() == pytest.approx(again, abs=1e-9)
+    assert name == "nothing found" or len(set(again)) > 2

@@ -15,16 +15,28 @@ from edgecv_runtime.head import ClassificationHead, DetectionHead, SegmentationH
 from edgecv_runtime.manifest import Budget, TensorSpec
 from edgecv_runtime.offers import is_float32s
 from edgecv_runtime.target import targets
+from edgecv_runtime.tasks.pairing import Pairs
+from edgecv_runtime.tasks.segmentation import SegmentationTask
 from edgecv_runtime.verify import blame
-from edgecv_runtime.verify.compare import Comparison, Outputs, task_of
-from edgecv_runtime.verify.score import interval, lost
+from edgecv_runtime.verify.compare import Comparison, Known, Outputs, task_of
+from edgecv_runtime.verify.score import Figure, interval, lost
 
 MAP = (TensorSpec("mask", "uint8", ("N", 64, 64)),)
 DETECTED = (TensorSpec("boxes", "float32", ("N", 2, 4)), TensorSpec("scores", "float32", ("N", 2, 1)))
 
 
+class Mean:
+    """A metric that is no share of hits."""
+
+    def score(self, tallies):
+        return float(np.mean(tallies))
+
+    def resampled(self, tallies, times):
+        return times @ np.array(tallies) / times.sum(axis=1)
+
+
 def mean(tallies):
-    return float(np.mean(tallies))
+    return Figure(Mean(), tallies)
 
 
 # How far an interval reaches
@@ -32,25 +44,70 @@ def mean(tallies):
 
 @pytest.mark.parametrize("count", [1, 2, 8, 50])
 def test_frames_that_do_not_change_leave_the_doubt_of_bonett_and_price(count):
-    drop, low, high = lost(mean, [0.5] * count, [0.5] * count)
+    drop, low, high = lost(mean([0.5] * count), mean([0.5] * count))
     assert (drop, low, high) == pytest.approx((0, *paired(0, 0, count)), abs=1e-9)
 
 
 def test_one_frame_shows_no_loss_and_a_few_perfect_ones_no_agreement():
-    drop, low, high = lost(mean, [0.9], [0.39])
+    drop, low, high = lost(mean([0.9]), mean([0.39]))
     assert low < 0 < drop < high <= 1
-    share = interval(mean, [1.0] * 8)
+    share = interval(mean([1.0] * 8))
     assert share.low < 0.9 < share.value == share.high == 1  # as Wilson's of 8 hits of 8
     agreement = Agreement("x", "mIoU", share, 0.0, 0.0, 0.0)
     assert weigh(Budget(), agreement, None).note
-    assert weigh(Budget(), msgspec.structs.replace(agreement, share=interval(mean, [0.3] * 8)), None).broken
+    assert weigh(Budget(), msgspec.structs.replace(agreement, share=interval(mean([0.3] * 8))), None).broken
 
 
 def test_of_many_frames_the_interval_is_that_of_their_mean():
     values = np.random.default_rng(1).uniform(size=2000)
-    found = interval(mean, list(values))
+    found = interval(mean(list(values)))
     half = 1.96 * values.std() / math.sqrt(len(values))
     assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=2e-3)
+
+
+SCORED = {
+    "classification": (
+        ClassificationHead(("a", "b")),
+        (TensorSpec("l", "float32", ("N", 2)),),
+        [True, False, True] * 3,
+    ),
+    "segmentation": (SegmentationHead(("a", "b")), MAP, [np.array([[i, 1], [3, 2], [i, i + 2]]) for i in range(1, 10)]),
+    "pairs": (DetectionHead(("a",)), DETECTED, [Pairs(i % 3, 4 + i % 2) for i in range(9)]),
+}
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_resampled_frames_are_scored_as_the_same_frames_given_again_and_again(name):
+    head, outputs, tallies = SCORED[name]
+    task = tasks.create(head, outputs)
+    metric = task.agreement() if name == "pairs" else task
+    drawn = np.random.default_rng(0).integers(0, len(tallies), (20, len(tallies)))
+    times = np.stack([np.bincount(each, minlength=len(tallies)) for each in drawn])
+    again = [metric.score([tallies[index] for index in each]) for each in drawn]
+    assert metric.resampled(tallies, times).tolist() == pytest.approx(again, abs=1e-12)
+    assert len(set(again)) > 2
+
+
+def test_what_shares_a_reference_tallies_it_once_and_finds_what_each_finds_alone(monkeypatch):
+    task = tasks.create(SegmentationHead(("a", "b")), MAP)
+    random = np.random.default_rng(0)
+    truths, *masks = random.integers(0, 2, (4, 12, 64, 64)).astype(np.uint8)
+    frames = np.zeros((12, 64, 64, 3), np.uint8)
+
+    def compared(known):
+        given = {"name": "x", "truths": truths, "known": known}
+        return [verify.compare(task, Outputs(frames, {"mask": masks[0]}), {"mask": each}, **given)[0] for each in masks]
+
+    alone = compared(None)
+    tallied = []
+    tally = SegmentationTask.tally
+    monkeypatch.setattr(SegmentationTask, "tally", lambda *given: tallied.append(given[1:]) or tally(*given))
+    together = compared(Known())
+    assert len(tallied) == 12 * (3 + 3 + 1)  # with the reference, with the truth, and the reference with the truth
+    for one, other in zip(alone, together, strict=True):
+        assert one.score == other.score
+        assert one.agreement == other.agreement
+        np.testing.assert_array_equal(one.reference_tallies, other.reference_tallies)
 
 
 # Which output counts

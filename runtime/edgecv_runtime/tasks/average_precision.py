@@ -129,10 +129,24 @@ def summary(tallies: Sequence[Matches], labels: Sequence[str], least: Sequence[f
 
 
 def average_precision(tallies: Sequence[Matches], labels: Sequence[str], least: Sequence[float] = ()) -> float:
-    """The summary's AP alone, without the ranges of area: it is taken hundreds of times of resampled frames."""
+    """The summary's AP alone, without the ranges of area."""
+    return float(resampled(tallies, labels, np.ones((1, len(tallies)), np.int64), least)[0])
+
+
+def resampled(
+    tallies: Sequence[Matches], labels: Sequence[str], times: NDArray[np.int64], least: Sequence[float] = ()
+) -> NDArray[np.float64]:
+    """AP of the same frames, each taken so many times: (samples, frames) -> (samples,).
+
+    Boxes are put in order once, for all samples; boxes of one confidence stay in the order of their frames.
+    """
     joined = _Joined(tallies, labels)
-    each = [joined.precision(kind) for kind in range(len(labels)) if joined.wanted[kind, 0]]
-    return _mean(np.array(each)) or 0.0 if each else _quiet(tallies, least)
+    ranked = [joined.ranked(kind) for kind in range(len(labels)) if joined.wanted[kind, 0]]
+    found = np.empty(len(times))
+    for sample, each in enumerate(times):
+        precisions = [kind.precision(each) for kind in ranked if (kind.wanted @ each).any()]
+        found[sample] = _mean(np.array(precisions)) or 0.0 if precisions else _quiet(tallies, least, each)
+    return found
 
 
 def fitted_thresholds(tallies: Sequence[Matches], labels: Sequence[str], otherwise: float) -> tuple[float, ...]:
@@ -167,31 +181,26 @@ class _Joined:
         none = np.empty((0, len(AREAS)), np.uint16)
         self.right = np.concatenate([each.right for each in tallies] or [none])
         self.unasked = np.concatenate([each.unasked for each in tallies] or [none])
+        self.frames = len(tallies)
+        self.frame = np.repeat(np.arange(self.frames), [len(each.confidence) for each in tallies])
         kinds = np.concatenate([each.wanted_id for each in tallies] or [np.empty(0, np.int32)])
         for ids in (self.class_id, kinds):
             if ids.size and not 0 <= ids.min() <= ids.max() < self.classes:
                 raise BadInput(f"a box has the class {ids.max()}, but there are {self.classes} labels")
+        self.wanted_id = kinds
+        self.wanted_frame = np.repeat(np.arange(self.frames), [len(each.wanted_id) for each in tallies])
+        nothing = np.empty((len(AREAS), 0), np.int32)
+        self.wanted_of = np.concatenate([each.wanted for each in tallies] or [nothing], axis=1)
         self.wanted = np.zeros((self.classes, len(AREAS)), np.int64)
-        if kinds.size:
-            np.add.at(self.wanted, kinds, np.concatenate([each.wanted for each in tallies], axis=1).T)
+        np.add.at(self.wanted, kinds, self.wanted_of.T)
 
-    def precision(self, kind: int) -> NDArray[np.float64]:
-        """Average precision of a class of which boxes of any area are wanted, at each overlap -> (overlaps,)."""
+    def ranked(self, kind: int) -> _Ranked:
+        """The boxes of a class, the most confident first, of any area."""
         mine = np.flatnonzero(self.class_id == kind)
         mine = mine[np.argsort(-self.confidence[mine], kind="stable")]
         asked = self.unasked[mine, :1] & _BITS == 0  # (d, overlaps)
-        is_right = asked & (self.right[mine, :1] & _BITS != 0)
-        right = np.cumsum(is_right, axis=0)
-        precision = right / (np.cumsum(asked, axis=0, dtype=float) + np.spacing(1))
-        best = np.maximum.accumulate(precision[::-1])[::-1]
-        # by how many are right: the best precision from there on, 0 where so many never are
-        wanted = int(self.wanted[kind, 0])
-        reached = np.zeros((len(OVERLAPS), wanted + 1))
-        row, step = np.nonzero(is_right)
-        reached[step, right[row, step]] = best[row, step]
-        reached[:, 0] = best[0] if len(best) else 0
-        at = np.searchsorted(np.arange(wanted + 1) / wanted, _RECALLS, side="left")
-        return np.asarray(reached.take(at, axis=1).mean(axis=1))
+        wanted = np.bincount(self.wanted_frame, self.wanted_of[0] * (self.wanted_id == kind), self.frames)
+        return _Ranked(self.frame[mine], asked, asked & (self.right[mine, :1] & _BITS != 0), wanted.astype(np.int64))
 
     def of(self, kind: int) -> Iterator[tuple[int, int, _Counts]]:
         """Of a class: range of area, overlap and what counts there, where any box is wanted."""
@@ -204,6 +213,50 @@ class _Joined:
                 is_right = (right[:, position] & _BITS[step] != 0)[asked]
                 right_so_far, wrong_so_far = (np.cumsum(each, dtype=float) for each in (is_right, ~is_right))
                 yield position, step, _Counts(scores[asked], right_so_far, wrong_so_far, int(wanted))
+
+
+class _Ranked:
+    """The boxes of a class in the order of their confidence, as they count at each overlap.
+
+    frame: (d,), where each was found; asked, right: (d, overlaps), whether it counts, and is right. wanted: (frames,),
+    how many boxes are asked for in each.
+    """
+
+    def __init__(
+        self,
+        frame: NDArray[np.intp],
+        asked: NDArray[np.bool_],
+        right: NDArray[np.bool_],
+        wanted: NDArray[np.int64],
+    ) -> None:
+        self.wanted = wanted
+        self._frame, self._asked = frame, None if asked.all() else asked
+        self._hits = np.flatnonzero(right.any(axis=1))  # precision falls at all others
+        self._right = right[self._hits]
+        self._row, self._step = np.nonzero(self._right)
+
+    def precision(self, times: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Average precision at each overlap, (overlaps,), with every frame taken so many times."""
+        count = times[self._frame]
+        if self._asked is None:
+            asked = np.cumsum(count)[self._hits, None]
+        else:
+            asked = np.cumsum(count[:, None] * self._asked, axis=0)[self._hits]
+        count = count[self._hits]
+        right = np.cumsum(count[:, None] * self._right, axis=0)
+        precision = right / (asked + np.spacing(1))
+        best = np.maximum.accumulate(precision[::-1])[::-1]
+        # by how many are right: the best precision from there on, 0 where so many never are
+        wanted = int(self.wanted @ times)
+        reached = np.zeros((len(OVERLAPS), wanted + 1))
+        there = count[self._row] > 0
+        row, step = self._row[there], self._step[there]
+        reached[step, right[row, step]] = best[row, step]
+        reached = np.maximum.accumulate(reached[:, ::-1], axis=1)[
+            :, ::-1
+        ]  # a frame that is taken twice has two at once
+        at = np.searchsorted(np.arange(wanted + 1) / wanted, _RECALLS, side="left")
+        return np.asarray(reached.take(at, axis=1).mean(axis=1))
 
 
 class _Counts(NamedTuple):
@@ -227,15 +280,17 @@ class _Counts(NamedTuple):
         return float(self.right[-1]) / self.wanted if len(self.right) else 0.0
 
 
-def _quiet(tallies: Sequence[Matches], least: Sequence[float]) -> float:
-    """The share of frames in which no box that counts reaches the confidence of its class; 1 of no frames."""
+def _quiet(tallies: Sequence[Matches], least: Sequence[float], times: NDArray[np.int64] | None = None) -> float:
+    """The share of frames, each taken so many times, in which no box that counts reaches the confidence of its class;
+    1 of no frames.
+    """
     limits = np.array(least, np.float32)
 
     def shows(each: Matches) -> bool:
         counts = (each.unasked[:, 0] & 1) == 0  # of any area, at the lowest overlap
         return bool((counts & (each.confidence >= (limits[each.class_id] if len(limits) else 0))).any())
 
-    return 1 - sum(map(shows, tallies)) / len(tallies) if tallies else 1.0
+    return 1 - float(np.average([shows(each) for each in tallies], weights=times)) if tallies else 1.0
 
 
 def _overlaps(found: NDArray[np.float64], truth: NDArray[np.float32], crowd: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -79,6 +79,13 @@ class Scoring(Protocol[Scored]):
         """The metric over the frames behind these tallies, 0..1."""
         ...
 
+    def resampled(self, tallies: Sequence[Any], times: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The score of the same frames, each taken so many times: (samples, frames) -> (samples,).
+
+        It is asked for of hundreds of samples: what they have in common is done once.
+        """
+        ...
+
 
 class Task(Decoder[R], Scoring[R], Protocol[R]):
     """What a task does with the outputs of a batch and with results.

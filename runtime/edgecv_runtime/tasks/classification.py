@@ -231,6 +231,10 @@ class ClassificationTask:
         """The share of frames that are right."""
         return sum(tallies) / len(tallies)
 
+    def resampled(self, tallies: Sequence[bool], times: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The same of frames that are each taken so many times, (samples, frames) -> (samples,)."""
+        return np.asarray(times @ np.asarray(tallies, np.int64) / times.sum(axis=1))
+
     def figures(self, tallies: Sequence[bool]) -> dict[str, float]:  # noqa: ARG002 - as every task's
         """Nothing beside the score."""
         return {}

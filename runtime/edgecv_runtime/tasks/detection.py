@@ -26,6 +26,7 @@ from edgecv_runtime.tasks.average_precision import (
     average_precision,
     fitted_thresholds,
     matches,
+    resampled,
     summary,
 )
 from edgecv_runtime.tasks.base import squares
@@ -111,6 +112,10 @@ class DetectionTask:
         nothing is shown.
         """
         return average_precision(tallies, self.labels, self.thresholds)
+
+    def resampled(self, tallies: Sequence[Matches], times: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The same of frames that are each taken so many times, (samples, frames) -> (samples,)."""
+        return resampled(tallies, self.labels, times, self.thresholds)
 
     def summary(self, tallies: Sequence[Matches]) -> Summary:
         """All figures that COCO names, and AP by class."""

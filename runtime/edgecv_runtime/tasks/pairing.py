@@ -52,5 +52,9 @@ class Pairing:
 
     def score(self, tallies: Sequence[Pairs]) -> float:
         """The share over all frames, 0..1; 1 where neither model shows anything."""
-        both = sum(each.boxes for each in tallies)
-        return 2 * sum(each.pairs for each in tallies) / both if both else 1.0
+        return float(self.resampled(tallies, np.ones((1, len(tallies)), np.int64))[0])
+
+    def resampled(self, tallies: Sequence[Pairs], times: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The same of frames that are each taken so many times, (samples, frames) -> (samples,)."""
+        pairs, boxes = (times @ np.array(tallies, np.int64).reshape(len(tallies), 2)).T
+        return np.asarray(np.divide(2 * pairs, boxes, out=np.ones(len(times)), where=boxes > 0))

@@ -192,6 +192,11 @@ class SegmentationTask:
         each = self.overlaps(tallies)
         return float(np.nanmean(each)) if np.isfinite(each).any() else 0.0
 
+    def resampled(self, tallies: Sequence[Tally], times: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The same of frames that are each taken so many times, (samples, frames) -> (samples,)."""
+        counts = np.array(tallies, np.int64).reshape(len(tallies), -1)
+        return np.array([self.score([each.reshape(3, -1)]) for each in times @ counts])
+
     def figures(self, tallies: Sequence[Tally]) -> dict[str, float]:
         """The share of pixels that are right."""
         return {"pixel accuracy": self.pixel_accuracy(tallies)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from edgecv_runtime.preprocess import Image
 from edgecv_runtime.tasks.base import Task
 from edgecv_runtime.tasks.classification import ClassificationTask
 from edgecv_runtime.tasks.scores import Meaning
-from edgecv_runtime.verify.score import interval, lost
+from edgecv_runtime.verify.score import Figure, Metric, interval, lost
 
 BATCH = 8
 REMEMBERED_BYTES = 64 << 20  # of outputs that are asked for again
@@ -106,12 +106,36 @@ def task_of(manifest: Manifest) -> Task[Any]:
     return tasks.create(manifest.head, manifest.outputs).at(manifest.thresholds("float32"))
 
 
+class Known:
+    """What the reference is worth on the frames' truths, whatever is compared with it: each frame is tallied once."""
+
+    def __init__(self) -> None:
+        self._tallies: dict[int, Any] = {}
+        self._figure: tuple[list[int], Figure] | None = None
+
+    def tally(self, index: int, make: Callable[[], Any]) -> None:
+        """Take in a frame, by its number, unless it is known."""
+        if index not in self._tallies:
+            self._tallies[index] = make()
+
+    def tallies(self, indices: Sequence[int]) -> list[Any]:
+        """What these frames add."""
+        return [self._tallies[index] for index in indices]
+
+    def figure(self, metric: Metric, indices: list[int]) -> Figure:
+        """The metric over these frames; the last one is kept, with what was computed of it."""
+        if self._figure is None or self._figure[0] != indices:
+            self._figure = list(indices), Figure(metric, self.tallies(indices))
+        return self._figure[1]
+
+
 class Comparison:
     """Outputs beside the reference's, frame by frame: agreement, score, and the worst frames.
 
     reference, frames: what is compared with, and which frames these are, in words. views: how the network saw each
     frame, or all of them. truths: what is known to be right of each frame, or None. thresholds: the confidences from
-    which on results are shown, () for the task's own.
+    which on results are shown, () for the task's own. known: of the comparisons of the same reference, frames, truths
+    and task, which share it.
     """
 
     def __init__(
@@ -122,6 +146,7 @@ class Comparison:
         views: Sequence[View] | View = WHOLE,
         truths: Truths | None = None,
         thresholds: Sequence[float] = (),
+        known: Known | None = None,
     ) -> None:
         self.task = task
         self._ranking, self._alike = task.ranking(), task.agreement(thresholds)
@@ -130,7 +155,7 @@ class Comparison:
         self._kept: list[Any] = []  # tallies of the outputs with the reference's results as truths
         self._agreed: list[Any] = []  # the same of their agreement
         self._right: list[Any] = []  # of the outputs with the truths
-        self._known: list[Any] = []  # of the reference with the truths
+        self._known, self._frame = known or Known(), list[int]()  # of the reference with the truths, of these frames
         self._divergences: list[NDArray[np.float32]] = []
         self._spans: dict[str, _Span] = {}
         self._wrong = self._signal = 0.0  # sums of squares: of the difference, of the reference's
@@ -145,7 +170,9 @@ class Comparison:
             right = self._ranking.decode(wanted, views)
             if self._truths is not None:
                 truths = [self.task.truth(self._truths[index]) for index in range(start, start + count)]
-                self._known += [self.task.tally(*pair) for pair in zip(right, truths, strict=True)]
+                for index, pair in enumerate(zip(right, truths, strict=True), start):
+                    self._known.tally(index, partial(self.task.tally, *pair))
+                self._frame += range(start, start + count)
         found = self._ranking.decode(got, views)
         self._agreed += [self._alike.tally(*pair) for pair in zip(found, right, strict=True)]
         if self._truths is None:
@@ -172,7 +199,7 @@ class Comparison:
     @property
     def reference_tallies(self) -> list[Any]:
         """The same of the reference; [] where there are no truths."""
-        return self._known
+        return self._known.tallies(self._frame)
 
     @property
     def worst(self) -> list[int]:
@@ -192,7 +219,7 @@ class Comparison:
         return Agreement(
             reference=self._reference,
             metric=metric,
-            share=interval(self._alike.score, self._agreed),
+            share=interval(Figure(self._alike, self._agreed)),
             divergence=max(0.0, float(np.concatenate(self._divergences).mean(dtype=np.float64))),
             max_abs=span.max_abs,
             mean_abs=span.sum_abs / max(1, span.count),
@@ -209,15 +236,16 @@ class Comparison:
         """
         if self._truths is None:
             return None
-        own, reference = interval(self.task.score, self._right), self.task.score(self._known)
-        drop, low, high = lost(self.task.score, self._known, self._right)
+        before, after = self._known.figure(self.task, self._frame), Figure(self.task, self._right)
+        own = interval(after)
+        drop, low, high = lost(before, after)
         return Score(
             metric=self.task.metric,
             value=own.value,
             low=own.low,
             high=own.high,
             count=own.count,
-            reference=reference,
+            reference=before.value,
             drop=100 * drop,
             drop_low=100 * low,
             drop_high=100 * high,
@@ -254,17 +282,18 @@ def compare(
     views: Sequence[View] | None = None,
     truths: Truths | None = None,
     thresholds: Sequence[float] = (),
+    known: Known | None = None,
     key: str = "",
 ) -> tuple[Comparison, dict[str, NDArray[Any]]]:
     """Compute all frames and compare with the reference -> with the outputs of the first frames that fit in memory.
 
-    name: of the reference; thresholds: as in `Comparison`; key: of what computes, for messages.
+    name: of the reference; thresholds, known: as in `Comparison`; key: of what computes, for messages.
     Raises InvalidOutput for NaN or infinite outputs, BadInput where there are not as many truths or views as frames; an
     error of the reference or of a truth says so (`EdgecvError.of_reference`).
     """
     check_counts(len(reference), labels=truths, views=views)
     whole = geometry.whole(reference.frames.shape[1:3])
-    found = Comparison(task, name, frames, whole if views is None else views, truths, thresholds)
+    found = Comparison(task, name, frames, whole if views is None else views, truths, thresholds, known)
     own = Outputs(reference.frames, compute)
     broken: list[int] = []
     for part in reference.parts():

@@ -31,6 +31,7 @@ from edgecv_runtime.verify.compare import (
     Arrays,
     Comparison,
     Compute,
+    Known,
     Outputs,
     Truths,
     check_counts,
@@ -90,7 +91,8 @@ def verify(
     expected = reference if isinstance(reference, Outputs) else Outputs(frames, reference)
     check_counts(len(frames), labels=labels, views=views)
     task = task_of(bundle.manifest)
-    run = partial(compare, task, expected, name=reference_name, frames=frames_name, views=views, truths=labels)
+    given: dict[str, Any] = {"name": reference_name, "frames": frames_name, "views": views, "truths": labels}
+    run = partial(compare, task, expected, **given, known=Known())
     return [_verified(target, bundle, expected, run, logits) for target in filter(only, targets(bundle, backend))]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,46 +18,71 @@ SAMPLES = 200  # of a bootstrap
 _QUANTILES = (0.025, 0.975)
 _ADDED = 2  # frames of which nothing is known: one at each end of what could be
 
-Metric = Callable[[Sequence[Any]], float]
+
+class Metric(Protocol):
+    """What makes a figure of what frames add: a task, or its agreement; see `tasks.base.Scoring`."""
+
+    def score(self, tallies: Sequence[Any], /) -> float:
+        """Of all frames."""
+        ...
+
+    def resampled(self, tallies: Sequence[Any], times: NDArray[np.int64], /) -> NDArray[np.float64]:
+        """Of the same frames, each taken so many times: (samples, frames) -> (samples,)."""
+        ...
 
 
-def interval(metric: Metric, tallies: Sequence[Any]) -> Interval:
-    """The metric over the frames behind these tallies with its 95 % interval: Wilson's where each is right or wrong,
-    else a bootstrap over frames (Efron 1979, percentiles), which what one frame holds is not independent for, with two
-    frames added of which nothing is known.
+class Figure:
+    """A metric over the frames behind some tallies, and over bootstraps of them: each is computed once."""
+
+    def __init__(self, metric: Metric, tallies: Sequence[Any]) -> None:
+        self._metric, self.tallies = metric, tallies
+
+    @cached_property
+    def value(self) -> float:
+        """The metric of all frames."""
+        return self._metric.score(self.tallies)
+
+    @cached_property
+    def samples(self) -> NDArray[np.float64]:
+        """The metric of frames drawn from these, (SAMPLES,): the same choices for as many frames, so that pairs stay
+        pairs and a second look gives the same figures.
+        """
+        count = len(self.tallies)
+        drawn = np.random.default_rng(0).integers(0, count, (SAMPLES, count))
+        times = np.stack([np.bincount(each, minlength=count) for each in drawn])
+        return self._metric.resampled(self.tallies, times)
+
+    @property
+    def are_hits(self) -> bool:
+        """Whether each frame is right or wrong."""
+        return all(isinstance(each, bool) for each in self.tallies)
+
+
+def interval(figure: Figure) -> Interval:
+    """The metric with its 95 % interval: Wilson's where each frame is right or wrong, else a bootstrap over frames
+    (Efron 1979, percentiles), which what one frame holds is not independent for, with two frames added of which nothing
+    is known.
     """
-    if _are_hits(tallies):
-        return wilson(sum(tallies), len(tallies))
-    value = metric(tallies)
-    found = [metric([tallies[i] for i in chosen]) for chosen in _samples(len(tallies))]
-    low, high = _doubted(value, found, len(tallies), (0.0, 1.0))
-    return Interval(value=value, low=low, high=high, count=len(tallies))
+    count = len(figure.tallies)
+    if figure.are_hits:
+        return wilson(sum(figure.tallies), count)
+    low, high = _doubted(figure.value, figure.samples, count, (0.0, 1.0))
+    return Interval(value=figure.value, low=low, high=high, count=count)
 
 
-def lost(metric: Metric, before: Sequence[Any], after: Sequence[Any]) -> tuple[float, float, float]:
+def lost(before: Figure, after: Figure) -> tuple[float, float, float]:
     """How much less the metric is after than before on the same frames, with its paired 95 % interval."""
-    if _are_hits(before) and _are_hits(after):
-        losses = sum(was and not is_ for was, is_ in zip(before, after, strict=True))
-        gains = sum(is_ and not was for was, is_ in zip(before, after, strict=True))
-        return (losses - gains) / len(before), *paired(losses, gains, len(before))
-    drop = metric(before) - metric(after)
-    found = [
-        metric([before[i] for i in chosen]) - metric([after[i] for i in chosen]) for chosen in _samples(len(before))
-    ]
-    return drop, *_doubted(drop, found, len(before), (-1.0, 1.0))
+    count = len(before.tallies)
+    if before.are_hits and after.are_hits:
+        pairs = list(zip(before.tallies, after.tallies, strict=True))
+        losses = sum(was and not is_ for was, is_ in pairs)
+        gains = sum(is_ and not was for was, is_ in pairs)
+        return (losses - gains) / count, *paired(losses, gains, count)
+    drop = before.value - after.value
+    return drop, *_doubted(drop, before.samples - after.samples, count, (-1.0, 1.0))
 
 
-def _are_hits(tallies: Sequence[Any]) -> bool:
-    return all(isinstance(each, bool) for each in tallies)
-
-
-def _samples(count: int) -> Iterator[NDArray[np.int64]]:
-    """The same choices of frames every time: pairs stay pairs, and a second look gives the same figures."""
-    drawn = np.random.default_rng(0)
-    return (drawn.integers(0, count, count) for _ in range(SAMPLES))
-
-
-def _doubted(value: float, found: list[float], count: int, ends: tuple[float, float]) -> tuple[float, float]:
+def _doubted(value: float, found: NDArray[np.float64], count: int, ends: tuple[float, float]) -> tuple[float, float]:
     """The percentiles of a bootstrap with a frame added at each end of what a frame can be.
 
     Frames that are all alike, and one frame always, have a bootstrap without any width. Two more frames move the middle
