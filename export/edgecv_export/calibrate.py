@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgecv_export.deadline import Tick, unbounded
 from edgecv_export.interface import INPUT
-from edgecv_export.ranges import Statistics
+from edgecv_export.ranges import NotFinite, Statistics
 from edgecv_export.wiring import Wiring
 from edgecv_runtime import telemetry
 from edgecv_runtime.errors import BadInput, ComputationError
@@ -69,11 +69,12 @@ def calibrate(model: Any, batches: Iterable[Image], tick: Tick = unbounded) -> d
         tick()
         outputs = session.run(list(names), {INPUT: np.ascontiguousarray(batch)})
         for name, values in zip(names, outputs, strict=True):
-            if not np.isfinite(values).all():
+            try:
+                statistics[name].add(values, len(batch))
+            except NotFinite as exc:
                 raise ComputationError(
                     f"calibration: node '{names[name]}' gives NaN or infinite values on a real image"
-                )
-            statistics[name].add(values, len(batch))
+                ) from exc
     return statistics
 
 

@@ -17,9 +17,15 @@ BINS = 8192
 LEVELS = 256
 NARROWEST = BINS * float(np.finfo(np.float32).tiny)  # width of the histogram; below, bins per unit overflow float32
 PERCENTILE = 99.99
+BLOCK = 1 << 16  # values that are counted at once: what is made of them stays in the cache
 # Shares of the full range that "mse" tries.
 SHARES = np.linspace(0.2, 1.0, 81)
 ROUNDS = 2
+_Ends = NDArray[np.float32]
+
+
+class NotFinite(Exception):
+    """Statistics met NaN or an infinite value."""
 
 
 class Statistics:
@@ -42,21 +48,25 @@ class Statistics:
         self._found: dict[tuple[Ranges, bool], tuple[float, float]] = {}
 
     def add(self, values: NDArray[np.float32], images: int | None = None) -> None:
-        """Take in one batch of finite values, (N, C, ...) or (N, ..., C).
+        """Take in one batch of values, (N, C, ...) or (N, ..., C).
 
         images: how many it is of, where that is not N: attention has windows or tokens of an image one after the other,
         (images * k, ...), or queries, keys and values in front, (3, images, ...).
+        Raises NotFinite when one is NaN or infinite.
         """
         self._found.clear()
         values = np.atleast_1d(values)
+        least, most = _ends(values, self._axis)
+        if not (np.isfinite(least).all() and np.isfinite(most).all()):  # NaN is the least and the most of all
+            raise NotFinite
         if values.ndim >= 2:
-            self._add_channels(np.moveaxis(values, self._axis, 1).reshape(len(values), values.shape[self._axis], -1))
+            self._add_channels(values, least, most)
         images = len(values) if images is None else images
-        rows = values.reshape(images if len(values) % images == 0 else 1, -1)
-        lows, highs = rows.min(axis=1), rows.max(axis=1)
+        rows = images if len(values) % images == 0 else 1
+        lows, highs = least.reshape(rows, -1).min(axis=1), most.reshape(rows, -1).max(axis=1)
         self._low_sum += float(lows.sum(dtype=np.float64))
         self._high_sum += float(highs.sum(dtype=np.float64))
-        self._images += len(rows)
+        self._images += rows
         low, high = float(lows.min()), float(highs.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._widen(max(-low, high))
@@ -101,15 +111,15 @@ class Statistics:
         reach = np.maximum(-self.channel_low, self.channel_high)
         return -reach, reach
 
-    def _add_channels(self, values: NDArray[np.float32]) -> None:
-        """Values (N, C, ...) flattened to (N, C, M)."""
-        self._channels &= self._sums is None or len(self._sums) == values.shape[1]
+    def _add_channels(self, values: NDArray[np.float32], least: _Ends, most: _Ends) -> None:
+        """Values, and the ends of each channel of each row, (N, C)."""
+        self._channels &= self._sums is None or len(self._sums) == least.shape[1]
         if not self._channels:
             self.channel_low = self.channel_high = self._sums = None
             return
         self._rows += len(values)
-        low, high = values.min(axis=(0, 2)), values.max(axis=(0, 2))
-        sums = values.mean(axis=2, dtype=np.float64).sum(axis=0)
+        low, high = least.min(axis=0), most.max(axis=0)
+        sums = np.moveaxis(values, self._axis, 1).mean(axis=tuple(range(2, values.ndim)), dtype=np.float64).sum(axis=0)
         if self._sums is None or self.channel_low is None or self.channel_high is None:
             self.channel_low, self.channel_high, self._sums = low, high, sums
         else:
@@ -171,10 +181,27 @@ def weight_reach(weights: NDArray[np.float32], ranges: Literal["min-max", "mse"]
     return best
 
 
+def _ends(values: NDArray[np.float32], axis: int) -> tuple[_Ends, _Ends]:
+    """The least and the most of each channel of each row, (N, C), or of each value of one dimension."""
+    if values.ndim < 2:
+        return values, values
+    if axis == 1:  # in memory, a channel's values lie side by side
+        rows = values.reshape(*values.shape[:2], -1)
+        return rows.min(axis=2), rows.max(axis=2)
+    rows = np.moveaxis(values, axis, -1).reshape(len(values), -1, values.shape[axis])
+    return rows.min(axis=1), rows.max(axis=1)
+
+
 def _histogram(values: NDArray[np.float32], width: float) -> NDArray[np.int64]:
     """Counts in BINS equal bins over [-width, width]; the right edge belongs to the last bin, as in numpy."""
-    places = (values.ravel() * np.float32(BINS / (2 * width)) + np.float32(BINS / 2)).astype(np.intp)
-    return np.bincount(np.clip(places, 0, BINS - 1, out=places), minlength=BINS)
+    counts = np.zeros(BINS + 1, np.int64)
+    flat = values.ravel()
+    for start in range(0, flat.size, BLOCK):
+        places = flat[start : start + BLOCK] * np.float32(BINS / (2 * width))
+        places += np.float32(BINS / 2)
+        counts += np.bincount(places.astype(np.intp), minlength=BINS + 1)
+    counts[-2] += counts[-1]
+    return counts[:-1]
 
 
 def _around(low: float, high: float, symmetric: bool) -> tuple[float, float]:
