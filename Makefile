@@ -84,16 +84,15 @@ test-image: $(VENV)/dev
 	$(BIN)/python -m pytest tests/deploy/image_checks.py
 
 # A study of benchmarks/, which writes its table: make bench STUDY=overhead; what a script takes goes into ARGS.
-STUDIES = $(patsubst benchmarks/%.py,%,$(filter-out %/study.py %/demo.py %/common.py %/photographs.py %/timed.py,\
-	$(wildcard benchmarks/*.py benchmarks/*/*.py)))
+STUDIES = $(patsubst benchmarks/%/run.py,%,$(wildcard benchmarks/*/run.py))
 bench: $(VENV)/dev
 	@test -n "$(STUDY)" || { echo "edgecv: which? make bench STUDY=...:" $(STUDIES) >&2; exit 2; }
-	@test -f benchmarks/$(STUDY).py || { echo "edgecv: no study '$(STUDY)'; there are:" $(STUDIES) >&2; exit 2; }
-	$(BIN)/python benchmarks/$(STUDY).py $(ARGS)
+	@test -f benchmarks/$(STUDY)/run.py || { echo "edgecv: no study '$(STUDY)'; there are:" $(STUDIES) >&2; exit 2; }
+	$(BIN)/python benchmarks/$(STUDY)/run.py $(ARGS)
 
 # What an NVIDIA GPU does with edgecv, in at most 10 minutes; exit code 3 says what is missing.
 gpu: $(VENV)/dev
-	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/gpu/run.py
 
 COVERED = --cov=edgecv --cov=edgecv_export --cov=edgecv_runtime --cov-report=html \
 	--cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR)

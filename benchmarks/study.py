@@ -1,4 +1,9 @@
-"""What the studies share: a model to measure, interleaved rounds, medians with their spread, the table's head."""
+"""What the studies share: a model to measure, interleaved rounds, medians with their spread, and how they are recorded.
+
+A study is a folder: `run.py` measures and writes `results.json`, the raw figures, and `results.md`, the page that is
+made of them; `python benchmarks/again.py` makes pages again without measuring. A page without a results.json beside it
+was recorded before its study kept figures.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +15,100 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from edgecv_runtime import machine
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 from edgecv_runtime.timing import times_ms
 
-RESULTS = Path(__file__).parent / "results"
+
+class Where(msgspec.Struct, frozen=True):
+    """When and where figures were measured, and with which versions."""
+
+    day: str
+    machine: str
+    isa: tuple[str, ...]
+    python: str
+    versions: str
+
+    @classmethod
+    def here(cls) -> Where:
+        """Today, on this machine."""
+        this = machine.this()
+        return cls(f"{datetime.now(timezone.utc):%Y-%m-%d}", this.key, this.isa, this.python, versions())
+
+    def by(self, script: Path) -> str:
+        """The line below a page's title."""
+        isa = f" ({' '.join(self.isa)})" if self.isa else ""
+        made = f"benchmarks/{script.resolve().parent.name}/{script.name}"
+        return f"Measured {self.day} by `{made}` on {self.machine}{isa}, Python {self.python}, {self.versions}."
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What results.json holds."""
+
+    measured: Where
+    figures: Any
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that keeps its raw figures.
+
+    script: the file of its `run.py`. page: makes the lines of the page of the figures. kind: their type, as
+    msgspec reads it.
+    """
+
+    script: Path
+    title: str
+    page: Callable[[Any], list[str]]
+    kind: Any = Any
+
+    def figures(self) -> Any:
+        """The figures that were recorded; None where there are none yet."""
+        return msgspec.convert(self._record().figures, self.kind) if self._json.is_file() else None
+
+    def record(self, figures: Any) -> None:
+        """Keep the figures in results.json, and write the page."""
+        kept = msgspec.to_builtins(Record(Where.here(), figures))
+        self._json.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1) + b"\n")
+        self.write()
+
+    def text(self) -> str:
+        """The page of what results.json holds."""
+        return _text(self.title, self._record().measured.by(self.script), self.page(self.figures()))
+
+    def write(self) -> None:
+        """Write results.md from results.json, and to standard output."""
+        _keep(self.script.with_name("results.md"), self.text())
+
+    @property
+    def _json(self) -> Path:
+        return self.script.with_name("results.json")
+
+    def _record(self) -> Record:
+        return msgspec.json.decode(self._json.read_bytes(), type=Record)
+
+
+def write(script: str, title: str, lines: Iterable[str], name: str = "results") -> None:
+    """Write the page of a study that keeps no figures: NAME.md beside its script, and to standard output."""
+    path = Path(script)
+    _keep(path.with_name(f"{name}.md"), _text(title, Where.here().by(path), lines))
+
+
+def _text(title: str, where: str, lines: Iterable[str]) -> str:
+    return "\n".join([f"# {title}", "", where, "", *lines]) + "\n"
+
+
+def _keep(path: Path, text: str) -> None:
+    path.write_text(text)
+    print(text)
 
 
 @contextmanager
@@ -170,27 +258,6 @@ def shown(values: list[float], digits: int = 3) -> str:
 def shown_ratio(own: list[float], other: list[float]) -> str:
     """The same of a ratio."""
     return "{:.3f} ({:.3f}–{:.3f})".format(*ratio(own, other))
-
-
-def write(name: str, title: str, how: str, lines: Iterable[str], script: str = "") -> Path:
-    """Write a study's table, with the machine and the versions it was measured on; also to standard output.
-
-    script: where the table has another name.
-    """
-    this = machine.this()
-    head = [
-        f"# {title}",
-        "",
-        f"Measured {datetime.now(timezone.utc):%Y-%m-%d} by `benchmarks/{script or name}.py` on {this.key} "
-        f"({' '.join(this.isa)}), Python {this.python}, {versions()}.",
-        "",
-        how,
-        "",
-    ]
-    path = RESULTS / f"{name}.md"
-    path.write_text("\n".join([*head, *lines]) + "\n")
-    print(path.read_text())
-    return path
 
 
 def versions() -> str:

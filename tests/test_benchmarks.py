@@ -1,7 +1,8 @@
-"""What `make gpu` and `make bench` do where there is nothing to measure, and that every study can be named."""
+"""What `make gpu` and `make bench` do without a thing to measure; studies are listed, pages are what figures make."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import again
+from benchmarks.gpu import run as gpu_study
 from edgecv_runtime import Bundle
 from edgecv_runtime.errors import BackendUnavailable
 
@@ -17,18 +20,11 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 
 
-@pytest.fixture
-def gpu(monkeypatch):
-    """The script as a module."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import gpu
-
-    return gpu
-
-
 def test_without_a_gpu_the_script_says_what_is_missing_and_exits_with_3():
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "benchmarks/gpu.py"], cwd=ROOT, env=hidden, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu/run.py"], cwd=ROOT, env=hidden, capture_output=True, text=True
+    )
     assert done.returncode == 3, done.stderr
     driver, torch = done.stderr.splitlines()
     assert driver.startswith("gpu: backend 'tensorrt' needs an NVIDIA GPU")
@@ -36,33 +32,36 @@ def test_without_a_gpu_the_script_says_what_is_missing_and_exits_with_3():
     assert done.stdout == ""
 
 
-def test_a_part_that_fails_is_a_row_and_the_others_go_on(gpu, finished):
+def test_a_part_that_fails_is_a_row_and_the_others_go_on(finished):
     rows = []
     with Bundle(finished) as bundle:
-        gpu.tell(rows, "variant", lambda: gpu.variants(bundle))
-        gpu.tell(rows, "CUDA graphs", lambda: gpu.graphs(bundle))
-        gpu.tell(rows, "onnxruntime on cuda", lambda: gpu.cuda_provider(bundle))
+        gpu_study.tell(rows, "variant", lambda: gpu_study.variants(bundle))
+        gpu_study.tell(rows, "CUDA graphs", lambda: gpu_study.graphs(bundle))
+        gpu_study.tell(rows, "onnxruntime on cuda", lambda: gpu_study.cuda_provider(bundle))
     variants = {which: said for what, which, said in rows if what == "variant"}
     assert variants["float32 on onnxruntime"].startswith("runs in float32, agrees with ")
     assert "p50" in variants["int8-u8s8 on openvino"]
     graphs, provider = rows[-2:]
     try:
-        gpu.TensorRtBackend.probe()
+        gpu_study.TensorRtBackend.probe()
     except BackendUnavailable as exc:
         assert graphs[2].startswith(f"FAILED: {' '.join(str(exc).split())[:100]}")
     assert provider[2].startswith(("not run: onnxruntime ", "outputs off by"))
 
 
 def test_every_study_of_the_list_is_there_and_make_names_them():
-    listed = re.findall(r"^\| `(\S+)\.py` \|", (BENCHMARKS / "README.md").read_text(), re.MULTILINE)
+    listed = re.findall(r"^\| `(\S+)` \|", (BENCHMARKS / "README.md").read_text(), re.MULTILINE)
     assert len(listed) > 20
-    assert all((BENCHMARKS / f"{name}.py").is_file() for name in listed)
-    helpers = {"study", "demo", "quantization/common", "quantization/photographs", "quantization/timed"}
-    there = {str(path.relative_to(BENCHMARKS).with_suffix("")) for path in BENCHMARKS.rglob("*.py")}
-    assert there - helpers == set(listed)
+    assert {path.parent.name for path in BENCHMARKS.glob("*/run.py")} == set(listed)
     command = ["make", "--no-print-directory", "-o", ".venv/dev"]
     done = subprocess.run([*command, "bench"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert set(listed) <= set(done.stderr.split())
     dry = subprocess.run([*command, "-n", "bench", "STUDY=overhead"], cwd=ROOT, capture_output=True, text=True)
-    assert "python benchmarks/overhead.py" in dry.stdout
+    assert "python benchmarks/overhead/run.py" in dry.stdout
+
+
+@pytest.mark.parametrize("name", again.recorded())
+def test_a_recorded_page_is_what_its_figures_make(name):
+    made = importlib.import_module(f"benchmarks.{name}.run").STUDY
+    assert made.text() == (BENCHMARKS / name / "results.md").read_text()

@@ -20,7 +20,7 @@ from edgecv_runtime.errors import BadInput, ComputationError, Unavailable
 from edgecv_runtime.manifest import Precision
 
 SECONDS, FEWEST = 60.0, 10
-COARSE = 0.6  # a left-out error that no quiet machine gives (10 to 27 % in benchmarks/results/device_cost.md) ...
+COARSE = 0.6  # a left-out error that no quiet machine gives (10 to 27 % in benchmarks/device_cost/results.md) ...
 ENOUGH = 100  # ... with so many networks; with fewer, a coarse model is what was asked for
 TIMING = 0.93  # of the seconds; the rest is for the fit
 

@@ -2,7 +2,7 @@
 
 A photo in training whose smaller copy is validated on is known by heart, and the accuracy is too high. Copies are
 looked for in two steps, cheap and then exact, because a hash alone takes a hundred strangers for copies where images
-are small (`benchmarks/copies.py` measures both kinds of error).
+are small (`benchmarks/copies/run.py` measures both kinds of error).
 """
 
 from __future__ import annotations

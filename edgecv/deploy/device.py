@@ -15,7 +15,7 @@ from edgecv_runtime.records import Record
 ARCHITECTURES = {"x86_64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 DAY_S = 86400
 FOLDER = ".local/share/edgecv"  # below the home folder
-# MB of an environment with `cpu`, and what OpenVINO adds (benchmarks/results/footprint.md), with the wheels while they
+# MB of an environment with `cpu`, and what OpenVINO adds (benchmarks/footprint/results.md), with the wheels while they
 # are installed: 660 MB in the end, measured 2026-11.
 ENVIRONMENT_MB, OPENVINO_MB = 550, 300
 _MANY = ("environment", "bundle", "unit")

@@ -15,7 +15,7 @@ Goal = Literal["p50", "p99", "size", "divergence"]
 DIALECT = "int8-u8s8"
 FP16 = "fp16"
 MIN_IMAGES = 16
-# What recipes may still name, and why it is gone: benchmarks/results/quantization-rescue.md and -nearness.md.
+# What recipes may still name, and why it is gone: benchmarks/quantization_rescue and quantization_nearness.
 REMOVED = {
     "adaround": "it took minutes and brought nothing that 'bias' does not",
     "full-bias": "it brought nothing that 'bias' does not",

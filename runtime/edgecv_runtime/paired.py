@@ -3,7 +3,7 @@
 A machine has phases of 10 to 60 s in which everything takes up to twice as long. Two medians of different seconds tell
 such phases apart, not files; the two times of a pair lie side by side, and their ratio stays. Pairs that are near in
 time are not independent: the interval is of a bootstrap that draws neighbours together. Measured with
-`benchmarks/comparison.py`.
+`benchmarks/comparison/run.py`.
 """
 
 from __future__ import annotations

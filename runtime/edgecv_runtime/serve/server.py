@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgecv_runtime.serve.grpcserver import GrpcServer
 
 # Calls at once a core. With one a core ONNX Runtime's threads wait for each other between two calls: 20 ms of CPU a
-# request with 32 clients, 18 with three (benchmarks/serve.py); each holds its own activations.
+# request with 32 clients, 18 with three (benchmarks/serve/run.py); each holds its own activations.
 _CALLS = 3
 _CLOSE_S = 10.0  # for requests that have begun
 

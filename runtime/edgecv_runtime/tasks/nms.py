@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_BLOCK = 64  # boxes that are compared with all others at once; most of these are then gone (benchmarks/boxes.py)
+_BLOCK = 64  # boxes that are compared with all others at once; most of these are then gone (benchmarks/boxes/run.py)
 
 
 def areas(xyxy: NDArray[Any]) -> NDArray[Any]:

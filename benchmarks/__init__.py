@@ -1,0 +1,1 @@
+"""Studies: one folder each; what they share lies beside them."""
