@@ -24,8 +24,9 @@ from edgecv_export.wiring import Wiring
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.records import Record
 
-# How many of the calibration images tell the layers' errors, and how their inputs vary.
-ERROR_IMAGES, MOMENT_IMAGES = 32, 32
+# How many of the calibration images tell the layers' errors, which go through the network node by node, and how their
+# inputs vary.
+ERROR_IMAGES, MOMENT_IMAGES = 8, 32
 # Activation functions that a backend makes part of the int8 layer before them: they only clip what it gives.
 MERGED = ("Clip", "Relu")
 

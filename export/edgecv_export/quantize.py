@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,20 +33,28 @@ LOOKED_AT = 64  # how many calibration images are looked at as images
 
 @dataclass(frozen=True)
 class Quantized:
-    """The outcome: what the search found, and milliseconds of float32 and of a bf16 that keeps the budget, by backend.
+    """The outcome: what the search found.
 
     dialect: of the files that the search tried.
     left_in_float: operators of the chosen file that stay in float, by type. errors: of its layers' outputs, see
-    `Workshop.errors`. warnings: one line each.
+    `Workshop.errors`, where the search did not measure what each costs. warnings: one line each.
     """
 
     found: Found
     dialect: str
-    float_ms: dict[str, float]
-    bf16_ms: dict[str, float]
     left_in_float: dict[str, int]
     errors: dict[str, float]
     warnings: tuple[str, ...]
+
+    @property
+    def float_ms(self) -> dict[str, float]:
+        """Milliseconds of float32 by backend, timed in turns with the placements."""
+        return self.found.floats.p50_ms
+
+    @property
+    def bf16_ms(self) -> dict[str, float]:
+        """The same of its bf16, where that is faster and keeps the budget."""
+        return self.found.floats.bf16_ms
 
     @property
     def candidates(self) -> tuple[Trial, ...]:
@@ -115,13 +124,14 @@ def quantize(
         pages = Book(book, opened.sha256("float32"), head, digest(calibration, check, labels, views), config.int8[0])
         manifest = msgspec.structs.replace(opened.manifest, budget=budget)
         laboratory = Laboratory(manifest, source, check, labels, pages.floats(budget), views)
-        pages.add(budget, laboratory.floats)
-        found = Search(workshop, laboratory, pages, budget, config, progress).run()
-        errors = workshop.errors(found.chosen.plan, DIALECTS[config.int8[0]])
-        left = workshop.floats(found.chosen.plan)
-        floats = laboratory.float_ms, laboratory.bf16_ms
-        done = Quantized(found, config.int8[0], *floats, left, errors, tuple(warnings))
-        _put(opened, [*_int8(workshop, laboratory, done, config.int8), *half], budget)
+        with contextlib.closing(laboratory):
+            found = Search(workshop, laboratory, pages, budget, config, progress).run()
+            # what the search measured of each layer says more
+            errors = {} if found.sensitivities else workshop.errors(found.chosen.plan, DIALECTS[config.int8[0]])
+            left = workshop.floats(found.chosen.plan)
+            done = Quantized(found, config.int8[0], left, errors, tuple(warnings))
+            made = _int8(workshop, laboratory, done, config.int8)
+        _put(opened, [*made, *half], budget)
     return done
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -15,13 +15,15 @@ from edgecv_export.passes import CORRECTIONS
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
 from edgecv_export.plan import Plan, Workshop
 from edgecv_export.quantize_config import QuantizeConfig
-from edgecv_export.trial import TIE, Book, Laboratory, Trial
+from edgecv_export.trial import TIE, Book, Floats, Laboratory, Times, Trial
 from edgecv_export.wiring import Wiring
 from edgecv_runtime.budget import weigh
 from edgecv_runtime.manifest import Budget
 
 # How many of the most sensitive layers stay in float, one after the other; the first ones are tried in any case.
 ISLANDS, ALWAYS = (1, 2, 4, 8, 16), 2
+# Placements that are the fastest of ONNX Runtime or OpenVINO on most networks (benchmarks/quantization/placements.py).
+FASTEST = ("all", "merged")
 # No ranking of the layers takes more of the time than this: islands out of those that were reached are tried then.
 RANKING_SHARE = 0.25
 # What seems slower than the fastest by no more than this factor may be as fast: they were timed minutes apart.
@@ -37,7 +39,7 @@ class Found:
     chosen: the fastest trial within the budget, or the most faithful one when none is (then `kept` is False).
     others: by backend, the trial that wins there where `chosen` does not. sensitivities: of each layer of the chosen
     placement, quantized alone, in nats on the images that int8 moves most; empty when none was measured. stopped:
-    whether the time ran out before the search was through.
+    whether the time ran out before the search was through. floats: what float32 takes.
     """
 
     trials: tuple[Trial, ...]
@@ -45,12 +47,15 @@ class Found:
     kept: bool
     sensitivities: dict[str, float]
     stopped: bool
+    floats: Floats
     others: dict[str, Trial] = field(default_factory=dict)
 
 
 class Search:
     """On each backend where int8 is worth it: placements in the order of their speed until one is within the budget.
 
+    All placements are timed, in turns with float32. Compared with float32 are those that may be chosen: the fastest on
+    each backend, whatever the time, then those that may be as fast; the others when none of these keeps the budget.
     Corrections cost the device nothing and are always made. One and two islands come next and are always tried: they
     may be faster, too, and where they are no slower everything else builds on them. Ranges and float passes do not
     change how fast a file runs: they are tried on one placement at a time, and the closest wins. More islands follow as
@@ -72,26 +77,37 @@ class Search:
         self._config, self._progress = config, progress
         self._clock, self._deadline = clock, Deadline(config.budget_s, clock)
         self._trials: dict[Plan, Trial] = {}
+        self._timed: dict[Plan, bytes] = {}  # placements that are not compared with float32 yet, and their files
         self._sensitivities: dict[Plan, dict[str, float]] = {}
         self._moved: dict[str, float] = {}  # by float pass, in nats
         self._stopped = False
 
     def run(self) -> Found:
         """Search until a placement is within the budget on every backend, all are through, or the time is over."""
-        firsts = self._first_trials()
+        firsts = self._timed_placements()
         names = self._worth(firsts)
-        for name in names:  # on every backend before anything that takes long on one
-            self._with_free_islands(min(firsts, key=lambda trial: trial.cost(self._speed, name)), name)
+        order = {name: sorted(firsts, key=lambda trial: trial.cost(self._speed, name)) for name in names}
         for name in names:
-            for first in sorted(firsts, key=lambda trial: trial.cost(self._speed, name)):
-                self._bring_closer(first, name)
-                if any(trial.placement == first.placement for trial in self._kept(name)):
+            self._compared(order[name][0], needed=True)
+        for name in names:
+            for first in order[name][1:]:
+                if first.cost(self._speed, name) <= LUCK * order[name][0].cost(self._speed, name):
+                    self._compared(first)
+        for name in names:  # on every backend before anything that takes long on one
+            self._with_free_islands(self._trials[order[name][0].plan], name)
+        for name in names:
+            for first in order[name]:
+                trial = self._compared(first)
+                if trial is None:
+                    break
+                self._bring_closer(trial, name)
+                if any(each.placement == first.placement for each in self._kept(name)):
                     break
         best = {name: self._best(name) for name in names if self._kept(name)}
         trials = tuple(self._trials.values())
         closest = min(trials, key=lambda trial: trial.agreement.divergence)
         chosen, others = self._divided(best) if best else (closest, {})
-        return Found(trials, chosen, bool(best), self._known(chosen.plan), self._stopped, others)
+        return Found(trials, chosen, bool(best), self._known(chosen.plan), self._stopped, self._floats, others)
 
     @property
     def _speed(self) -> str:
@@ -104,9 +120,15 @@ class Search:
         order = sorted(least, key=lambda name: least[name])
         return [name for name in order if least[name] <= self._float_ms(name)] or order[:1]
 
+    @property
+    def _floats(self) -> Floats:
+        floats = self._laboratory.floats
+        assert floats is not None  # they are timed with the placements
+        return floats
+
     def _float_ms(self, name: str) -> float:
         """Milliseconds of the fastest float that keeps the budget."""
-        floats = (self._laboratory.float_ms, self._laboratory.bf16_ms)
+        floats = (self._floats.p50_ms, self._floats.bf16_ms)
         return min((times[name] for times in floats if name in times), default=math.inf)
 
     def _divided(self, best: dict[str, Trial]) -> tuple[Trial, dict[str, Trial]]:
@@ -123,10 +145,12 @@ class Search:
         return chosen, {name: trial for name, trial in best.items() if not suits(chosen, name)}
 
     def _first_plans(self) -> Iterator[Plan]:
-        """Every placement once; placements that give the same nodes here are one."""
+        """Every placement once, those first that are the fastest of some backend most often; placements that give the
+        same nodes here are one.
+        """
         passes = tuple(name for name in CORRECTIONS if name in self._config.passes)
         seen: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
-        for placement in self._config.placements:
+        for placement in sorted(self._config.placements, key=lambda each: each not in FASTEST):
             ranges, weights = self._config.ranges[0], self._config.weight_ranges[0]
             plan = Plan(placement, ranges, weights, passes, self._config.keep_float)
             setting = self._workshop.setting(plan)
@@ -135,22 +159,41 @@ class Search:
                 seen.add(shape)
                 yield plan
 
-    def _first_trials(self) -> list[Trial]:
-        """The placements, timed in turn: their order decides what is rescued."""
-        contents: dict[Plan, bytes] = {}
+    def _timed_placements(self) -> list[Trial]:
+        """The placements, timed in turn: their order decides what is rescued. What a trial is compared with is open
+        where the book does not have it.
+        """
         for plan in self._first_plans():
             trial = self._book.trial(plan)
             if trial is not None:
                 self._trials[plan] = trial
                 continue
-            content = self._made(plan, f"try {plan.name}", needed=not self._trials and not contents)
+            content = self._made(plan, f"try {plan.name}", needed=not self._trials and not self._timed)
             if content is not None:
-                contents[plan] = content
-        times = self._laboratory.times(list(contents.values()))
-        for (plan, content), taken in zip(contents.items(), times, strict=True):
-            self._trials[plan] = self._laboratory.measure(plan, content, taken)
+                self._timed[plan] = content
+        contents = list(self._timed.values())
+        known = next(iter(self._trials.values()), None)
+        if self._laboratory.floats is None:
+            times = self._laboratory.against_floats(contents)
+            self._book.add(self._budget, self._floats)
+        elif known is not None:
+            times = self._beside(known, contents)
+        else:
+            times = self._laboratory.times(contents)
+        timed = zip(self._timed, contents, times, strict=True)
+        return [*self._trials.values(), *(Trial(plan, {}, {}, *each, len(content)) for plan, content, each in timed)]
+
+    def _compared(self, timed: Trial, needed: bool = False) -> Trial | None:
+        """A placement that was timed, compared with float32; None when the time is over, unless it is needed."""
+        plan = timed.plan
+        if plan not in self._trials:
+            if self._deadline.passed and not needed:
+                self._stopped = True
+                return None
+            content = self._timed.pop(plan)
+            self._trials[plan] = self._laboratory.measure(plan, content, (timed.p50_ms, timed.p99_ms))
             self._book.add(plan, self._trials[plan])
-        return list(self._trials.values())
+        return self._trials[plan]
 
     def _bring_closer(self, first: Trial, name: str) -> None:
         """Improve one placement for one backend: islands that are free, what costs the device nothing, more islands."""
@@ -280,21 +323,19 @@ class Search:
             content = self._made(plan, f"try {plan.name}")
             if content is None:
                 return None
-            times = self._beside(like, content) if alone else (like.p50_ms, like.p99_ms)
+            times = self._beside(like, [content])[0] if alone else (like.p50_ms, like.p99_ms)
             trial = self._laboratory.measure(plan, content, times)
             self._book.add(plan, trial)
         self._trials[plan] = trial
         return trial
 
-    def _beside(self, like: Trial, content: bytes) -> tuple[dict[str, float], dict[str, float]]:
-        """Milliseconds of a file, as if it had been timed when `like` was: both take turns now, the ratio counts."""
+    def _beside(self, like: Trial, contents: Sequence[bytes]) -> list[Times]:
+        """The times of files, as if they had been timed when `like` was: all take turns now, the ratios count."""
+        if not contents:
+            return []
         known = self._workshop.make(like.plan, dialect=DIALECTS[self._config.int8[0]])
-        before, own = self._laboratory.times([known, content])
-        p50, p99 = (
-            {name: then[name] * ms / old[name] for name, ms in new.items() if name in old and name in then}
-            for then, old, new in zip((like.p50_ms, like.p99_ms), before, own, strict=True)
-        )
-        return p50, p99
+        before, *own = self._laboratory.times([known, *contents])
+        return [(_scaled(like.p50_ms, before[0], p50), _scaled(like.p99_ms, before[1], p99)) for p50, p99 in own]
 
     def _made(self, plan: Plan, why: str, needed: bool = False) -> bytes | None:
         """A plan's file; None when the time is over before it is finished, unless it is needed whatever it takes."""
@@ -344,3 +385,8 @@ class Search:
         contents = [self._workshop.make(each.plan, dialect=DIALECTS[self._config.int8[0]]) for each in (trial, other)]
         own, known = (times[self._speed == "p99"][name] for times in self._laboratory.times(contents))
         return own <= TIE * known
+
+
+def _scaled(then: dict[str, float], old: dict[str, float], new: dict[str, float]) -> dict[str, float]:
+    """Milliseconds by backend, by what a file took then, and it and another one take now."""
+    return {name: then[name] * ms / old[name] for name, ms in new.items() if name in old and name in then}

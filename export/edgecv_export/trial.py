@@ -7,8 +7,7 @@ import hashlib
 import itertools
 import math
 import statistics
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ import edgecv_runtime
 from edgecv_export.calibrate import Sample
 from edgecv_export.interface import INPUT
 from edgecv_export.plan import Plan
+from edgecv_export.sessions import Sessions, once
 from edgecv_runtime import backends, files, machine, records, verify
-from edgecv_runtime.backends import Options
 from edgecv_runtime.budget import weigh
 from edgecv_runtime.errors import BackendUnavailable, BadInput, ModelFileError
 from edgecv_runtime.evidence import Agreement, Score
@@ -45,7 +44,7 @@ GAIN, CLOSE = 1.03, 1.2
 # Each layer is quantized alone on no more check images than this, those that int8 as a whole moves most: of
 # EfficientNet-Lite0's 60 nodes they put the nine dearest in front, in almost the order that 80 images give.
 RANKING_IMAGES = 8
-_FLOATS: tuple[Precision, ...] = ("float32", "bf16")
+_FLOATS: tuple[Precision, Precision] = ("float32", "bf16")
 
 
 class Trial(Record, frozen=True):
@@ -96,7 +95,7 @@ class Trial(Record, frozen=True):
 
 
 class Floats(Record, frozen=True):
-    """Milliseconds of the float32 file by backend; bf16_ms: of its bf16 where that keeps the budget."""
+    """Milliseconds of the float32 file by backend; bf16_ms: of its bf16 where that is faster and keeps the budget."""
 
     p50_ms: dict[str, float]
     p99_ms: dict[str, float]
@@ -106,8 +105,7 @@ class Floats(Record, frozen=True):
 class Laboratory:
     """Measures files of one bundle: check images, float32's outputs on them, and labels where there are any.
 
-    manifest: with the budget that counts here. float_ms: of float32, bf16_ms: of its bf16 where that keeps the budget;
-    medians by backend.
+    manifest: with the budget that counts here. floats: what float32 takes, as far as it is known.
     """
 
     def __init__(
@@ -127,22 +125,20 @@ class Laboratory:
         self._check = check
         self._labels = labels
         self._views = views
-        content = source.read_bytes()
+        self._float32 = content = source.read_bytes()
+        self._sessions = Sessions()
         self._reveals = bool(verify.revealed(content)[1])
-        ((self.float_ms, self._float_p99),) = [(known.p50_ms, known.p99_ms)] if known else self.times([content])
+        self.floats = known
         self._task, self._known = task_of(manifest), Known()
-        fastest = min(self.float_ms, key=lambda each: self.float_ms[each])
         # What classes are chosen from tells more of a file than the classes, where there is room for it.
         if self._reveals:
-            shown = self._computed(content, fastest, np.ascontiguousarray(check[:1]))
+            shown = self._of_float32(np.ascontiguousarray(check[:1]))
             self._reveals = len(check) * sum(each.nbytes for each in shown.values()) <= REMEMBERED_BYTES
-        self.reference = Outputs(check, lambda frames: self._computed(content, fastest, frames), REMEMBERED_BYTES)
-        self.bf16_ms = known.bf16_ms if known else self._bf16(content)
+        self.reference = Outputs(check, self._of_float32, REMEMBERED_BYTES)
 
-    @property
-    def floats(self) -> Floats:
-        """What float32 takes here."""
-        return Floats(self.float_ms, self._float_p99, self.bf16_ms)
+    def close(self) -> None:
+        """Close the files that are open."""
+        self._sessions.close()
 
     def measure(self, plan: Plan, content: bytes, times: Times) -> Trial:
         """Score a file; `times` are its own, or those of a file of the same operators."""
@@ -164,13 +160,13 @@ class Laboratory:
         """
         if "bf16" not in backends.get(name).precisions():
             return "float32"
-        with _File(content) as file:
-            rounds = [[statistics.median(self._samples(file, name, each)) for each in _FLOATS] for _ in range(3)]
-        plain, bf16 = (statistics.median(times) for times in zip(*rounds, strict=True))
+        plain, bf16 = (statistics.median(each) for each in self._in_turns([(content, each) for each in _FLOATS], name))
+        if not bf16 * GAIN < plain:
+            return "float32"
         known = trial.agreements[name]
         closeness = self._compared(content, name, "bf16").agreement
         close = closeness.share.value >= known.share.value and closeness.divergence <= CLOSE * known.divergence
-        return "bf16" if close and bf16 * GAIN < plain else "float32"
+        return "bf16" if close else "float32"
 
     def divergence(self, content: bytes, images: NDArray[np.int64] | None = None) -> float:
         """Mean Kullback-Leibler divergence from float32 in nats, on the check images or some, where files open fastest.
@@ -186,7 +182,9 @@ class Laboratory:
     def _divergences(self, content: bytes, images: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         some = None if images is None else [int(index) for index in images]
         reference = self.reference if some is None else Outputs(self._check[some], self.reference.of(some))
-        with self._computing(content, "onnxruntime") as compute:
+        content, shown = self._revealed(content)
+        with once(content, "onnxruntime") as backend:
+            compute = verify.computing(backend, self._manifest, shown)
             parts = [
                 self._task.divergence(wanted, compute(np.ascontiguousarray(reference.frames[part])))
                 for part, wanted in reference.batches()
@@ -195,97 +193,74 @@ class Laboratory:
 
     def _compared(self, content: bytes, name: str, precision: Precision = "float32") -> verify.Comparison:
         """A file on one backend beside float32 on the check images, and their labels."""
-        with self._computing(content, name, precision) as compute:
+        content, shown = self._revealed(content)
+        with self._sessions.opened(content, name, precision) as backend:
+            compute = verify.computing(backend, self._manifest, shown)
             given: dict[str, Any] = {"name": "float32", "frames": CHECK, "truths": self._labels, "views": self._views}
             given |= {"known": self._known, "key": f"{precision} on {name}"}
             found, _ = verify.compare(self._task, self.reference, compute, **given)
         return found
 
-    def _computed(self, content: bytes, name: str, frames: Image) -> Mapping[str, NDArray[Any]]:
-        """Outputs of some frames, with a session of their own: they are remembered."""
-        with self._computing(content, name) as compute:
-            return compute(frames)
+    def _of_float32(self, frames: Image) -> Mapping[str, NDArray[Any]]:
+        """Float32's outputs of some frames, on the first backend that takes the file."""
+        content, shown = self._revealed(self._float32)
+        for name in backends.available():
+            with contextlib.suppress(ModelFileError), self._sessions.opened(content, name) as backend:
+                return verify.computing(backend, self._manifest, shown)(frames)
+        raise BackendUnavailable("no backend here runs the float32 file", extra="onnxruntime")
 
-    @contextlib.contextmanager
-    def _computing(self, content: bytes, name: str, precision: Precision = "float32") -> Iterator[verify.Compute]:
-        """What a file gives on a backend; instead of classes, what it chooses them from."""
-        shown: dict[str, str] = {}
-        if self._reveals:
-            content, shown = verify.revealed(content)
-        with _File(content) as file, self._opened(file, name, precision) as backend:
-            yield verify.computing(backend, self._manifest, shown)
+    def _revealed(self, content: bytes) -> tuple[bytes, dict[str, str]]:
+        """A file; where its classes are compared by what they are chosen from, one that shows that, and its name."""
+        return verify.revealed(content) if self._reveals else (content, {})
+
+    def against_floats(self, contents: Sequence[bytes]) -> list[Times]:
+        """The `times` of files, in turns with float32's own; `floats` then tells these."""
+        (p50_ms, p99_ms), *found = self.times([self._float32, *contents])
+        bf16_ms = {}
+        for name in (each for each in p50_ms if "bf16" in backends.get(each).precisions()):
+            plain, bf16 = (
+                statistics.median(each) for each in self._in_turns([(self._float32, each) for each in _FLOATS], name)
+            )
+            if bf16 < plain and self._keeps_budget(name):
+                bf16_ms[name] = p50_ms[name] * bf16 / plain
+        self.floats = Floats(p50_ms, p99_ms, bf16_ms)
+        return found
+
+    def _keeps_budget(self, name: str) -> bool:
+        """Whether float32 keeps the budget on a backend that computes it in bf16."""
+        found = self._compared(self._float32, name, "bf16")
+        return weigh(self._manifest.budget, found.agreement, found.score).met
 
     def times(self, contents: Sequence[bytes]) -> list[Times]:
-        """Milliseconds of each file at batch 1, on every backend here that takes it.
+        """Milliseconds of each file at batch 1, on every backend here that takes it."""
+        found: list[Times] = [({}, {}) for _ in contents]
+        for name in backends.available():
+            samples = self._in_turns([(content, "float32") for content in contents], name)
+            for (p50_ms, p99_ms), each in zip(found, samples, strict=True):
+                if each:  # `verify` will say why a backend does not take the dialect
+                    p50_ms[name], p99_ms[name] = statistics.median(each), float(np.percentile(each, 99))
+        if not all(p50_ms for p50_ms, _ in found):
+            raise BackendUnavailable("no backend here runs the quantized file", extra="onnxruntime")
+        return found
+
+    def _in_turns(self, given: Sequence[tuple[bytes, Precision]], name: str) -> list[list[float]]:
+        """Milliseconds of calls of each file in its precision on a backend, none of one that it does not take.
 
         The files take turns, every second round in reverse, so that what else the machine does meets all alike.
         """
-        samples: list[dict[str, list[float]]] = [{} for _ in contents]
-        for name in backends.available():
-            with contextlib.ExitStack() as stack:
-                calls = {}
-                for index, content in enumerate(contents):
-                    file = stack.enter_context(_File(content))
-                    with contextlib.suppress(ModelFileError):  # `verify` will say why it does not take the dialect
-                        calls[index] = stack.enter_context(self._running(file, name, "float32"))
-                        calls[index]()
-                        samples[index][name] = []
-                for turn in range(ROUNDS):
-                    for index in sorted(each for each in calls if name in samples[each])[:: 1 if turn % 2 == 0 else -1]:
-                        samples[index][name] += times_ms(calls[index], SECONDS / ROUNDS)
-        if not all(samples):
-            raise BackendUnavailable("no backend here runs the quantized file", extra="onnxruntime")
-        return [
-            (
-                {name: statistics.median(each) for name, each in found.items()},
-                {name: float(np.percentile(each, 99)) for name, each in found.items()},
-            )
-            for found in samples
-        ]
-
-    def _bf16(self, content: bytes) -> dict[str, float]:
-        """Median milliseconds of the float32 file in bf16, on the backends that take it and keep the budget in bf16."""
-        found = {}
-        for name in (each for each in self.float_ms if "bf16" in backends.get(each).precisions()):
-            found_here = self._compared(content, name, "bf16")
-            if weigh(self._manifest.budget, found_here.agreement, found_here.score).met:
-                with _File(content) as file:
-                    found[name] = statistics.median(self._samples(file, name, "bf16"))
-        return found
-
-    def _samples(self, file: Path, name: str, precision: Precision) -> list[float]:
-        with self._running(file, name, precision) as call:
-            return times_ms(call, SECONDS)
-
-    @contextlib.contextmanager
-    def _running(self, file: Path, name: str, precision: Precision) -> Iterator[Callable[[], object]]:
-        """A file, opened: what runs its first check image."""
-        with self._opened(file, name, precision) as backend:
-            yield partial(backend.run, {INPUT: np.ascontiguousarray(self._check[:1])})
-
-    @contextlib.contextmanager
-    def _opened(self, file: Path, name: str, precision: Precision) -> Iterator[backends.Backend]:
-        backend = backends.get(name)(file, Options(precision=precision))
-        try:
-            yield backend
-        finally:
-            backend.close()
-
-
-class _File:
-    """A file's content on the disk, for the backends."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self._folder = tempfile.TemporaryDirectory(prefix="edgecv-")
-
-    def __enter__(self) -> Path:
-        path = Path(self._folder.name) / "candidate.onnx"
-        path.write_bytes(self._content)
-        return path
-
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+        samples: list[list[float]] = [[] for _ in given]
+        with contextlib.ExitStack() as stack:
+            calls = {}
+            for index, (content, precision) in enumerate(given):
+                with contextlib.suppress(ModelFileError):
+                    backend = stack.enter_context(self._sessions.opened(content, name, precision))
+                    call = partial(backend.run, {INPUT: np.ascontiguousarray(self._check[:1])})
+                    call()
+                    calls[index] = call
+            for turn in range(ROUNDS):
+                for index in sorted(calls, reverse=turn % 2 == 1):
+                    samples[index] += times_ms(calls[index], SECONDS / ROUNDS)
+        return samples
 
 
 class _Page(Record, frozen=True):

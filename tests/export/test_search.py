@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import shutil
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from edgecv.run import quantizing
-from edgecv_export import search, trial
+from edgecv_export import search, sessions, trial
 from edgecv_export.calibrate import sample
 from edgecv_export.deadline import TimeIsOver
 from edgecv_export.explain import explain, explain_evidence
@@ -126,10 +127,19 @@ def made(plan, ms, kl, drop):
     return Trial(plan, dict.fromkeys(times, agreement), dict.fromkeys(times, accuracy), times, times, 1000)
 
 
+class File(bytes):
+    """A plan's file, which says nothing but whose it is."""
+
+    def __new__(cls, plan):
+        made = super().__new__(cls, plan.name.encode())
+        made.plan = plan
+        return made
+
+
 class Table:
     """A laboratory and a workshop that look results up: plan -> (ms, kl, drop). Int8 is slower than float on "b"."""
 
-    float_forms, float_ms, bf16_ms = {}, {"a": 100.0, "b": 0.1}, {}
+    float_forms, floats = {}, trial.Floats({"a": 100.0, "b": 0.1}, {}, {})
 
     def __init__(self, results):
         self.results, self.measured = results, []
@@ -139,10 +149,11 @@ class Table:
         return dataclasses.make_dataclass("S", ["nodes", "grids"])([], {name: 0})
 
     def make(self, plan, **_):
-        return b""
+        return File(plan)
 
     def times(self, contents):
-        return [({"a": 1.0, "b": 1.0},) * 2 for _ in contents]
+        taken = [self.results[content.plan.name][0] for content in contents]
+        return [({"a": ms, "b": 3 * ms},) * 2 for ms in taken]
 
     def measure(self, plan, *_):
         self.measured.append(plan.name)
@@ -163,16 +174,15 @@ def test_the_fastest_within_the_budget_is_taken_and_slower_ones_are_left_alone()
         "layers, mse, bias": (1.0, 0.05, 2.0),
         "convolutions, min-max, bias": (2.0, 0.01, 0.4),
         "convolutions, mse, bias": (2.0, 0.005, 0.3),
-        "all, min-max, bias": (3.0, 0.001, 0.0),
+        "all, min-max, bias": (3.0, 0.001, 0.0),  # timed, and that is all
     }
     config = QuantizeConfig(placements=("all", "layers", "convolutions"), ranges=("min-max", "mse"))
     done, measured = found(results, config)
     assert (done.kept, done.chosen.plan.name) == (True, "convolutions, mse, bias")
     assert measured == [
-        "all, min-max, bias",
         "layers, min-max, bias",
-        "convolutions, min-max, bias",
         "layers, mse, bias",
+        "convolutions, min-max, bias",
         "convolutions, mse, bias",
     ]
 
@@ -180,11 +190,12 @@ def test_the_fastest_within_the_budget_is_taken_and_slower_ones_are_left_alone()
 @pytest.mark.parametrize(("again", "taken"), [(1.0, "convolutions"), (1.2, "layers")])
 def test_what_seemed_a_little_slower_and_is_closer_is_timed_once_more(again, taken):
     class Timed(Table):
-        def make(self, plan, **_):
-            return plan
+        timed = 0
 
         def times(self, contents):
-            return [({"a": again if plan.placement == "convolutions" else 1.0},) * 2 for plan in contents]
+            self.timed += 1
+            slower = 1.2 if self.timed == 1 else again
+            return [({"a": slower if each.plan.placement == "convolutions" else 1.0},) * 2 for each in contents]
 
     results = {"layers, min-max, bias": (1.0, 0.1, 0.1), "convolutions, min-max, bias": (1.2, 0.001, 0.0)}
     table = Timed(results)
@@ -208,16 +219,13 @@ def test_sensitivities_are_those_of_the_chosen_placement(monkeypatch):
         def form(self, _):
             return SimpleNamespace(nodes=costs, layer=lambda node: node), None
 
-        def make(self, plan, **_):
-            return plan
-
-        def hardest(self, plan):
-            assert not plan.islands
+        def hardest(self, file):
+            assert not file.plan.islands
             return np.arange(8)
 
-        def divergence(self, plan, images):
+        def divergence(self, file, images):
             assert len(images) == 8
-            (alone,) = set(layers[plan.placement]) - set(plan.islands)
+            (alone,) = set(layers[file.plan.placement]) - set(file.plan.islands)
             return costs[alone]
 
     monkeypatch.setattr(
@@ -252,7 +260,10 @@ def test_backends_that_want_different_files_get_them_and_one_that_suits_all_is_e
         return msgspec.structs.replace(made(plan, 1.0, kl, 0.0), p50_ms={"a": a, "b": b}, p99_ms={"a": a, "b": b})
 
     class Both(Table):
-        float_ms = {"a": 100.0, "b": 100.0}
+        floats = trial.Floats({"a": 100.0, "b": 100.0}, {}, {})
+
+        def times(self, contents):
+            return [(dict(zip("ab", self.results[each.plan.placement], strict=True)),) * 2 for each in contents]
 
         def measure(self, plan, *_):
             return on(plan, *self.results[plan.placement])
@@ -270,6 +281,27 @@ def test_backends_that_want_different_files_get_them_and_one_that_suits_all_is_e
     )
     done = searched((1.0, 2.05), (2.0, 2.0))
     assert (done.chosen.placement, done.others) == ("layers", {})
+
+
+def test_when_the_time_is_over_each_backend_still_gets_its_fastest_file():
+    ms = {"layers": {"a": 1.0, "b": 3.0}, "convolutions": {"a": 1.1, "b": 2.9}, "merged": {"a": 3.0, "b": 1.0}}
+
+    class Both(Table):
+        floats = trial.Floats({"a": 100.0, "b": 100.0}, {}, {})
+
+        def times(self, contents):
+            return [(ms[each.plan.placement],) * 2 for each in contents]
+
+        def measure(self, plan, _, times):
+            found = super().measure(plan)
+            return msgspec.structs.replace(found, p50_ms=times[0], p99_ms=times[1])
+
+    table = Both({Plan(name, passes=()).name: (1.0, 0.01, 0.0) for name in ms})
+    config = msgspec.structs.replace(QUICK, passes=(), islands=False, placements=tuple(ms), budget_s=60.0)
+    clock = Clock(runs_from="try convolutions", step=100.0)
+    done = search.Search(table, table, trial.Book(None), Budget(), config, clock.hear, clock).run()
+    assert table.measured == ["layers, min-max", "merged, min-max"]
+    assert (done.chosen.placement, done.others["b"].placement, done.stopped) == ("layers", "merged", True)
 
 
 def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -385,8 +417,59 @@ def test_a_backend_that_does_not_take_the_float_file_is_not_asked_for_its_bf16(b
     monkeypatch.setattr(kind, "precisions", lambda *_: ("float32", "bf16"))
     with Bundle(bundle_copy) as opened:
         laboratory = trial.Laboratory(opened.manifest, opened.variant_file("float32"), digits[0][:16], None)
-    assert set(laboratory.float_ms) == {"onnxruntime"}
-    assert laboratory.bf16_ms == {}
+    laboratory.against_floats([])
+    assert set(laboratory.floats.p50_ms) == {"onnxruntime"}
+    assert laboratory.floats.bf16_ms == {}
+
+
+def another(opened, index=0):
+    """A file that computes what float32's does, and is not the same."""
+    model = onnx.load(opened.variant_file("float32"))
+    model.doc_string = f"another {index}"
+    return model.SerializeToString()
+
+
+def test_float32_is_timed_in_turns_with_the_files(bundle_copy, digits, monkeypatch):
+    """Minutes later the machine may be twice as fast."""
+    monkeypatch.setattr(backends.get("openvino"), "precisions", lambda *_: ("float32",))
+    with Bundle(bundle_copy) as opened:
+        laboratory = trial.Laboratory(opened.manifest, opened.variant_file("float32"), digits[0][:16], None)
+        content = another(opened)
+    turns, now = [], itertools.count(1)
+    monkeypatch.setattr(trial, "times_ms", lambda call, _: turns.append(call.func) or [float(next(now))])
+    (times,) = laboratory.against_floats([content])
+    for name, half in (("onnxruntime", turns[: trial.ROUNDS * 2]), ("openvino", turns[trial.ROUNDS * 2 :])):
+        before, after = half[:2]
+        assert before != after
+        assert half == [before, after, after, before] * (trial.ROUNDS // 2)
+        assert times[0][name] == pytest.approx(laboratory.floats.p50_ms[name])  # as slow, as the clock has it
+    laboratory.close()
+
+
+def test_a_file_is_opened_once_by_all_who_use_it_and_few_stay_open(bundle_copy, digits, monkeypatch):
+    with Bundle(bundle_copy) as opened:
+        manifest, source = opened.manifest, opened.variant_file("float32")
+        content, *others = (another(opened, index) for index in range(4))
+    kind, made_of, closed = backends.get("onnxruntime"), [], []
+    begin, end = kind.__init__, kind.close
+    monkeypatch.setattr(kind, "__init__", lambda self, *given: made_of.append(self) or begin(self, *given))
+    monkeypatch.setattr(kind, "close", lambda self: closed.append(self) or end(self))
+    laboratory = trial.Laboratory(manifest, source, digits[0][:32], digits[1][:32])
+    (times,) = laboratory.against_floats([content])
+    laboratory.measure(Plan("layers"), content, times)
+    assert len(made_of) == 2  # float32, for its outputs and times, and the file, for its own
+    assert not closed
+    monkeypatch.setattr(sessions, "KEPT", 2)
+    opened_files = sessions.Sessions()
+    with opened_files.opened(content, "onnxruntime") as first:
+        for each in others:
+            with opened_files.opened(each, "openvino"):
+                pass
+        assert first not in closed
+        first.run({"image": digits[0][:1]})
+    opened_files.close()
+    laboratory.close()
+    assert len(closed) == len(made_of) == 3
 
 
 def test_a_backend_that_takes_one_image_and_not_several_is_left_out(bundle_copy, digits, monkeypatch):
@@ -506,12 +589,12 @@ def test_what_is_not_quantized_runs_in_bf16_only_where_that_gains(
         laboratory = trial.Laboratory(opened.manifest, opened.variant_file("float32"), digits[0][:16], None)
     monkeypatch.setattr(backends.get("openvino"), "precisions", staticmethod(lambda: has))
     times = {"float32": [1.0], "bf16": [bf16_ms]}
-    monkeypatch.setattr(laboratory, "_samples", lambda _file, _name, precision: times[precision])
+    monkeypatch.setattr(laboratory, "_in_turns", lambda given, _: [times[precision] for _, precision in given])
     plain = {part.start: outputs["logits"] for part, outputs in laboratory.reference.batches()}
     noise = moved * np.random.default_rng(0).normal(size=next(iter(plain.values())).shape).astype(np.float32)
     given = iter(plain.values())
     monkeypatch.setattr(verify, "computing", lambda *_: lambda _: {"logits": next(given) + noise})
-    monkeypatch.setattr(laboratory, "_opened", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(laboratory._sessions, "opened", lambda *_: contextlib.nullcontext())
     measured = made(Plan("layers"), 1.0, 0.01, 0.0)
     agreements = {"openvino": measured.agreement}
     measured = msgspec.structs.replace(measured, p50_ms={"openvino": 1.0}, agreements=agreements)
