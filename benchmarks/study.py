@@ -62,31 +62,38 @@ class Study:
     """A study that keeps its raw figures.
 
     script: the file of its `run.py`. page: makes the lines of the page of the figures. kind: their type, as
-    msgspec reads it.
+    msgspec reads it. plots: makes pictures of them, file name -> SVG.
     """
 
     script: Path
     title: str
     page: Callable[[Any], list[str]]
     kind: Any = Any
+    plots: Callable[[Any], dict[str, str]] = lambda _: {}
 
     def figures(self) -> Any:
         """The figures that were recorded; None where there are none yet."""
         return msgspec.convert(self._record().figures, self.kind) if self._json.is_file() else None
 
     def record(self, figures: Any) -> None:
-        """Keep the figures in results.json, and write the page."""
+        """Keep the figures, and write the page and the pictures."""
+        self.keep(figures)
+        self.write()
+
+    def keep(self, figures: Any) -> None:
+        """Keep the figures in results.json."""
         kept = msgspec.to_builtins(Record(Where.here(), figures))
         self._json.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1) + b"\n")
-        self.write()
 
     def text(self) -> str:
         """The page of what results.json holds."""
         return _text(self.title, self._record().measured.by(self.script), self.page(self.figures()))
 
     def write(self) -> None:
-        """Write results.md from results.json, and to standard output."""
+        """Write results.md from results.json, and to standard output; and the pictures."""
         _keep(self.script.with_name("results.md"), self.text())
+        for name, picture in self.plots(self.figures()).items():
+            self.script.with_name(name).write_text(picture)
 
     @property
     def _json(self) -> Path:
