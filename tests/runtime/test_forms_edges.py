@@ -8,7 +8,8 @@ from edgecv import recipe_text
 from edgecv_runtime import Normalization, Preprocess, geometry, tasks, yamltext
 from edgecv_runtime.errors import BadInput, InvalidOutput
 from edgecv_runtime.forms.base import translate
-from edgecv_runtime.forms.boxes import BoxColumns, Detected, Grid, ScoreColumns
+from edgecv_runtime.forms.box_scores import ScoreColumns
+from edgecv_runtime.forms.boxes import BoxColumns, Detected, Grid
 from edgecv_runtime.forms.single import ClassMap
 from edgecv_runtime.head import ClassificationHead, DetectionHead, SegmentationHead
 from edgecv_runtime.manifest import TensorSpec
