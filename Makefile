@@ -15,8 +15,8 @@ ENVIRONMENTS ?= base edge cpu
 # Of all lines of the three packages; what runs in other processes (streams' children, builders) is not counted.
 COVERAGE_FLOOR ?= 93
 COVERAGE ?=
-# Python compiles what it imports, once: pip would compile all of it, most of torch and OpenVINO for nothing (40 s).
 BIN = $(VENV)/bin
+# Python compiles what it imports, once: pip would compile all of it, most of torch and OpenVINO for nothing (40 s).
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: demo dev test test-arm64 test-camera test-servers test-service image test-image test-ray soak bench gpu coverage lint format docs figures dist wheel-test test-pins try-wheel clean
