@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +15,7 @@ from edgecv_export.deadline import Tick, unbounded
 from edgecv_export.interface import INPUT
 from edgecv_export.ranges import NotFinite, Statistics
 from edgecv_export.wiring import Wiring
-from edgecv_runtime import telemetry
+from edgecv_runtime import machine, telemetry
 from edgecv_runtime.errors import BadInput, ComputationError
 from edgecv_runtime.preprocess import Image
 
@@ -65,17 +67,26 @@ def calibrate(model: Any, batches: Iterable[Image], tick: Tick = unbounded) -> d
     session, names = _observed(model)
     wiring = Wiring(model)
     statistics = {name: Statistics(_channel_axis(wiring, name)) for name in names}
-    for batch in batches:
-        tick()
-        outputs = session.run(list(names), {INPUT: np.ascontiguousarray(batch)})
-        for name, values in zip(names, outputs, strict=True):
-            try:
-                statistics[name].add(values, len(batch))
-            except NotFinite as exc:
-                raise ComputationError(
-                    f"calibration: node '{names[name]}' gives NaN or infinite values on a real image"
-                ) from exc
+    with ThreadPoolExecutor(machine.this().cores) as pool:
+        for batch in batches:
+            tick()
+            outputs = session.run(list(names), {INPUT: np.ascontiguousarray(batch)})
+            added = pool.map(partial(_added, images=len(batch)), statistics.values(), outputs)
+            for name, is_finite in zip(names, added, strict=True):
+                if not is_finite:
+                    raise ComputationError(
+                        f"calibration: node '{names[name]}' gives NaN or infinite values on a real image"
+                    )
     return statistics
+
+
+def _added(statistics: Statistics, values: NDArray[np.float32], images: int) -> bool:
+    """Take in a batch; gives whether all of its values are finite."""
+    try:
+        statistics.add(values, images)
+    except NotFinite:
+        return False
+    return True
 
 
 def check_real(images: Image) -> None:

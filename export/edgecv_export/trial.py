@@ -29,7 +29,7 @@ from edgecv_runtime.geometry import View
 from edgecv_runtime.manifest import Budget, Manifest, Precision
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.records import Record
-from edgecv_runtime.timing import times_ms
+from edgecv_runtime.timing import block_ms
 from edgecv_runtime.verify import Outputs, Truths
 from edgecv_runtime.verify.compare import Known, task_of
 
@@ -259,7 +259,7 @@ class Laboratory:
                     calls[index] = call
             for turn in range(ROUNDS):
                 for index in sorted(calls, reverse=turn % 2 == 1):
-                    samples[index] += times_ms(calls[index], SECONDS / ROUNDS)
+                    samples[index] += block_ms(calls[index], SECONDS / ROUNDS)
         return samples
 
 

@@ -436,7 +436,7 @@ def test_float32_is_timed_in_turns_with_the_files(bundle_copy, digits, monkeypat
         laboratory = trial.Laboratory(opened.manifest, opened.variant_file("float32"), digits[0][:16], None)
         content = another(opened)
     turns, now = [], itertools.count(1)
-    monkeypatch.setattr(trial, "times_ms", lambda call, _: turns.append(call.func) or [float(next(now))])
+    monkeypatch.setattr(trial, "block_ms", lambda call, _: turns.append(call.func) or [float(next(now))])
     (times,) = laboratory.against_floats([content])
     for name, half in (("onnxruntime", turns[: trial.ROUNDS * 2]), ("openvino", turns[trial.ROUNDS * 2 :])):
         before, after = half[:2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from edgecv_export.deadline import Tick, unbounded
 from edgecv_export.dialects import Float
 from edgecv_export.interface import INPUT
 from edgecv_export.wiring import Layer, Wiring, attribute
+from edgecv_runtime import machine
 from edgecv_runtime.preprocess import Image
 
 LARGEST = 1280  # inputs of one output that are looked at together; of a layer with more there are no moments
@@ -60,16 +62,21 @@ def observe(wiring: Wiring, batches: Iterable[Image], tick: Tick = unbounded) ->
         _with_outputs(wiring.model, names).SerializeToString(), settings, providers=["CPUExecutionProvider"]
     )
     found: dict[str, Moments] = {}
-    for batch in batches:
-        tick()
-        values = dict(zip(names, session.run(names, {INPUT: np.ascontiguousarray(batch)}), strict=True))
-        for layer in layers:
-            rows = _rows(layer.node, values[layer.node.input[0]], wiring.weights(layer))
-            if layer.name not in found:
-                groups, _, inputs = rows.shape
-                found[layer.name] = Moments(np.zeros((groups, inputs)), np.zeros((groups, inputs, inputs)))
-            found[layer.name].add(rows)
-    return found
+
+    def add(layer: Layer, source: Float) -> None:
+        rows = _rows(layer.node, source, wiring.weights(layer))
+        if layer.name not in found:
+            groups, _, inputs = rows.shape
+            found[layer.name] = Moments(np.zeros((groups, inputs)), np.zeros((groups, inputs, inputs)))
+        found[layer.name].add(rows)
+
+    with ThreadPoolExecutor(machine.this().cores) as pool:
+        for batch in batches:
+            tick()
+            values = dict(zip(names, session.run(names, {INPUT: np.ascontiguousarray(batch)}), strict=True))
+            for _ in pool.map(add, layers, (values[layer.node.input[0]] for layer in layers)):  # raises what one raises
+                pass
+    return {layer.name: found[layer.name] for layer in layers if layer.name in found}
 
 
 def _inputs(wiring: Wiring, layer: Layer) -> int:
