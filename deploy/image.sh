@@ -24,15 +24,11 @@ for minor in $(seq $glibc -1 17); do platforms="$platforms --platform manylinux_
 "$python" -m pip --quiet --disable-pip-version-check install --no-compile --target "$work/packages" --python-version "$target" \
     --implementation cp --only-binary :all: $platforms --platform "manylinux2014_$arch" --constraint "$here/../constraints.txt" \
     "$(echo "$work"/edgecv-*.whl)[$extras]" $more
-cd "$work/packages"
-# what inference never imports: programs, tests, and ONNX Runtime's tools that make models
-rm -rf bin onnxruntime/transformers onnxruntime/tools onnxruntime/quantization onnxruntime/datasets
-find . -type d -name tests -prune -exec rm -rf {} +
-cd - >/dev/null
+"$python" "$here/trim.py" "$work/packages" "$arch" >&2
 cp "$here/$file" "$work/Containerfile"
 case $BUILDER in docker*) form="" ;; *) form="--format docker" ;; esac # OCI's own has no HEALTHCHECK
 # shellcheck disable=SC2086
 $BUILDER $build $form ${BUILDER_OPTIONS:-} ${BASE:+--build-arg BASE="$BASE"} --platform "linux/$(echo "$arch" | sed 's/x86_64/amd64/; s/aarch64/arm64/')" \
     --tag "edgecv:$kind-$arch" --file "$work/Containerfile" "$work" >&2
-echo "edgecv:$kind-$arch: $(du -sm "$work/packages" | cut -f1) MB beyond its base"
+echo "edgecv:$kind-$arch: $(du -sm "$work/packages" | cut -f1) MiB beyond its base"
 du -sm "$work"/packages/* | sort -rn | head -n 8 | sed "s:$work/packages/:    :"

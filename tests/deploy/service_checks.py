@@ -1,10 +1,13 @@
 """A deployment with a service under a real systemd, in a container of Debian's own files: `make test-service`, as root.
 
-Whole wheels are brought (`--offline`), units and probes are those of `--service`. About a minute.
+Whole wheels are brought (`--offline`), units and probes are those of `--service`, of the system and of a user, who has
+no rights but a systemd of his own; the computer restarts. About two minutes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import subprocess
 import time
@@ -24,6 +27,7 @@ from edgecv_runtime.errors import ComputationError, Unavailable
 
 DIGITS = Path(__file__).parents[1] / "assets" / "digits.edgecv"
 FOLDER = "/opt/edgecv"
+USER, NUMBER = "pi", 10007
 
 
 @pytest.fixture
@@ -40,12 +44,18 @@ def container(tmp_path):
         "sys",
         "dev",
         "opt",
+        f"home/{USER}",
     ):
         (root / name).mkdir(parents=True)
     for name in ("bin", "lib", "lib64", "sbin"):
         (root / name).symlink_to(f"usr/{name}")
     for name in ("passwd", "group", "shadow", "os-release"):
         shutil.copy(f"/etc/{name}", root / "etc" / name)
+    shutil.copytree("/etc/pam.d", root / "etc/pam.d")  # a systemd of a user logs in
+    with (root / "etc/passwd").open("a") as users, (root / "etc/shadow").open("a") as passwords:
+        users.write(f"{USER}:x:{NUMBER}:100::/home/{USER}:/bin/sh\n")
+        passwords.write(f"{USER}:*:::::::\n")
+    os.chown(root / "home" / USER, NUMBER, 100)
     (root / "etc" / "machine-id").write_text(
         f"{uuid.uuid4().hex}\n"
     )  # without it units are enabled anew, as presets say
@@ -114,3 +124,44 @@ def test_a_service_is_switched_probed_gone_back_from_and_comes_back(container):
     assert found.facts.current == done.release
     assert host.run("systemctl is-active edgecv-stream edgecv-serve || true") == "active\ninactive\n"
     assert f"releases/{done.release}/bundle" in host.run("systemctl show edgecv-stream -p ExecStart")
+
+
+def test_services_of_the_system_and_of_a_user_are_back_after_a_restart_of_the_computer(container):
+    host, folder = container
+    user = Host(host.name.replace("root@", f"{USER}@"), folder / "ssh_config")
+    host.run(f"loginctl enable-linger {USER}")  # what an owner says once
+    asked = Asked(wheel=wheels.own(folder), offline=True, bench=False, ready_s=30)
+    stream = services.parse(f"stream 'test://?fps=10&frames=99999' --page 127.0.0.1:{free_port()}")
+    server = services.parse(f"serve --listen 127.0.0.1:{free_port()}")
+    with Bundle(DIGITS) as bundle:
+        own = deploy(user, bundle, msgspec.structs.replace(asked, service=stream))
+        assert '"ready":true' in own.steps["switch"]
+        assert not own.warnings
+        deploy(host, bundle, msgspec.structs.replace(asked, service=server, folder=FOLDER))
+    places = {user: ("--user", own.facts.folder), host: ("", FOLDER)}
+    ctl = "XDG_RUNTIME_DIR=/run/user/$(id -u) systemctl"
+    assert own.facts.folder.startswith(f"/home/{USER}/")
+    assert host.run(f"ps -o user= -p $({ctl} show edgecv-serve -p MainPID --value)") != "root\n"
+    assert user.run(f"ps -o user= -p $({ctl} --user show edgecv-stream -p MainPID --value)") == f"{USER}\n"
+    assert "edgecv" in user.run("journalctl --user --unit edgecv-stream --output cat --no-pager")
+    silent = services.parse(f"stream rtsp://127.0.0.1:{free_port()}/x --page 127.0.0.1:{free_port()}")
+    with (
+        Bundle(DIGITS) as bundle,
+        pytest.raises(ComputationError, match=f"went back to {own.release}, which is ready"),
+    ):
+        deploy(user, bundle, msgspec.structs.replace(asked, service=silent, ready_s=10))
+
+    def begun():
+        return host.run("systemctl show -p UserspaceTimestampMonotonic")
+
+    before = begun()
+    with contextlib.suppress(Unavailable):
+        host.run("systemctl reboot")
+    end = time.monotonic() + 90
+    while True:
+        assert time.monotonic() < end
+        time.sleep(1)
+        with contextlib.suppress(Unavailable):
+            if begun() != before and all(running.status(each, at).answers for each, (_, at) in places.items()):
+                break
+    assert running.status(user, own.facts.folder).facts.current == own.release
