@@ -8,10 +8,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import edgecv_runtime as rt
 from edgecv.cli.device import Json
 from edgecv.cli.loading import Loading, loads
 from edgecv.cli.output import Mode, leave, log_as, say, show_json
@@ -125,16 +126,20 @@ def _offer(text: str, loading: Loading, latest: bool) -> Offer:
     name, _, version = named.partition(":")
     source: streams.Latest | Always
     if latest:
-        source = streams.Latest(path, partial(replace(loading, self_test=True).model, path))
+        source = streams.Latest(path, partial(_load, path, replace(loading, self_test=True)))
         journal = Journal()
         journal.subscribe(_tell)
         source.attach(journal)
     else:
-        source = Always(loading.model(path))
+        source = Always(_load(path, loading))
     info = source.current().info
     offer = Offer(name or info.name, version or "1", source)
     say(f"{offer.name} {offer.version}: {info.variant} on {info.backend}, runs in {info.precision}, batch {info.batch}")
     return offer
+
+
+def _load(path: Path, loading: Loading) -> rt.Model[Any]:
+    return rt.load(path, **loading.asked(), busy_wait=False)  # decoding wants the cores that waiting threads would take
 
 
 def _tell(event: Event) -> None:

@@ -77,9 +77,9 @@ class Answer(NamedTuple):
         by_name = {field.name: field for field in self.fields}
         return tuple(by_name[name] for name in names)
 
-    def tensors(self, results: Sequence[Any]) -> Columns:
-        """Results of a request as its outputs; `picture` says of which picture each box is."""
-        return {field.name: field.tensor(results) for field in self.fields}
+    def tensors(self, results: Sequence[Any], names: Sequence[str] = ()) -> Columns:
+        """Results of a request as its outputs, all or those that are named; `picture`: which picture each box is in."""
+        return {field.name: field.tensor(results) for field in (self.chosen(names) if names else self.fields)}
 
     def columns(self, results: Sequence[Any | None], labels: int, names: Sequence[str]) -> Columns:
         """Results as columns with a row a picture, those that are named; None: a picture that has none.

@@ -36,6 +36,7 @@ class Ask(Record, frozen=True):
     threads: int = 0
     goal: Goal = Goal()
     tune: bool = False
+    busy_wait: bool = True
 
     def __post_init__(self) -> None:
         if self.device != DEFAULT_DEVICE and self.backend == "auto":
@@ -74,7 +75,8 @@ def for_bundle(bundle: Bundle, ask: Ask) -> Target:
         )
     if ask.precision == "int8":
         usable = _one_dialect(usable, lambda target: verdicts[target.machine.key].here)
-    return _pick(usable, bundle.manifest.input, rejected, ask)
+    best = _pick(usable, bundle.manifest.input, rejected, ask)
+    return msgspec.structs.replace(best, busy_wait=ask.busy_wait)
 
 
 def _one_dialect(usable: list[Target], there: Callable[[Target], Offers]) -> list[Target]:
@@ -112,7 +114,7 @@ def for_file(file: Path, external: tuple[str, ...], entry: Input, ask: Ask) -> T
         raise BadInput(
             f"{file}: precision '{ask.precision}' is not to be had on backend '{ask.named}' here; try 'auto'"
         )
-    return _pick(usable, entry.spec, [], ask)
+    return msgspec.structs.replace(_pick(usable, entry.spec, [], ask), busy_wait=ask.busy_wait)
 
 
 class _Verdicts:

@@ -42,6 +42,7 @@ def load(
     description: Description | str | Path | None = None,
     confidence: float | None = None,
     self_test: bool = False,
+    busy_wait: bool = True,
 ) -> Model[Any]:
     """Load a bundle (folder or .edgecv) or a plain ONNX file.
 
@@ -61,10 +62,12 @@ def load(
     confidence: of a detector's bundle, the score from which on boxes of any class are shown, in the place of what was
     fitted to the file; of a plain ONNX file the description says it.
     self_test: run the bundle's golden inputs first; raises ParityError that names the fault when they do not agree.
+    busy_wait: whether onnxruntime's threads spin between two calls: the next one is sooner, and other threads of the
+    program have a core less; False for one that answers many at once, as a server does.
     Raises BundleError, ModelFileError, BadInput or BackendUnavailable, each in one line.
     """
     source = Path(source)
-    ask = Ask(backend, precision, device, threads, Goal(goal))
+    ask = Ask(backend, precision, device, threads, Goal(goal), busy_wait=busy_wait)
     given: dict[str, object] = {"preprocess": preprocess, "labels": labels, "normalization": normalization}
     given |= {"scores": scores, "thresholds": tuple(thresholds) or None}
     if is_bundle(source):

@@ -23,7 +23,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every record: immutable, unknown fields refused."""
 
 
-def decode(raw: bytes, kind: type[T], where: str, error: type[BadInput] = BadInput) -> T:
+def decode(raw: bytes | memoryview, kind: type[T], where: str, error: type[BadInput] = BadInput) -> T:
     """Decode JSON bytes into a record.
 
     raw: the JSON document; kind: the record's type; where: the name of the file, for the message.

@@ -24,7 +24,7 @@ class Target(Record, frozen=True):
     streams: calls that compute at once, 0 for as many as the backend likes. batch: frames a call of `Model.map`.
     rows: of a graph whose batch is fixed, how many it takes at once; 0 where it takes any number.
     is_int8: whether the file is quantized; islands: then the precision of what is not. injected: the backend where its
-    name alone does not tell it.
+    name alone does not tell it. busy_wait: see `Options`.
     keeps_goal: False when it was measured to miss the bound that was asked for, as did everything else.
     """
 
@@ -42,6 +42,7 @@ class Target(Record, frozen=True):
     islands: Precision = "float32"
     keeps_goal: bool = True
     rows: int = 0
+    busy_wait: bool = True
     injected: Injected | None = None
 
     @property
@@ -78,7 +79,7 @@ class Target(Record, frozen=True):
         """Compile a file that was checked."""
         precision = self.hint if self.islands == "float32" else self.islands
         options = Options(
-            device=self.device, precision=precision, threads=self.threads, streams=self.streams, digest=self.sha256
+            self.device, precision, self.threads, self.streams, digest=self.sha256, busy_wait=self.busy_wait
         )
         backend = self.kind(self.file, options)
         if not self.rows:

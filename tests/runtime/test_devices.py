@@ -179,3 +179,11 @@ def test_a_damaged_entry_is_compiled_anew_and_replaced(compiled, tmp_path, damag
 def test_a_cache_folder_that_cannot_be_made_costs_only_time(compiled, monkeypatch):
     monkeypatch.setenv("EDGECV_CACHE", "/proc/nowhere")
     assert compiled() == 1
+
+
+def test_threads_that_wait_leave_the_cores_to_others_where_that_is_asked_for(exported):
+    spins = "session.intra_op.allow_spinning"
+    with rt.load(exported, backend="onnxruntime", busy_wait=False) as model:
+        assert model._alive()._session.get_session_options().get_session_config_entry(spins) == "0"
+    with rt.load(exported, backend="onnxruntime") as model, pytest.raises(RuntimeError):
+        model._alive()._session.get_session_options().get_session_config_entry(spins)

@@ -17,6 +17,7 @@ from test_serve_protocol import encoded
 
 from edgecv_runtime.errors import BadInput, Unavailable
 from edgecv_runtime.serve import Always, Offer, Server
+from edgecv_runtime.serve.line import Line, Rows
 from edgecv_runtime.stream import Latest
 
 TOKEN = "c4nary-0123456789"
@@ -86,6 +87,38 @@ def test_requests_join_a_batch_where_batches_are_faster_and_one_that_fails_spoil
         ]  # fmt: skip
         assert max(puppet.rows) > 2
         assert max(puppet.rows) <= 4
+
+
+def test_a_thread_decodes_computes_and_answers_and_none_waits_longer_than_it_may():
+    """What is ready goes when its time is over, though another that could join it is still being read."""
+    go, where = threading.Event(), []
+    puppet = Puppet(batch=4)
+    turns = threading.BoundedSemaphore(2)
+    line = Line(Always(puppet), most=8, calls=1, readers=2, turns=turns, delay_s=0.2, ran=lambda *_: None)
+
+    def asked(number, wait=False):
+        def prepare():
+            where.append(threading.get_ident())
+            assert not wait or go.wait(20)
+            return Rows(
+                puppet, np.full((1, 4), number, np.float32), lambda out: (threading.get_ident(), out["y"][0, 0])
+            )
+
+        return line.submit(prepare)
+
+    try:
+        thread, number = asked(1).result(10)
+        assert ([thread], number) == (where, 2)
+        slow = asked(2, wait=True)
+        began_s = time.monotonic()
+        assert asked(3).result(10)[1] == 6
+        assert 0.15 < time.monotonic() - began_s < 5
+        go.set()
+        assert slow.result(10)[1] == 4
+        assert puppet.rows == [1, 1, 1]
+    finally:
+        go.set()
+        assert line.close(5)
 
 
 def test_no_batches_where_they_were_not_measured_to_be_faster():

@@ -317,7 +317,7 @@ def test_values_of_each_type_come_through_json_as_they_are(dtype):
             [wanted("x", array, datatype, binary)], outputs=[triton.InferRequestedOutput("x", binary_data=binary)]
         )
         length = None if body[1] is None else str(body[1])
-        asked = protocol.read(memoryview(body[0]), length, TensorSpec("x", dtype, ("N",)), ["x"])
+        asked = protocol.read(bytearray(body[0]), length, TensorSpec("x", dtype, ("N",)), ["x"])
         assert np.array_equal(asked.input, array)
         document, size = protocol.write("m", "1", "", asked, {"x": asked.input})
         answer = triton.InferenceServerClient.parse_response_body(document, header_length=size)

@@ -114,6 +114,7 @@ class OnnxRuntimeBackend:
         cores = options.threads or machine.this().cores
         self.streams = options.streams or (cores if self._device == "cpu" else 1)
         self._threads = max(1, cores // self.streams)
+        self._busy_wait = options.busy_wait
         self._session = self._open()
         self._outputs = [output.name for output in self._session.get_outputs()]
 
@@ -171,6 +172,8 @@ class OnnxRuntimeBackend:
         settings.log_severity_level = 4  # what it would print is raised here
         # XNNPACK brings its own pool; ONNX Runtime's beside it would only fight for the cores
         settings.intra_op_num_threads = 1 if self._device == "xnnpack" else self._threads
+        if not self._busy_wait:
+            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if optimized is not None:
             settings.optimized_model_filepath = str(optimized)
         # Once a large block was freed, as every program's first frame will be, glibc takes such blocks from its heap,

@@ -31,7 +31,7 @@ _PIECE = 1 << 18  # bytes
 class Body(NamedTuple):
     """A posted request: its body, and how long the JSON at its start is where binary data follows."""
 
-    sent: memoryview
+    sent: bytearray
     header_length: str | None
 
     def decoded_bytes(self) -> int:
@@ -62,13 +62,13 @@ class App:
         one = "/v2/models/{name}"
         exact = f"{one}/versions/{{version}}"
         routes = [
+            *(Route(f"{path}/infer", _Endpoint(self.infer), methods=["POST"]) for path in (one, exact)),
             Route("/v2", self._server),
             Route("/v2/health/live", self._live),
             Route("/v2/health/ready", self._ready),
             Route("/v2/repository/index", self._index, methods=["POST"]),
             *(Route(path, self._metadata) for path in (one, exact)),
             *(Route(f"{path}/ready", self._model_ready) for path in (one, exact)),
-            *(Route(f"{path}/infer", _Endpoint(self.infer), methods=["POST"]) for path in (one, exact)),
             Route("/metrics", self._text_of_metrics),
         ]
         self.asgi = Starlette(routes=routes, exception_handlers={HTTPException: _plainly, EdgecvError: _refused})
@@ -90,11 +90,7 @@ class App:
                 sent = await body.read(receive, request.headers, desk.limits, take)
                 with served.line.place():
                     wire = Body(sent, request.headers.get(HEADER_LENGTH))
-                    gone = asyncio.ensure_future(_disconnected(request))
-                    try:
-                        answer = await desk.answer(served, wire, take, gone)
-                    finally:
-                        gone.cancel()
+                    answer = await desk.answer(served, wire, take, scope["state"]["gone"])
                 take(len(answer.body))
             except Gone:
                 answer = Response(status_code=499)
@@ -166,7 +162,7 @@ class App:
 
     async def _text_of_metrics(self, _: Request) -> Response:
         return Response(
-            await self._desk.off(self._desk.metrics.text), media_type="text/plain; version=0.0.4; charset=utf-8"
+            await asyncio.to_thread(self._desk.metrics.text), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
 
 
@@ -184,11 +180,6 @@ def _said(error: Exception, line: Line | None = None) -> Response:
     """An error as the protocol shows it."""
     refused = refusal(error, line)
     return json_answer({"error": str(refused)}, refused.status, refused.headers)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _plainly(_: Request, error: Exception) -> Response:

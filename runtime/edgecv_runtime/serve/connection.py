@@ -27,11 +27,13 @@ def protocol(head_s: float) -> type[H11Protocol]:
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self.logger = _QUIET
-            self.app_state = {**self.app_state, "abort": transport.abort}
+            self._gone = self.loop.create_future()
+            self.app_state = {**self.app_state, "abort": transport.abort, "gone": self._gone}
             self._head = self.loop.call_later(head_s, self._late)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._in_time()
+            self._gone.set_result(None)
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:

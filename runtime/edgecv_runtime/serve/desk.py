@@ -7,15 +7,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from edgecv_runtime.errors import BadInput, Closed, EdgecvError, Unavailable, nearest
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.serve.body import Gone, Limits, Memory, Refusal
-from edgecv_runtime.serve.line import Again, Busy, Line
+from edgecv_runtime.serve.line import Again, Busy, Line, Rows
 from edgecv_runtime.serve.metrics import Metrics
 from edgecv_runtime.serve.models import Face, Outputs
 from edgecv_runtime.serve.protocol import Request
@@ -62,19 +61,13 @@ class Wire(Protocol[W]):
 class Desk:
     """Answers requests for some models."""
 
-    def __init__(self, served: Sequence[Served], limits: Limits, metrics: Metrics, workers: int) -> None:
-        """workers: threads that decode."""
+    def __init__(self, served: Sequence[Served], limits: Limits, metrics: Metrics) -> None:
         self._models: dict[str, dict[str, Served]] = {}
         for each in served:
             self._models.setdefault(each.name, {})[each.version] = each
         self.limits, self.metrics = limits, metrics
         self.memory = Memory(int(limits.memory_mb * 2**20))
         metrics.held(lambda: self.memory.held)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="edgecv-serve-decode")
-
-    def close(self) -> None:
-        """End the threads, when what they do is done."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def all(self) -> list[Served]:
         """Every model and version."""
@@ -123,37 +116,46 @@ class Desk:
     async def _once(
         self, served: Served, wire: Wire[T], take: Callable[[int], None], gone: asyncio.Future[None] | None
     ) -> T:
-        model, face = served.line.source.current(), served.face
-        names = [spec.name for spec in face.outputs(model)]
+        loop = asyncio.get_running_loop()
+        woken = loop.create_future()
+        timeout_s: float | None = None
 
-        def made_ready() -> tuple[float | None, Future[T]]:
+        def wake(*_: object) -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        def prepare() -> Rows:
+            nonlocal timeout_s
+            model, face = served.line.source.current(), served.face
             take(wire.decoded_bytes())
-            asked = wire.read(face.input(model), names)
+            asked = wire.read(face.input(model), [spec.name for spec in face.outputs(model)])
             take(len(asked.input) * _row_bytes(model.input) if asked.input.ndim else 0)
             ready = face.ready(model, asked.input)
+            timeout_s = asked.timeout_s
+            if timeout_s is not None:
+                loop.call_soon_threadsafe(loop.call_later, timeout_s, wake)
 
             def written(outputs: Outputs) -> T:
-                return wire.write(served, told(model), asked, face.answer(model, ready, outputs))
+                names = [name for name, _ in asked.outputs]
+                return wire.write(served, told(model), asked, face.answer(model, ready, outputs, names))
 
-            return asked.timeout_s, served.line.submit(model, ready.tensor, written)
+            return Rows(model, ready.tensor, written)
 
-        with served.line.coming():
-            timeout_s, waiting = await self.off(made_ready)
-        answered = asyncio.wrap_future(waiting)
+        waiting = served.line.submit(prepare)
+        waiting.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(wake))
+        if gone is not None:
+            gone.add_done_callback(wake)
         try:
-            ends: tuple[asyncio.Future[Any], ...] = (answered,) if gone is None else (answered, gone)
-            await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if answered.done():
-                return answered.result()
+            await woken
+            if waiting.done():
+                return waiting.result()  # type: ignore[no-any-return]
             if gone is not None and gone.done():
                 raise Gone
             raise Refusal(f"not computed after the {timeout_s:g} s of parameters.timeout", 504)
         finally:
             waiting.cancel()  # at once: through the loop it would be computed yet
-
-    async def off(self, call: Callable[[], T]) -> T:
-        """In a thread, so that the loop goes on."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+            if gone is not None:
+                gone.remove_done_callback(wake)
 
 
 def content(served: Served) -> Mapping[str, str]:

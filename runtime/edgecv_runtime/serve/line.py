@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from edgecv_runtime.errors import Closed, EdgecvError
 from edgecv_runtime.model import Model
 
-T = TypeVar("T")
 Outputs = dict[str, NDArray[Any]]
 logger = logging.getLogger("edgecv")
+_STOPPING = "the server is stopping"
 
 
 class Busy(EdgecvError):
@@ -76,17 +76,35 @@ class Always:
         self._model.close()
 
 
-class Job(NamedTuple):
-    """Rows for a model, what is made of their outputs, and where that goes."""
+class Rows(NamedTuple):
+    """A request made ready: rows for a model, what is made of their outputs."""
 
     model: Model[Any]
     tensor: NDArray[Any]
     finish: Callable[[Outputs], Any]
+
+
+class Job(NamedTuple):
+    """A request as it came: what makes it ready, and where its answer goes."""
+
+    prepare: Callable[[], Rows]
     done: Future[Any]
 
 
+class Prepared(NamedTuple):
+    """One that waits for its call; until: how long for others, by `time.monotonic()`."""
+
+    rows: Rows
+    done: Future[Any]
+    until_s: float
+
+
 class Line:
-    """The queue in front of one model, and the threads that empty it: one for each call that it computes at once."""
+    """The queue in front of one model, and the threads that empty it.
+
+    A thread that has made a request ready computes it, too, and writes its answer, where no other waits before it: each
+    change of threads costs a small model as much as its own call.
+    """
 
     def __init__(
         self,
@@ -94,38 +112,40 @@ class Line:
         *,
         most: int,
         calls: int,
+        readers: int,
+        turns: threading.Semaphore,
         delay_s: float,
         ran: Callable[[int, float], object],
     ) -> None:
         """most: requests that may be inside; calls: of the model that compute at once.
 
+        readers: requests that are made ready at once, and turns: those of all lines together, for pictures are large.
         delay_s: the longest that a request waits for others to join its batch.
         ran: is told the rows and the seconds of each call.
         """
         self.source = source
         self.most = most
+        self._calls, self._readers, self._turns = calls, readers, turns
         self._delay_s = delay_s
         self._ran = ran
-        self._inside = 0  # made ready, waiting or computed
-        self._jobs: deque[Job] = deque()
-        self._lock = threading.Lock()
-        self._filled = threading.Condition(self._lock)  # a thread that has nothing to do is wanted
-        self._joined = threading.Condition(self._lock)  # one that waits for others to join may go on
-        self._gathering = 0
-        self._coming = 0  # inside, and not yet in `_jobs`
+        self._inside = 0  # from their bodies to their answers
+        self._came: deque[Job] = deque()
+        self._prepared: deque[Prepared] = deque()
+        self._preparing = self._computing = 0
+        self._changed = threading.Condition()
         self._closing = False
         self._began: dict[int, float] = {}
         self._call_s = 0.0
         self._threads = [
             threading.Thread(target=self._work, args=(number,), name=f"edgecv-serve-{number}", daemon=True)
-            for number in range(calls)
+            for number in range(calls + readers)
         ]
         for thread in self._threads:
             thread.start()
 
     @property
     def inside(self) -> int:
-        """How many requests are being made ready, wait or are computed."""
+        """How many requests wait, are made ready or are computed."""
         return self._inside
 
     def hanging_s(self, now_s: float) -> float:
@@ -134,108 +154,132 @@ class Line:
 
     def wait_s(self) -> float:
         """About how long it takes until those inside are answered, in seconds."""
-        return self._inside * self._call_s / len(self._threads)
+        return self._inside * self._call_s / self._calls
 
     @contextmanager
     def place(self) -> Iterator[None]:
         """Come in, for one request from its decoding to its answer; raises Busy where it is full."""
-        with self._lock:
+        with self._changed:
             if self._closing:
-                raise Closed("the server is stopping")
+                raise Closed(_STOPPING)
             if self._inside >= self.most:
                 raise Busy(f"{self._inside} requests wait already; try again later")
             self._inside += 1
         try:
             yield
         finally:
-            with self._lock:
+            with self._changed:
                 self._inside -= 1
 
-    @contextmanager
-    def coming(self) -> Iterator[None]:
-        """While a request is made ready: others may wait for it to join them."""
-        with self._lock:
-            self._coming += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._coming -= 1
-                self._joined.notify_all()
-
-    def submit(self, model: Model[Any], tensor: NDArray[Any], finish: Callable[[Outputs], T]) -> Future[T]:
-        """What `finish` makes of the outputs of a tensor, when its turn has come; cancelling it leaves the line.
-
-        It is called by the thread that computed: each change of threads costs a small model as much as its own call.
-        """
-        job = Job(model, tensor, finish, Future())
-        with self._lock:
+    def submit(self, prepare: Callable[[], Rows]) -> Future[Any]:
+        """What `finish` of its rows makes of their outputs, when its turn has come; cancelling it leaves the line."""
+        job = Job(prepare, Future())
+        with self._changed:
             if self._closing:
-                raise Closed("the server is stopping")
-            self._jobs.append(job)
-            (self._joined if self._gathering else self._filled).notify()
+                raise Closed(_STOPPING)
+            self._came.append(job)
+            self._changed.notify()
         return job.done
 
     def close(self, wait_s: float) -> bool:
         """Answer what waits, for so long at most, and close the model; False where a call hangs, which stays as is."""
-        with self._lock:
+        with self._changed:
             self._closing = True
-            self._filled.notify_all()
-            self._joined.notify_all()
+            self._changed.notify_all()
         end_s = time.monotonic() + wait_s
         for thread in self._threads:
             thread.join(max(0.0, end_s - time.monotonic()))
-        with self._lock:
-            left = list(self._jobs)
-            self._jobs.clear()
-        for job in left:
-            job.done.cancel()
+        with self._changed:
+            left = [job.done for job in self._came] + [job.done for job in self._prepared]
+            self._came.clear()
+            self._prepared.clear()
+        for done in left:
+            if done.set_running_or_notify_cancel():
+                done.set_exception(Closed(_STOPPING))
         if any(thread.is_alive() for thread in self._threads):
             return False
         self.source.close()
         return True
 
     def _work(self, number: int) -> None:
-        while jobs := self._take():
-            jobs = [job for job in jobs if job.done.set_running_or_notify_cancel()]
-            if jobs:
-                self._began[number] = time.monotonic()
-                try:
+        while step := self._next():
+            if isinstance(step, Job):
+                self._prepare(step)
+                continue
+            try:
+                if jobs := [job for job in step if job.done.set_running_or_notify_cancel()]:
+                    self._began[number] = time.monotonic()
                     self._compute(jobs)
-                finally:
-                    del self._began[number]
+            finally:
+                self._began.pop(number, None)
+                with self._changed:
+                    self._computing -= 1
 
-    def _take(self) -> list[Job]:
-        """The next batch; none when the line is closed and empty."""
-        with self._lock:
-            while not self._jobs:
-                if self._closing:
-                    return []
-                self._filled.wait()
-            jobs = [self._jobs.popleft()]
-            rows, most, end_s = len(jobs[0].tensor), _batch(jobs[0].model), time.monotonic() + self._delay_s
-            while rows < most:
-                if self._jobs:
-                    if self._jobs[0].model is not jobs[0].model or rows + len(self._jobs[0].tensor) > most:
-                        break
-                    jobs.append(self._jobs.popleft())
-                    rows += len(jobs[-1].tensor)
+    def _next(self) -> Job | list[Prepared] | None:
+        """A batch that is due, else a request to be made ready; None when the line is closed and empty.
+
+        Whoever changes what is waited for asks here next, so that others are woken for what is left alone.
+        """
+        with self._changed:
+            while True:
+                step: Job | list[Prepared]
+                count, left_s = self._due()
+                if count:
+                    step = [self._prepared.popleft() for _ in range(count)]
+                    self._computing += 1
+                elif self._may_prepare:
+                    step = self._came.popleft()
+                    self._preparing += 1
+                elif self._closing and not self._came and not self._prepared:
+                    return None
+                else:
+                    self._changed.wait(left_s)
                     continue
-                left_s = end_s - time.monotonic()
-                if not self._coming or left_s <= 0 or self._closing:
-                    break
-                self._gathering += 1
-                self._joined.wait(left_s)
-                self._gathering -= 1
-            if self._jobs:  # what this one was woken for, and does not take
-                self._filled.notify()
-            return jobs
+                if self._may_prepare or (self._prepared and self._computing < self._calls):
+                    self._changed.notify()
+                return step
 
-    def _compute(self, jobs: list[Job]) -> None:
-        """One call for all; when it fails one for each, so that one does not spoil the others."""
-        model = jobs[0].model
+    @property
+    def _may_prepare(self) -> bool:
+        return bool(self._came) and self._preparing < self._readers
+
+    def _due(self) -> tuple[int, float | None]:
+        """How many of those that are ready make a batch now; 0: and how long until they do if no other comes."""
+        if not self._prepared or self._computing >= self._calls:
+            return 0, None
+        first = self._prepared[0]
+        most, rows, count = _batch(first.rows.model), 0, 0
+        for job in self._prepared:
+            rows += len(job.rows.tensor)
+            if count and (rows > most or job.rows.model is not first.rows.model):
+                return count, None
+            count += 1
+            if rows >= most:
+                return count, None
+        left_s = first.until_s - time.monotonic()
+        if left_s > 0 and (self._came or self._preparing) and not self._closing:
+            return 0, left_s
+        return count, None
+
+    def _prepare(self, job: Job) -> None:
+        rows = None
         try:
-            tensor = jobs[0].tensor if len(jobs) == 1 else np.concatenate([job.tensor for job in jobs])
+            if not job.done.cancelled():
+                with self._turns:
+                    rows = job.prepare()
+        except Exception as exc:  # of a client's making, or a decoder's
+            if job.done.set_running_or_notify_cancel():
+                job.done.set_exception(exc)
+        with self._changed:
+            self._preparing -= 1
+            if rows is not None:
+                self._prepared.append(Prepared(rows, job.done, time.monotonic() + self._delay_s))
+
+    def _compute(self, jobs: list[Prepared]) -> None:
+        """One call for all; when it fails one for each, so that one does not spoil the others."""
+        model = jobs[0].rows.model
+        try:
+            tensor = jobs[0].rows.tensor if len(jobs) == 1 else np.concatenate([job.rows.tensor for job in jobs])
             outputs = self._run(model, tensor)
         except Exception as exc:  # a backend may raise anything
             if len(jobs) > 1:
@@ -248,10 +292,10 @@ class Line:
             self.source.worked(len(tensor))
         at = 0
         for job in jobs:
-            end = at + len(job.tensor)
+            end = at + len(job.rows.tensor)
             own = outputs if len(jobs) == 1 else {name: each[at:end] for name, each in outputs.items()}
             try:
-                job.done.set_result(job.finish(own))
+                job.done.set_result(job.rows.finish(own))
             except Exception as exc:  # outputs that cannot be what they were said to be
                 job.done.set_exception(exc)
             at = end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -41,8 +42,8 @@ class Face(Protocol):
         """The input as the network takes it; raises BadInput."""
         ...
 
-    def answer(self, model: Model[Any], ready: Ready, outputs: Outputs) -> Outputs:
-        """Outputs of the network as those of this model."""
+    def answer(self, model: Model[Any], ready: Ready, outputs: Outputs, names: Sequence[str]) -> Outputs:
+        """Outputs of the network as those of this model that are named; all without names."""
         ...
 
 
@@ -68,9 +69,9 @@ class Network:
             raise ShapeError(f"input '{model.input.name}' has the shape [{sizes}], got {list(given.shape)}")
         return Ready(given)
 
-    def answer(self, model: Model[Any], ready: Ready, outputs: Outputs) -> Outputs:
+    def answer(self, model: Model[Any], ready: Ready, outputs: Outputs, names: Sequence[str]) -> Outputs:
         """They are the outputs."""
-        del model, ready
+        del model, ready, names
         return outputs
 
 
@@ -105,9 +106,9 @@ class Pictures:
             views.append(model.preprocess.view(frame.shape[:2]))
         return Ready(rows[0] if len(rows) == 1 else np.concatenate(rows), tuple(views))
 
-    def answer(self, model: Model[Any], ready: Ready, outputs: Outputs) -> Outputs:
-        """Results as tensors."""
-        return answers.of_task(model.task).tensors(model.decode(outputs, ready.views))
+    def answer(self, model: Model[Any], ready: Ready, outputs: Outputs, names: Sequence[str]) -> Outputs:
+        """Results as tensors: what nobody asks for, as JSON of each, is not made."""
+        return answers.of_task(model.task).tensors(model.decode(outputs, ready.views), names)
 
 
 def _check_rows(given: NDArray[Any]) -> None:

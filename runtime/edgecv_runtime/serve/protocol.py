@@ -81,13 +81,13 @@ def metadata(spec: TensorSpec) -> dict[str, Any]:
     }
 
 
-def decoded_bytes(body: memoryview, header_length: str | None) -> int:
+def decoded_bytes(body: bytearray, header_length: str | None) -> int:
     """What the JSON of a body takes at most once it is read, bytes; raises BadInput for a length that cannot be."""
-    text = bytes(body[: _json_length(body, header_length)])
-    return sum(text.count(mark) * size for mark, size in _SIZES.items())
+    length = _json_length(body, header_length)
+    return sum(body.count(mark, 0, length) * size for mark, size in _SIZES.items())
 
 
-def _json_length(body: memoryview, header_length: str | None) -> int:
+def _json_length(body: bytearray, header_length: str | None) -> int:
     if header_length is None:
         return len(body)
     if header_length.isascii() and header_length.isdecimal() and int(header_length[:20]) <= len(body):
@@ -98,7 +98,7 @@ def _json_length(body: memoryview, header_length: str | None) -> int:
     )
 
 
-def read(body: memoryview, header_length: str | None, spec: TensorSpec, outputs: Sequence[str]) -> Request:
+def read(body: bytearray, header_length: str | None, spec: TensorSpec, outputs: Sequence[str]) -> Request:
     """A request of a model with one input, as `spec` says, and these outputs.
 
     header_length: of the JSON at the start of the body, where binary data follows; "0": all of it is the input.
@@ -107,7 +107,8 @@ def read(body: memoryview, header_length: str | None, spec: TensorSpec, outputs:
     length = _json_length(body, header_length)
     if length == 0 and header_length is not None:
         return Request(_alone(body, spec))
-    return request_of(records.decode(bytes(body[:length]), InferRequest, "the request"), body[length:], spec, outputs)
+    sent = memoryview(body)
+    return request_of(records.decode(sent[:length], InferRequest, "the request"), sent[length:], spec, outputs)
 
 
 def request_of(asked: InferRequest, binary: memoryview, spec: TensorSpec, outputs: Sequence[str]) -> Request:
@@ -129,7 +130,7 @@ def request_of(asked: InferRequest, binary: memoryview, spec: TensorSpec, output
     )
 
 
-def _alone(body: memoryview, spec: TensorSpec) -> Array:
+def _alone(body: bytearray, spec: TensorSpec) -> Array:
     """A body that is the input and nothing else."""
     if spec.dtype == "object":
         return _objects([bytes(body)])

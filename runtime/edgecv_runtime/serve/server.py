@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -80,10 +81,13 @@ class Server:
         served: list[Served] = []
         cores = max(1, machine.this().cores)
         pictures, network = Pictures(limits.max_pixels), Network()
+        turns = threading.BoundedSemaphore(cores)
         for name, version, source in offers:
             line = Line(
                 source,
                 calls=limits.calls or max(_CALLS * cores, source.current().streams),
+                readers=cores,
+                turns=turns,
                 most=limits.waiting,
                 delay_s=limits.delay_ms / 1e3,
                 ran=metrics.ran(name, version),
@@ -92,7 +96,7 @@ class Server:
             self._lines.append(line)
             faces: tuple[tuple[str, Face], ...] = ((name, pictures), (name + NETWORK, network))
             served += [Served(each, version, line, face) for each, face in faces]
-        self._desk = Desk(served, limits, metrics, cores)
+        self._desk = Desk(served, limits, metrics)
         self._grpc: GrpcServer | None = None
         try:
             guarded = Guarded(
@@ -150,7 +154,6 @@ class Server:
         return self._metrics.counts()
 
     def _close_lines(self) -> bool:
-        self._desk.close()
         closed = [line.close(_CLOSE_S) for line in self._lines]
         return all(closed)
 
