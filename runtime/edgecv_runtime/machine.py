@@ -131,13 +131,18 @@ def power(root: Path = Path("/")) -> str:
 
     root: of the file system, for tests.
     """
+    return ", ".join(f"{name} {value}" for name, value in power_settings(root).items())
+
+
+def power_settings(root: Path = Path("/")) -> dict[str, str]:
+    """The same by what sets it, "mode", "profile" and "governor", of those that the machine has."""
     governors = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
     said = {
         "mode": _text(root / "var/lib/nvpmodel/status").strip().removeprefix("pmode:"),
         "profile": _text(root / "sys/firmware/acpi/platform_profile").strip(),
         "governor": "/".join(sorted({_text(path).strip() for path in governors} - {""})),
     }
-    return ", ".join(f"{name} {value}" for name, value in said.items() if value)
+    return {name: value for name, value in said.items() if value}
 
 
 def _text(path: Path) -> str:

@@ -211,7 +211,7 @@ def test_a_machine_is_read_from_its_files(tmp_path):
     )
     assert watch.moment(root) == watch.Moment(61.5, 1800.0, 0.52)
     told = watch.settings("avx2", root)
-    assert (told.governor, told.power_mode, told.isa) == ("powersave", "low-power", "avx2")
+    assert (told.governor, told.power_mode, told.isa) == ("powersave", "profile low-power", "avx2")
     assert (told.quota_cores, told.memory_limit_mb) == (1.5, 512.0)
     assert told.swap_used_mb == pytest.approx(4000 * 1024 / 1e6)
     with watch.Watcher(root=root) as watcher:
@@ -240,7 +240,7 @@ def test_a_busy_core_beside_the_run_is_noticed(exported):
 
 
 def test_jetsons_name_their_mode(tmp_path):
-    assert watch.settings(root=tree(tmp_path, {"var/lib/nvpmodel/status": "pmode:0002"})).power_mode == "nvpmodel 2"
+    assert watch.settings(root=tree(tmp_path, {"var/lib/nvpmodel/status": "pmode:0002"})).power_mode == "mode 0002"
 
 
 def test_energy_stands_in_the_table(found):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgecv_runtime.counters import BUSY_CORES
 from edgecv_runtime.scenario.report import Times, Trust
 from edgecv_runtime.scenario.watch import Settings, Surroundings
 from edgecv_runtime.timing import STEADY
 
-BUSY_CORES = 0.1  # what an idle system's own services stay below
 SLOWER_CLOCK, SLOWER_CALLS = 0.93, 1.07  # together: an idle clock alone is no throttling
 DRIFT = 1.1
 RESOLVED = 0.05  # half an interval of the median against it

@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from edgecv_runtime import cores
+from edgecv_runtime import cores, counters, machine
 from edgecv_runtime.records import Record
 from edgecv_runtime.scenario.energy import Energy, meters, spent
 
 ROOT = Path("/")
 EVERY_S = 0.1
-_HERTZ = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 class Moment(Record, frozen=True):
@@ -63,7 +62,7 @@ class Settings(Record, frozen=True):
 
 def settings(isa: str = "native", root: Path = ROOT) -> Settings:
     """How this machine is set now."""
-    governors = {_text(path) for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")}
+    power = machine.power_settings(root)
     affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     quotas = [*cores.quotas(root)]
     facts = _table(root / "proc/meminfo")
@@ -73,8 +72,8 @@ def settings(isa: str = "native", root: Path = ROOT) -> Settings:
         affinity=affinity,
         quota_cores=min(quotas) if quotas else None,
         memory_limit_mb=_memory_limit(root),
-        governor=", ".join(sorted(filter(None, governors))),
-        power_mode=_power_mode(root),
+        governor=power.pop("governor", ""),
+        power_mode=", ".join(f"{name} {value}" for name, value in power.items()),
         swap_used_mb=None if swap is None else swap * 1024 / 1e6,
     )
 
@@ -90,7 +89,7 @@ class Watcher:
 
     def __init__(self, own: Sequence[int] = (), gpu: bool = False, root: Path = ROOT) -> None:
         """own: processes whose load is no competition; gpu: whether its energy counts."""
-        self._root, self._own, self._stop = root, (os.getpid(), *own), threading.Event()
+        self._root, self._own, self._stop = root, tuple(own), threading.Event()
         self._meters, self._why = meters(root, gpu)
         self._energy: list[tuple[float, list[float]]] = []
         self._moments: list[tuple[float, Moment]] = []
@@ -98,7 +97,7 @@ class Watcher:
         self._failed = ""
 
     def __enter__(self) -> Watcher:
-        self._begun = self._counters()
+        self._begun = counters.read(self._own, self._root)
         self._sample(0)
         self._thread.start()
         return self
@@ -111,20 +110,16 @@ class Watcher:
 
     def around(self, begin: float, end: float) -> Surroundings:
         """What was seen between two moments of the wall clock, while the processes of one's own still live."""
-        now = self._counters()
+        counted = counters.read(self._own, self._root).since(self._begun)
         inside = [each for at, each in self._moments if begin <= at <= end]
-        busy = None
-        if self._begun.busy_s is not None and now.busy_s is not None and now.at > self._begun.at:
-            others = now.busy_s - self._begun.busy_s - (now.own_s - self._begun.own_s)
-            busy = max(0.0, others) / (now.at - self._begun.at)
         return Surroundings(
             before=self._moments[0][1],
             after=self._moments[-1][1],
             clocks_mhz=[each.clock_mhz for each in inside if each.clock_mhz is not None],
             temperatures_c=[each.temperature_c for each in inside if each.temperature_c is not None],
-            throttled=_since(self._begun.throttled, now.throttled),
-            quota_waits=_since(self._begun.quota_waits, now.quota_waits),
-            others_cores=busy,
+            throttled=counted.throttled,
+            quota_waits=counted.waits,
+            others_cores=counted.other_cores,
         )
 
     def energy(self, begin: float, end: float, frames: int) -> Energy:
@@ -156,23 +151,6 @@ class Watcher:
         if count % 10 == 0:  # reading clocks may ask each core
             self._moments.append((time.time(), moment(self._root)))
 
-    def _counters(self) -> _Counters:
-        own_s = sum(_used_s(self._root, each) for each in self._own)
-        busy_s = _busy_s(self._root)
-        return _Counters(time.monotonic(), busy_s, own_s, _throttle_count(self._root), _quota_waits(self._root))
-
-
-class _Counters(Record, frozen=True):
-    at: float
-    busy_s: float | None
-    own_s: float
-    throttled: int | None
-    quota_waits: int | None
-
-
-def _since(before: int | None, after: int | None) -> int | None:
-    return None if before is None or after is None else after - before
-
 
 def _temperature(root: Path) -> float | None:
     """The hottest zone in degrees Celsius."""
@@ -195,37 +173,6 @@ def _clock(root: Path) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def _throttle_count(root: Path) -> int | None:
-    """Events of thermal throttling since the start, of all cores (x86's thermal_throttle)."""
-    found = [_text(path) for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_count")]
-    numbers = [int(text) for text in found if text.isdigit()]
-    return sum(numbers) if numbers else None
-
-
-def _quota_waits(root: Path) -> int | None:
-    """How often the group's quota was used up, as cgroups of both versions count it."""
-    for place in ("sys/fs/cgroup/cpu.stat", "sys/fs/cgroup/cpu/cpu.stat", "sys/fs/cgroup/cpu,cpuacct/cpu.stat"):
-        for line in _text(root / place).splitlines():
-            if line.startswith("nr_throttled "):
-                return int(line.split()[1])
-    return None
-
-
-def _busy_s(root: Path) -> float | None:
-    """Seconds that all cores were busy, since the start of the machine (proc(5), /proc/stat)."""
-    first = _text(root / "proc/stat").partition("\n")[0].split()
-    if len(first) < 9 or first[0] != "cpu":
-        return None
-    user, nice, system, _, _, irq, softirq, steal = map(int, first[1:9])
-    return (user + nice + system + irq + softirq + steal) / _HERTZ
-
-
-def _used_s(root: Path, process: int) -> float:
-    """Seconds of CPU time that a process has used, its ended children's too; 0 for one that is gone."""
-    fields = _text(root / f"proc/{process}/stat").rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / _HERTZ if len(fields) > 14 else 0.0
-
-
 def _memory_limit(root: Path) -> float | None:
     """The container's limit in MB; None where there is none."""
     for place in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
@@ -233,13 +180,6 @@ def _memory_limit(root: Path) -> float | None:
         if text.isdigit() and int(text) < 1 << 60:  # without a limit version 1 shows a number close to 2^63
             return int(text) / 1e6
     return None
-
-
-def _power_mode(root: Path) -> str:
-    """The platform's power profile, or the mode of a Jetson (nvpmodel)."""
-    mode = _text(root / "sys/firmware/acpi/platform_profile")
-    jetson = _text(root / "var/lib/nvpmodel/status")
-    return mode or (f"nvpmodel {jetson.removeprefix('pmode:').lstrip('0') or '0'}" if jetson else "")
 
 
 def _table(path: Path) -> dict[str, int]:
