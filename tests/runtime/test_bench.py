@@ -121,7 +121,7 @@ def test_another_program_is_noticed_and_our_own_are_not():
         time.sleep(0.8)
     theirs, own = watch.found().other_cores, ours.found().other_cores
     assert theirs > 0.3
-    assert theirs - own > 0.3
+    assert theirs - own > 0.15  # of a core: the machine may have others that want it, too
     assert any(line.startswith("other programs took") for line in watch.found().said)
 
 
