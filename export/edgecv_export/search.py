@@ -89,12 +89,12 @@ class Search:
         order = {name: sorted(firsts, key=lambda trial: trial.cost(self._speed, name)) for name in names}
         for name in names:
             self._compared(order[name][0], needed=True)
+        for name in names:  # on every backend before anything that takes long on one
+            self._with_free_islands(self._trials[order[name][0].plan], name)
         for name in names:
             for first in order[name][1:]:
                 if first.cost(self._speed, name) <= LUCK * order[name][0].cost(self._speed, name):
                     self._compared(first)
-        for name in names:  # on every backend before anything that takes long on one
-            self._with_free_islands(self._trials[order[name][0].plan], name)
         for name in names:
             for first in order[name]:
                 trial = self._compared(first)
@@ -115,10 +115,11 @@ class Search:
         return "p50" if self._config.goal == "divergence" else self._config.goal
 
     def _worth(self, firsts: list[Trial]) -> list[str]:
-        """The backends on which int8 is as fast as every float, the fastest first; where there is none, the fastest."""
+        """The backends on which int8 seems as fast as every float, the fastest first; or the one where it comes nearest."""
         least = {name: min(trial.cost("p50", name) for trial in firsts) for trial in firsts for name in trial.p50_ms}
         order = sorted(least, key=lambda name: least[name])
-        return [name for name in order if least[name] <= self._float_ms(name)] or order[:1]
+        nearest = min(order, key=lambda name: least[name] / self._float_ms(name))
+        return [name for name in order if least[name] <= TIE * self._float_ms(name)] or [nearest]
 
     @property
     def _floats(self) -> Floats:

@@ -304,6 +304,22 @@ def test_when_the_time_is_over_each_backend_still_gets_its_fastest_file():
     assert (done.chosen.placement, done.others["b"].placement, done.stopped) == ("layers", "merged", True)
 
 
+@pytest.mark.parametrize(
+    ("floats", "wanted"),
+    [
+        ({"a": 1.0, "b": 3.0}, ["a", "b"]),
+        ({"a": 0.97, "b": 1.0}, ["a"]),  # as far as timing tells
+        ({"a": 0.5, "b": 2.7}, ["b"]),  # slower on both, by less on "b", where all takes longer
+    ],
+)
+def test_int8_is_sought_where_it_may_be_as_fast_as_float(floats, wanted):
+    table = Table({"layers, min-max": (1.0, 0.1, 0.0)})  # 1 ms on "a", 3 ms on "b"
+    table.floats = trial.Floats(floats, {}, {})
+    config = msgspec.structs.replace(QUICK, passes=(), islands=False, placements=("layers",))
+    tried = search.Search(table, table, trial.Book(None), Budget(), config, lambda _: None)
+    assert tried._worth(tried._timed_placements()) == wanted
+
+
 def test_an_interrupted_search_goes_on_where_it_stopped(tmp_path, monkeypatch):
     results = {"layers, min-max, bias": (1.0, 0.2, 4.0), "convolutions, min-max, bias": (2.0, 0.1, 0.1)}
     path = tmp_path / "trials.json"
