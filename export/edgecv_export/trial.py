@@ -35,8 +35,8 @@ from edgecv_runtime.verify.compare import Known, task_of
 
 REMEMBERED_BYTES = 512 << 20  # of float32's outputs on the check images
 Times = tuple[dict[str, float], dict[str, float]]  # median and 99th percentile in milliseconds, by backend
-# Of a file on a backend: several turns, for what else the machine does comes in phases, each long enough to outlast what
-# the threads of the one before still spin (ONNX Runtime's for some 10 ms).
+# Of a file on a backend: several turns, for what else the machine does comes in phases, each long enough to outlast the
+# threads of the file before, which still spin (ONNX Runtime's for some 10 ms).
 SECONDS, ROUNDS = 0.5, 4
 CHECK = "check images"
 # What is within this factor of the fastest counts as equally fast.
