@@ -115,7 +115,7 @@ class Search:
         return "p50" if self._config.goal == "divergence" else self._config.goal
 
     def _worth(self, firsts: list[Trial]) -> list[str]:
-        """The backends on which int8 seems as fast as every float, the fastest first; or the one where it is nearest."""
+        """The backends on which int8 seems as fast as each float, the fastest first; or the one where it is nearest."""
         least = {name: min(trial.cost("p50", name) for trial in firsts) for trial in firsts for name in trial.p50_ms}
         order = sorted(least, key=lambda name: least[name])
         nearest = min(order, key=lambda name: least[name] / self._float_ms(name))
