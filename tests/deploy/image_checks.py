@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,12 @@ PARTS = "python3-minimal,python3,libstdc++6,libgomp1,libgcc-s1,coreutils"
 # Of podman, where no systemd and no cgroups of version 2 are: they change nothing of what the image is.
 PODMAN = ["podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
 LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--network", "host"]
+CONTAINERS_CONF = """[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+"""
 LIMIT_MIB = 350  # of what is put on the base
 
 
@@ -129,3 +136,64 @@ def test_it_runs_read_only_as_nobody_and_is_healthy_when_it_answers(image, verb)
         assert json.loads(run(*PODMAN, "inspect", name))[0]["State"]["ExitCode"] == 143
     finally:
         run(*PODMAN, "rm", "--force", name)
+
+
+@pytest.fixture
+def compose(image, tmp_path):
+    """Docker's compose, before podman's answer to its API -> what runs it, and what runs podman beside it."""
+    socket, settings = tmp_path / "api", tmp_path / "containers.conf"
+    settings.write_text(CONTAINERS_CONF)
+    (tmp_path / "cameras.yaml").write_text("cameras: [{name: yard, url: 'test://?fps=10&frames=99999'}]\n")
+    shutil.unpack_archive(DIGITS, tmp_path / "bundle", "zip")
+    subprocess.run(["chmod", "-R", "a+rX", tmp_path], check=True)
+    environment = {
+        **os.environ, "CONTAINERS_CONF": str(settings), "DOCKER_HOST": f"unix://{socket}", "IMAGE": image[0],
+        "BUNDLE": str(tmp_path / "bundle"), "CAMERAS": str(tmp_path / "cameras.yaml"),
+        "PAGE": f"127.0.0.1:{free_port()}", "LISTEN": f"127.0.0.1:{free_port()}",
+    }  # fmt: skip
+    api = subprocess.Popen(["podman", "system", "service", "--time=0", f"unix://{socket}"], env=environment)
+    project = f"edgecv{uuid.uuid4().hex[:8]}"
+
+    def composed(*words):
+        file = ROOT / "deploy" / "compose.yaml"
+        return run("docker-compose", "--project-name", project, "--file", file, *words, env=environment)
+
+    def podman(*words):
+        return run("podman", *(word.format(f"{project}_") for word in words), env=environment)
+
+    try:
+        while not socket.exists():
+            assert api.poll() is None
+            time.sleep(0.1)
+        yield composed, podman
+    finally:
+        composed("down")
+        api.terminate()
+        api.wait(20)
+
+
+def test_compose_starts_both_and_what_dies_comes_back(compose):
+    composed, podman = compose
+
+    def healthy(container):
+        end = time.monotonic() + 60
+        while True:
+            try:
+                return podman("healthcheck", "run", container)
+            except AssertionError:
+                assert time.monotonic() < end, podman("logs", container)
+                time.sleep(0.5)
+
+    composed("up", "--detach")
+    for verb in ("stream", "serve"):
+        healthy(f"{{}}{verb}_1")
+        before = json.loads(podman("inspect", f"{{}}{verb}_1"))[0]
+        assert before["HostConfig"]["ReadonlyRootfs"]
+        assert before["EffectiveCaps"] is None
+        assert before["HostConfig"]["SecurityOpt"] == ["no-new-privileges"]
+        os.kill(before["State"]["Pid"], signal.SIGKILL)
+        end = time.monotonic() + 30
+        while json.loads(podman("inspect", f"{{}}{verb}_1"))[0]["State"]["Pid"] in (0, before["State"]["Pid"]):
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        healthy(f"{{}}{verb}_1")
