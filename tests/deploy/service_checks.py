@@ -51,7 +51,12 @@ def container(tmp_path):
         (root / name).symlink_to(f"usr/{name}")
     for name in ("passwd", "group", "shadow", "os-release"):
         shutil.copy(f"/etc/{name}", root / "etc" / name)
-    shutil.copytree("/etc/pam.d", root / "etc/pam.d")  # a systemd of a user logs in
+    for name in ("pam.d", "security"):  # a systemd of a user logs in
+        shutil.copytree(f"/etc/{name}", root / "etc" / name)
+    # where cgroups of version 1 do not tell that a unit's last process has ended, a stop takes its whole time
+    (root / "etc/systemd/system.conf").write_text("[Manager]\nDefaultTimeoutStopSec=3\n")
+    (root / "etc/systemd/system/user@.service.d").mkdir()
+    (root / "etc/systemd/system/user@.service.d/stop.conf").write_text("[Service]\nTimeoutStopSec=3\n")
     with (root / "etc/passwd").open("a") as users, (root / "etc/shadow").open("a") as passwords:
         users.write(f"{USER}:x:{NUMBER}:100::/home/{USER}:/bin/sh\n")
         passwords.write(f"{USER}:*:::::::\n")
@@ -66,7 +71,8 @@ def container(tmp_path):
     unit.write_text(f"[Service]\nRuntimeDirectory=sshd\nExecStart=/usr/sbin/sshd -D -e -f {shared}/sshd_config\n")
     (unit.parent / "multi-user.target.wants" / unit.name).symlink_to(f"../{unit.name}")
     boot = f"systemd-nspawn --boot -D {root} --bind-ro=/usr --bind={shared} --register=no --keep-unit --console=pipe"
-    script = f"mount -t tmpfs tmpfs /run; mkdir /run/systemd; exec {boot} --link-journal=no"
+    again = f"while {boot} --link-journal=no & own=$!; do wait $own; [ $? = 133 ] || exit; done"  # 133: it restarts
+    script = f"mount -t tmpfs tmpfs /run; mkdir /run/systemd; trap 'kill $own; wait $own; exit' TERM; {again}"
     with (tmp_path / "log").open("wb") as log:
         command = ["unshare", "--mount", "sh", "-c", script]
         booted = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -130,6 +136,7 @@ def test_services_of_the_system_and_of_a_user_are_back_after_a_restart_of_the_co
     host, folder = container
     user = Host(host.name.replace("root@", f"{USER}@"), folder / "ssh_config")
     host.run(f"loginctl enable-linger {USER}")  # what an owner says once
+    host.run(f"while ! systemctl is-active user@{NUMBER}; do sleep 0.1; done")
     asked = Asked(wheel=wheels.own(folder), offline=True, bench=False, ready_s=30)
     stream = services.parse(f"stream 'test://?fps=10&frames=99999' --page 127.0.0.1:{free_port()}")
     server = services.parse(f"serve --listen 127.0.0.1:{free_port()}")
