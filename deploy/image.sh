@@ -4,12 +4,13 @@
 # BUILDER_OPTIONS: what the builder wants besides (--isolation chroot, say); OUT: where the packages are put together.
 set -eu
 kind=${1:-cpu} here=$(cd "$(dirname "$0")" && pwd) python=${PYTHON:-python3}
+pins=constraints.txt
 case $kind in
 cpu) file=Containerfile extras=${EXTRAS:-cpu,page} target=${TARGET:-3.11} glibc=36 arch=${ARCH:-$(uname -m)} more="" ;;
 serve) file=Containerfile extras=${EXTRAS:-edge,serve} target=${TARGET:-3.11} glibc=36 arch=${ARCH:-$(uname -m)}
     more="typer rich pyyaml" ;;
 jetson) file=Containerfile.jetson extras=${EXTRAS:-onnxruntime,page} target=${TARGET:-3.10} glibc=35 arch=aarch64
-    more="cuda-bindings av typer rich pyyaml" ;;
+    more="cuda-bindings av typer rich pyyaml" pins=constraints-jp6.txt ;;
 *) echo "image.sh: KIND is cpu, serve or jetson, got '$kind'" >&2; exit 2 ;;
 esac
 [ -n "${BUILDER:-}" ] || for each in buildah docker podman; do command -v $each >/dev/null && BUILDER=$each && break; done
@@ -22,7 +23,7 @@ for minor in $(seq $glibc -1 17); do platforms="$platforms --platform manylinux_
 "$python" -m pip --quiet --disable-pip-version-check wheel --no-deps --wheel-dir "$work" "$here/.."
 # shellcheck disable=SC2086  # lists of words
 "$python" -m pip --quiet --disable-pip-version-check install --no-compile --target "$work/packages" --python-version "$target" \
-    --implementation cp --only-binary :all: $platforms --platform "manylinux2014_$arch" --constraint "$here/../constraints.txt" \
+    --implementation cp --only-binary :all: $platforms --platform "manylinux2014_$arch" --constraint "$here/../$pins" \
     "$(echo "$work"/edgecv-*.whl)[$extras]" $more
 "$python" "$here/trim.py" "$work/packages" "$arch" >&2
 cp "$here/$file" "$work/Containerfile"

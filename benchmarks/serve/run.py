@@ -1,17 +1,21 @@
-"""Requests per second and latency of `edgecv serve`, beside a plain Starlette handler that runs the same file.
+"""Requests per second and latency of `edgecv serve`, beside handlers by hand that run the same file, and MLServer.
 
-    python benchmarks/serve/run.py BUNDLE PICTURE.jpg [--seconds 3] [--rounds 3] [--clients 1 4 16 64]
+    python benchmarks/serve/run.py BUNDLE PICTURE.jpg [BUNDLE PICTURE.jpg ...] [--mlserver FOLDER]
 
-The plain handler is what one writes by hand: a function in Starlette's pool of threads (as FastAPI runs its own) that
-decodes with OpenCV, resizes, runs ONNX Runtime on the float32 file and answers label and score as JSON. Ours answers
-label and score of the same picture. Each client keeps its connection and asks again when it has its answer; clients run
-in this process, on the same cores as the servers. CPU is what the server itself used for a request, which tells
-more than the wall clock where others use the machine, too. Rounds are interleaved, medians of the rounds are printed.
+The handlers by hand are what one writes: a function that decodes with OpenCV, resizes, runs ONNX Runtime as it comes on
+the float32 file and answers label and score; in Starlette's pool of threads (as FastAPI runs its own), and in that of a
+server of gRPC. Ours answers label and score of the same picture. Each client keeps its connection and asks again when
+it has its answer; clients run in this process, on the same cores as the servers. CPU is what the server itself used for
+a request, which tells more than the wall clock where others use the machine, too. Rounds are interleaved; the page has
+medians of the rounds, and ratios of pairs that were measured one after the other.
+
+--mlserver: a folder for an environment with MLServer, which pins older libraries; it is made where it is not there.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import io
 import json
@@ -20,26 +24,34 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import msgspec
+import study
+
 import edgecv_runtime as rt
 
+OURS, BY_HAND, OURS_GRPC, BY_HAND_GRPC, MLSERVER = (
+    "edgecv serve", "by hand", "edgecv serve, gRPC", "by hand, gRPC", "MLServer",
+)  # fmt: skip
+PAIRS = ((OURS, BY_HAND), (OURS_GRPC, BY_HAND_GRPC), (OURS, MLSERVER))
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+THREADS = 40  # of anyio's pool, which Starlette and FastAPI use; gRPC gets as many
+Ask = Callable[[], bool]  # ask once; whether there was an answer
 
-def plain(bundle: Path, port: int) -> None:
-    """The handler by hand, served until the process is ended."""
+
+def labeller(bundle: Path) -> Callable[[bytes], dict[str, object]]:
+    """What the handlers by hand do with a picture."""
     import cv2
     import numpy as np
     import onnxruntime
-    import uvicorn
-    from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
-    from starlette.requests import Request
-    from starlette.responses import JSONResponse
-    from starlette.routing import Route
 
     with rt.Bundle(bundle) as opened:
         manifest = opened.manifest
@@ -54,11 +66,84 @@ def plain(bundle: Path, port: int) -> None:
         index = int(scores.argmax())
         return {"label": manifest.labels[index], "score": float(scores[index] / scores.sum())}
 
+    return label
+
+
+def plain(bundle: Path, port: int, grpc_port: int) -> None:
+    """The handlers by hand, served until the process is ended."""
+    import grpc
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    label = labeller(bundle)
+
     async def infer(request: Request) -> JSONResponse:
         return JSONResponse(await run_in_threadpool(label, await request.body()))
 
+    handler = grpc.unary_unary_rpc_method_handler(lambda data, _: json.dumps(label(data)).encode())
+    service, name = METHOD[1:].split("/")
+    server = grpc.server(ThreadPoolExecutor(THREADS))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: handler}),))
+    server.add_insecure_port(f"127.0.0.1:{grpc_port}")
+    server.start()
     app = Starlette(routes=[Route("/infer", infer, methods=["POST"])])
     uvicorn.run(app, port=port, http="h11", log_level="error", access_log=False)
+
+
+# The same by hand within MLServer, which knows nothing of edgecv: size, labels and input come with the file.
+RUNTIME = """
+import json, cv2, numpy as np, onnxruntime
+from mlserver import MLModel
+from mlserver.codecs import Base64Codec, NumpyCodec, StringCodec
+from mlserver.types import InferenceResponse
+
+
+class Network(MLModel):
+    async def load(self):
+        with open(self.settings.parameters.uri) as file:
+            self.told = json.load(file)
+        self.session = onnxruntime.InferenceSession(self.told["file"])
+        return True
+
+    async def predict(self, payload):
+        told = self.told
+        (data,) = Base64Codec.decode_input(payload.inputs[0])
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        size = (told["width"], told["height"])
+        image = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
+        logits = self.session.run(None, {told["input"]: image[None]})[0][0]
+        scores = np.exp(logits - logits.max())
+        index = int(scores.argmax())
+        label = StringCodec.encode_output("label", [told["labels"][index]])
+        score = NumpyCodec.encode_output("score", np.float32([scores[index] / scores.sum()]))
+        return InferenceResponse(model_name=self.name, outputs=[label, score])
+"""
+
+
+def mlserver(folder: Path, bundle: Path, work: Path, port: int) -> list[str]:
+    """The command that serves a bundle's network with MLServer; makes the environment where it is not there."""
+    program = folder / "bin" / "mlserver"
+    if not program.exists():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, "mlserver==1.7.1", "onnxruntime", "opencv-python-headless"], check=True)
+    with rt.Bundle(bundle) as opened:
+        manifest = opened.manifest
+        (work / "model.onnx").write_bytes(opened.variant_file("float32").read_bytes())
+    height, width = manifest.preprocess.size
+    told = {"file": str(work / "model.onnx"), "width": width, "height": height, "labels": manifest.labels}
+    (work / "told.json").write_text(json.dumps({**told, "input": manifest.input.name}))
+    (work / "network.py").write_text(RUNTIME)
+    ports = {"http_port": port, "grpc_port": free_port(), "metrics_port": free_port()}
+    settings = {"host": "127.0.0.1", "parallel_workers": 0, "debug": False, **ports}
+    (work / "settings.json").write_text(json.dumps(settings))
+    model = {"name": "it", "implementation": "network.Network", "parameters": {"uri": str(work / "told.json")}}
+    (work / "model-settings.json").write_text(json.dumps(model))
+    return [str(program), "start", str(work)]
 
 
 def free_port() -> int:
@@ -67,9 +152,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def server(*command: str, port: int) -> Iterator[int]:
+def server(command: list[str], port: int, folder: Path | None = None) -> Iterator[int]:
     """A process that serves at a port -> its number."""
-    process = subprocess.Popen([sys.executable, *command], stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "PYTHONPATH": str(folder)} if folder else None
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env=environment, cwd=folder, **quiet)
     try:
         end_s = time.monotonic() + 60
         while True:
@@ -91,41 +178,99 @@ def posted(path: str, body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-def ours(name: str, picture: bytes) -> bytes:
-    asked = {
-        "inputs": [
-            {
-                "name": "image",
-                "shape": [1],
-                "datatype": "BYTES",
-                "parameters": {"binary_data_size": len(picture) + 4},
-            }
-        ],
-        "outputs": [{"name": "label"}, {"name": "score"}],
-    }
+def ours(picture: bytes) -> bytes:
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(picture) + 4}}
+    asked = {"inputs": [tensor], "outputs": [{"name": "label"}, {"name": "score"}]}
     document = json.dumps(asked).encode()
     body = document + len(picture).to_bytes(4, "little") + picture
-    return posted(f"/v2/models/{name}/infer", body, f"Inference-Header-Content-Length: {len(document)}")
+    return posted("/v2/models/it/infer", body, f"Inference-Header-Content-Length: {len(document)}")
 
 
-def ask(file: io.BufferedReader) -> int:
+def in_base64(picture: bytes) -> bytes:
+    """MLServer takes no pictures as binary data over HTTP."""
+    data = [base64.b64encode(picture).decode()]
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"content_type": "base64"}}
+    body = json.dumps({"inputs": [{**tensor, "data": data}]}).encode()
+    return posted("/v2/models/it/infer", body, "Content-Type: application/json")
+
+
+def ours_grpc(picture: bytes) -> bytes:
+    from edgecv_runtime.serve.grpcmessages import classes
+
+    asked = classes()["ModelInferRequest"](model_name="it")
+    asked.inputs.add(name="image", datatype="BYTES", shape=[1])
+    asked.outputs.add(name="label")
+    asked.outputs.add(name="score")
+    asked.raw_input_contents.append(len(picture).to_bytes(4, "little") + picture)
+    return bytes(asked.SerializeToString())
+
+
+@contextlib.contextmanager
+def over_http(port: int, request: bytes) -> Iterator[Ask]:
+    with socket.create_connection(("127.0.0.1", port)) as connection, connection.makefile("rb") as file:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def ask() -> bool:
+            connection.sendall(request)
+            return status(file) == 200
+
+        yield ask
+
+
+def status(file: io.BufferedReader) -> int:
     """Read an answer -> its status."""
-    status = int(file.readline().split()[1])
+    found = int(file.readline().split()[1])
     length = 0
     while (line := file.readline().lower()) not in (b"\r\n", b""):
         if line.startswith(b"content-length:"):
             length = int(line.split(b":")[1])
     file.read(length)
-    return status
+    return found
 
 
-class Load(NamedTuple):
-    """What clients saw: requests per second, sorted latencies, CPU of the server a request, answers other than 200."""
+@contextlib.contextmanager
+def over_grpc(port: int, request: bytes) -> Iterator[Ask]:
+    import grpc
+
+    own = [("grpc.use_local_subchannel_pool", 1)]  # a connection each, as clients on other machines have
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=own) as channel:
+        call = channel.unary_unary(METHOD)
+
+        def ask() -> bool:
+            try:
+                call(request)
+            except grpc.RpcError:
+                return False
+            return True
+
+        yield ask
+
+
+class Contender(NamedTuple):
+    """A server as clients see it; process: whose CPU is counted."""
+
+    process: int
+    connect: Callable[[int, bytes], contextlib.AbstractContextManager[Ask]]
+    port: int
+    request: bytes
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What clients saw: requests per second, p50 and p99, CPU of the server a request, requests without an answer."""
 
     rate: float
-    times_ms: list[float]
+    p50_ms: float
+    p99_ms: float
     cpu_ms: float
     refused: int
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """Of one bundle: rounds by clients and server."""
+
+    bundle: str
+    picture: str
+    rounds: dict[str, dict[str, list[Load]]]
 
 
 def cpu_s(process: int) -> float:
@@ -133,76 +278,118 @@ def cpu_s(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def load(process: int, port: int, request: bytes, clients: int, seconds: float) -> Load:
+def load(contender: Contender, clients: int, seconds: float) -> Load:
     times_ms: list[float] = []
     refused = [0]
-    end_s = time.monotonic() + seconds
+    connected = threading.Barrier(clients + 1)
+    end_s = 0.0
 
     def client() -> None:
-        with socket.create_connection(("127.0.0.1", port)) as connection, connection.makefile("rb") as file:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contender.connect(contender.port, contender.request) as ask:
+            connected.wait()
             while (began_s := time.monotonic()) < end_s:
-                connection.sendall(request)
-                refused[0] += ask(file) != 200
+                refused[0] += not ask()
                 times_ms.append((time.monotonic() - began_s) * 1e3)
 
-    began_s, used_s = time.monotonic(), cpu_s(process)
     threads = [threading.Thread(target=client) for _ in range(clients)]
     for thread in threads:
         thread.start()
+    began_s, used_s = time.monotonic(), cpu_s(contender.process)
+    end_s = began_s + seconds
+    connected.wait()
     for thread in threads:
         thread.join()
-    used_ms = (cpu_s(process) - used_s) * 1e3 / len(times_ms)
-    return Load(len(times_ms) / (time.monotonic() - began_s), sorted(times_ms), used_ms, refused[0])
+    took_s = time.monotonic() - began_s
+    used_ms = (cpu_s(contender.process) - used_s) * 1e3 / len(times_ms)
+    p50, p99 = (sorted(times_ms)[min(len(times_ms) - 1, int(len(times_ms) * share))] for share in (0.5, 0.99))
+    return Load(len(times_ms) / took_s, p50, p99, used_ms, refused[0])
+
+
+def measured(bundle: Path, picture: Path, options: argparse.Namespace) -> Figures:
+    """All servers of one bundle."""
+    data = picture.read_bytes()
+    http, grpc, hand, hand_grpc, theirs = (free_port() for _ in range(5))
+    command = [sys.executable, "-m", "edgecv.cli", "serve", f"it={bundle}", "--listen", str(http)]
+    command += ["--grpc-port", str(grpc), "--backend", "onnxruntime", "--precision", "float32", "--waiting", "256"]
+    plain_command = [sys.executable, __file__, str(bundle), str(picture), "--plain", str(hand), str(hand_grpc)]
+    rounds: dict[str, dict[str, list[Load]]] = {}
+    with contextlib.ExitStack() as closing:
+        our_process = closing.enter_context(server(command, http))
+        by_hand = closing.enter_context(server(plain_command, hand))
+        contenders = {
+            OURS: Contender(our_process, over_http, http, ours(data)),
+            BY_HAND: Contender(by_hand, over_http, hand, posted("/infer", data)),
+            OURS_GRPC: Contender(our_process, over_grpc, grpc, ours_grpc(data)),
+            BY_HAND_GRPC: Contender(by_hand, over_grpc, hand_grpc, data),
+        }
+        if options.mlserver is not None:
+            work = Path(closing.enter_context(tempfile.TemporaryDirectory()))
+            their_command = mlserver(options.mlserver.resolve(), bundle, work, theirs)
+            process = closing.enter_context(server(their_command, theirs, work))
+            contenders[MLSERVER] = Contender(process, over_http, theirs, in_base64(data))
+        for contender in contenders.values():
+            load(contender, 1, 0.5)
+        for clients in options.clients:
+            found = rounds[str(clients)] = {name: [] for name in contenders}
+            for number in range(options.rounds):
+                for name in list(contenders)[:: 1 if number % 2 == 0 else -1]:
+                    found[name].append(load(contenders[name], clients, options.seconds))
+            print(f"{clients} clients of {bundle}: measured", file=sys.stderr, flush=True)
+    with rt.Bundle(bundle) as opened:
+        return Figures(opened.manifest.name, picture.name, rounds)
+
+
+def page(figures: list[Figures]) -> list[str]:
+    """A table for each bundle."""
+    lines = [__doc__.split("\n\n")[2].replace("\n", " ")]
+    for each in figures:
+        lines += ["", f"## {each.bundle}, {each.picture}", ""]
+        lines += ["| clients | server | requests/s | p50, ms | p99, ms | CPU, ms | without an answer |",
+                  "| ---: | --- | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
+        for clients, servers in each.rounds.items():
+            for name, rounds in servers.items():
+                rate, p50, p99, cpu = (
+                    statistics.median(getattr(one, field) for one in rounds)
+                    for field in ("rate", "p50_ms", "p99_ms", "cpu_ms")
+                )
+                refused = sum(one.refused for one in rounds)
+                lines.append(f"| {clients} | {name} | {rate:.0f} | {p50:.1f} | {p99:.1f} | {cpu:.2f} | {refused} |")
+        lines += [
+            "",
+            "| clients | ratio of | requests/s | p50 | p99 | CPU |",
+            "| ---: | --- | ---: | ---: | ---: | ---: |",
+        ]
+        for clients, servers in each.rounds.items():
+            for mine, other in PAIRS:
+                if other in servers:
+                    pairs = list(zip(servers[mine], servers[other], strict=True))
+                    ratios = (
+                        statistics.median(getattr(one, field) / getattr(two, field) for one, two in pairs)
+                        for field in ("rate", "p50_ms", "p99_ms", "cpu_ms")
+                    )
+                    lines.append(
+                        f"| {clients} | {mine} to {other} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |"
+                    )
+    return lines
+
+
+STUDY = study.Study(Path(__file__), "`edgecv serve` beside handlers by hand", page, list[Figures])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("picture", type=Path, nargs="?")
-    parser.add_argument("--seconds", type=float, default=3)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("places", metavar="BUNDLE PICTURE", type=Path, nargs="+")
+    parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--plain", type=int, help=argparse.SUPPRESS)  # the port of the handler by hand
+    parser.add_argument("--mlserver", metavar="FOLDER", type=Path)
+    parser.add_argument("--plain", type=int, nargs=2, help=argparse.SUPPRESS)  # the ports of the handlers by hand
     options = parser.parse_args()
     if options.plain:
-        return plain(options.bundle, options.plain)
-    picture = options.picture.read_bytes()
-    ports = {"edgecv serve": free_port(), "by hand": free_port()}
-    asking = {"edgecv serve": ours("it", picture), "by hand": posted("/infer", picture)}
-    command = ["-m", "edgecv.cli", "serve", f"it={options.bundle}", "--listen", str(ports["edgecv serve"])]
-    same = ["--backend", "onnxruntime", "--precision", "float32"]
-    with (
-        server(*command, *same, "--waiting", "256", port=ports["edgecv serve"]) as our_process,
-        server(__file__, str(options.bundle), "--plain", str(ports["by hand"]), port=ports["by hand"]) as their_process,
-    ):
-        processes = dict(zip(ports, (our_process, their_process), strict=True))
-        print("| clients | server | requests/s | p50, ms | p99, ms | CPU, ms | refused |")
-        print("| --- | --- | --- | --- | --- | --- | --- |")
-        for name, port in ports.items():
-            load(processes[name], port, asking[name], 1, 0.5)
-        for clients in options.clients:
-            found: dict[str, list[Load]] = {name: [] for name in ports}
-            for number in range(options.rounds):
-                for name in list(ports)[:: 1 if number % 2 == 0 else -1]:
-                    found[name].append(load(processes[name], ports[name], asking[name], clients, options.seconds))
-            for name, rounds in found.items():
-                rate, cpu_ms = (
-                    statistics.median(each) for each in zip(*((x.rate, x.cpu_ms) for x in rounds), strict=True)
-                )
-                p50, p99 = (
-                    statistics.median(
-                        x.times_ms[min(len(x.times_ms) - 1, int(len(x.times_ms) * share))] for x in rounds
-                    )
-                    for share in (0.5, 0.99)
-                )
-                refused = sum(x.refused for x in rounds)
-                print(f"| {clients} | {name} | {rate:.0f} | {p50:.1f} | {p99:.1f} | {cpu_ms:.1f} | {refused} |")
-            pairs = list(zip(*found.values(), strict=True))
-            ratio = statistics.median(mine.rate / other.rate for mine, other in pairs)
-            more = statistics.median(mine.cpu_ms / other.cpu_ms for mine, other in pairs)
-            print(f"| {clients} | ratio | {ratio:.2f} | | | {more:.2f} | |", flush=True)
-    return None
+        plain(options.places[0], *options.plain)
+    else:
+        places = zip(options.places[::2], options.places[1::2], strict=True)
+        STUDY.record([measured(*place, options) for place in places])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -61,6 +62,8 @@ def container(tmp_path):
         users.write(f"{USER}:x:{NUMBER}:100::/home/{USER}:/bin/sh\n")
         passwords.write(f"{USER}:*:::::::\n")
     os.chown(root / "home" / USER, NUMBER, 100)
+    groups = (root / "etc/group").read_text()  # who may read the journal, as on Raspberry Pi OS
+    (root / "etc/group").write_text(re.sub("^adm:.*$", f"adm:x:4:{USER}", groups, flags=re.MULTILINE))
     (root / "etc" / "machine-id").write_text(
         f"{uuid.uuid4().hex}\n"
     )  # without it units are enabled anew, as presets say
