@@ -9,8 +9,9 @@ case $kind in
 cpu) file=Containerfile extras=${EXTRAS:-cpu,page} target=${TARGET:-3.11} glibc=36 arch=${ARCH:-$(uname -m)} more="" ;;
 serve) file=Containerfile extras=${EXTRAS:-edge,serve} target=${TARGET:-3.11} glibc=36 arch=${ARCH:-$(uname -m)}
     more="typer rich pyyaml" ;;
-jetson) file=Containerfile.jetson extras=${EXTRAS:-onnxruntime,page} target=${TARGET:-3.10} glibc=35 arch=aarch64
-    more="cuda-bindings av typer rich pyyaml" pins=constraints-jp6.txt ;;
+jetson) # JetPack 6: Python 3.10 and CUDA 12; its image, unlike a Jetson, lists no OpenCV
+    file=Containerfile.jetson extras=${EXTRAS:-edge,page} target=${TARGET:-3.10} glibc=35 arch=aarch64
+    more="cuda-bindings<13 av typer rich pyyaml" pins=constraints-jp6.txt ;;
 *) echo "image.sh: KIND is cpu, serve or jetson, got '$kind'" >&2; exit 2 ;;
 esac
 [ -n "${BUILDER:-}" ] || for each in buildah docker podman; do command -v $each >/dev/null && BUILDER=$each && break; done

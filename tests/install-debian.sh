@@ -20,7 +20,8 @@ fi
 [ "${1:-}" != service ] || packages="systemd-container python3-venv curl openssh-server openssh-client"
 
 # `install-debian.sh image`: what builds and runs images, for tests/deploy/image_checks.py.
-[ "${1:-}" != image ] || packages="buildah podman runc docker-compose mmdebstrap debian-archive-keyring binutils"
+[ "${1:-}" != image ] || packages="buildah podman runc docker-compose mmdebstrap debian-archive-keyring
+binutils binutils-aarch64-linux-gnu qemu-user-static"
 # `install-debian.sh arm64`: what runs ARM64 programs, for tests/arm64.
 [ "${1:-}" != arm64 ] || packages="qemu-user-static mmdebstrap debian-archive-keyring"
 

@@ -152,9 +152,10 @@ def plan(facts: Facts, more: tuple[str, ...] = ()) -> Plan:
 
 def _plan(facts: Facts) -> Plan:
     if facts.l4t or facts.tensorrt:
+        cuda = facts.cuda.partition(".")[0]  # bindings of another major version find no driver that serves them
         return Plan(
             ("onnxruntime",),
-            ("cuda-bindings", "av", "typer", "rich", "pyyaml"),
+            (f"cuda-bindings=={cuda}.*" if cuda else "cuda-bindings", "av", "typer", "rich", "pyyaml"),
             True,
             (
                 f"TensorRT {facts.tensorrt or 'not found'} and OpenCV are JetPack's own: the environment sees them, "

@@ -66,7 +66,8 @@ class Service(Record, frozen=True):
         command = (python, "-m", "edgecv.cli", self.verb, f"{release}/bundle", *words)
         is_system = facts.user == "root"
         ctl = "systemctl" if is_system else 'XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/run/user/$(id -u)}" systemctl --user'
-        log = f"journalctl {'' if is_system else '--user '}--unit {self.name} --lines 1 --output cat --no-pager"
+        # with --user it reads the user's own files alone, which a journal that is kept in memory does not have
+        log = f"journalctl {'--unit' if is_system else '--user-unit'} {self.name} --lines 1 --output cat --no-pager"
         unit = f"{release}/{self.name}.service"
         linger = "" if is_system else "loginctl enable-linger >/dev/null 2>&1\n"
         token = f" --token {shlex.quote(self.token)}" if self.token else ""

@@ -58,11 +58,12 @@ exec /usr/sbin/chroot $root "$@"
 
 @dataclass(frozen=True)
 class Machine:
-    """A root folder in which boards run, what is installed there, and a folder that they see as /data."""
+    """A root folder in which boards run, what they see as /opt, and as /data; where Python looks for packages there."""
 
     root: Path
     wheels: Path
     share: Path
+    path: str = "/data/.own:/opt"
 
     def run(self, board: Board, *words: str | Path, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
         """Run Python there with these words, "-m", "edgecv.cli" say."""
@@ -73,7 +74,7 @@ class Machine:
         return subprocess.run(
             ["unshare", "--mount", "sh", "-c", ENTER, "enter"]
             + [str(each) for each in (self.root, place / "sys", place / "proc", self.wheels, self.share, *inside)],
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp", "PYTHONPATH": "/data/.own:/opt",
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp", "PYTHONPATH": self.path,
                  "EDGECV_CACHE": f"/data/.{board.name}/cache"},
             capture_output=True, text=True, timeout=timeout_s, check=False,
         )  # fmt: skip

@@ -5,6 +5,7 @@ No registry is asked: the base is a root of Debian's own packages. About three m
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,10 +16,15 @@ import time
 import uuid
 from pathlib import Path
 
+import cv2
 import pytest
 import yaml
 from ssh_lab import free_port
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "arm64"))
+from board import PI5, QEMU, Machine
+
+import edgecv_runtime as rt
 from edgecv_runtime import Bundle
 from edgecv_runtime import bundle as bundles
 from edgecv_runtime.evidence import Evidence
@@ -44,19 +50,25 @@ def run(*command, **how):
     return done.stdout
 
 
+@contextlib.contextmanager
+def built(folder, arch, debian):
+    """Build the image for an architecture -> (its name, what the script said, the bytes of its base)."""
+    base, platform = f"localhost/edgecv-base-{uuid.uuid4().hex[:8]}", ["--platform", f"linux/{debian}"]
+    parts = ["--variant=extract", f"--architectures={debian}", f"--include={PARTS}"]
+    run("mmdebstrap", *parts, "bookworm", folder / "root.tar")
+    (folder / "Containerfile").write_text("FROM scratch\nADD root.tar /\n")
+    run("buildah", "bud", "--isolation", "chroot", *platform, "--tag", base, folder)
+    asking = {"ARCH": arch, "BASE": base, "BUILDER": "buildah", "BUILDER_OPTIONS": "--isolation chroot"}
+    said = run(ROOT / "deploy" / "image.sh", env={**os.environ, **asking, "PYTHON": sys.executable})
+    size = json.loads(run(*PODMAN, "image", "inspect", base))[0]["Size"]
+    yield f"localhost/edgecv:cpu-{arch}", said, size
+    run("buildah", "rmi", "--force", base)
+
+
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
-    """(its name, what the script said, the bytes of its base)"""
-    folder = tmp_path_factory.mktemp("image")
-    base = f"localhost/edgecv-base-{uuid.uuid4().hex[:8]}"
-    run("mmdebstrap", "--variant=extract", f"--include={PARTS}", "bookworm", folder / "root.tar")
-    (folder / "Containerfile").write_text("FROM scratch\nADD root.tar /\n")
-    run("buildah", "bud", "--isolation", "chroot", "--tag", base, folder)
-    asking = {"BASE": base, "BUILDER": "buildah", "BUILDER_OPTIONS": "--isolation chroot", "PYTHON": sys.executable}
-    said = run(ROOT / "deploy" / "image.sh", env={**os.environ, **asking})
-    size = json.loads(run(*PODMAN, "image", "inspect", base))[0]["Size"]
-    yield f"localhost/edgecv:cpu-{os.uname().machine}", said, size
-    run("buildah", "rmi", "--force", base)
+    with built(tmp_path_factory.mktemp("image"), "x86_64", "amd64") as found:
+        yield found
 
 
 def test_it_weighs_what_is_said(image):
@@ -97,6 +109,29 @@ def test_every_backend_loads_and_agrees_in_float32_and_int8(image, finished, tmp
         assert not each.failed
         assert each.finding is None
         assert each.executed == each.variant.partition("-")[0]
+
+
+def test_the_image_for_arm64_runs_on_a_raspberry_pi_5(tmp_path, digits):
+    """Its files, by an emulator of the processor; x86 is the oracle."""
+    share, frame = tmp_path / "share", digits[0][1600]
+    share.mkdir()
+    shutil.copy(DIGITS, share)
+    cv2.imwrite(str(share / "digit.png"), frame)
+    with built(tmp_path, "aarch64", "arm64") as (name, said, _), rt.load(DIGITS) as model:
+        assert int(said.split(": ")[1].split()[0]) < LIMIT_MIB
+        container = run("buildah", "from", name).strip()
+        try:
+            root = Path(run("buildah", "mount", container).strip())
+            shutil.copy(QEMU, root / "usr/bin")
+            for each in ("proc", "sys", "data", "dev", "tmp"):
+                (root / each).mkdir(exist_ok=True)
+            machine = Machine(root, root / "opt", share, "/opt/edgecv")
+            doctor = machine.run(PI5, "-m", "edgecv.cli", "doctor", "--json")
+            assert json.loads(doctor.stdout)["backends"]["onnxruntime"]["works"], doctor.stderr
+            found = machine.run(PI5, "-m", "edgecv.cli", "predict", "/data/digits.edgecv", "/data/digit.png")
+            assert model(frame).label in found.stdout, found.stderr
+        finally:
+            run("buildah", "rm", container)
 
 
 @pytest.mark.parametrize("verb", ["stream", "serve"])

@@ -153,7 +153,7 @@ def test_services_of_the_system_and_of_a_user_are_back_after_a_restart_of_the_co
     assert own.facts.folder.startswith(f"/home/{USER}/")
     assert host.run(f"ps -o user= -p $({ctl} show edgecv-serve -p MainPID --value)") != "root\n"
     assert user.run(f"ps -o user= -p $({ctl} --user show edgecv-stream -p MainPID --value)") == f"{USER}\n"
-    assert "edgecv" in user.run("journalctl --user --unit edgecv-stream --output cat --no-pager")
+    assert "edgecv" in user.run("journalctl --user-unit edgecv-stream --output cat --no-pager")
     silent = services.parse(f"stream rtsp://127.0.0.1:{free_port()}/x --page 127.0.0.1:{free_port()}")
     with (
         Bundle(DIGITS) as bundle,

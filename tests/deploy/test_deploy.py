@@ -475,6 +475,9 @@ def test_a_jetson_is_told_by_its_own_files_and_keeps_its_own_libraries(tmp_path)
     (tmp_path / "proc" / "device-tree" / "model").write_bytes(b"NVIDIA Jetson Orin Nano Developer Kit\0")
     (tmp_path / "proc" / "meminfo").write_text("MemTotal:        7802892 kB\nMemFree: 1 kB\n")
     (tmp_path / "proc" / "cpuinfo").write_text("processor : 0\nCPU part : 0xd42\n")
+    (tmp_path / "usr" / "local" / "cuda").mkdir(parents=True)
+    cuda = {"cuda": {"name": "CUDA SDK", "version": "12.6.11"}, "cuda_cudart": {"version": "12.6.68"}}
+    (tmp_path / "usr" / "local" / "cuda" / "version.json").write_text(json.dumps(cuda, indent=3))
     script = (package_files("edgecv.deploy") / "ask.sh").read_text()
     script = f"folder=there root={shlex.quote(str(tmp_path))}\n{script}"
     done = subprocess.run(
@@ -491,6 +494,7 @@ def test_a_jetson_is_told_by_its_own_files_and_keeps_its_own_libraries(tmp_path)
     plan = device.plan(facts)
     assert plan.sees_system
     assert "cpu" not in plan.extras
+    assert plan.packages[0] == "cuda-bindings==12.*"  # 13 finds no driver that serves it
     assert any("no other over them" in reason for reason in plan.reasons)
     assert device.plan(PI, ("page", "cpu", "page")).extras == ("cpu", "page")
     with pytest.raises(BadInput, match="did you mean 'page'"):
