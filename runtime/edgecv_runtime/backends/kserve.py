@@ -7,7 +7,6 @@ the bundle it was made of, where the server does not say so itself: edgecv does;
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -16,13 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_runtime import httpclient, onnxfile
 from edgecv_runtime.backends import DEFAULT_DEVICE, UNKNOWN, Executed, Options, Tensors
-from edgecv_runtime.datatypes import BINARY, DTYPES, HEADER_LENGTH, NAMES
+from edgecv_runtime.backends import kservewire as wire
+from edgecv_runtime.datatypes import BINARY
 from edgecv_runtime.errors import BackendUnavailable, BadInput, ComputationError, nearest
 from edgecv_runtime.httpclient import Client, refusal
 from edgecv_runtime.machine import Machine
@@ -30,7 +29,7 @@ from edgecv_runtime.manifest import Precision, TensorSpec
 from edgecv_runtime.onnxfile import OnnxHeader
 
 EXAMPLE = "kserve:http://HOST:8000/v2/models/NAME"
-_VARIABLES = {name: f"EDGECV_KSERVE_{name.upper()}" for name in ("token", "ca", "cert", "key")}
+_VARIABLES = (wire.TOKEN, "EDGECV_KSERVE_CA", "EDGECV_KSERVE_CERT", "EDGECV_KSERVE_KEY")
 _PATH = re.compile(r"(?P<prefix>(?:/[^/]+)*?)/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/?")
 _ROWS, _BYTES = 16, 16 << 20  # of a request at most
 _STREAMS = 4  # requests at once, where as many were wanted as keep it busy
@@ -85,7 +84,7 @@ class KServe:
         if found is None or parts.scheme not in ("http", "https") or not host or not is_plain:
             raise BadInput(f"'{_hidden(url)}' is no address of a model; expected {EXAMPLE}[/versions/V][#VARIANT]")
         if "@" in parts.netloc:
-            raise BadInput(f"'{_hidden(url)}': a name or password is not sent; a token is, {_VARIABLES['token']}")
+            raise BadInput(f"'{_hidden(url)}': a name or password is not sent; a token is, {wire.TOKEN}")
         if not (timeout_s > 0 and retry_s >= 0 and math.isfinite(timeout_s + retry_s)):
             raise BadInput(f"timeout_s must be positive and retry_s at least 0, got {timeout_s:g} and {retry_s:g}")
         if parts.scheme == "http" and (ca or cert or key):
@@ -101,7 +100,7 @@ class KServe:
         if not address:
             raise BadInput(f"kserve wants the address of a model: {EXAMPLE}")
         url, _, variant = address.partition("#")
-        token, ca, cert, key = (os.environ.get(variable, "") for variable in _VARIABLES.values())
+        token, ca, cert, key = (os.environ.get(variable, "") for variable in _VARIABLES)
         return cls(url, variant=variant, token=token, ca=ca, cert=cert, key=key)
 
     def __call__(self, model: Path, options: Options) -> Served:
@@ -112,7 +111,7 @@ class KServe:
         client = self._client()
         try:
             told, header = self._told(client), onnxfile.read(model)
-            server = _server(client, self._root)
+            server = wire.about(client, self._root)
             self._check("input", told.inputs, header.inputs, server)
             self._check("output", told.outputs, header.outputs, server)
             is_binary = BINARY in server.extensions
@@ -146,7 +145,7 @@ class KServe:
         """Name and version of the server; raises BackendUnavailable where it does not answer."""
         client = self._client()
         try:
-            server = _server(client, self._root)
+            server = wire.about(client, self._root)
         finally:
             client.close()
         return {server.name: server.version}
@@ -174,12 +173,14 @@ class KServe:
             context=httpclient.tls_context(own.ca, own.cert, own.key) if scheme == "https" else None,
         )
 
-    def _told(self, client: Client) -> _Model:
-        return _read(client, self._path, _Model)
+    def _told(self, client: Client) -> wire.Model:
+        return wire.read(client, self._path, wire.Model)
 
-    def _check(self, kind: str, said: list[_Tensor] | None, own: tuple[TensorSpec, ...], server: _Server) -> None:
+    def _check(
+        self, kind: str, said: list[wire.Tensor] | None, own: tuple[TensorSpec, ...], server: wire.Server
+    ) -> None:
         """Compare tensors; a server that names none is judged by its answers. Of edgecv's two models one has them."""
-        why = _unlike(said, own) if said else ""
+        why = wire.unlike(said, own) if said else ""
         if not why:
             return
         is_pictures = server.name == "edgecv" and not self._path.endswith(".network")
@@ -231,11 +232,11 @@ class Served:
         return f"{self._client.where}{self._path}"
 
     def _ask(self, name: str, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        body, headers = _request(name, tensor, [spec.name for spec in self._outputs], self._is_binary)
+        body, headers = wire.request(name, tensor, [spec.name for spec in self._outputs], self._is_binary)
         answer = self._client.ask(self._path, body, headers)
         if answer.status != 200:
             raise ComputationError(f"{self._where}: {refusal(answer)}")
-        told, binary = _parted(answer, self._where)
+        told, binary = wire.parted(answer, self._where)
         content = (told.parameters or {}).get("content", self._content)
         if self._content and content != self._content:
             raise ComputationError(
@@ -253,7 +254,7 @@ class Served:
         missing = [spec.name for spec in self._outputs if spec.name not in found]
         if missing:
             raise ComputationError(f"{self._where}: it does not answer '{missing[0]}', only: {', '.join(found)}")
-        arrays = {spec.name: _array(*found[spec.name], spec, self._where) for spec in self._outputs}
+        arrays = {spec.name: wire.array(*found[spec.name], spec, self._where) for spec in self._outputs}
         for spec in self._outputs:
             shape = arrays[spec.name].shape
             if shape and spec.shape[0] == self._rows and shape[0] != len(tensor):
@@ -261,141 +262,6 @@ class Served:
                     f"{self._where}: '{spec.name}' comes as {shape}, and {len(tensor)} rows were asked"
                 )
         return arrays
-
-
-class _Server(NamedTuple):
-    name: str
-    version: str
-    extensions: tuple[str, ...]
-
-
-class _Tensor(msgspec.Struct):
-    """Of metadata and of answers; what else stands there is the server's own."""
-
-    name: str
-    datatype: str
-    shape: list[int]
-    parameters: dict[str, Any] | None = None
-    data: Any = None
-
-
-class _Answer(msgspec.Struct):
-    outputs: list[_Tensor]
-    parameters: dict[str, Any] | None = None
-
-
-class _Model(msgspec.Struct):
-    name: str
-    inputs: list[_Tensor] | None = None
-    outputs: list[_Tensor] | None = None
-    parameters: dict[str, Any] | None = None
-
-    @property
-    def content(self) -> str:
-        """Which bundle, variant and file an edgecv serves; "" of others."""
-        return str((self.parameters or {}).get("content", ""))
-
-
-class _About(msgspec.Struct):
-    name: str
-    version: str = ""
-    extensions: list[str] | None = None
-
-
-def _server(client: Client, root: str) -> _Server:
-    found = _read(client, root, _About)
-    return _Server(found.name, found.version, tuple(found.extensions or ()))
-
-
-def _read(client: Client, path: str, kind: Any) -> Any:
-    answer = client.ask(path)
-    if answer.status in (401, 403):
-        raise BackendUnavailable(f"{client.where}{path}: {refusal(answer)}; set {_VARIABLES['token']}")
-    if answer.status != 200:
-        raise BackendUnavailable(f"{client.where}{path}: {refusal(answer)}")
-    try:
-        return msgspec.json.decode(answer.body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise BackendUnavailable(
-            f"{client.where}{path}: it does not speak the Open Inference Protocol v2: {exc}"
-        ) from exc
-
-
-def _unlike(said: list[_Tensor], own: tuple[TensorSpec, ...]) -> str:
-    """How tensors that a server names differ from the network's, or ""; more outputs and open sizes are none."""
-    by_name = {each.name: each for each in said}
-    for spec in own:
-        each = by_name.get(spec.name)
-        sizes = [-1 if isinstance(size, str) else size for size in spec.shape]
-        if (
-            each is None
-            or each.datatype != DTYPES.get(spec.dtype)
-            or len(each.shape) != len(sizes)
-            or any(size != want and -1 not in (size, want) for size, want in zip(each.shape, sizes, strict=True))
-        ):
-            told = ", ".join(f"'{each.name}' {each.datatype} {each.shape}" for each in said)
-            return f"{told}, where '{spec.name}' {DTYPES.get(spec.dtype)} {sizes} is wanted"
-    return ""
-
-
-def _request(name: str, tensor: NDArray[Any], outputs: list[str], is_binary: bool) -> tuple[bytes, dict[str, str]]:
-    given: dict[str, Any] = {"name": name, "shape": list(tensor.shape), "datatype": DTYPES[str(tensor.dtype)]}
-    if not is_binary:
-        wishes = [{"name": each} for each in outputs]
-        document = {"inputs": [{**given, "data": tensor.ravel().tolist()}], "outputs": wishes}
-        return msgspec.json.encode(document), {"Content-Type": "application/json"}
-    data = np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<")).tobytes()
-    wanted = [{"name": each, "parameters": {"binary_data": True}} for each in outputs]
-    text = json.dumps(
-        {"inputs": [{**given, "parameters": {"binary_data_size": len(data)}}], "outputs": wanted}
-    ).encode()
-    return text + data, {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
-
-
-def _parted(answer: httpclient.Answer, where: str) -> tuple[_Answer, bytes]:
-    """The JSON of an answer, and the bytes behind it."""
-    length = answer.headers.get(HEADER_LENGTH, str(len(answer.body)))
-    if not length.isdecimal() or int(length[:20]) > len(answer.body):
-        raise ComputationError(
-            f"{where}: its answer has {len(answer.body)} bytes, the JSON alone should have {length[:20]}"
-        )
-    try:
-        return msgspec.json.decode(answer.body[: int(length)], type=_Answer), answer.body[int(length) :]
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise ComputationError(f"{where}: its answer is not the protocol's: {exc}") from exc
-
-
-def _array(tensor: _Tensor, data: bytes | None, spec: TensorSpec, where: str) -> NDArray[Any]:
-    """An output as the network gives it; raises ComputationError for another type or shape."""
-    fits = tensor.datatype == DTYPES[spec.dtype] and len(tensor.shape) == len(spec.shape)
-    fits = fits and all(
-        isinstance(want, str) or size == want for size, want in zip(tensor.shape, spec.shape, strict=False)
-    )
-    if not fits or any(size < 0 for size in tensor.shape):
-        wanted = [-1 if isinstance(size, str) else size for size in spec.shape]
-        raise ComputationError(
-            f"{where}: '{spec.name}' comes as {tensor.datatype} {tensor.shape}, and is {DTYPES[spec.dtype]} {wanted}"
-        )
-    dtype = np.dtype(NAMES[tensor.datatype])
-    try:
-        flat = _numbers(tensor.data, dtype) if data is None else np.frombuffer(data, dtype.newbyteorder("<"))
-        return flat.reshape(tensor.shape).astype(dtype)
-    except ValueError as exc:
-        raise ComputationError(
-            f"{where}: the data of '{spec.name}' are not {tensor.datatype} {tensor.shape}: {exc}"
-        ) from exc
-
-
-def _numbers(data: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Data as they stand in JSON, flat or nested, never cast to what they are not; raises ValueError."""
-    found = np.array(data)
-    kinds = {"b": "b", "u": "iu", "i": "iu", "f": "iuf"}[dtype.kind]
-    if not isinstance(data, list) or (found.size and found.dtype.kind not in kinds):
-        raise ValueError("not a list of such values alone")
-    made = found.astype(dtype)
-    if dtype.kind in "iu" and (made != found).any():
-        raise ValueError("beyond what the type holds")
-    return made
 
 
 def _made(url: str, settings: Settings) -> KServe:
