@@ -8,19 +8,21 @@ with rt.load("bundle/") as model:
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from edgecv_runtime import errors, images, telemetry
-from edgecv_runtime.backends import Options
-from edgecv_runtime.bundle import Bundle
-from edgecv_runtime.description import Description
-from edgecv_runtime.loading import load
-from edgecv_runtime.model import Info, Model
-from edgecv_runtime.preprocess import Normalization, Preprocess
-from edgecv_runtime.tasks.classification import Classification, Guess
+from edgecv_runtime import errors, telemetry
 
 if TYPE_CHECKING:
+    from edgecv_runtime import images
+    from edgecv_runtime.backends import Options
+    from edgecv_runtime.bundle import Bundle
+    from edgecv_runtime.description import Description
+    from edgecv_runtime.loading import load
+    from edgecv_runtime.model import Info, Model
     from edgecv_runtime.predictor import Predictor
+    from edgecv_runtime.preprocess import Normalization, Preprocess
+    from edgecv_runtime.tasks.classification import Classification, Guess
 
 __version__: str
 __all__ = [
@@ -39,18 +41,39 @@ __all__ = [
     "images",
     "load",
 ]
+# Where a name comes from when it is first asked for: who wants one of them does not pay for all.
+_HOMES = {
+    "Bundle": "bundle",
+    "Classification": "tasks.classification",
+    "Description": "description",
+    "Guess": "tasks.classification",
+    "Info": "model",
+    "Model": "model",
+    "Normalization": "preprocess",
+    "Options": "backends",
+    "Predictor": "predictor",
+    "Preprocess": "preprocess",
+    "load": "loading",
+}
 
 telemetry.silence()
 
 
 def __getattr__(name: str) -> Any:
-    """What few programs want, when it is asked for: importlib.metadata alone would be a third of this import's time."""
+    """A name or module of this package, when it is first asked for; raises AttributeError."""
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import version  # alone it would be a third of the time of this import
 
-        return version("edgecv")
-    if name == "Predictor":
-        from edgecv_runtime.predictor import Predictor
-
-        return Predictor
-    raise AttributeError(f"module 'edgecv_runtime' has no attribute '{name}'")
+        found: Any = version("edgecv")
+    elif name in _HOMES:
+        found = getattr(import_module(f"edgecv_runtime.{_HOMES[name]}"), name)
+    else:
+        module = f"edgecv_runtime.{name}"
+        try:
+            found = import_module(module)
+        except ModuleNotFoundError as exc:
+            if exc.name != module:
+                raise
+            raise AttributeError(f"module 'edgecv_runtime' has no attribute '{name}'") from None
+    globals()[name] = found
+    return found
