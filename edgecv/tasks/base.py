@@ -38,12 +38,11 @@ class Training(Protocol):
     """What a step and a validation do with truths; the score is the runtime task's, so that it is the device's.
 
     metric: the name of the score. progress: the name of the share that is shown of training batches, which costs
-    nothing. at_once: how many images a validation takes at a time.
+    nothing.
     """
 
     metric: str
     progress: str
-    at_once: int
 
     def prepare(self, images: Images, preprocess: Preprocess, folder: Path) -> Prepared:
         """What is right of each image in the geometry of its preprocessed picture, by position.

@@ -33,7 +33,6 @@ class ClassificationTraining:
     """Outputs are logits (N, classes); prepared targets are the labels (N,) themselves."""
 
     metric = progress = "top-1"
-    at_once = 256
 
     def __init__(self, classes: int, config: TrainConfig, size: Size) -> None:
         self._classes = classes

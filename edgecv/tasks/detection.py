@@ -48,7 +48,6 @@ class DetectionTraining:
 
     metric = DetectionTask.metric
     progress = "boxes found"
-    at_once = 16
 
     def __init__(self, labels: tuple[str, ...], config: TrainConfig, size: Size) -> None:
         """Raises BadInput for settings that mean nothing for boxes."""

@@ -43,7 +43,6 @@ class SegmentationTraining:
         self, labels: Sequence[str], config: TrainConfig, size: Size, weights: Callable[[], Tensor] | None
     ) -> None:
         """weights: gives that of each class in the cross-entropy (C,), once the first loss is asked for."""
-        self.at_once = config.batch
         self._size, self._classes = size, len(labels)
         self._task = SegmentationTask(SegmentationHead(tuple(labels)), (TensorSpec("mask", "uint8", ("N", *size)),))
         self._smoothing, self._config = config.label_smoothing, config.augment

@@ -14,6 +14,10 @@ from edgecv_runtime.errors import ShapeError
 from edgecv_runtime.preprocess import Normalization
 
 
+# Of pictures, at a time: outputs of a network's first layers have tens of values for each, and more at a time are no faster.
+_PIXELS = 1 << 20
+
+
 def normalize(images: Tensor, normalization: Normalization) -> Tensor:
     """(N, H, W, C) uint8 -> (N, C, H, W) float32, normalized: what the exported graph does first."""
     return standardize(images.permute(0, 3, 1, 2).float() / 255, normalization)
@@ -31,13 +35,14 @@ def evaluate(
     images: NDArray[np.uint8],
     normalization: Normalization,
     *,
-    batch: int = 256,
+    batch: int | None = None,
     between: Callable[[], None] | None = None,
 ) -> NDArray[np.float32]:
     """Compute a model's output in evaluation mode and float32 -> (N, ...), of a classifier (N, classes).
 
-    images: (N, H, W, C) uint8, preprocessed; batch: images at a time; between: called before each batch, may raise.
-    The model keeps its device and its mode. Raises ShapeError for another dtype, rank or number of channels.
+    images: (N, H, W, C) uint8, preprocessed; batch: images at a time, `at_once` by default; between:
+    called before each batch, may raise. The model keeps its device and its mode. Raises ShapeError for another dtype,
+    rank or number of channels.
     """
     found = [output.float().cpu() for _, output in batches(model, images, normalization, batch=batch, between=between)]
     result: NDArray[np.float32] = torch.cat(found).numpy()
@@ -49,11 +54,12 @@ def batches(
     images: NDArray[np.uint8],
     normalization: Normalization,
     *,
-    batch: int = 256,
+    batch: int | None = None,
     between: Callable[[], None] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], Any]]:
     """What a model gives in evaluation mode, batch by batch, with the positions of its images; else as `evaluate`."""
     check_images(images, normalization)
+    batch = batch or at_once(images)
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     was_training = model.training
     model.eval()
@@ -67,6 +73,11 @@ def batches(
             yield positions, outputs
     finally:
         model.train(was_training)
+
+
+def at_once(images: NDArray[np.uint8]) -> int:
+    """How many images (N, H, W, C) go through a network at a time where it learns nothing: 256, fewer large ones."""
+    return int(np.clip(_PIXELS // (images.shape[1] * images.shape[2]), 1, 256))
 
 
 def check_images(images: NDArray[np.uint8], normalization: Normalization) -> None:

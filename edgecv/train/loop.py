@@ -205,7 +205,7 @@ class Loop:
         """Loss and score of weights on the validation images."""
         task, arrays, device = self._task, self._arrays, self._fabric.device
         loss, tallies = 0.0, list[Any]()
-        found = batches(kept, arrays.val, self._normalization, batch=task.at_once, between=self._end_if_asked)
+        found = batches(kept, arrays.val, self._normalization, between=self._end_if_asked)
         for positions, outputs in found:
             judged = task.judge(outputs, task.collate(arrays.val_targets, positions, device))
             loss += judged.loss

@@ -12,6 +12,7 @@ from typing import Any
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 ECHO_S = 0.25  # `timeout` and shells signal a process and then its group: the same word twice
+_ECHO_COMES_S = 0.02
 HANG_UP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()  # the terminal is gone: ssh was closed
 
 
@@ -19,8 +20,8 @@ HANG_UP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()  # the terminal 
 def at_first(act: Callable[[int], object], *numbers: int, then_end: bool = False) -> Iterator[None]:
     """Call `act` with the number of the first signal (SIGTERM or SIGINT, or the given ones) that comes.
 
-    A second one, later than an echo, does what it would have done without this; with `then_end` any ends the process
-    where it is. Signals that the process ignores stay ignored, as those of a shell's background job. Outside the main
+    A second one, later than an echo, does what it would have done without this; with `then_end` it ends the process
+    where it is, even inside a library. Signals that the process ignores stay ignored, as those of a shell's background job. Outside the main
     thread, where Python allows no handlers, signals are left alone.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -30,14 +31,15 @@ def at_first(act: Callable[[int], object], *numbers: int, then_end: bool = False
     first_s: list[float] = []
 
     def on_signal(number: int, _: FrameType | None) -> None:
-        if then_end:
-            signal.signal(number, signal.SIG_DFL)
-        elif first_s:
+        if first_s:
             if time.monotonic() - first_s[0] > ECHO_S:
                 restore()
                 signal.raise_signal(number)
             return
         first_s.append(time.monotonic())
+        if then_end:
+            time.sleep(_ECHO_COMES_S)  # it comes here meanwhile
+            signal.signal(number, signal.SIG_DFL)
         act(number)
 
     def restore() -> None:

@@ -177,6 +177,19 @@ def test_logits_are_the_models_on_normalized_pixels(val_arrays):
     assert np.allclose(logits, expected, atol=1e-5)
 
 
+def test_large_images_go_through_by_the_few():
+    """A forward takes no more memory than one of 224 pixels with 20 images, whatever the size; small ones go together."""
+    seen = []
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[0]))
+    normalization = Normalization(mean=(0.3,) * 3, std=(0.35,) * 3)
+    for size, count in ((32, 300), (224, 50), (2000, 2)):
+        seen.clear()
+        evaluate(model, np.zeros((count, size, size, 3), np.uint8), normalization)
+        assert sum(seen) == count
+        assert max(seen) == {32: 256, 224: 20, 2000: 1}[size]
+
+
 def test_each_channel_has_its_own_mean_and_deviation():
     normalization = Normalization(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     pixels = normalize(torch.full((1, 2, 2, 3), 255, dtype=torch.uint8), normalization)
