@@ -6,7 +6,7 @@ Both read the scripted camera, which paints its pictures, at 30 frames/s. "later
 frame than the source gave it: the copy into shared memory, the message, and the other process waking up.
 "CPU" is what both processes together use more for a frame. "any" is what no isolation with one copy goes below here: a
 process that paints the same picture, copies it into shared memory and sends one byte to another that waits for it.
-Rounds are interleaved; medians of the rounds are printed.
+Rounds are interleaved.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ import statistics
 import time
 from pathlib import Path
 
+import msgspec
+
+from benchmarks import study
 from edgecv_runtime.stream import Source, open_source
 from edgecv_runtime.stream.sources import ring
 from edgecv_runtime.stream.sources.fake import numbered
@@ -55,7 +58,7 @@ def measure(size: str, frames: int, isolated: bool) -> tuple[float, float]:
 
 
 def least(size: str, frames: int) -> float:
-    """Milliseconds from a picture to the byte that says that its copy is there, in two processes that do nothing else."""
+    """Milliseconds from a picture to the byte that says that its copy is there, in processes that do nothing else."""
     width, height = map(int, size.split("x"))
     slots, descriptor = ring.Slots.make(height * width * 3)
     stamps = mmap.mmap(-1, 8)
@@ -78,23 +81,47 @@ def least(size: str, frames: int) -> float:
     return statistics.median(ages_ms)
 
 
+class Row(msgspec.Struct):
+    """Medians of the rounds, in milliseconds."""
+
+    frames: str
+    later_ms: list[float]
+    any_ms: list[float]
+    cpu_ms: list[float]
+
+
+def page(rows: list[Row]) -> list[str]:
+    lines = ["| frames | later, ms | any, ms | more CPU, ms a frame |", "| --- | ---: | ---: | ---: |"]
+    for row in rows:
+        shown = (f"{statistics.median(values):.2f}" for values in (row.later_ms, row.any_ms, row.cpu_ms))
+        lines.append(f"| {row.frames} | {' | '.join(shown)} |")
+    return [
+        "The scripted camera, which paints its pictures, at 30 frames/s, read in one process and in two, in turn; "
+        f"medians of {len(rows[0].later_ms)} rounds.",
+        "",
+        *lines,
+        "",
+        "later: how much later the reader has a frame. any: what a process that paints, copies into shared memory and "
+        "sends one byte needs until another has it: below it no isolation with one copy comes on this machine.",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    print("| frames | later, ms | any, ms | more CPU, ms a frame |")
-    print("| --- | --- | --- | --- |")
-    for size, name in SIZES.items():
-        later_ms, more_ms, least_ms = [], [], []
+    rows = [Row(name, [], [], []) for name in SIZES.values()]
+    for size, row in zip(SIZES, rows, strict=True):
         for _ in range(options.rounds):
-            least_ms.append(least(size, options.frames))
+            row.any_ms.append(least(size, options.frames))
             plain, own = measure(size, options.frames, False), measure(size, options.frames, True)
-            later_ms.append(own[0] - plain[0])
-            more_ms.append(own[1] - plain[1])
-        shown = (f"{statistics.median(values):.2f}" for values in (later_ms, least_ms, more_ms))
-        print(f"| {name} | {' | '.join(shown)} |")
+            row.later_ms.append(own[0] - plain[0])
+            row.cpu_ms.append(own[1] - plain[1])
+    STUDY.record(rows)
 
+
+STUDY = study.Study(Path(__file__), "What it costs to read a camera in a process of its own", page, list[Row])
 
 if __name__ == "__main__":
     main()

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from edgecv_runtime.errors import ShapeError
 from edgecv_runtime.preprocess import Normalization
 
-
-# Of pictures, at a time: outputs of a network's first layers have tens of values for each, and more at a time are no faster.
+# At a time, of all pictures: a network's first layers have tens of values for each, and more are no faster.
 _PIXELS = 1 << 20
 
 

@@ -21,8 +21,8 @@ def at_first(act: Callable[[int], object], *numbers: int, then_end: bool = False
     """Call `act` with the number of the first signal (SIGTERM or SIGINT, or the given ones) that comes.
 
     A second one, later than an echo, does what it would have done without this; with `then_end` it ends the process
-    where it is, even inside a library. Signals that the process ignores stay ignored, as those of a shell's background job. Outside the main
-    thread, where Python allows no handlers, signals are left alone.
+    where it is, even inside a library. Signals that the process ignores stay ignored, as those of a shell's background
+    job. Outside the main thread, where Python allows no handlers, signals are left alone.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -178,7 +178,7 @@ def test_logits_are_the_models_on_normalized_pixels(val_arrays):
 
 
 def test_large_images_go_through_by_the_few():
-    """A forward takes no more memory than one of 224 pixels with 20 images, whatever the size; small ones go together."""
+    """No forward takes more memory than one of 20 images of 224 pixels; small ones go together."""
     seen = []
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[0]))
