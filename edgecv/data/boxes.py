@@ -53,7 +53,8 @@ def load(config: DataConfig) -> Dataset:
         raise DatasetError(
             f"{where}: a division wants at least 2 different images, one to train and one to validate on"
         )
-    _refuse_empty(images, where, form, f"; data.seed={config.seed + 1} divides them otherwise" if divided else "")
+    cure = f"; data.seed={config.seed + 1} divides them otherwise" if divided else ""
+    _refuse_empty(images, where, form, notes, cure)
     notes += (*_unused(parts.classes, images[TRAIN]), *leaks(images, parts.hashes))
     train, val, test = (_stamped(images[part]) if part in images else None for part in (TRAIN, VAL, TEST))
     assert train is not None
@@ -68,7 +69,7 @@ def labelled(config: DataConfig, labels: Sequence[str]) -> Parts:
     """
     where = str(config.path)
     parts, form = _read(config, to_train=False)
-    _refuse_empty(parts.images, where, form)
+    _refuse_empty(parts.images, where, form, parts.notes)
     parts = replace(parts, notes=(*parts.notes, *leaks(parts.images, parts.hashes)))
     return as_labels(parts, labels, _renumbered, where)
 
@@ -267,12 +268,15 @@ def _asked(images: Images) -> list[int]:
     return found
 
 
-def _refuse_empty(images: Mapping[str, Images], where: str, form: str, cure: str = "") -> None:
+def _refuse_empty(images: Mapping[str, Images], where: str, form: str, notes: Sequence[str], cure: str = "") -> None:
+    """Raise DatasetError where a part has no box that is to be found, with what was wrong with those that it had."""
+    left_out = "".join(f"; {note}" for note in notes if " boxes " in note and " were left out: " in note)
     for part, held in images.items():
         if not _asked(held):
             told = "" if part == ALL else f" to {'train on' if part == TRAIN else f'use as {part}'}"
             raise DatasetError(
-                f"{where}: {len(held)} images{told}, and not one box in them that is to be found ({form}){cure}"
+                f"{where}: {len(held)} images{told}, and not one box in them that is to be found ({form})"
+                f"{left_out or cure}"
             )
 
 

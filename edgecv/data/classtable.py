@@ -119,12 +119,21 @@ def _loaded(text: str, where: str) -> Any:
     from edgecv_runtime import yamltext
 
     try:
-        loaded = json.loads(text) if where.lower().endswith(".json") else yamltext.load(text)
+        is_json = where.lower().endswith(".json")
+        loaded = json.loads(text, object_pairs_hook=_once) if is_json else yamltext.load(text)
     except (ValueError, yaml.YAMLError) as exc:
         raise DatasetError(f"{where}: cannot be read: {' '.join(str(exc).split())}") from exc
     if isinstance(loaded, dict) and len(inner := [key for key in ("names", "classes", "labels") if key in loaded]) == 1:
         return loaded[inner[0]]
     return loaded
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of JSON; raises ValueError for a key that stands there twice: the later would win without a word."""
+    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"the key '{twice[0]}' stands there twice")
+    return dict(pairs)
 
 
 def _structured(loaded: Any, where: str) -> tuple[list[tuple[str | None, int]], bool]:

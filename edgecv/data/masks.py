@@ -77,6 +77,7 @@ def labelled(config: DataConfig, labels: Sequence[str]) -> Parts:
     """
     checked, truths, notes = _read(config)
     images, told = _parts(config, checked, truths.part)
+    _refuse_silent(truths, images, str(config.path))
     parts = Parts(
         truths.classes,
         {part: _with_masks(held, truths) for part, held in images.items()},
@@ -333,7 +334,10 @@ def _stamped(images: Images, truths: Truths) -> Images:
 
 
 def _unseen(truths: Truths, parts: Mapping[str, Images], where: str) -> tuple[str, ...]:
-    """Notes on classes that no training mask holds; raises DatasetError where they hold fewer than two."""
+    """Notes on classes that no training mask holds; raises DatasetError where they hold fewer than two, and where no
+    mask of another part tells anything.
+    """
+    _refuse_silent(truths, {part: images for part, images in parts.items() if part != TRAIN}, where)
     pixels = sum((truths.pixels[name] for name in parts[TRAIN].names), np.zeros(len(truths.classes), np.int64))
     there = [name for name, count in zip(truths.classes, pixels, strict=True) if count]
     if len(there) < 2:
@@ -341,6 +345,13 @@ def _unseen(truths: Truths, parts: Mapping[str, Images], where: str) -> tuple[st
         raise DatasetError(f"{where}: masks without classes: the training masks hold {told}; at least 2 are wanted")
     absent = [name for name, count in zip(truths.classes, pixels, strict=True) if not count]
     return (f"{len(absent)} classes occur in no training mask: {listed(absent, 5)}",) if absent else ()
+
+
+def _refuse_silent(truths: Truths, parts: Mapping[str, Images], where: str) -> None:
+    for part, images in parts.items():
+        if not any(truths.pixels[name].any() for name in images.names):
+            told = "" if part == ALL else f" of the part {part}"
+            raise DatasetError(f"{where}: masks without classes: not one pixel of the {len(images)} masks{told} counts")
 
 
 def _size(size: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def draw(
         kept = min(len(each) for each in chosen.outputs.values())
         errors = _errors(manifest, chosen, images, views, kept)
         wrong = [0 if errors is None else -errors[index].wrong for index in range(kept)]
-        order = np.lexsort((wrong, scores[:kept]))
+        order = [index for index in np.lexsort((wrong, scores[:kept])) if not math.isnan(scores[index])]
         confused = None if errors is None else _confused(_key(chosen), errors)
         lowest = order[:WORST]
         highest = order[len(lowest) :][::-1][:BEST]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,8 +121,9 @@ def train_quantized(
         known = opened.variant_file(dialect).read_bytes()
         try:
             content = write(model.cpu(), setting, DIALECTS[dialect])
-            times = laboratory.times([known, content])
-            before, after = (laboratory.measure(plan, *each) for each in zip((known, content), times, strict=True))
+            with contextlib.closing(laboratory):
+                times = laboratory.times([known, content])
+                before, after = (laboratory.measure(plan, *each) for each in zip((known, content), times, strict=True))
         except EdgecvError as exc:  # scales beyond what float32 or a backend's int8 kernels can hold
             raise ComputationError(
                 f"quantize.train in {dialect}: the trained file does not run; "

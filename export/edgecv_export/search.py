@@ -22,7 +22,7 @@ from edgecv_runtime.manifest import Budget
 
 # How many of the most sensitive layers stay in float, one after the other; the first ones are tried in any case.
 ISLANDS, ALWAYS = (1, 2, 4, 8, 16), 2
-# Placements that are the fastest of ONNX Runtime or OpenVINO on most networks (benchmarks/quantization/placements.py).
+# Placements that are the fastest of ONNX Runtime or OpenVINO on most networks (benchmarks/quantization_placements).
 FASTEST = ("all", "merged")
 # No ranking of the layers takes more of the time than this: islands out of those that were reached are tried then.
 RANKING_SHARE = 0.25

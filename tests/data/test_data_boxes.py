@@ -192,6 +192,12 @@ def test_boxes_that_cannot_be_are_counted(form, fault, tmp_path):
     assert all((truth.xyxy >= 0).all() and (truth.xyxy <= [WIDTH, HEIGHT] * 2).all() for truth in found.train.truths)
 
 
+def test_a_set_of_nothing_but_boxes_that_cannot_be_is_told_so(tmp_path):
+    coco(tmp_path, {name: [(0, 20.0, 20.0, 10.0, 30.0)] for name in DRAWN})
+    with pytest.raises(DatasetError, match=r"not one box .*\(COCO JSON\); \d boxes of no area were left out: .*a1"):
+        boxes(tmp_path)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_set_without_boxes_is_refused(form, tmp_path):
     FORMS[form](tmp_path, dict.fromkeys(DRAWN, ()))

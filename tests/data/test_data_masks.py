@@ -262,6 +262,28 @@ def test_values_that_do_not_count_are_left_out_and_positions_close_up(scenes):
     assert masks(path, ignore=(255, 1)).classes == masks(path, ignore=(255, "road")).classes == ("ground", "car")
 
 
+def test_a_part_whose_masks_tell_nothing_is_refused(scenes):
+    path = plain(scenes)
+    for file in (path / "masks").iterdir():
+        save(file, np.full(drawn(0).shape, 255, np.uint8) if number(file.name) % 2 else drawn(number(file.name)))
+    for part, rest in (("train", 0), ("val", 1)):
+        for kind in ("images", "masks"):
+            (path / part / kind).mkdir(parents=True)
+            for file in (path / kind).iterdir():
+                if number(file.name) % 2 == rest:
+                    file.rename(path / part / kind / file.name)
+    with pytest.raises(DatasetError, match="not one pixel of the . masks of the part val counts"):
+        masks(path)
+
+
+@pytest.mark.parametrize("text", ['{"ground": 0, "road": 1, "ground": 2}', '{"names": {"0": "road", "0": "car"}}'])
+def test_a_key_of_json_that_stands_there_twice_is_refused(text, scenes):
+    path = plain(scenes, classes=None)
+    (path / "classes.json").write_text(text)
+    with pytest.raises(DatasetError, match="classes.json: cannot be read: the key '(ground|0)' stands there twice"):
+        masks(path)
+
+
 def test_without_a_file_classes_are_called_as_the_masks_hold_them(scenes):
     dataset = masks(plain(scenes, classes=None))
     assert dataset.classes == ("0", "1", "2")

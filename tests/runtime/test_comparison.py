@@ -110,6 +110,24 @@ def test_what_shares_a_reference_tallies_it_once_and_finds_what_each_finds_alone
         np.testing.assert_array_equal(one.reference_tallies, other.reference_tallies)
 
 
+def test_frames_of_which_nothing_is_known_are_no_figure_and_change_none():
+    task = tasks.create(SegmentationHead(("a", "b")), MAP)
+    masks = np.random.default_rng(0).integers(0, 2, (8, 64, 64)).astype(np.uint8)
+    frames, silent = np.zeros((8, 64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)
+    outputs = {"mask": masks}
+
+    def scored(truths):
+        return verify.compare(task, Outputs(frames, outputs), outputs, name="x", truths=truths)[0].score
+
+    assert scored([silent] * 8) is None
+    some = scored([masks[0], *[silent] * 7])
+    assert (some.value, some.reference, some.drop) == (1, 1, 0)
+    assert math.isfinite(some.low + some.high + some.drop_low + some.drop_high)
+    nothing = [task.tally(task.truth(masks[0]), task.truth(silent))]
+    assert math.isnan(task.score(nothing))
+    assert task.figures(nothing) == task.by_class(nothing) == {}
+
+
 # Which output counts
 
 

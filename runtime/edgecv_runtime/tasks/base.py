@@ -76,7 +76,7 @@ class Scoring(Protocol[Scored]):
         ...
 
     def score(self, tallies: Sequence[Any]) -> float:
-        """The metric over the frames behind these tallies, 0..1."""
+        """The metric over the frames behind these tallies, 0..1; NaN where nothing of them can be told."""
         ...
 
     def resampled(self, tallies: Sequence[Any], times: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, ClassVar
@@ -188,9 +189,9 @@ class SegmentationTask:
         return np.stack([each[: len(self.labels)] for each in kinds])
 
     def score(self, tallies: Sequence[Tally]) -> float:
-        """Mean intersection over union of the classes that occur, over all frames' pixels; 0 where nothing is known."""
+        """Mean intersection over union of the classes that occur, over all frames' pixels; NaN where none does."""
         each = self.overlaps(tallies)
-        return float(np.nanmean(each)) if np.isfinite(each).any() else 0.0
+        return float(np.nanmean(each)) if np.isfinite(each).any() else math.nan
 
     def resampled(self, tallies: Sequence[Tally], times: NDArray[np.int64]) -> NDArray[np.float64]:
         """The same of frames that are each taken so many times, (samples, frames) -> (samples,)."""
@@ -199,7 +200,7 @@ class SegmentationTask:
 
     def figures(self, tallies: Sequence[Tally]) -> dict[str, float]:
         """The share of pixels that are right."""
-        return {"pixel accuracy": self.pixel_accuracy(tallies)}
+        return {"pixel accuracy": self.pixel_accuracy(tallies)} if self._summed(tallies)[2].any() else {}
 
     def by_class(self, tallies: Sequence[Tally]) -> dict[str, float]:
         """Intersection over union of each class that occurs."""

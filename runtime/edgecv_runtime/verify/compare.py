@@ -229,7 +229,8 @@ class Comparison:
 
     @cached_property
     def score(self) -> Score | None:
-        """The metric on the frames' truths, and what is lost of the reference's; None without truths, or a use of them.
+        """The metric on the frames' truths, and what is lost of the reference's; None without truths, or a use of them,
+        or where they say nothing of any frame.
 
         Where several labels may hold at once, a class folder is no truth: the best one may stay right while the others
         are lost.
@@ -237,6 +238,8 @@ class Comparison:
         if self._truths is None:
             return None
         before, after = self._known.figure(self.task, self._frame), Figure(self.task, self._right)
+        if math.isnan(before.value):
+            return None
         own = interval(after)
         drop, low, high = lost(before, after)
         return Score(

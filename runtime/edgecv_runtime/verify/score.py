@@ -88,7 +88,7 @@ def _doubted(value: float, found: NDArray[np.float64], count: int, ends: tuple[f
     Frames that are all alike, and one frame always, have a bootstrap without any width. Two more frames move the middle
     and have a variance of their own, as in `paired`, whose interval this is where no frame changes.
     """
-    low, high = (float(each) for each in np.quantile(found, _QUANTILES))
+    low, high = (float(each) for each in np.nanquantile(found, _QUANTILES))  # NaN: drawn were frames that tell nothing
     middle = (count * value + sum(ends)) / (count + _ADDED)
     doubt = Z * (ends[1] - ends[0]) / math.sqrt(2) / (count + _ADDED)
     below, above = (math.hypot(doubt, side) for side in (value - low, high - value))
