@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import edgecv_runtime
-from edgecv_export import graph, merge, parity, rewrite
+from edgecv_export import graph, linear_norms, merge, parity, rewrite
 from edgecv_export.graph import Deployed
 from edgecv_export.interface import check_frames
 from edgecv_export.sealing import FLOAT32, GOLDEN_IMAGES, Reference, seal
@@ -90,6 +90,7 @@ def export(
         model = _formed(model, form, asked, size, compute(images[:GOLDEN_IMAGES]))
         compute = partial(_translated, form, asked, size, compute)
     model, merged = merge.merge_branches(model)
+    model, _ = linear_norms.merge_linear_norms(model)
     facts |= {"merged": f"{merged} convolutions from parallel branches"} if merged else {}
     sealed = seal(
         model,

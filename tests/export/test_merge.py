@@ -8,6 +8,7 @@ from torch import nn
 
 from edgecv_export.export import export
 from edgecv_export.graph import Deployed, reference, to_onnx
+from edgecv_export.linear_norms import merge_linear_norms
 from edgecv_export.merge import merge_branches
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.preprocess import Normalization, Preprocess
@@ -173,3 +174,39 @@ def test_a_bundle_says_what_was_merged(tmp_path):
     assert max(done.parity.values()) < 1e-4
     with Bundle(tmp_path / "bundle") as bundle:
         assert bundle.manifest.provenance["merged"] == "2 convolutions from parallel branches"
+
+
+class Rows(nn.Module):
+    """A linear layer and a norm of its outputs as rows, as LeViT's `LinearNorm` has them, and layers that differ."""
+
+    def __init__(self, *, bias=False, shared=False, norm_first=False):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(8, 8, bias=bias), nn.BatchNorm1d(8)
+        self.shared, self.norm_first = shared, norm_first
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)  # (N, T, 8)
+        made = tokens if self.norm_first else self.linear(tokens)
+        rows = self.norm(made.flatten(0, 1)).reshape_as(made)
+        rows = rows + made if self.shared else rows
+        rows = self.linear(rows) if self.norm_first else rows
+        return torch.relu(rows).transpose(1, 2)[..., None]
+
+
+@pytest.mark.parametrize(
+    ("settings", "folded"),
+    [({}, 1), ({"bias": True}, 1), ({"shared": True}, 0), ({"norm_first": True}, 0)],
+    ids=["plain", "with a bias", "read by others", "before the layer"],
+)
+def test_a_norm_of_rows_becomes_part_of_the_matrix_product(settings, folded):
+    whole = network(Rows(**settings))
+    norm = whole.block.norm
+    norm.running_mean.normal_(0, 0.3)
+    norm.running_var.uniform_(0.3, 2)
+    norm.weight.data.uniform_(0.3, 2)
+    norm.bias.data.normal_(0, 0.3)
+    deployed = Deployed(whole, Normalization())
+    model, count = merge_linear_norms(to_onnx(deployed, (23, 26), 3, {}))
+    frames = np.random.default_rng(0).integers(0, 256, (3, 23, 26, 3), np.uint8)
+    np.testing.assert_allclose(answers(model, frames), reference(deployed, frames), rtol=1e-4, atol=1e-5)
+    assert (count, operators(model).count("BatchNormalization")) == (folded, 1 - folded)
