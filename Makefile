@@ -16,12 +16,15 @@ ENVIRONMENTS ?= base edge cpu
 COVERAGE_FLOOR ?= 93
 COVERAGE ?=
 BIN = $(VENV)/bin
-# Python compiles what it imports, once: pip would compile all of it, most of torch and OpenVINO for nothing (40 s).
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(COMPILE)
 
 .PHONY: demo dev test test-arm64 test-camera test-servers test-service image test-image test-ray soak bench gpu coverage lint format docs figures dist wheel-test test-pins try-wheel clean
 
 DEMO = digits ink digit-boxes imagenet-lite0
+# Python compiles what it imports, once and for all where it may write; pip would compile everything, most of torch and
+# OpenVINO for nothing: 45 s.
+demo: COMPILE = --no-compile
+demo: export PYTHONDONTWRITEBYTECODE =
 demo: $(VENV)/demo
 	$(BIN)/edgecv build recipes/digits.yaml
 	$(BIN)/edgecv build recipes/ink.yaml
