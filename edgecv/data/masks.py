@@ -337,12 +337,12 @@ def _unseen(truths: Truths, parts: Mapping[str, Images], where: str) -> tuple[st
     """Notes on classes that no training mask holds; raises DatasetError where they hold fewer than two, and where no
     mask of another part tells anything.
     """
-    _refuse_silent(truths, {part: images for part, images in parts.items() if part != TRAIN}, where)
     pixels = sum((truths.pixels[name] for name in parts[TRAIN].names), np.zeros(len(truths.classes), np.int64))
     there = [name for name, count in zip(truths.classes, pixels, strict=True) if count]
     if len(there) < 2:
         told = f"only '{there[0]}'" if there else "none"
         raise DatasetError(f"{where}: masks without classes: the training masks hold {told}; at least 2 are wanted")
+    _refuse_silent(truths, {part: images for part, images in parts.items() if part != TRAIN}, where)
     absent = [name for name, count in zip(truths.classes, pixels, strict=True) if not count]
     return (f"{len(absent)} classes occur in no training mask: {listed(absent, 5)}",) if absent else ()
 
