@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecv.cli import results
+from edgecv.cli import evidence
 from edgecv.cli.output import say, show_json, stdout
 from edgecv_runtime import bundle, files
 from edgecv_runtime.errors import BadInput, Unavailable
@@ -40,8 +40,8 @@ def adopt(
     describe: Describe,
     data: Images,
     out: Out = None,
-    max_megapixels: results.MaxMegapixels = 50.0,
-    json: results.Json = False,
+    max_megapixels: evidence.MaxMegapixels = 50.0,
+    json: evidence.Json = False,
 ) -> None:
     """Make a bundle of an ONNX file from elsewhere, proven to compute what the file does; no torch is needed."""
     try:

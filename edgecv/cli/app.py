@@ -11,6 +11,8 @@ from typer.core import TyperCommand, TyperGroup
 import edgecv
 from edgecv.cli import (
     adopting,
+    benchasked,
+    benching,
     bulk,
     cost,
     deploying,
@@ -19,10 +21,11 @@ from edgecv.cli import (
     output,
     quantizing,
     recipes,
+    reporting,
     repositories,
-    results,
     serving,
     streaming,
+    verifying,
 )
 
 
@@ -43,8 +46,8 @@ class Verb(NamedTuple):
 VERBS = {
     "From photographs to a proven bundle": (
         Verb(recipes.build, "edgecv build recipes/photos.yaml data.path=photos"),
-        Verb(results.verify, "edgecv verify runs/photos/bundle"),
-        Verb(results.bench, "edgecv bench runs/photos/bundle --seconds 1 --rounds 10"),
+        Verb(verifying.verify, "edgecv verify runs/photos/bundle"),
+        Verb(benching.bench, "edgecv bench runs/photos/bundle --seconds 1 --rounds 10", benchasked.Grouped),
     ),
     "On the device": (
         Verb(device.tune, "edgecv tune runs/photos/bundle --goal 'p99 <= 20 ms'"),
@@ -58,7 +61,7 @@ VERBS = {
         Verb(deploying.check, "edgecv check runs/photos/bundle --target rpi5"),
         Verb(repositories.export_repository, "edgecv export-repository runs/photos/bundle --triton models"),
         Verb(deploying.deploy, "edgecv deploy runs/photos/bundle pi@camera-3 --merge"),
-        Verb(results.merge, "edgecv merge runs/photos/bundle camera-3.json"),
+        Verb(reporting.merge, "edgecv merge runs/photos/bundle camera-3.json"),
         Verb(deploying.sbom, "edgecv sbom runs/photos/bundle --out bom.json"),
     ),
     "Single steps of a build": (
@@ -66,7 +69,7 @@ VERBS = {
         Verb(recipes.export, "edgecv export recipes/photos.yaml data.path=photos"),
         Verb(adopting.adopt, "edgecv adopt mine.onnx --describe mine.yaml --data photos"),
         Verb(quantizing.quantize, "edgecv quantize runs/photos/bundle --data photos"),
-        Verb(results.report, "edgecv report runs/photos runs/other --out report.html"),
+        Verb(reporting.report, "edgecv report runs/photos runs/other --out report.html"),
     ),
     "Before and beside": (
         Verb(recipes.runs, "edgecv runs --prune"),

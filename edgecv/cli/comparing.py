@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import typer
 
+from edgecv.cli.benchasked import Asked
+from edgecv.cli.evidence import EXIT_LOSSES
 from edgecv.cli.output import say, show_json, stderr, stdout
 from edgecv_runtime.errors import BadInput
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from edgecv_runtime.paired import Ratio
 
 ROUNDS = 8
-EXIT_LOSSES = 4
 
 
 def split(name: str) -> tuple[Path, str, str]:
@@ -34,7 +35,7 @@ def split(name: str) -> tuple[Path, str, str]:
     return Path(bundle), precision or "auto", backend or "auto"
 
 
-def compare(names: list[str], seconds: float, rounds: int, batch: int, threads: int, json: bool) -> None:
+def compare(asked: Asked, seconds: float) -> None:
     """Compare contenders with the first of them, and print the ratios of their times."""
     from edgecv_runtime import choose
     from edgecv_runtime.bench import compare as comparing
@@ -43,14 +44,15 @@ def compare(names: list[str], seconds: float, rounds: int, batch: int, threads: 
 
     with ExitStack() as stack:
         contenders = []
-        for number, name in enumerate(names):
+        for number, name in enumerate(asked.bundles):
             path, precision, backend = split(name)
             opened = stack.enter_context(Bundle(path))
-            target = choose.for_bundle(opened, choose.Ask(backend, precision, threads=threads))
+            target = choose.for_bundle(opened, choose.Ask(backend, precision, threads=asked.threads))
             shown = f"{number + 1}: {path}, {target.key}"
-            contenders.append(comparing.Contender(shown, job(opened, target, batch)))
+            contenders.append(comparing.Contender(shown, job(opened, target, asked.batch)))
+        rounds = ROUNDS if asked.rounds is None else asked.rounds
         found = comparing.compare(contenders, rounds=rounds, seconds=seconds, progress=say)
-    show(found, json)
+    show(found, asked.json)
 
 
 def show(found: Compared, json: bool) -> None:

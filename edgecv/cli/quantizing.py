@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecv.cli import results
+from edgecv.cli import evidence
 from edgecv.cli.output import say, show_json, stdout
 from edgecv_runtime import files
 from edgecv_runtime.errors import BadInput, Unavailable, nearest
@@ -19,13 +19,13 @@ GOALS = ("p50", "p99", "size", "divergence")
 
 
 def quantize(
-    bundle: results.BundlePath,
+    bundle: evidence.BundlePath,
     context: typer.Context,
     data: Annotated[
         Path | None,
         typer.Option("--data", help="Images or clips; one folder a label gives accuracy. fp16 alone can do without."),
     ] = None,
-    max_megapixels: results.MaxMegapixels = 50.0,
+    max_megapixels: evidence.MaxMegapixels = 50.0,
     images: Annotated[int, typer.Option(help="How many images calibrate.")] = 200,
     check_images: Annotated[int, typer.Option(help="How many more choose between the ways to quantize.")] = 500,
     max_drop: Annotated[float | None, typer.Option(help="Points of accuracy that may be lost.")] = None,
@@ -47,7 +47,7 @@ def quantize(
         ),
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="The front of all trials, as SVG.")] = None,
-    json: results.Json = False,
+    json: evidence.Json = False,
 ) -> None:
     """Find the fastest int8 file within a budget, prove and time it. A search that was stopped goes on."""
     from edgecv.data import given

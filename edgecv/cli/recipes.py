@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgecv.cli import adopting, results
+from edgecv.cli import adopting, evidence
 from edgecv.cli.output import Mode, say, show_json, stdout
 from edgecv_runtime import machine
 from edgecv_runtime.errors import BadInput, Unavailable
@@ -64,7 +64,7 @@ def export(
     describe: adopting.DescribeOwn = None,
     data: adopting.OwnImages = None,
     out: adopting.Out = None,
-    max_megapixels: results.MaxMegapixels = 50.0,
+    max_megapixels: evidence.MaxMegapixels = 50.0,
     json: Json = False,
 ) -> None:
     """Run a recipe up to a bundle with its proven float32 variant, or export a network of your own to one."""

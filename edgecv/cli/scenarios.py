@@ -1,13 +1,14 @@
-"""`edgecv bench --scenario`: its options, and what becomes of them."""
+"""`edgecv bench --scenario`: what becomes of its options."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from edgecv.cli.benchasked import Asked
+from edgecv.cli.evidence import EXIT_LOSSES
 from edgecv.cli.output import EXIT_INTERRUPTED, complain, say, show_json, stdout
 from edgecv_runtime.errors import BadInput, nearest
 
@@ -18,99 +19,7 @@ if TYPE_CHECKING:
     from edgecv_runtime.scenario.report import Report
     from edgecv_runtime.target import Target
 
-EXIT_LOSSES = 4
-_GROUP = "With --scenario"
 SUFFIXES = (".json", ".html", ".md", ".csv")
-
-Variant = Annotated[
-    str | None, typer.Option("--variant", help="This one alone, not every one.", rich_help_panel=_GROUP)
-]
-Fps = Annotated[
-    float | None, typer.Option("--fps", help="Of paced: the camera's frames a second, 30.", rich_help_panel=_GROUP)
-]
-Minutes = Annotated[
-    float | None, typer.Option("--minutes", help="Of sustained, 5; in place of --seconds.", rich_help_panel=_GROUP)
-]
-Qps = Annotated[
-    float | None, typer.Option("--qps", help="Of server: requests a second to try.", rich_help_panel=_GROUP)
-]
-BoundMs = Annotated[
-    float | None,
-    typer.Option("--bound-ms", help="Of server: what 99 of 100 requests may take, 15.", rich_help_panel=_GROUP),
-]
-Starts = Annotated[int | None, typer.Option("--starts", help="Of cold: pairs of starts, 5.", rich_help_panel=_GROUP)]
-Feed = Annotated[
-    str | None,
-    typer.Option("--feed", help="What calls are given: tensors, or whole frames.", rich_help_panel=_GROUP),
-]
-Frames = Annotated[
-    Path | None,
-    typer.Option(
-        "--frames",
-        help="Of frames: image files, in place of the bundle's golden pictures.",
-        rich_help_panel=_GROUP,
-    ),
-]
-Rules = Annotated[
-    bool,
-    typer.Option("--rules", help="As long as LoadGen's own rules want: 600 s a run.", rich_help_panel=_GROUP),
-]
-Isa = Annotated[
-    str | None,
-    typer.Option(
-        "--isa",
-        help="Stand for a smaller processor: avx2, avx2_vnni, avx512_vnni or native; openvino can.",
-        rich_help_panel=_GROUP,
-    ),
-]
-Cpus = Annotated[int | None, typer.Option("--cpus", help="Use so many cores.", rich_help_panel=_GROUP)]
-Out = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--out", help="Write the report: .json, .html, .md or .csv; may be given again.", rich_help_panel=_GROUP
-    ),
-]
-
-
-@dataclass(frozen=True)
-class Given:
-    """Options that only a scenario has, as they were given."""
-
-    variant: str | None
-    fps: float | None
-    minutes: float | None
-    qps: float | None
-    bound_ms: float | None
-    starts: int | None
-    feed: str | None
-    frames: Path | None
-    rules: bool
-    isa: str | None
-    cpus: int | None
-    out: list[Path] | None
-
-    def refuse(self) -> None:
-        """Without a scenario none may be given; raises BadInput."""
-        given = [f"--{field.name.replace('_', '-')}" for field in fields(self) if getattr(self, field.name)]
-        if given:
-            raise BadInput(f"{', '.join(given)}: for --scenario only; which there are: edgecv bench --help")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Options that bench has anyway."""
-
-    scenario: str
-    seconds: float | None
-    batch: int
-    threads: int
-    backend: str
-    data: Path | None
-    max_megapixels: float
-    json: bool
-    markdown: bool
-
-
 # The scenario that an option belongs to; given with another one it would be ignored.
 _OF = {
     "fps": "paced",
@@ -122,56 +31,57 @@ _OF = {
 }
 
 
-def bench(path: Path, asked: Asked, given: Given) -> None:
+def bench(path: Path, asked: Asked) -> None:
     """Play the scenario on what was chosen, print the table, write the files."""
     from edgecv_runtime.bundle import Bundle
     from edgecv_runtime.scenario import limits, session
 
-    plan, isa = _plan(asked, given), given.isa or limits.NATIVE
-    for place in given.out or []:
+    plan, isa = _plan(asked), asked.isa or limits.NATIVE
+    for place in asked.out or []:
         _check_place(place)
-    pictures = _pictures(given.frames) if given.frames is not None else []
-    with limits.limited(isa, given.cpus or 0), Bundle(path) as opened:
-        chosen = _chosen(opened, given.variant, asked, isa)
+    pictures = _pictures(asked.frames) if asked.frames is not None else []
+    with limits.limited(isa, asked.cpus or 0), Bundle(path) as opened:
+        chosen = _chosen(opened, asked, isa)
         scores = _scores(opened, asked, chosen) if asked.data is not None else {}
         report = session.bench(opened, chosen, plan, isa=isa, pictures=pictures, scores=scores, progress=say)
-    for place in given.out or []:
+    for place in asked.out or []:
         _write(report, place)
         say(f"report: {place.absolute()}")
     _show(report, asked)
     _end(report)
 
 
-def _plan(asked: Asked, given: Given) -> Plan:
+def _plan(asked: Asked) -> Plan:
     from edgecv_runtime import records
     from edgecv_runtime.scenario.plan import SCENARIOS, Plan
 
+    assert asked.scenario is not None
     if asked.scenario not in SCENARIOS:
         raise BadInput(f"no scenario '{asked.scenario}'{nearest(asked.scenario, SCENARIOS)}")
     for name, scenario in _OF.items():
-        if getattr(given, name) is not None and asked.scenario != scenario:
+        if getattr(asked, name) is not None and asked.scenario != scenario:
             raise BadInput(f"--{name.replace('_', '-')} is of --scenario {scenario}, not of {asked.scenario}")
-    if given.minutes is not None and asked.seconds is not None:
+    if asked.minutes is not None and asked.seconds is not None:
         raise BadInput("--minutes and --seconds say the same: give one of them")
     if asked.scenario == "cold" and asked.seconds is not None:
         raise BadInput("--scenario cold takes as long as its starts do: give --starts, not --seconds")
-    if given.rules and asked.seconds is not None:
+    if asked.rules and asked.seconds is not None:
         raise BadInput("--rules says how long: leave out --seconds")
     seconds = asked.seconds
     if asked.scenario == "sustained" and seconds is None:
-        seconds = 60 * (5.0 if given.minutes is None else given.minutes)
-    named = {"seconds": seconds, "fps": given.fps, "qps": given.qps, "bound_ms": given.bound_ms,
-             "feed": given.feed, "starts": given.starts}  # fmt: skip
+        seconds = 60 * (5.0 if asked.minutes is None else asked.minutes)
+    named = {"seconds": seconds, "fps": asked.fps, "qps": asked.qps, "bound_ms": asked.bound_ms,
+             "feed": asked.feed, "starts": asked.starts}  # fmt: skip
     plain = {name: value for name, value in named.items() if value is not None}
-    plain |= {"scenario": asked.scenario, "rules": given.rules, "batch": asked.batch, "threads": asked.threads}
+    plain |= {"scenario": asked.scenario, "rules": asked.rules, "batch": asked.batch, "threads": asked.threads}
     return records.convert(plain, Plan, "bench")
 
 
-def _chosen(opened: Bundle, variant: str | None, asked: Asked, isa: str) -> list[Target]:
+def _chosen(opened: Bundle, asked: Asked, isa: str) -> list[Target]:
     from edgecv_runtime.scenario import limits
     from edgecv_runtime.target import targets
 
-    known = [each.name for each in opened.manifest.variants]
+    variant, known = asked.variant, [each.name for each in opened.manifest.variants]
     if variant is not None and variant not in known:
         raise BadInput(f"{opened.path}: no variant '{variant}'{nearest(variant, known)}")
     found = [each for each in targets(opened, asked.backend, asked.threads) if variant in (None, each.variant)]

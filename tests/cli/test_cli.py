@@ -593,7 +593,7 @@ def test_verify_names_a_fault_of_a_bundle(bundle_copy):
 
 
 def test_verify_says_what_is_lost_beyond_the_budget(finished):
-    from edgecv.cli.results import _beyond
+    from edgecv.cli.verifying import _beyond
     from edgecv_runtime import verify
     from edgecv_runtime.evidence import Evidence
 

@@ -6,7 +6,7 @@ from types import MappingProxyType
 import msgspec
 import pytest
 
-from edgecv.cli.results import _verified
+from edgecv.cli.verifying import _verified
 from edgecv_runtime import Bundle, backends, machine, verify
 from edgecv_runtime.evidence import Evidence
 from edgecv_runtime.manifest import Budget
