@@ -207,7 +207,8 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came: what cleans up after Ctrl-C does so now, too."""
 
 
-def _raise(number: int) -> NoReturn:
+def interrupt(number: int) -> NoReturn:
+    """What a signal raises."""
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
@@ -219,7 +220,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         try:
             # a second one ends the process where it is: raised among what is just being released, it would show a
             # traceback, or a runtime would abort
-            with signals.at_first(_raise, then_end=True):
+            with signals.at_first(interrupt, then_end=True):
                 _refuse_endless(kwargs)
                 return command(*args, **kwargs)
         except EdgecvError as exc:

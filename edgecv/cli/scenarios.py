@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,8 @@ import typer
 
 from edgecv.cli.benchasked import Asked
 from edgecv.cli.evidence import EXIT_LOSSES
-from edgecv.cli.output import EXIT_INTERRUPTED, complain, say, show_json, stdout
+from edgecv.cli.output import EXIT_INTERRUPTED, EXIT_TERMINATED, complain, interrupt, say, show_json, stdout
+from edgecv_runtime import signals
 from edgecv_runtime.errors import BadInput, nearest
 
 if TYPE_CHECKING:
@@ -40,7 +42,13 @@ def bench(path: Path, asked: Asked) -> None:
     for place in asked.out or []:
         _check_place(place)
     pictures = _pictures(asked.frames) if asked.frames is not None else []
-    with limits.limited(isa, asked.cpus or 0), Bundle(path) as opened:
+    ended: list[int] = []  # the signal, of which what was measured is kept
+
+    def end(number: int) -> None:
+        ended.append(number)
+        interrupt(number)
+
+    with signals.at_first(end), limits.limited(isa, asked.cpus or 0), Bundle(path) as opened:
         chosen = _chosen(opened, asked, isa)
         scores = _scores(opened, asked, chosen) if asked.data is not None else {}
         report = session.bench(opened, chosen, plan, isa=isa, pictures=pictures, scores=scores, progress=say)
@@ -48,7 +56,7 @@ def bench(path: Path, asked: Asked) -> None:
         _write(report, place)
         say(f"report: {place.absolute()}")
     _show(report, asked)
-    _end(report)
+    _end(report, is_terminated=signal.SIGTERM in ended)
 
 
 def _plan(asked: Asked) -> Plan:
@@ -167,11 +175,12 @@ def _show(report: Report, asked: Asked) -> None:
                     say(f"{run.label}, {run.target}: doubt it: {each.name}: {each.detail}")
 
 
-def _end(report: Report) -> None:
+def _end(report: Report, *, is_terminated: bool) -> None:
     """Exit codes: what was interrupted, and a bound that was not kept."""
     if report.partial:
-        complain("interrupted: what was measured until then is above, marked as partial")
-        raise typer.Exit(EXIT_INTERRUPTED)
+        word = "terminated" if is_terminated else "interrupted"
+        complain(f"{word}: what was measured until then is above, marked as partial")
+        raise typer.Exit(EXIT_TERMINATED if is_terminated else EXIT_INTERRUPTED)
     missed = [run for run in report.runs if run.act == "server" and not run.loadgen.get("result_perf_constraints_met")]
     for run in missed:
         asked, bound = (run.loadgen[f"effective_target_{name}"] for name in ("qps", "latency_ns"))

@@ -285,16 +285,21 @@ def test_a_bound_that_is_not_reached_is_said_with_exit_code_4(exported):
     assert "200 requests a second within 0.001 ms were not reached: p99 is" in done.stderr
 
 
-def test_an_interrupt_keeps_what_was_measured_and_says_so(exported, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_an_interrupt_keeps_what_was_measured_and_says_so(exported, tmp_path, number, code, word):
+    """Sent twice, as `timeout` does: to the process and to its group."""
     out = tmp_path / "report.json"
     command = [sys.executable, "-m", "edgecv.cli", "bench", str(exported), "--scenario", "sustained", "--out", str(out)]
     with subprocess.Popen([*command, *HERE], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert "sustained" in process.stderr.readline()
         time.sleep(6)  # loaded, warm, some blocks
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
+        process.send_signal(number)
         words = process.communicate(timeout=30)[1]
-    assert process.returncode == 130, words
-    assert "marked as partial" in words
+    assert process.returncode == code, words
+    assert f"edgecv: {word}: what was measured until then is above, marked as partial" in words
     found = report.read(out.read_bytes(), str(out))
     assert found.partial
     assert found.runs[0].partial
