@@ -61,6 +61,12 @@ def test_every_study_of_the_list_is_there_and_make_names_them():
     assert "python benchmarks/overhead/run.py" in dry.stdout
 
 
+def test_the_page_in_the_docs_shows_every_recorded_study():
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    recorded = {path.parent.name for path in BENCHMARKS.glob("*/results.md")}
+    assert set(re.findall(r'^--8<-- "benchmarks/(\w+)/results\.md:2"$', page, re.MULTILINE)) == recorded
+
+
 @pytest.mark.parametrize("name", again.recorded())
 def test_a_recorded_page_is_what_its_figures_make(name):
     made = importlib.import_module(f"benchmarks.{name}.run").STUDY

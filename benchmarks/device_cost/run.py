@@ -195,7 +195,7 @@ def kendall_tau(first: list[float], second: list[float]) -> float:
 def table(survey: Survey, times: dict[str, float], graphs: dict) -> list[str]:
     """Every model: predicted, measured, and how near the limit."""
     lines = [
-        f"## {survey.key}",
+        f"### {survey.key}",
         "",
         "| model | predicted ms | measured ms | error | limit ms | of the limit reached | most time in |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
@@ -221,7 +221,7 @@ def layers(folder: Path, survey: Survey, graphs: dict[str, xray.Graph]) -> list[
     """Predicted against profiled time of single products."""
     profiled = msgspec.json.decode((folder / "layers.json").read_bytes(), type=dict[str, list[float]])
     lines = [
-        "## Single layers",
+        "### Single layers",
         "",
         "Convolutions and linear layers one by one, by OpenVINO's own profiler (fastest of "
         f"{PROFILE_RUNS} runs, whole microseconds), against their predictions. Error: sum of the absolute "
@@ -248,7 +248,7 @@ def unseen(graphs: dict, done: list[Survey]) -> list[str]:
     mine = [shape(kernel) for graph in graphs.values() for kernel in kernels(graph, backend) if kernel.macs]
     same = sum(each in timed for each in mine)
     return [
-        "## What the survey has not seen",
+        "### What the survey has not seen",
         "",
         f"The zoo's {len(graphs)} networks have {len(mine)} products (convolutions, linear layers, matrix products) of "
         f"{len(set(mine))} shapes; {same} of them ({len({each for each in mine if each in timed})} shapes) have the "

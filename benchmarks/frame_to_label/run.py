@@ -144,10 +144,10 @@ def main() -> None:
         found = study.processes_ms(
             Path(__file__), {name: [str(folder), name] for name in CALLS}, GENERATIONS, ROUNDS, SECONDS
         )
-    lines = ["## Preprocessing: (1080, 1920, 3) BGR to (224, 224, 3) RGB", ""]
+    lines = ["### Preprocessing: (1080, 1920, 3) BGR to (224, 224, 3) RGB", ""]
     lines += ["| how | ms, median of rounds (10–90 %) | edgecv's pyramid takes, of its time |", "| --- | ---: | ---: |"]
     lines += [f"| {name} | {study.shown(ms)} | {study.shown_ratio(alone[PYRAMID], ms)} |" for name, ms in alone.items()]
-    lines += ["", f"## Frame to label: `{MODEL}`, fresh weights", ""]
+    lines += ["", f"### Frame to label: `{MODEL}`, fresh weights", ""]
     lines += ["| how | ms, median of rounds (10–90 %) | times as fast as the usual |", "| --- | ---: | ---: |"]
     lines += [
         f"| {label} | {study.shown(found[name])} | {study.shown_ratio(found['usual'], found[name])} |"

@@ -72,7 +72,7 @@ def published() -> list[str]:
     wanted = np.stack([by_pillow(frame, Pillow.Resampling.BICUBIC, size, shorter) for frame in frames])
     expected = reference(network, wanted)
     lines = [
-        f"## EfficientNet-Lite0, ImageNet weights, {len(frames)} frames of 1280x720 and photographs",
+        f"### EfficientNet-Lite0, ImageNet weights, {len(frames)} frames of 1280x720 and photographs",
         "",
         "Against Pillow's bicubic filter, with which it was trained.",
         "",
@@ -149,7 +149,7 @@ def labelled(path: Path) -> list[str]:
                 outputs[kind, tested] = np.concatenate(parts)
     many = np.tile(truth, SEEDS)
     lines = [
-        f"## CIFAR-10, 32x32 to {SMALL[0]}x{SMALL[1]}: {TRAIN} training pictures, {EPOCHS} epochs, {SEEDS} seeds, "
+        f"### CIFAR-10, 32x32 to {SMALL[0]}x{SMALL[1]}: {TRAIN} training pictures, {EPOCHS} epochs, {SEEDS} seeds, "
         f"{len(truth)} test pictures",
         "",
         "Top-1; in brackets the loss in points against the interpolation it was trained with (95 %, paired bootstrap).",

@@ -103,7 +103,7 @@ def page(found: list[list[Row]], archives: list[Path], harder: list[Path]) -> li
     for rows in found:
         sure = rows[0].count
         columns = ["nats", "kept", f"kept of {sure} sure", "harder: nats", "harder: kept", "ms"]
-        lines += ["", f"## {rows[0].network}"]
+        lines += ["", f"### {rows[0].network}"]
         for backend in dict.fromkeys(row.backend for row in rows):
             lines += ["", f"| {backend} | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
             lines += [f"| {row.file} | {cells(row)} |" for row in rows if row.backend == backend]

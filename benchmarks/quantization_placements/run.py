@@ -69,7 +69,7 @@ def main() -> None:
         found = {path.stem: msgspec.json.decode(path.read_bytes(), type=Times) for path in parts.glob("*.json")}
     body = [*notes()]
     for name in sorted(found, key=lambda each: NAMES.index(each) if each in NAMES else len(NAMES)):
-        body += ["", f"## {name}", "", *table(found[name])]
+        body += ["", f"### {name}", "", *table(found[name])]
     study.write(__file__, "Where Q/DQ stands, and how fast it runs", body)
 
 

@@ -90,7 +90,7 @@ def main() -> None:
             contenders = {each: (str(bundle), *given) for each, given in CONTENDERS.items()}
             taken = study.processes_ms(Path(__file__), contenders, GENERATIONS, ROUNDS, SECONDS)
         found = {each: [1e3 / ms for ms in times] for each, times in taken.items()}
-        lines += [f"## `{name}`", "", "| how | frames/s, median of rounds (10–90 %) | of benchmark_app |"]
+        lines += [f"### `{name}`", "", "| how | frames/s, median of rounds (10–90 %) | of benchmark_app |"]
         lines += ["| --- | ---: | ---: |"]
         lines += [
             f"| {each} | {study.shown(rates, 0)} | {study.shown_ratio(rates, found[ORACLE])} |"

@@ -10,7 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
+from edgecv.cli.app import app
 from edgecv_runtime import Bundle, machine
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.evidence import Score
@@ -247,3 +249,32 @@ def test_energy_stands_in_the_table(found):
     run = msgspec.structs.replace(found.runs[0], energy=Energy("RAPL package-0", 12.0, 6.0, 4.2))
     assert report.cells(run)[-1] == "4.20 mJ a frame"
     assert "energy: 12.0 J, 6.00 W by RAPL package-0" in report.facts(run)
+
+
+def test_reports_of_scenarios_stand_beside_each_other(found, tmp_path):
+    """As from two machines: `edgecv report` takes their JSON; a page of one report is what it was."""
+    other = msgspec.structs.replace(
+        found, machine=msgspec.structs.replace(found.machine, cpu="Some Board"), partial=True
+    )
+    paths = [tmp_path / "here.json", tmp_path / "there.json"]
+    for path, each in zip(paths, (found, other), strict=True):
+        path.write_bytes(report.as_json(each))
+    place = tmp_path / "page.html"
+    done = CliRunner().invoke(app, ["report", *map(str, paths), "--out", str(place), "--json"])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["report"] for row in rows] == [f"{n}: {found.bundle}" for n in (1, 1, 2, 2)]
+    assert {row["machine"] for row in rows} == {found.machine.key, other.machine.key}
+    assert [row["p50 ms"] for row in rows[:2]] == [row["p50 ms"] for row in rows[2:]]
+    text = place.read_text()
+    assert text.count("Can I trust this run?") == 4
+    assert text.count("Interrupted: what was not measured") == 1
+    assert page.html(found).count("<h1>") == 1
+    for given, said in (
+        ([paths[0], tmp_path], f"not {tmp_path}"),
+        ([paths[0], "--clip", "x.mp4"], "not --clip"),
+        ([place], "not a run folder"),
+    ):
+        done = CliRunner().invoke(app, ["report", *map(str, given)])
+        assert done.exit_code == 2
+        assert said in " ".join(done.stderr.split())

@@ -15,6 +15,7 @@ _STYLE = """
   --line: #343c48; --blue: #6ea0ff; --orange: #f0a04b; --green: #5dc389; --red: #ef7565; --purple: #b08cf0; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto;
   max-width: 1360px; padding: 24px; }
+hr { margin: 56px 0; border: 0; border-top: 2px solid var(--line); }
 h1 { margin: 0 0 4px; } h2 { margin: 40px 0 8px; } .muted { color: var(--muted); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { text-align: left; padding: 6px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -31,21 +32,33 @@ svg text { font: 12px system-ui, sans-serif; } figcaption { color: var(--muted);
 """
 
 
-def html(found: Report) -> str:
-    """The whole page."""
-    title = f"{found.bundle}: benchmark"
-    cut = "<p class='no'>Interrupted: what was not measured any more is missing.</p>" if found.partial else ""
-    front = plots.front(found.runs) or f"<p class='muted'>Accuracy against latency: {report.NOT_MEASURED}.</p>"
+def html(*reports: Report) -> str:
+    """The whole page of one report, or of several beside each other."""
+    title = f"{reports[0].bundle}: benchmark" if len(reports) == 1 else f"{len(reports)} benchmarks beside each other"
+    body = _report(reports[0], title) if len(reports) == 1 else _beside(reports, title)
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>{body}</body></html>\n"
+    )
+
+
+def _beside(reports: Sequence[Report], title: str) -> str:
+    """All runs in one table, then each report as it stands alone."""
+    table = _table(report.BESIDE, report.beside(reports))
+    parts = [_report(each, f"{number}: {each.bundle}") for number, each in enumerate(reports, 1)]
+    return f"<h1>{escape(title)}</h1>{table}{''.join(f'<hr>{part}' for part in parts)}"
+
+
+def _report(found: Report, title: str) -> str:
+    cut = "<p class='no'>Interrupted: what was not measured any more is missing.</p>" if found.partial else ""
+    front = plots.front(found.runs) or f"<p class='muted'>Accuracy against latency: {report.NOT_MEASURED}.</p>"
+    return (
         f"<h1>{escape(title)}</h1><p class='muted'>{escape(report.where(found)[0])}</p>{cut}"
         f"{_table(report.COLUMNS, [report.cells(run) for run in found.runs])}"
         f"<div class='pictures'>{front}</div>"
         f"{''.join(map(_run, found.runs))}"
         f"<h2>Where</h2>{_list(report.where(found))}"
-        "</body></html>\n"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -185,6 +186,18 @@ def cells(run: Run) -> list[str]:
     ]
 
 
+BESIDE = ("report", "machine", "made", *COLUMNS)
+
+
+def beside(reports: Sequence[Report]) -> list[list[str]]:
+    """The rows of a table of several reports, numbered from 1, under `BESIDE`."""
+    return [
+        [f"{number}: {each.bundle}", each.machine.key, each.made, *cells(run)]
+        for number, each in enumerate(reports, 1)
+        for run in each.runs
+    ]
+
+
 def accuracy(score: Score | None) -> str:
     """The metric with n and its interval, and what is lost of float32's on the same frames; or that there is none."""
     if score is None:
@@ -204,12 +217,12 @@ def said(found: Percentile) -> str:
 
 def markdown(report: Report) -> str:
     """The table, the stages, what surrounds it, and whether each run can be trusted."""
-    lines = [f"# {report.bundle}", "", *_table(COLUMNS, [cells(run) for run in report.runs]), ""]
+    lines = [f"# {report.bundle}", "", *table(COLUMNS, [cells(run) for run in report.runs]), ""]
     for run in report.runs:
         lines += [f"## {run.label}: {run.target}", ""]
         if run.stages:
             rows = [[each.name, number(each.p50_ms), f"{each.share:.1%}"] for each in run.stages]
-            lines += [*_table(("stage", "p50 ms", "share"), rows), ""]
+            lines += [*table(("stage", "p50 ms", "share"), rows), ""]
         lines += [f"- {_mark(each)} {each.name}: {each.detail}" for each in run.trust]
         lines += ["", *(f"- {fact}" for fact in facts(run)), ""]
     lines += ["## Where", "", *(f"- {fact}" for fact in where(report))]
@@ -251,7 +264,9 @@ def _mark(trust: Trust) -> str:
     return {True: "yes:", False: "NO:", None: "not known:"}[trust.ok]
 
 
-def _table(names: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+def table(names: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+
     def line(cells: Any) -> str:
         return "| " + " | ".join(str(each).replace("|", "\\|") for each in cells) + " |"
 
