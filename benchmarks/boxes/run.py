@@ -9,6 +9,8 @@ boxes, which knows no classes, is the yardstick. Writes benchmarks/boxes/results
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -66,7 +68,12 @@ def main() -> None:
             ),
             f"match {len(found)} boxes with as many, for AP": lambda found=found: task.tally(found, found),
         }
-    times = study.rounds_ms(calls, ROUNDS, SECONDS)
+    STUDY.record({"left": left, "ms": study.rounds_ms(calls, ROUNDS, SECONDS)})
+
+
+def page(figures: dict[str, Any]) -> list[str]:
+    """The table; left: of how many candidates how many stay, ms: of each step, by round."""
+    left, times = figures["left"], figures["ms"]
     lines = ["| step, one frame | ms, median of rounds (10–90 %) |", "| --- | ---: |"]
     lines += [f"| {name} | {study.shown(values)} |" for name, values in times.items()]
     how = (
@@ -74,7 +81,10 @@ def main() -> None:
         f"{'; '.join(f'{stay} of {given} candidates stay' for given, stay in left.items())}. "
         f"{ROUNDS} interleaved rounds of {SECONDS} s."
     )
-    study.write(__file__, "What boxes cost on the host", [how, "", *lines])
+    return [how, "", *lines]
+
+
+STUDY = study.Study(Path(__file__), "What boxes cost on the host", page)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def main() -> None:
             images = quantized.cifar10(given.cifar10, subject.preprocess, given.test)
             known.write_bytes(msgspec.json.encode(of_network(subject, images, given.nncf, given.budget_s)))
     found = [msgspec.json.decode(path.read_bytes(), type=list[Row]) for path in sorted(given.out.glob("*.json"))]
-    study.write(__file__, "Accuracy of int8 on CIFAR-10", table(found))
+    STUDY.record(found)
 
 
 def table(found: list[list[Row]]) -> list[str]:
@@ -163,6 +163,8 @@ def searched(subject: quantized.Subject, images: quantized.Cifar, path: Path, bu
     with Bundle(path) as opened:
         return opened.variant_file("int8-u8s8").read_bytes(), done.chosen.plan.name
 
+
+STUDY = study.Study(Path(__file__), "Accuracy of int8 on CIFAR-10", table, list[list[Row]])
 
 if __name__ == "__main__":
     main()

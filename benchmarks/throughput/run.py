@@ -84,12 +84,19 @@ def main() -> None:
         bundle, *given = sys.argv[2:]
         edgecv(bundle, *given) if given else benchmark_app(bundle)
         return
-    lines = []
+    figures: dict[str, dict[str, list[float]]] = {}
     for name in MODELS:
         with study.exported(name) as bundle:
             contenders = {each: (str(bundle), *given) for each, given in CONTENDERS.items()}
             taken = study.processes_ms(Path(__file__), contenders, GENERATIONS, ROUNDS, SECONDS)
-        found = {each: [1e3 / ms for ms in times] for each, times in taken.items()}
+        figures[name] = {each: [1e3 / ms for ms in times] for each, times in taken.items()}
+    STUDY.record(figures)
+
+
+def page(figures: dict[str, dict[str, list[float]]]) -> list[str]:
+    """A table for each network; figures: frames a second of each contender, by round."""
+    lines = []
+    for name, found in figures.items():
         lines += [f"### `{name}`", "", "| how | frames/s, median of rounds (10–90 %) | of benchmark_app |"]
         lines += ["| --- | ---: | ---: |"]
         lines += [
@@ -104,7 +111,10 @@ def main() -> None:
         f"benchmark_app fills its tensors once, before it measures; edgecv is given a tensor and gives back an array "
         f"of its own for every frame. The ratio is of the same round."
     )
-    study.write(__file__, "Every core busy", [how, "", *lines])
+    return [how, "", *lines]
+
+
+STUDY = study.Study(Path(__file__), "Every core busy", page)
 
 
 if __name__ == "__main__":

@@ -88,21 +88,32 @@ def main() -> None:
     if given.one:
         print(json.dumps(one(given.one, given.counts[0])))
         return
+    figures: dict[str, dict[str, Any]] = {}
+    for name in [given.only] if given.only else NETWORKS:
+        for count in given.counts:
+            answer = study.in_process(Path(__file__), ["--one", name, "--counts", str(count)])
+            figures.setdefault(name, {})[str(count)] = json.loads(answer.splitlines()[-1])
+    if given.only is None:
+        STUDY.record(figures)
+    else:
+        print("\n".join(page(figures)))
+
+
+def page(figures: dict[str, dict[str, Any]]) -> list[str]:
+    """The table; figures: MB before and at the peak, by network and count."""
     lines = [
         "| network | frames | peak MB | above before, MB | of the first row's peak |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for name in [given.only] if given.only else NETWORKS:
-        first = 0.0
-        for count in given.counts:
-            answer = study.in_process(Path(__file__), ["--one", name, "--counts", str(count)])
-            found = json.loads(answer.splitlines()[-1])
-            first = first or found["peak"]
-            above = found["peak"] - found["before"]
-            lines.append(f"| {name} | {count:,} | {found['peak']:.0f} | {above:.0f} | {found['peak'] / first:.3f} |")
-            print(lines[-1], flush=True)
-    if given.only is None:
-        study.write(__file__, "Memory of verifying, by the number of frames", [HOW, "", *lines])
+    for name, counts in figures.items():
+        first = next(iter(counts.values()))["peak"]
+        for count, found in counts.items():
+            peak, above = found["peak"], found["peak"] - found["before"]
+            lines.append(f"| {name} | {int(count):,} | {peak:.0f} | {above:.0f} | {peak / first:.3f} |")
+    return [HOW, "", *lines]
+
+
+STUDY = study.Study(Path(__file__), "Memory of verifying, by the number of frames", page)
 
 
 if __name__ == "__main__":
