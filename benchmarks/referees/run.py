@@ -123,15 +123,16 @@ def page(found: dict[str, list[Pair]]) -> list[str]:
         "| contender | p50 ms | p90 ms | p50 of edgecv's by it | p90 of edgecv's by it |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
+    apart: list[float] = []
     for name, pairs in found.items():
         backend, _, who = name.partition(": ")
         own = found[f"{backend}: edgecv, {'single-stream' if who.startswith('LoadGen') else 'flat out'}"]
         medians = [statistics.median(pair[place] for pair in pairs) for place in (0, 1)]
-        ratios = [
-            "1" if own is pairs else study.shown_ratio([each[place] for each in own], [each[place] for each in pairs])
-            for place in (0, 1)
-        ]
+        columns = [([each[place] for each in own], [each[place] for each in pairs]) for place in (0, 1)]
+        ratios = ["1" if own is pairs else study.shown_ratio(*sides) for sides in columns]
         lines.append(f"| {name} | {medians[0]:.3f} | {medians[1]:.3f} | {ratios[0]} | {ratios[1]} |")
+        apart += [] if who.startswith("edgecv") else [abs(study.ratio(*sides)[0] - 1) for sides in columns]
+    lines += ["", f"edgecv's medians lie within {max(apart):.1%} of every referee's."]
     how = (
         f"mobilenet_v3_small, float32, 224x224, {THREADS} thread, {ROUNDS} rounds of {SECONDS:g} s, in turn. "
         "Ratios: medians of the same round's, with 10 to 90 % of the rounds. LoadGen's log is of the run beside which "

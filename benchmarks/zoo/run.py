@@ -111,7 +111,8 @@ def measured(name: str, cost: int, folder: Path, reference: Served) -> Row:
     int8 = folder / "int8.onnx"
     int8.write_bytes(Workshop(onnx.load(path), sample(calibration)).make(plan))
     files = {"float32": path, "int8": int8}
-    truth = logits(path, "onnxruntime", "float32", test) if source else None
+    is_compared = source is not None and spec.task == "classification"
+    truth = logits(path, "onnxruntime", "float32", test) if is_compared else None
     ways: dict[str, Way] = {}
     for form, backend, precision in FORMS:
         if precision not in backends.get(backend).precisions():
