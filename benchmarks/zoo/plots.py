@@ -186,4 +186,5 @@ def svg(figure: Figure, name: str) -> str:
     figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace('id="', f'id="{name}-').replace("url(#", f"url(#{name}-")
+    text = text.replace("<svg ", f'<svg id="{name}" ', 1).replace("*{", f"#{name} *{{", 1)  # its style is its own
     return text.replace('xlink:href="#', f'xlink:href="#{name}-').replace("\n\n", "\n")
