@@ -8,11 +8,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks import again
 from benchmarks.gpu import run as gpu_study
+from benchmarks.zoo import figures, plots
 from edgecv_runtime import Bundle
 from edgecv_runtime.errors import BackendUnavailable
 
@@ -71,3 +73,35 @@ def test_the_page_in_the_docs_shows_every_recorded_study():
 def test_a_recorded_page_is_what_its_figures_make(name):
     made = importlib.import_module(f"benchmarks.{name}.run").STUDY
     assert made.text() == (BENCHMARKS / name / "results.md").read_text()
+
+
+def test_the_pictures_of_the_zoo_name_every_network_that_has_room():
+    """A network that does not run has no point; one alone in its corner always has its name."""
+    names = {"mobilenet_v2": 5.0, "resnet18": 20.0, "vgg16": 200.0}
+    ways = {
+        name: {f"{form} on {backend}": figures.Way("x", (ms,), (1.0,)) for form, backend, _ in figures.FORMS}
+        for name, ms in names.items()
+    }
+    ways["vgg16"]["int8 on openvino"] = figures.Way(why="refused")
+    rows = [
+        figures.Row(
+            name=name,
+            family=name,
+            task="classification",
+            size=(224, 224),
+            parameters=10**6,
+            macs=int(ms * 1e8),
+            published=60 + ms / 10,
+            is_published=False,
+            file_mb={"float32": ms, "int8": ms / 4},
+            ways=ways[name],
+            seconds=1.0,
+        )
+        for name, ms in names.items()
+    ]
+    drawn = plots.draw(rows)
+    assert set(drawn) == {"accuracy.svg", "size.svg", "macs.svg", "int8.svg"}
+    for name, text in drawn.items():
+        words = {each.text for each in ElementTree.fromstring(text).iter() if each.tag.endswith("}text")}
+        assert set(names) <= words, name
+        assert "\n\n" not in text  # it stands in a page of Markdown
