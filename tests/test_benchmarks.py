@@ -15,6 +15,7 @@ import pytest
 from benchmarks import again
 from benchmarks.gpu import run as gpu_study
 from benchmarks.zoo import figures, plots
+from edgecv import models
 from edgecv_runtime import Bundle
 from edgecv_runtime.errors import BackendUnavailable
 
@@ -86,7 +87,7 @@ def test_the_pictures_of_the_zoo_name_every_network_that_has_room():
     rows = [
         figures.Row(
             name=name,
-            family=name,
+            family=models.spec(name).family,
             task="classification",
             size=(224, 224),
             parameters=10**6,
