@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,7 +149,7 @@ def _write(report: Report, place: Path) -> None:
     from edgecv_runtime.scenario import page
     from edgecv_runtime.scenario import report as reports
 
-    texts = {".html": page.html, ".md": reports.markdown, ".csv": reports.as_csv}
+    texts: dict[str, Callable[[Report], str]] = {".html": page.html, ".md": reports.markdown, ".csv": reports.as_csv}
     kind = place.suffix.lower()
     files.write(place, texts[kind](report).encode() if kind in texts else reports.as_json(report))
 
