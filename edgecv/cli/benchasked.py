@@ -196,7 +196,7 @@ class Asked:
         if len(ways) > 1 and ways[-1] is SEVERAL:
             raise BadInput(f"{ways[0].name} measures one bundle, and {len(self.bundles)} are given")
         if len(ways) > 1:
-            raise BadInput(f"{' and '.join(way.name for way in ways)}: give one, each measures something of its own")
+            raise BadInput(f"{' and '.join(way.name for way in ways)}: give one of them, each is a way of its own")
         way = ways[0] if ways else PLAIN
         for title, options, cure in (
             ("scenario", OF_SCENARIO, "for --scenario only"),

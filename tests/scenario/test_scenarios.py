@@ -265,7 +265,7 @@ def test_limits_end(monkeypatch):
         (["--scenario", "paced", "--out", "report.pdf"], "its ending says what to write: .json, .html, .md, .csv"),
         (["--scenario", "paced", "--out", "nowhere/report.md"], "there is no such folder"),
         (["--scenario", "paced", "--isa", "avx2", "--backend", "onnxruntime"], "cannot be limited to instruction sets"),
-        (["--scenario", "paced", "--rounds", "3"], "are for bench without --scenario"),
+        (["--scenario", "paced", "--rounds", "3"], "--rounds: not with --scenario"),
         (["--fps", "30", "--cpus", "1"], "--fps, --cpus: for --scenario only"),
     ],
 )
