@@ -56,7 +56,7 @@ soak: $(VENV)/dev
 	$(BIN)/edgecv build recipes/digits.yaml
 	$(BIN)/edgecv soak runs/digits/bundle --minutes $(MINUTES) --out runs/soak.json
 
-# A deployment whose service a real systemd runs, in a container: as root, a minute.
+# Deployments whose services a real systemd runs, in a container that restarts: as root, four minutes.
 test-service: $(VENV)/dev
 	tests/install-debian.sh service
 	$(BIN)/python -m pytest tests/deploy/service_checks.py
@@ -82,7 +82,7 @@ KIND = cpu
 image:
 	PYTHON=$(BIN)/python deploy/image.sh $(KIND)
 
-# It is built on a bare Debian and runs a stream and a server: as root, two minutes.
+# It is built on a bare Debian, runs all backends, a stream, a server and compose.yaml; that for ARM64, too: as root, four minutes.
 test-image: $(VENV)/dev
 	tests/install-debian.sh image
 	$(BIN)/python -m pytest tests/deploy/image_checks.py
