@@ -133,8 +133,9 @@ def page(found: dict[str, list[Pair]]) -> list[str]:
         lines.append(f"| {name} | {medians[0]:.3f} | {medians[1]:.3f} | {ratios[0]} | {ratios[1]} |")
         apart += [] if who.startswith("edgecv") else [abs(study.ratio(*sides)[0] - 1) for sides in columns]
     lines += ["", f"edgecv's medians lie within {max(apart):.1%} of every referee's."]
+    rounds = len(next(iter(found.values())))
     how = (
-        f"mobilenet_v3_small, float32, 224x224, {THREADS} thread, {ROUNDS} rounds of {SECONDS:g} s, in turn. "
+        f"mobilenet_v3_small, float32, 224x224, {THREADS} thread, {rounds} rounds of {SECONDS:g} s, in turn. "
         "Ratios: medians of the same round's, with 10 to 90 % of the rounds. LoadGen's log is of the run beside which "
         "it stands: the same calls, and its way to count percentiles."
     )

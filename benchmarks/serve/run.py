@@ -343,7 +343,7 @@ def page(figures: list[Figures]) -> list[str]:
     """A table for each bundle."""
     lines = [__doc__.split("\n\n")[2].replace("\n", " ")]
     for each in figures:
-        lines += ["", f"## {each.bundle}, {each.picture}", ""]
+        lines += ["", f"### {each.bundle}, {each.picture}", ""]
         lines += ["| clients | server | requests/s | p50, ms | p99, ms | CPU, ms | without an answer |",
                   "| ---: | --- | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
         for clients, servers in each.rounds.items():

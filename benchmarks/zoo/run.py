@@ -245,6 +245,8 @@ def page(rows: list[Row]) -> list[str]:
         "your own model. Frames of a few clips are much alike: agreement on them is no figure of photographs. Another "
         "machine orders networks differently.",
         "",
+        "Pictures of it are `accuracy.svg`, `size.svg`, `macs.svg` and `int8.svg`.",
+        "",
         "| network | M parameters | GMACs | published | MB float32, int8 "
         f"| {' | '.join(f'ms {each}' for each in map(short, ways))} | int8 agrees: ONNX Runtime, OpenVINO |",
         f"| --- | ---: | ---: | ---: | ---: |{' ---: |' * len(ways)} ---: |",
