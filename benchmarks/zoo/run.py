@@ -252,7 +252,7 @@ def page(rows: list[Row]) -> list[str]:
         f"| --- | ---: | ---: | ---: | ---: |{' ---: |' * len(ways)} ---: |",
     ]
     for row in rows:
-        times = [cell(row.ways.get(way), own_ms) for way in ways]
+        times = [cell(row.ways.get(way), way.split()[0], own_ms) for way in ways]
         sizes = f"{row.file_mb['float32']:.1f}, {row.file_mb['int8']:.1f}"
         kept = [agreed(row.ways.get(f"int8 on {backend}")) for backend in ("onnxruntime", "openvino")]
         head = f"{row.name} | {row.parameters / 1e6:.2f} | {row.macs / 1e9:.3g}"
@@ -273,11 +273,11 @@ def short(way: str) -> str:
     return way.replace("onnxruntime", "ORT").replace("openvino", "OpenVINO")
 
 
-def cell(way: Way | None, own_ms: float) -> str:
-    """Milliseconds, and the precision where it is not what was asked for."""
+def cell(way: Way | None, form: str, own_ms: float) -> str:
+    """Milliseconds, and the precision that executes where it is another one than the form's."""
     if way is None or way.why:
         return "–"
-    return f"{way.ratio * own_ms:.2f}"
+    return f"{way.ratio * own_ms:.2f}" + ("" if way.executed == form else f" ({way.executed})")
 
 
 def agreed(way: Way | None) -> str:
