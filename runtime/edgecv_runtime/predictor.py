@@ -58,6 +58,7 @@ class Predictor:
         description: Description | str | Path | None = None,
         confidence: float | None = None,
         self_test: bool = False,
+        busy_wait: bool = True,
         columns: Sequence[str] | None = None,
         column: str | None = None,
         rgb: bool = False,
@@ -84,6 +85,7 @@ class Predictor:
             "description": Path(description).absolute() if isinstance(description, str | Path) else description,
             "confidence": confidence,
             "self_test": self_test,
+            "busy_wait": busy_wait,
         }
         self.columns = None if columns is None else tuple(columns)
         self._column = column

@@ -88,7 +88,7 @@ def test_bad_images_stop_or_are_counted(exported, folder, tmp_path):
         (["bench", "BUNDLE", "--threads", "-1"], 2, "threads at least 0"),
         (["bench", "BUNDLE#float32@openvino"], 2, "compared with what?"),
         (["bench", "BUNDLE", "BUNDLE", "--rounds", "3"], 2, "4 rounds or more"),
-        (["bench", "BUNDLE", "BUNDLE", "--markdown"], 2, "of one bundle"),
+        (["bench", "BUNDLE", "BUNDLE", "--markdown"], 2, "not with several bundles"),
         (["bench", "BUNDLE", "BUNDLE#int7"], 2, "nothing runs at precision 'int7'"),
         (["bench", "BUNDLE", "--python", "nowhere/python"], 3, "nowhere/python: cannot be run"),
         (["bench", "BUNDLE", "--regress", "nowhere.json"], 2, "nowhere.json: cannot be read"),

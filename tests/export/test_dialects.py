@@ -14,7 +14,7 @@ from edgecv_export.dialects import DIALECTS, activation_grid, half_up, weight_gr
 from edgecv_export.graph import Deployed, to_onnx
 from edgecv_export.passes import FLOAT_PASSES
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
-from edgecv_export.plan import Plan, Workshop
+from edgecv_export.plan import ERROR_IMAGES, Plan, Workshop
 from edgecv_export.wiring import Wiring
 from edgecv_runtime import backends
 from edgecv_runtime.backends import Options
@@ -100,7 +100,7 @@ def test_the_errors_of_layers_are_those_of_the_file(workshop, passes):
     plan = Plan("layers", passes=passes)
     found = workshop.errors(plan)
     floats, _ = workshop.form(tuple(name for name in FLOAT_PASSES if name in passes))
-    feeds = {"image": workshop.images.some(32)}
+    feeds = {"image": workshop.images.some(ERROR_IMAGES)}
     wanted = trace.tensors(floats.model.SerializeToString(), feeds)
     got = trace.tensors(workshop.make(plan), feeds)
     assert list(found) == [layer.name for layer in floats.layers()]

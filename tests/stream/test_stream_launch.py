@@ -59,8 +59,10 @@ def test_a_talkative_pipeline_fills_no_disk(monkeypatch):
 
 
 def test_decodebin_decodes_a_file():
+    """A pipeline gives the newest picture: on a busy machine that is not the first one."""
     with open_source(f"gst:filesrc location={BIKES} ! decodebin") as source, open_source(BIKES) as clip:
-        assert np.abs(next(source).image.astype(int) - next(clip).image).mean() < 3
+        image = next(source).image.astype(int)
+        assert min(np.abs(image - frame.image).mean() for frame in clip) < 3
 
 
 def test_a_pipeline_that_stands_still_is_a_stall():
