@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 
+from edgecv_runtime.stream.sources import open_source
 from edgecv_runtime.stream.sources.base import Facts, Shot, Source
 from edgecv_runtime.stream.sources.fake import numbered
 
@@ -60,6 +61,26 @@ class Still(Source):
         for _ in range(self.count):
             time.sleep(1 / self.fps_)
             yield Shot(self.image, captured_ns=time.monotonic_ns())
+
+    def _release(self):
+        pass
+
+
+class InTurn(Source):
+    """Gives what is in some files, one after the other, as a camera whose format changes."""
+
+    def __init__(self, paths):
+        super().__init__("in turn", live=False)
+        self.again = functools.partial(InTurn, paths)
+        self.paths = paths
+
+    def _open(self):
+        return Facts(live=False)
+
+    def _shots(self):
+        for path in self.paths:
+            with open_source(path) as source:
+                yield from source.shots()
 
     def _release(self):
         pass

@@ -6,17 +6,21 @@ import os
 import signal
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
-from crashing import Trouble, broken
-from stream_lab import BIKES, RtspServer, brightness, run_python
+from crashing import InTurn, Trouble, broken
+from stream_lab import BIKES, RtspServer, brightness, encode, run_python, with_display_matrix
 
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.stream import CallbackSink, Camera, FakeCamera, Settings, Stream, Waits, open_source, run
+from edgecv_runtime.stream.sources import ring
 from edgecv_runtime.stream.sources.fake import Frames, number_of
 from edgecv_runtime.stream.sources.isolated import Isolated, isolated
+from edgecv_runtime.stream.sources.planes import Planes
 
 SOON = Waits(first_s=0.05, longest_s=0.2)
 
@@ -240,3 +244,114 @@ def test_what_is_isolated_by_itself():
         Isolated(FakeCamera([]))
     with Camera(Isolated(open_source("fake:fps=50,10"))) as camera:  # also by hand
         assert len(list(camera)) + sum(camera.dropped.values()) == 10
+
+
+def colours(count, size):
+    """Pictures in which neighbours differ in colour, also of one chroma sample."""
+    height, width = size
+    rows, columns = np.mgrid[:height, :width]
+    return [
+        np.stack([columns * 3 + 9 * n, rows * 5 + columns, (rows + columns) * 7 - 5 * n], axis=-1).astype(np.uint8)
+        for n in range(count)
+    ]
+
+
+def as_it_is(path):
+    return path
+
+
+# Of each clip: how it is made, what is done to it then, and whether its planes alone determine its pictures.
+CLIPS = {
+    "bt601": ({"colorspace": 5}, as_it_is, True),
+    "bt709": ({"colorspace": 1}, as_it_is, True),
+    "full range": ({"color_range": 2, "colorspace": 1}, as_it_is, True),
+    "jpeg": ({"codec": "mjpeg", "pix_fmt": "yuvj420p"}, as_it_is, True),
+    "padded rows": ({"size": (84, 90)}, as_it_is, True),
+    "turned": ({}, lambda path: with_display_matrix(path, (0, 1, -1, 0)), True),
+    "a height that PyAV cuts": ({"size": (82, 96)}, as_it_is, False),
+    "odd height": ({"size": (81, 96), "pix_fmt": "yuv420p", "codec": "mpeg4"}, as_it_is, False),
+    "odd width": ({"size": (80, 97), "pix_fmt": "yuv420p", "codec": "mpeg4"}, as_it_is, False),
+    "wide pixels": ({"aspect": Fraction(4, 3)}, as_it_is, False),
+    "interlaced": ({"options": {"x264-params": "interlaced=1"}}, as_it_is, False),
+    "ten bits": (
+        {"pix_fmt": "yuv420p10le", "codec": "libx265", "options": {"x265-params": "log-level=0"}},
+        as_it_is,
+        False,
+    ),
+    "4:2:2": ({"pix_fmt": "yuv422p"}, as_it_is, False),
+}
+
+
+def made(path, size=(80, 96), codec="libx264", pix_fmt="yuv420p", aspect=None, options=None, **tags):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options or {})
+        stream.height, stream.width = size
+        stream.pix_fmt = pix_fmt
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
+        for name, value in tags.items():
+            setattr(stream.codec_context, name, value)
+        for image in colours(4, size):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24").reformat(format=pix_fmt)))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_pictures_are_bit_for_bit_those_without_isolation(tmp_path):
+    """Whether planes or an image go through the shared memory; PyAV alone says what is in the files."""
+    paths = [then(made(tmp_path / f"{kind}.mp4", **how)) for kind, (how, then, _) in CLIPS.items()]
+    with Isolated(InTurn(paths), lossless=True) as camera:
+        images = [frame.image for frame in camera]
+    for (kind, (_, _, planar)), path in zip(CLIPS.items(), paths, strict=True):
+        with av.open(str(path)) as container:
+            decoded = list(container.decode(video=0))
+        assert [frame.interlaced_frame for frame in decoded] == [kind == "interlaced"] * 4
+        with open_source(path) as source:
+            shots = list(source.shots())
+        assert [isinstance(shot.picture, Planes) for shot in shots] == [planar] * 4, kind
+        for shot, frame in zip(shots, decoded, strict=True):
+            image = images.pop(0)
+            np.testing.assert_array_equal(image, shot.image, kind)
+            expected = frame.to_ndarray(format="bgr24", threads=1)
+            if kind == "wide pixels":
+                assert image.shape == (80, 128, 3)
+            else:
+                np.testing.assert_array_equal(image, np.rot90(expected, -1) if kind == "turned" else expected, kind)
+    assert not images
+
+
+def test_slots_are_not_held_by_pictures_that_somebody_keeps(tmp_path):
+    """Sixty pictures kept, of planes in three slots: none is dropped, and none is overwritten."""
+    pictures = colours(60, (64, 64))
+    path = encode(pictures, tmp_path / "clip.mp4", "libx264")
+    with open_source(path) as source:
+        expected = [frame.image for frame in source]
+    with Isolated(open_source(path), lossless=True) as camera:
+        kept = [frame.image for frame in camera]
+        assert not camera._held
+    assert len(kept) == 60
+    assert all(np.array_equal(*pair) for pair in zip(kept, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"height": 66},  # more than there is
+        {"height": 63},
+        {"width": 66},
+        {"width": 0, "stride": 0},
+        {"stride": 62},
+        {"stride": -64},
+        {"format": "rgb24"},
+        {"format": "bgr24"},
+        {"height": 1 << 40},
+    ],
+)
+def test_planes_that_cannot_be_are_not_read(wrong):
+    """What a process whose memory is damaged may say of its pictures ends it, and not this one."""
+    layout = {"format": "yuv420p", "height": 64, "width": 64, "stride": 64}
+    slots, descriptor = ring.Slots.make(64 * 64 * 3 // 2 - ring._PAGE % 7)
+    os.close(descriptor)
+    assert isinstance(slots.picture(2, ring.Layout(**layout), lambda: None), Planes)
+    with pytest.raises(ValueError, match=r"64|66|63|62|layout"):
+        slots.picture(2, ring.Layout(**layout | wrong), lambda: None)

@@ -9,17 +9,20 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecv_runtime.errors import Closed, EdgecvError
-from edgecv_runtime.preprocess import Image
 from edgecv_runtime.stream.ending import End, kind_of
 from edgecv_runtime.stream.frame import Frame
 from edgecv_runtime.stream.redact import redact
+from edgecv_runtime.stream.sources.planes import Planes
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from edgecv_runtime.preprocess import Image
 
 DEFAULT_TIMEOUT_S = 5.0
 
@@ -43,16 +46,22 @@ class Facts:
 class Shot(NamedTuple):
     """One frame as a source gives it; who takes it counts it and says which source it is of.
 
+    picture: its image, (H, W, 3) uint8 BGR, or what becomes one: `image` converts it each time, `next_shot` once.
     captured_ns: `time.monotonic_ns()`, None for "now"; damaged: broken frames or packets so far on this connection.
     skipped: frames that came since the former shot and were left out, by reason.
     """
 
-    image: Image
+    picture: Image | Planes
     pts_s: float | None = None
     captured_ns: int | None = None
     path: str | None = None
     damaged: int = 0
     skipped: Mapping[str, int] = MappingProxyType({})
+
+    @property
+    def image(self) -> Image:
+        """(H, W, 3) uint8 BGR."""
+        return self.picture.image() if isinstance(self.picture, Planes) else self.picture
 
 
 Shots = Generator[Shot, None, End | None]
@@ -137,15 +146,11 @@ class Source(ABC):
 
     def next_shot(self) -> Shot | None:
         """The next shot, opening the source where it is not; None at its end; raises what went wrong."""
-        try:
-            with self._using, self._ending():
-                return self._next()
-        finally:
-            self._release_if_interrupted()
+        return self._step(convert=True)
 
     def shots(self) -> Iterator[Shot]:
-        """What it gives, without an index: for sources around a source."""
-        return iter(self.next_shot, None)
+        """What it gives, without an index, and not converted yet: for sources around a source."""
+        return iter(partial(self._step, convert=False), None)
 
     def interrupt(self) -> None:
         """Ask the source to end, from any thread, without waiting; the thread that reads it releases it."""
@@ -180,6 +185,14 @@ class Source(ABC):
         """Whether it is interrupted; loops that wait ask it several times a second, which shows that none is stuck."""
         self.awake_ns = time.monotonic_ns()
         return self._interrupted.is_set()
+
+    def _step(self, *, convert: bool) -> Shot | None:
+        try:
+            with self._using, self._ending():
+                shot = self._next()
+                return shot._replace(picture=shot.image) if shot is not None and convert else shot
+        finally:
+            self._release_if_interrupted()
 
     def _next(self) -> Shot | None:
         if self._interrupted.is_set():

@@ -76,12 +76,11 @@ class Child:
         return data[4:end]
 
     def _hand_over(self, shot: Shot, *, wait: bool) -> None:
-        image = shot.image
         captured_ns = time.monotonic_ns() if shot.captured_ns is None else shot.captured_ns
         self._skipped.update(shot.skipped)
         with self._changed:
-            if self._slots is None or image.size > self._slots.slot_bytes:
-                self._slots, descriptor = ring.Slots.make(image.size)
+            if self._slots is None or not self._slots.fits(shot.picture):
+                self._slots, descriptor = ring.Slots.make(ring.layout_of(shot.picture).nbytes)
                 self._free = set(range(ring.SLOTS))
                 self._generation += 1
                 self._send(ring.Memory(self._slots.slot_bytes), descriptor)
@@ -93,10 +92,9 @@ class Child:
                 return
             slot = self._free.pop()
             slots = self._slots
-        slots.write(slot, image)
-        height, width = image.shape[:2]
+        layout = slots.write(slot, shot.picture)
         left_out = self._left_out()
-        self._send(ring.Picture(slot, height, width, shot.pts_s, captured_ns, shot.path, shot.damaged, left_out))
+        self._send(ring.Picture(slot, layout, shot.pts_s, captured_ns, shot.path, shot.damaged, left_out))
 
     def _left_out(self) -> dict[str, int]:
         """The frames that were left out since this was asked last, by reason."""

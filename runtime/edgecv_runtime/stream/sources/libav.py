@@ -1,32 +1,18 @@
-"""Decoding with PyAV, for files and for the network: open with timeouts, count packets, give upright BGR images."""
+"""Decoding with PyAV, for files and for the network: open with timeouts, count packets, give upright pictures."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Mapping
-from types import ModuleType
 from typing import Any
 
-import numpy as np
-
-from edgecv_runtime.errors import Unavailable
-from edgecv_runtime.preprocess import Image
 from edgecv_runtime.stream.sources.base import Facts, Shot
+from edgecv_runtime.stream.sources.planes import Planes, converted, import_av
 
 _LEAST_ASPECT = 0.25  # of a pixel, and at most 4: beyond, a header is broken; television has 64:45 and 40:33
 # Demuxers without a clock: FFmpeg numbers what comes, at 25 per second (opencv#4528).
 _UNSTAMPED = {"mpjpeg", "mjpeg", "mjpeg_2000", "jpeg_pipe", "image2", "image2pipe", "png_pipe", "rawvideo"}
 _INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "avi"}
 _MOST_FLUSHES = 64  # frames that a decoder may still hold at the end; bounds the retries after errors
-
-
-def import_av() -> ModuleType:
-    """Import PyAV, or raise Unavailable with the cure."""
-    try:
-        import av
-    except ImportError as exc:
-        raise Unavailable("video files and network streams need PyAV", extra="cpu") from exc
-    return av
 
 
 class NoVideo(Exception):
@@ -66,9 +52,6 @@ class Decoder:
         self.damaged = 0
         self.broken_off = False
         self.last_pts_s: float | None = None
-        # PyAV 17 gives swscale threads of its own, which cost more than they win (bikes.mp4: 1,500 against 2,500
-        # frames/s on an idle machine, 280 against 1,700 on a busy one); before, it had one and no option.
-        self._one_thread = {"threads": 1} if int(self._av.__version__.partition(".")[0]) >= 17 else {}
         self.format: str = self._container.format.name
         self.stamped = self.format not in _UNSTAMPED
         self.segmented = self.format == "hls"
@@ -138,14 +121,16 @@ class Decoder:
         return width if self._pixel_aspect == 1 else max(2, 2 * round(width * self._pixel_aspect / 2))
 
     def shot(self, frame: Any) -> Shot:
-        """A decoded frame as an upright image."""
+        """A decoded frame, whose image is upright and has square pixels."""
         self.damaged += bool(frame.is_corrupt)
         pts_s = frame.time if self.stamped else None
         if pts_s is not None:
             self.last_pts_s = pts_s
-        image = frame.to_ndarray(format="bgr24", width=self._square_width(frame.width), **self._one_thread)
-        image = _upright(image, frame.side_data.get("DISPLAYMATRIX"))
-        return Shot(image, pts_s=pts_s, damaged=self.damaged)
+        width = self._square_width(frame.width)
+        picture = Planes.of(frame) if width == frame.width else None
+        if picture is None:
+            return Shot(converted(frame, width, frame.side_data.get("DISPLAYMATRIX")), pts_s, damaged=self.damaged)
+        return Shot(picture, pts_s, damaged=self.damaged)
 
 
 def _best_video(container: Any) -> Any:
@@ -154,19 +139,3 @@ def _best_video(container: Any) -> Any:
     if stream is None or stream.codec_context is None:
         raise NoVideo
     return stream
-
-
-def _upright(image: Image, matrix: Any) -> Image:
-    """Apply a display matrix (ISO 14496-12, 8.5.3; FFmpeg's libavutil/display.h) by quarter turns and mirrors.
-
-    image: (H, W, 3) -> (H, W, 3), or (W, H, 3) after a quarter turn; contiguous. Other angles are left as they are.
-    """
-    if matrix is not None:
-        a, b, _, c, d = struct.unpack("=9i", bytes(matrix))[:5]  # x' = a x + c y, y' = b x + d y, in 16.16 fixed point
-        if a == d == 0:
-            image = image.transpose(1, 0, 2)
-            a, d = c, b
-        elif b or c:
-            return np.ascontiguousarray(image)
-        image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-    return np.ascontiguousarray(image)

@@ -16,8 +16,9 @@ from edgecv_runtime.stream.clock import CaptureClock
 from edgecv_runtime.stream.ending import End
 from edgecv_runtime.stream.redact import redact, secrets_of, shown, split
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shots, Source
-from edgecv_runtime.stream.sources.libav import Decoder, NoVideo, import_av
+from edgecv_runtime.stream.sources.libav import Decoder, NoVideo
 from edgecv_runtime.stream.sources.packets import BOUND_S, Arrival, PacketReader, Silence
+from edgecv_runtime.stream.sources.planes import import_av
 
 
 class Scheme(NamedTuple):

@@ -14,18 +14,21 @@ import struct
 import tempfile
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
-from edgecv_runtime.preprocess import Image
+from edgecv_runtime.stream.sources.planes import BGR, Layout, Planes
+
+if TYPE_CHECKING:
+    from edgecv_runtime.preprocess import Image
 
 GENERATIONS = 8  # numbers that memories get in turn
 SLOTS = 3  # one that waits for the model, one that the model has, one to write into
 _HEADER = struct.Struct("<I")
 _MOST = 1 << 20  # bytes of a message; a longer one is no message
 _PAGE = 4096
+_READ_BEYOND = 64  # bytes: swscale reads whole registers
 
 
 class Ready(msgspec.Struct, tag=True):
@@ -49,11 +52,10 @@ class Memory(msgspec.Struct, tag=True):
 
 
 class Picture(msgspec.Struct, tag=True):
-    """A Shot whose image is in a slot."""
+    """A Shot whose picture is in a slot."""
 
     slot: int
-    height: int
-    width: int
+    layout: Layout
     pts_s: float | None
     captured_ns: int
     path: str | None
@@ -142,7 +144,7 @@ class Slots:
     @classmethod
     def make(cls, picture_bytes: int) -> tuple[Slots, int]:
         """New memory for pictures of so many bytes, and a descriptor of it for the other process."""
-        slot_bytes = -(-picture_bytes // _PAGE) * _PAGE
+        slot_bytes = -(-(picture_bytes + _READ_BEYOND) // _PAGE) * _PAGE
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("edgecv-frames")
         else:
@@ -151,17 +153,39 @@ class Slots:
         os.ftruncate(descriptor, SLOTS * slot_bytes)
         return cls(os.dup(descriptor), slot_bytes), descriptor
 
-    def write(self, slot: int, image: Image) -> None:
-        """Copy an image of (H, W, 3) uint8 into a slot."""
-        target = np.frombuffer(self._memory, np.uint8, image.size, slot * self.slot_bytes)
-        np.copyto(target.reshape(image.shape), image)
+    def fits(self, picture: Image | Planes) -> bool:
+        """Whether a slot is large enough."""
+        return layout_of(picture).nbytes + _READ_BEYOND <= self.slot_bytes
 
-    def picture(self, slot: int, height: int, width: int, gone: Callable[[], Any]) -> Image:
+    def write(self, slot: int, picture: Image | Planes) -> Layout:
+        """Copy a picture into a slot -> how it lies there."""
+        layout = layout_of(picture)
+        target = memoryview(self._memory)[slot * self.slot_bytes :][: layout.nbytes]
+        if isinstance(picture, Planes):
+            picture.write_to(target)
+        else:
+            import numpy as np
+
+            np.copyto(np.frombuffer(target, np.uint8).reshape(picture.shape), picture)
+        return layout
+
+    def picture(self, slot: int, layout: Layout, gone: Callable[[], Any]) -> Image | Planes:
         """The picture in a slot, without a copy; gone: called when neither it nor a view of it is used any more."""
-        size = height * width * 3
-        if not (0 <= slot < SLOTS and 0 < size <= self.slot_bytes):
-            raise ValueError(f"a picture of {height}x{width} in slot {slot} of {self.slot_bytes} bytes")
-        owner = (ctypes.c_uint8 * size).from_buffer(self._memory, slot * self.slot_bytes)
+        import numpy as np
+
+        if not (0 <= slot < SLOTS and layout.nbytes + _READ_BEYOND <= self.slot_bytes):
+            raise ValueError(f"a picture of {layout.width}x{layout.height} in slot {slot} of {self.slot_bytes} bytes")
+        owner = (ctypes.c_uint8 * layout.nbytes).from_buffer(self._memory, slot * self.slot_bytes)
         weakref.finalize(owner, gone).atexit = False
-        image: Image = np.frombuffer(memoryview(owner), np.uint8).reshape(height, width, 3)
-        return image
+        rows: Image = np.frombuffer(memoryview(owner), np.uint8).reshape(-1, layout.stride)
+        if layout.format == BGR:
+            return rows.reshape(layout.height, layout.width, 3)
+        return Planes.over(rows, layout)
+
+
+def layout_of(picture: Image | Planes) -> Layout:
+    """How a picture lies where it is copied to."""
+    if isinstance(picture, Planes):
+        return picture.layout
+    height, width = picture.shape[:2]
+    return Layout(BGR, height, width, 3 * width)

@@ -1,0 +1,134 @@
+"""Pictures as a decoder leaves them: half the bytes of an image, and nothing is computed for one that is dropped.
+
+Only 4:2:0 in 8 bits, progressive and with square pixels, of even width and a height that four divides (PyAV's
+`from_numpy_buffer` cuts others), which is what nearly every camera sends. Its image depends on nothing but the planes,
+the colour space and the range, and so is bit for bit the same from a copy of them. Others (NV12, too) depend on what
+PyAV does not tell of a frame, as where chroma was sampled, and are converted where they were decoded.
+"""
+
+from __future__ import annotations
+
+import struct
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgecv_runtime.errors import Unavailable
+
+if TYPE_CHECKING:
+    from edgecv_runtime.preprocess import Image
+
+BGR = "bgr24"
+FORMATS = ("yuv420p", "yuvj420p")
+
+
+def import_av() -> ModuleType:
+    """Import PyAV, or raise Unavailable with the cure."""
+    try:
+        import av
+    except ImportError as exc:
+        raise Unavailable("video files and network streams need PyAV", extra="cpu") from exc
+    return av
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """How a picture lies in memory; raises ValueError for one that cannot be, and may come from a damaged process.
+
+    format: BGR or one of FORMATS, plane after plane; stride: bytes from row to row, of chroma half as many.
+    colorspace, color_range: FFmpeg's AVColorSpace and AVColorRange; display_matrix: what is to be applied to its image.
+    """
+
+    format: str
+    height: int
+    width: int
+    stride: int
+    colorspace: int = 0
+    color_range: int = 0
+    display_matrix: bytes | None = None
+
+    def __post_init__(self) -> None:
+        fits = self.format == BGR and self.stride == 3 * self.width
+        if self.format in FORMATS:
+            fits = self.stride >= self.width and not (self.height % 4 or self.width % 2 or self.stride % 2)
+        if not fits or self.height < 1 or self.width < 1:
+            raise ValueError(f"no layout of a picture: {self.width}x{self.height} {self.format}, stride {self.stride}")
+
+    @property
+    def nbytes(self) -> int:
+        """Of the whole picture."""
+        return self.stride * self.height * 3 // 2 if self.format in FORMATS else self.stride * self.height
+
+
+class Planes:
+    """A picture that is not converted yet."""
+
+    def __init__(self, frame: Any, layout: Layout) -> None:
+        """frame: PyAV's, whose planes lie as `layout` says, each by itself."""
+        self._frame = frame
+        self.layout = layout
+
+    @classmethod
+    def of(cls, frame: Any) -> Planes | None:
+        """Those of a decoded frame with square pixels; None where they alone do not determine its image."""
+        if frame.format.name not in FORMATS or frame.interlaced_frame:
+            return None
+        luma, *chroma = (plane.line_size for plane in frame.planes)
+        if frame.height % 4 or frame.width % 2 or luma < frame.width or any(2 * each != luma for each in chroma):
+            return None
+        turned = frame.side_data.get("DISPLAYMATRIX")
+        layout = Layout(
+            frame.format.name,
+            frame.height,
+            frame.width,
+            luma,
+            colorspace=int(frame.colorspace),
+            color_range=int(frame.color_range),
+            display_matrix=None if turned is None else bytes(turned),
+        )
+        return cls(frame, layout)
+
+    @classmethod
+    def over(cls, rows: Any, layout: Layout) -> Planes:
+        """Those that lie in `rows`, an array (3/2 height, stride) uint8, without a copy; it is held while they are."""
+        frame = import_av().VideoFrame.from_numpy_buffer(rows, layout.format, width=layout.width)
+        frame.colorspace, frame.color_range = layout.colorspace, layout.color_range
+        return cls(frame, layout)
+
+    def write_to(self, memory: memoryview) -> None:
+        """Copy them into `layout.nbytes` bytes."""
+        at = 0
+        for plane in self._frame.planes:
+            data = memoryview(plane)
+            memory[at : at + len(data)] = data
+            at += len(data)
+
+    def image(self) -> Image:
+        """As (H, W, 3) uint8 BGR, upright."""
+        return converted(self._frame, self.layout.width, self.layout.display_matrix)
+
+
+def converted(frame: Any, width: int, display_matrix: Any) -> Image:
+    """PyAV's frame as (H, W, 3) uint8 BGR, of this width before it is turned upright."""
+    # PyAV 17 gives swscale threads of its own, which cost more than they win (bikes.mp4: 1,500 against 2,500
+    # frames/s on an idle machine, 280 against 1,700 on a busy one); before, it had one and no option.
+    one_thread = {"threads": 1} if int(import_av().__version__.partition(".")[0]) >= 17 else {}
+    return _upright(frame.to_ndarray(format=BGR, width=width, **one_thread), display_matrix)
+
+
+def _upright(image: Image, matrix: Any) -> Image:
+    """Apply a display matrix (ISO 14496-12, 8.5.3; FFmpeg's libavutil/display.h) by quarter turns and mirrors.
+
+    image: (H, W, 3) -> (H, W, 3), or (W, H, 3) after a quarter turn; contiguous. Other angles are left as they are.
+    """
+    import numpy as np
+
+    if matrix is not None:
+        a, b, _, c, d = struct.unpack("=9i", bytes(matrix))[:5]  # x' = a x + c y, y' = b x + d y, in 16.16 fixed point
+        if a == d == 0:
+            image = image.transpose(1, 0, 2)
+            a, d = c, b
+        elif b or c:
+            return np.ascontiguousarray(image)
+        image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return np.ascontiguousarray(image)
