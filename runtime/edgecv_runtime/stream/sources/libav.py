@@ -129,7 +129,7 @@ class Decoder:
         width = self._square_width(frame.width)
         picture = Planes.of(frame) if width == frame.width else None
         if picture is None:
-            return Shot(converted(frame, width, frame.side_data.get("DISPLAYMATRIX")), pts_s, damaged=self.damaged)
+            return Shot(converted(frame, width), pts_s, damaged=self.damaged)
         return Shot(picture, pts_s, damaged=self.damaged)
 
 

@@ -76,7 +76,6 @@ class Planes:
         luma, *chroma = (plane.line_size for plane in frame.planes)
         if frame.height % 4 or frame.width % 2 or luma < frame.width or any(2 * each != luma for each in chroma):
             return None
-        turned = frame.side_data.get("DISPLAYMATRIX")
         layout = Layout(
             frame.format.name,
             frame.height,
@@ -84,7 +83,7 @@ class Planes:
             luma,
             colorspace=int(frame.colorspace),
             color_range=int(frame.color_range),
-            display_matrix=None if turned is None else bytes(turned),
+            display_matrix=_display_matrix(frame),
         )
         return cls(frame, layout)
 
@@ -105,18 +104,35 @@ class Planes:
 
     def image(self) -> Image:
         """As (H, W, 3) uint8 BGR, upright."""
-        return converted(self._frame, self.layout.width, self.layout.display_matrix)
+        return _image(self._frame, self.layout.width, self.layout.display_matrix)
 
 
-def converted(frame: Any, width: int, display_matrix: Any) -> Image:
-    """PyAV's frame as (H, W, 3) uint8 BGR, of this width before it is turned upright."""
+def converted(frame: Any, width: int) -> Image:
+    """A decoded frame as (H, W, 3) uint8 BGR, upright; width: before it is turned."""
+    return _image(frame, width, _display_matrix(frame))
+
+
+def _image(frame: Any, width: int, display_matrix: bytes | None) -> Image:
     # PyAV 17 gives swscale threads of its own, which cost more than they win (bikes.mp4: 1,500 against 2,500
     # frames/s on an idle machine, 280 against 1,700 on a busy one); before, it had one and no option.
     one_thread = {"threads": 1} if int(import_av().__version__.partition(".")[0]) >= 17 else {}
     return _upright(frame.to_ndarray(format=BGR, width=width, **one_thread), display_matrix)
 
 
-def _upright(image: Image, matrix: Any) -> Image:
+def _display_matrix(frame: Any) -> bytes | None:
+    """The display matrix that came with a frame.
+
+    `frame.side_data` holds the frame that holds it, which then waits for the garbage collector: a camera of 640x480 had
+    ninety of them, 40 MB, and each new frame came into memory that was not mapped yet.
+    """
+    from av.sidedata import sidedata
+
+    contained: Any = sidedata.SideDataContainer  # PyAV's stubs do not have its constructor
+    found = contained(frame).get("DISPLAYMATRIX")
+    return None if found is None else bytes(found)
+
+
+def _upright(image: Image, matrix: bytes | None) -> Image:
     """Apply a display matrix (ISO 14496-12, 8.5.3; FFmpeg's libavutil/display.h) by quarter turns and mirrors.
 
     image: (H, W, 3) -> (H, W, 3), or (W, H, 3) after a quarter turn; contiguous. Other angles are left as they are.
@@ -124,7 +140,7 @@ def _upright(image: Image, matrix: Any) -> Image:
     import numpy as np
 
     if matrix is not None:
-        a, b, _, c, d = struct.unpack("=9i", bytes(matrix))[:5]  # x' = a x + c y, y' = b x + d y, in 16.16 fixed point
+        a, b, _, c, d = struct.unpack("=9i", matrix)[:5]  # x' = a x + c y, y' = b x + d y, in 16.16 fixed point
         if a == d == 0:
             image = image.transpose(1, 0, 2)
             a, d = c, b
