@@ -22,7 +22,7 @@ from edgecv_runtime.scenario import session
 from edgecv_runtime.scenario.plan import Plan
 from edgecv_runtime.target import targets
 
-ROUNDS, SECONDS, THREADS = 7, 2.0, 1
+ROUNDS, SECONDS, THREADS = 11, 2.0, 1
 Pair = tuple[float, float]  # p50 and p90 in ms
 
 RAW = """

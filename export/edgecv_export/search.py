@@ -58,9 +58,10 @@ class Search:
     each backend, whatever the time, then those that may be as fast; the others when none of these keeps the budget.
     Corrections cost the device nothing and are always made. One and two islands come next and are always tried: they
     may be faster, too, and where they are no slower everything else builds on them. Ranges and float passes do not
-    change how fast a file runs: they are tried on one placement at a time, and the closest wins. More islands follow as
-    long as the budget is not kept, or the check images cannot tell whether it is. The time ends it in the middle of a
-    calibration, too: what is not finished is dropped, and begun anew by the next search.
+    change how fast a file runs: they are tried on one placement at a time, and the closest wins; the next turn, of
+    another placement or backend, begins with it. More islands follow as long as the budget is not kept, or the check
+    images cannot tell whether it is. The time ends it in the middle of a calibration, too: what is not finished is
+    dropped, and begun anew by the next search.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Search:
         self._timed: dict[Plan, bytes] = {}  # placements that are not compared with float32 yet, and their files
         self._sensitivities: dict[Plan, dict[str, float]] = {}
         self._moved: dict[str, float] = {}  # by float pass, in nats
+        self._closest: Plan | None = None  # whose ranges and passes came out closest in the turn before
         self._stopped = False
 
     def run(self) -> Found:
@@ -199,6 +201,8 @@ class Search:
     def _bring_closer(self, first: Trial, name: str) -> None:
         """Improve one placement for one backend: islands that are free, what costs the device nothing, more islands."""
         best = self._with_free_islands(first, name)
+        if self._closest is not None:  # what is close in one place mostly is in another, and the time may end here
+            best = self._closer(best, self._try(_like(best.plan, self._closest), best), name)
         for plan in self._with_ranges(best.plan):
             best = self._closer(best, self._try(plan, best), name)
         unchanged = best
@@ -207,6 +211,7 @@ class Search:
         if best is not unchanged:
             for plan in self._with_ranges(best.plan):
                 best = self._closer(best, self._try(plan, best), name)
+        self._closest = best.plan
         for count, plan in self._with_islands(best.plan):
             if count > ALWAYS and self._settled(best, name):
                 return
@@ -238,10 +243,11 @@ class Search:
     def _with_float_passes(self, best: Trial) -> Iterator[Plan]:
         """Each float pass that leaves the float outputs where they are, then all of them."""
         usable = [name for name in self._workshop.float_forms if name in self._config.passes and self._harmless(name)]
+        others = tuple(name for name in best.plan.passes if name not in usable)
         for name in usable:
-            yield msgspec.structs.replace(best.plan, passes=(name, *best.plan.passes))
+            yield msgspec.structs.replace(best.plan, passes=(name, *others))
         if len(usable) > 1:
-            yield msgspec.structs.replace(best.plan, passes=(*usable, *best.plan.passes))
+            yield msgspec.structs.replace(best.plan, passes=(*usable, *others))
 
     def _harmless(self, name: str) -> bool:
         """Whether a float pass keeps its promise on the check images; one that does not is left out, and said to be."""
@@ -386,6 +392,11 @@ class Search:
         contents = [self._workshop.make(each.plan, dialect=DIALECTS[self._config.int8[0]]) for each in (trial, other)]
         own, known = (times[self._speed == "p99"][name] for times in self._laboratory.times(contents))
         return own <= TIE * known
+
+
+def _like(plan: Plan, other: Plan) -> Plan:
+    """The layers of a plan with the ranges and passes of another."""
+    return msgspec.structs.replace(plan, ranges=other.ranges, weight_ranges=other.weight_ranges, passes=other.passes)
 
 
 def _scaled(then: dict[str, float], old: dict[str, float], new: dict[str, float]) -> dict[str, float]:

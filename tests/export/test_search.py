@@ -204,6 +204,25 @@ def test_what_seemed_a_little_slower_and_is_closer_is_timed_once_more(again, tak
     assert done.chosen.placement == taken
 
 
+def test_the_next_turn_begins_with_what_came_out_closest_in_the_last():
+    nats = {"min-max": 0.1, "percentile": 0.05, "mse": 0.01}
+    results = {
+        f"{name}, {ranges}, bias": (ms, kl, drop)
+        for name, ms, drop in (("layers", 1.0, 4.0), ("convolutions", 2.0, 0.1))
+        for ranges, kl in nats.items()
+    }
+    config = QuantizeConfig(placements=("layers", "convolutions"), ranges=tuple(nats))
+    _, measured = found(results, config)
+    assert [name.split(", ")[1] for name in measured] == [
+        "min-max",
+        "percentile",
+        "mse",
+        "min-max",
+        "mse",
+        "percentile",
+    ]
+
+
 def test_when_nothing_keeps_the_budget_the_closest_is_taken_and_said_so():
     results = {"layers, min-max, bias": (1.0, 0.2, 4.0), "convolutions, min-max, bias": (2.0, 0.1, 3.0)}
     done, _ = found(results, QUICK)

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from edgecv_runtime import backends
 from edgecv_runtime.backends import Options
+from edgecv_runtime.errors import ComputationError
 
 # OpenVINO 2026.4 moves the scales behind the Reshape, and takes 7 for a number of channels when the batch is open.
 TEXT = """
@@ -61,3 +62,32 @@ def test_a_batch_that_openvino_does_not_compile_runs_in_turn(path, caplog):
         "Requested output shape [1,7,1] is incompatible with input shape"
     ]
     backend.close()
+
+
+TWO = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    two (float[1, 4] a, float[1, 4] b) => (float[1, 4] y) { y = Sub (a, b) }
+"""
+
+
+def test_tensors_go_into_the_requests_own_and_what_does_not_fit_is_refused(tmp_path):
+    onnx.save(onnx.parser.parse_model(TWO), tmp_path / "two.onnx")
+    backend = backends.get("openvino")(tmp_path / "two.onnx", Options())
+    session = onnxruntime.InferenceSession(tmp_path / "two.onnx")
+    random = np.random.default_rng(0)
+    for count in range(3):  # strided, as a slice of something larger is, and in any order
+        a, b = random.standard_normal((2, 1, 8), np.float32)[..., :: 1 + count % 2][..., :4]
+        feeds = {"b": b, "a": a} if count else {"a": a, "b": b}
+        assert np.array_equal(backend.run(feeds)["y"], session.run(None, feeds)[0])
+    kept = a.copy(), b.copy()
+    wrong = {
+        "b is float32": {"a": a, "b": b[:, :1]},  # which numpy would spread over the four
+        "given as float64": {"a": a, "b": b.astype(np.float64)},
+        "takes 2 inputs": {"a": a},  # the other is not what it was before
+        "it takes b": {"a": a, "c": b},
+    }
+    for said, feeds in wrong.items():
+        with pytest.raises(ComputationError, match=said):
+            backend.run(feeds)
+    assert np.array_equal(a, kept[0])
+    assert np.array_equal(b, kept[1])
