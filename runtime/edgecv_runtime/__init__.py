@@ -8,10 +8,10 @@ with rt.load("bundle/") as model:
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from edgecv_runtime import errors, telemetry
+from edgecv_runtime.lazily import lazily
 
 if TYPE_CHECKING:
     from edgecv_runtime import images
@@ -41,7 +41,7 @@ __all__ = [
     "images",
     "load",
 ]
-# Where a name comes from when it is first asked for: who wants one of them does not pay for all.
+# Where a name comes from when it is first asked for.
 _HOMES = {
     "Bundle": "bundle",
     "Classification": "tasks.classification",
@@ -59,21 +59,14 @@ _HOMES = {
 telemetry.silence()
 
 
+_found = lazily(__name__, _HOMES)
+
+
 def __getattr__(name: str) -> Any:
     """A name or module of this package, when it is first asked for; raises AttributeError."""
     if name == "__version__":
         from importlib.metadata import version  # alone it would be a third of the time of this import
 
-        found: Any = version("edgecv")
-    elif name in _HOMES:
-        found = getattr(import_module(f"edgecv_runtime.{_HOMES[name]}"), name)
-    else:
-        module = f"edgecv_runtime.{name}"
-        try:
-            found = import_module(module)
-        except ModuleNotFoundError as exc:
-            if exc.name != module:
-                raise
-            raise AttributeError(f"module 'edgecv_runtime' has no attribute '{name}'") from None
-    globals()[name] = found
-    return found
+        globals()[name] = version("edgecv")
+        return globals()[name]
+    return _found(name)

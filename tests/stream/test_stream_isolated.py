@@ -187,6 +187,15 @@ def test_no_process_stays_and_no_password_is_in_its_command_line(guarded_camera)
     assert gone_within(child, 2)
 
 
+def test_a_network_camera_s_process_maps_only_what_it_needs():
+    """NumPy and its OpenBLAS, OpenCV and the runtimes are a hundred megabytes, of which each process dirties some."""
+    with RtspServer(BIKES) as server, Isolated(open_source(server.url)) as camera:
+        next(camera)
+        mapped = Path(f"/proc/{camera.process_id}/maps").read_text()
+    assert "/libavcodec" in mapped
+    assert [name for name in ("numpy", "cv2", "onnxruntime", "openvino", "torch") if f"/{name}" in mapped] == []
+
+
 def test_a_prepared_child_does_not_touch_the_camera_before_it_is_opened():
     camera = Isolated(Trouble(10**6, "end"))
     camera.prepare()

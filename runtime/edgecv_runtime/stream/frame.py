@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from edgecv_runtime.preprocess import Image
+if TYPE_CHECKING:
+    from edgecv_runtime.preprocess import Image
 
 
 @dataclass(frozen=True, eq=False, slots=True)
