@@ -317,7 +317,7 @@ def test_pictures_are_bit_for_bit_those_without_isolation(tmp_path):
         assert [frame.interlaced_frame for frame in decoded] == [kind == "interlaced"] * 4
         with open_source(path) as source:
             shots = list(source.shots())
-        assert [isinstance(shot.picture, Planes) for shot in shots] == [planar] * 4, kind
+        assert [shot.picture.layout() is not None for shot in shots] == [planar] * 4, kind
         for shot, frame in zip(shots, decoded, strict=True):
             image = images.pop(0)
             np.testing.assert_array_equal(image, shot.image, kind)

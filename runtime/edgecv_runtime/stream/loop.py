@@ -283,7 +283,7 @@ class Stream:
                 else:
                     self.ledger.inferred(each.name, done.frame.index)
             each.count(done, self.settings.max_failures)
-            if done.error is None:
+            if done.error is None and self._deliveries:
                 age_ms = (done.ended_ns - done.frame.captured_ns) / 1e6
                 output = Output(done.frame, done.result, age_ms, time.time() - age_ms / 1e3, done.model)
                 for delivery in self._deliveries:

@@ -9,13 +9,12 @@ frame is not due within that time: a fixed order of waiting lets the first slow 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _LONGEST_WINDOW_NS = 100_000_000  # a gain of some per cent is not worth more age than this
 
 
-@dataclass(frozen=True)
-class Lane:
+class Lane(NamedTuple):
     """What the scheduler knows of one source at one moment.
 
     waiting: frames in its mailbox; captured_ns: of the first of them; turn: when it was served last (higher is later).
@@ -65,8 +64,10 @@ def window_ns(lanes: Sequence[Lane], chosen: Sequence[int], most: int, now_ns: i
     The window is the fastest camera's period less the time of the inference, and 100 ms at most, counted from the
     capture of the oldest frame chosen; it is open only while a camera that has nothing waiting is due within it.
     """
+    if len(chosen) >= most or not chosen or any(lanes[number].lossless for number in chosen):
+        return 0
     periods = [each.period_ns for each in lanes if each.period_ns]
-    if len(chosen) >= most or not chosen or not periods or any(lanes[number].lossless for number in chosen):
+    if not periods:
         return 0
     length_ns = min(min(periods) - inference_ns, _LONGEST_WINDOW_NS)
     end_ns = min(lanes[number].captured_ns for number in chosen) + length_ns

@@ -37,7 +37,7 @@ class Pulse:
             self._stamps.append((now_ns, pts_s))
             while self._stamps[0][0] < now_ns - _KEPT_NS and len(self._stamps) > 2:
                 self._stamps.popleft()
-        if self.last_ns and now_ns - self.last_ns > self._limit_ns():
+        if self.last_ns and self._is_long(now_ns - self.last_ns):
             self._arrivals.clear()  # a stall is no rhythm
         self._arrivals.append(now_ns)
         self.last_ns = now_ns
@@ -70,9 +70,10 @@ class Pulse:
         if not self.last_ns:
             return None
         silent_ns = now_ns - max(self.last_ns, alive_ns)
-        return silent_ns / 1e9 if silent_ns > self._limit_ns() else None
+        return silent_ns / 1e9 if self._is_long(silent_ns) else None
 
-    def _limit_ns(self) -> int:
-        arrivals = list(self._arrivals)
-        longest_ns = max((after - before for before, after in pairwise(arrivals)), default=0)
-        return max(self._stall_ns, round(_FACTOR * longest_ns))
+    def _is_long(self, silent_ns: int) -> bool:
+        if silent_ns <= self._stall_ns:  # nearly always; with each frame
+            return False
+        longest_ns = max((after - before for before, after in pairwise(list(self._arrivals))), default=0)
+        return silent_ns > _FACTOR * longest_ns

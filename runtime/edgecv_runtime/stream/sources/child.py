@@ -78,9 +78,10 @@ class Child:
     def _hand_over(self, shot: Shot, *, wait: bool) -> None:
         captured_ns = time.monotonic_ns() if shot.captured_ns is None else shot.captured_ns
         self._skipped.update(shot.skipped)
+        picture, layout = ring.laid_out(shot.picture)
         with self._changed:
-            if self._slots is None or not self._slots.fits(shot.picture):
-                self._slots, descriptor = ring.Slots.make(ring.layout_of(shot.picture).nbytes)
+            if self._slots is None or not self._slots.fits(layout):
+                self._slots, descriptor = ring.Slots.make(layout.nbytes)
                 self._free = set(range(ring.SLOTS))
                 self._generation += 1
                 self._send(ring.Memory(self._slots.slot_bytes), descriptor)
@@ -92,7 +93,7 @@ class Child:
                 return
             slot = self._free.pop()
             slots = self._slots
-        layout = slots.write(slot, shot.picture)
+        slots.write(slot, picture, layout)
         left_out = self._left_out()
         self._send(ring.Picture(slot, layout, shot.pts_s, captured_ns, shot.path, shot.damaged, left_out))
 

@@ -9,6 +9,7 @@ PyAV does not tell of a frame, as where chroma was sampled, and are converted wh
 from __future__ import annotations
 
 import struct
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -61,41 +62,39 @@ class Layout(msgspec.Struct, frozen=True):
 
 
 class Planes:
-    """A picture that is not converted yet."""
+    """A decoded picture that is not converted yet."""
 
-    def __init__(self, frame: Any, layout: Layout) -> None:
-        """frame: PyAV's, whose planes lie as `layout` says, each by itself."""
+    def __init__(self, frame: Any, width: int, display_matrix: bytes | None) -> None:
+        """frame: PyAV's; width: of its image before it is turned upright, with square pixels."""
         self._frame = frame
-        self.layout = layout
+        self._width = width
+        self._display_matrix = display_matrix
 
     @classmethod
-    def of(cls, frame: Any) -> Planes | None:
-        """Those of a decoded frame with square pixels; None where they alone do not determine its image."""
-        if frame.format.name not in FORMATS or frame.interlaced_frame:
-            return None
-        luma, *chroma = (plane.line_size for plane in frame.planes)
-        if frame.height % 4 or frame.width % 2 or luma < frame.width or any(2 * each != luma for each in chroma):
-            return None
-        layout = Layout(
-            frame.format.name,
-            frame.height,
-            frame.width,
-            luma,
-            colorspace=int(frame.colorspace),
-            color_range=int(frame.color_range),
-            display_matrix=_display_matrix(frame),
-        )
-        return cls(frame, layout)
+    def of(cls, frame: Any, width: int) -> Planes:
+        """Those that a decoder gave."""
+        return cls(frame, width, _display_matrix(frame))
 
     @classmethod
     def over(cls, rows: Any, layout: Layout) -> Planes:
         """Those that lie in `rows`, an array (3/2 height, stride) uint8, without a copy; it is held while they are."""
         frame = import_av().VideoFrame.from_numpy_buffer(rows, layout.format, width=layout.width)
         frame.colorspace, frame.color_range = layout.colorspace, layout.color_range
-        return cls(frame, layout)
+        return cls(frame, layout.width, layout.display_matrix)
+
+    def layout(self) -> Layout | None:
+        """How a copy of them lies in memory; None where they alone do not determine their image."""
+        frame = self._frame
+        if frame.format.name not in FORMATS or frame.interlaced_frame or frame.width != self._width:
+            return None
+        luma, *chroma = (plane.line_size for plane in frame.planes)
+        if frame.height % 4 or frame.width % 2 or luma < frame.width or any(2 * each != luma for each in chroma):
+            return None
+        colours = int(frame.colorspace), int(frame.color_range)
+        return Layout(frame.format.name, frame.height, frame.width, luma, *colours, self._display_matrix)
 
     def write_to(self, memory: memoryview) -> None:
-        """Copy them into `layout.nbytes` bytes."""
+        """Copy them into as many bytes as their layout has."""
         at = 0
         for plane in self._frame.planes:
             data = memoryview(plane)
@@ -104,19 +103,14 @@ class Planes:
 
     def image(self) -> Image:
         """As (H, W, 3) uint8 BGR, upright."""
-        return _image(self._frame, self.layout.width, self.layout.display_matrix)
+        return _upright(self._frame.to_ndarray(format=BGR, width=self._width, **_one_thread()), self._display_matrix)
 
 
-def converted(frame: Any, width: int) -> Image:
-    """A decoded frame as (H, W, 3) uint8 BGR, upright; width: before it is turned."""
-    return _image(frame, width, _display_matrix(frame))
-
-
-def _image(frame: Any, width: int, display_matrix: bytes | None) -> Image:
+@cache
+def _one_thread() -> dict[str, int]:
     # PyAV 17 gives swscale threads of its own, which cost more than they win (bikes.mp4: 1,500 against 2,500
     # frames/s on an idle machine, 280 against 1,700 on a busy one); before, it had one and no option.
-    one_thread = {"threads": 1} if int(import_av().__version__.partition(".")[0]) >= 17 else {}
-    return _upright(frame.to_ndarray(format=BGR, width=width, **one_thread), display_matrix)
+    return {"threads": 1} if int(import_av().__version__.partition(".")[0]) >= 17 else {}
 
 
 def _display_matrix(frame: Any) -> bytes | None:
@@ -128,8 +122,8 @@ def _display_matrix(frame: Any) -> bytes | None:
     from av.sidedata import sidedata
 
     contained: Any = sidedata.SideDataContainer  # PyAV's stubs do not have its constructor
-    found = contained(frame).get("DISPLAYMATRIX")
-    return None if found is None else bytes(found)
+    found = contained(frame)
+    return bytes(found["DISPLAYMATRIX"]) if len(found) and "DISPLAYMATRIX" in found else None
 
 
 def _upright(image: Image, matrix: bytes | None) -> Image:

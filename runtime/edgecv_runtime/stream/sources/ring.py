@@ -153,13 +153,12 @@ class Slots:
         os.ftruncate(descriptor, SLOTS * slot_bytes)
         return cls(os.dup(descriptor), slot_bytes), descriptor
 
-    def fits(self, picture: Image | Planes) -> bool:
+    def fits(self, layout: Layout) -> bool:
         """Whether a slot is large enough."""
-        return layout_of(picture).nbytes + _READ_BEYOND <= self.slot_bytes
+        return layout.nbytes + _READ_BEYOND <= self.slot_bytes
 
-    def write(self, slot: int, picture: Image | Planes) -> Layout:
-        """Copy a picture into a slot -> how it lies there."""
-        layout = layout_of(picture)
+    def write(self, slot: int, picture: Image | Planes, layout: Layout) -> None:
+        """Copy a picture into a slot, as `laid_out` gives it."""
         target = memoryview(self._memory)[slot * self.slot_bytes :][: layout.nbytes]
         if isinstance(picture, Planes):
             picture.write_to(target)
@@ -167,13 +166,12 @@ class Slots:
             import numpy as np
 
             np.copyto(np.frombuffer(target, np.uint8).reshape(picture.shape), picture)
-        return layout
 
     def picture(self, slot: int, layout: Layout, gone: Callable[[], Any]) -> Image | Planes:
         """The picture in a slot, without a copy; gone: called when neither it nor a view of it is used any more."""
         import numpy as np
 
-        if not (0 <= slot < SLOTS and layout.nbytes + _READ_BEYOND <= self.slot_bytes):
+        if not (0 <= slot < SLOTS and self.fits(layout)):
             raise ValueError(f"a picture of {layout.width}x{layout.height} in slot {slot} of {self.slot_bytes} bytes")
         owner = (ctypes.c_uint8 * layout.nbytes).from_buffer(self._memory, slot * self.slot_bytes)
         weakref.finalize(owner, gone).atexit = False
@@ -183,9 +181,12 @@ class Slots:
         return Planes.over(rows, layout)
 
 
-def layout_of(picture: Image | Planes) -> Layout:
-    """How a picture lies where it is copied to."""
+def laid_out(picture: Image | Planes) -> tuple[Image | Planes, Layout]:
+    """A picture as it can be copied, and how the copy lies in memory: its planes where they will do, else its image."""
     if isinstance(picture, Planes):
-        return picture.layout
+        layout = picture.layout()
+        if layout is not None:
+            return picture, layout
+        picture = picture.image()
     height, width = picture.shape[:2]
-    return Layout(BGR, height, width, 3 * width)
+    return picture, Layout(BGR, height, width, 3 * width)
