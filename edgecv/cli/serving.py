@@ -50,7 +50,7 @@ def serve(
         bool, typer.Option("--latest", help="Exchange a model when its bundle changes, after its self-test.")
     ] = False,
     waiting: Annotated[int, typer.Option(help="Requests of a model that may be inside at once.")] = 64,
-    calls: Annotated[int, typer.Option(help="Calls of a model that compute at once; 0: three a core.")] = 0,
+    calls: Annotated[int, typer.Option(help="Calls of a model that compute at once; 0: one a core.")] = 0,
     max_delay: Annotated[
         float, typer.Option("--max-delay", metavar="MS", help="The longest wait for others to join a batch.")
     ] = 2.0,

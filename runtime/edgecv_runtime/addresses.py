@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 from edgecv_runtime.errors import BadInput
 
@@ -36,6 +37,7 @@ def parse_address(text: str) -> tuple[str, int]:
     return host, port
 
 
+@lru_cache(64)  # servers ask for each request
 def is_local(host: str) -> bool:
     """Whether a host is this machine by its name or address alone; nothing is looked up."""
     try:

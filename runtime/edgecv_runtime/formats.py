@@ -75,7 +75,7 @@ def is_complete(data: bytes) -> bool:
     """
     if data[:2] == b"\xff\xd8":
         scan = _jpeg(data)[1]
-        return bool(scan) and data.find(b"\xff\xd9", scan) >= 0
+        return bool(scan) and data.rfind(b"\xff\xd9", scan) >= 0  # from the end, where it is
     if data[:8] == _PNG:
         at = 8
         while at + 12 <= len(data):

@@ -1,5 +1,10 @@
 """Devices: what can run here runs, and what is not there is an error that says what is, never another device."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import onnxruntime
 import pytest
 
@@ -187,3 +192,51 @@ def test_threads_that_wait_leave_the_cores_to_others_where_that_is_asked_for(exp
         assert model._alive()._session.get_session_options().get_session_config_entry(spins) == "0"
     with rt.load(exported, backend="onnxruntime") as model, pytest.raises(RuntimeError):
         model._alive()._session.get_session_options().get_session_config_entry(spins)
+
+
+@pytest.mark.parametrize("is_faster", [False, True])
+def test_of_calls_that_overlap_each_has_a_thread_and_one_alone_has_all(exported, monkeypatch, is_faster):
+    """Where one thread is as fast for a call alone, as for small models, there are no others."""
+    monkeypatch.setattr(ort_backend, "_is_faster", lambda *_: is_faster)
+    with rt.load(exported, backend="onnxruntime", threads=2, busy_wait=False) as model:
+        backend, ran, inside = model._alive(), [], threading.Barrier(2)
+        real = backend._run
+
+        def run(session, feeds):
+            ran.append(session.get_session_options().intra_op_num_threads)
+            if len(ran) < 3:
+                inside.wait(20)
+            return real(session, feeds)
+
+        backend._run = run
+        feeds = {"image": model.bundle.golden().images}
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(model.run, feeds)
+            while not ran:
+                time.sleep(0.001)
+            second = model.run(feeds)
+        third = model.run(feeds)
+        assert ran == ([1, 1, 1] if is_faster else [2, 1, 2])
+        assert (first.result()["logits"] == third["logits"]).all()
+        assert (second["logits"] == third["logits"]).all()
+
+
+class Slow:
+    """A session whose calls take so long."""
+
+    def __init__(self, seconds, kind="tensor(uint8)", shape=("N", 4, 4, 3)):
+        self.seconds, self.fed = seconds, []
+        self.get_inputs = lambda: [SimpleNamespace(name="image", type=kind, shape=list(shape))]
+
+    def run(self, outputs, feeds):
+        self.fed.append(feeds["image"])
+        time.sleep(self.seconds)
+
+
+def test_whether_one_thread_is_faster_is_measured_by_rows_of_the_model():
+    fast, slow = Slow(0.001), Slow(0.01)
+    assert ort_backend._is_faster(fast, slow)
+    assert not ort_backend._is_faster(slow, fast)
+    assert {(each.shape, str(each.dtype)) for each in fast.fed} == {((1, 4, 4, 3), "uint8")}
+    assert not ort_backend._is_faster(Slow(0, shape=("N", "H", "W", 3)), slow)
+    assert not ort_backend._is_faster(Slow(0, kind="tensor(string)"), slow)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import threading
 import time
 
 import cv2
@@ -198,6 +199,23 @@ def test_a_client_that_gives_up_is_not_computed():
         until(lambda: held)
         time.sleep(0.05)
         assert puppet.rows == [1]
+
+
+def test_a_client_that_never_sends_its_message_is_ended():
+    grpc, go = triton._client.grpc, threading.Event()
+    with calling(Puppet(), body_s=0.4, connections=4) as (server, client):
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            infer = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+            hanging = [infer.future(iter(go.wait, True)) for _ in range(3)]
+            began_s = time.monotonic()
+            assert client.is_server_live()
+            assert [each.exception().code().name for each in hanging] == ["CANCELLED"] * 3
+            assert 0.3 < time.monotonic() - began_s < 5
+            go.set()
+            with pytest.raises(grpc.RpcError, match="no ModelInferRequest was sent"):
+                infer(iter(()))
+        answer = client.infer("puppet.network", [given("x", np.ones((1, 4), np.float32), "FP32")])
+        assert answer.as_numpy("y").tolist() == [[2.0] * 4]
 
 
 def test_garbage_costs_the_others_nothing(caplog):

@@ -9,14 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from serve_lab import RAW, Puppet, ask, digits, named, numbers, picture, posted, raw, serving, until
 from test_serve_protocol import encoded
 
-from edgecv_runtime.errors import BadInput, Unavailable
-from edgecv_runtime.serve import Always, Offer, Server
+from edgecv_runtime.errors import BadInput, ComputationError, Unavailable
+from edgecv_runtime.serve import Always, Offer, Server, threads
 from edgecv_runtime.serve.line import Line, Rows
 from edgecv_runtime.stream import Latest
 
@@ -119,6 +120,61 @@ def test_a_thread_decodes_computes_and_answers_and_none_waits_longer_than_it_may
     finally:
         go.set()
         assert line.close(5)
+
+
+def test_who_may_wait_computes_itself_where_there_is_room_and_else_others_do():
+    go, puppet = threading.Event(), Puppet()
+    turns = threading.BoundedSemaphore(2)
+    line = Line(Always(puppet), most=8, calls=1, readers=1, turns=turns, delay_s=0.2, ran=lambda *_: None)
+
+    def asked(number, wait=False, is_patient=True):
+        def prepare():
+            assert not wait or go.wait(20)
+            x = np.full((1, 4), number, np.float32)
+            return Rows(puppet, x, lambda out: (threading.get_ident(), out["y"][0, 0]), is_patient)
+
+        return line.submit(prepare, here=True)
+
+    me = threading.get_ident()
+    assert asked(1).result(0) == (me, 2)
+    thread, number = asked(2, is_patient=False).result(10)  # it may have to leave before the call ends
+    assert thread != me
+    assert number == 4
+    with pytest.raises(ComputationError, match="a number is negative"):
+        asked(-1).result(0)
+    slow = ThreadPoolExecutor(1).submit(asked, 3, wait=True)
+    until(lambda: line._preparing)
+    others = asked(4)  # the one reader is busy: it does not wait for that here
+    assert not others.done()
+    closing = ThreadPoolExecutor(1).submit(line.close, 10)
+    time.sleep(0.05)
+    assert not puppet.closed
+    go.set()
+    assert slow.result(10).result(10)[1] == 6
+    assert others.result(10)[1] == 8
+    assert closing.result(10)
+    assert puppet.closed
+
+
+def test_threads_are_as_many_as_are_needed_and_one_that_hangs_keeps_no_process_alive(monkeypatch):
+    monkeypatch.setattr(threads, "_IDLE_S", 0.05)
+    pool, go = threads.Threads(2, "test-pool"), threading.Event()
+    held = [pool.submit(go.wait, 20) for _ in range(3)]
+    with pytest.raises(ZeroDivisionError):
+        go.set() or pool.submit(lambda: 1 // 0).result(10)
+    assert [each.result(10) for each in held] == [True] * 3
+    assert len({pool.submit(threading.get_ident).result(10) for _ in range(20)}) == 1
+    until(lambda: not [each for each in threading.enumerate() if each.name == "test-pool"])
+    assert pool.submit(int).result(10) == 0
+    code = "import time; from edgecv_runtime.serve.threads import Threads; Threads(1, 'x').submit(time.sleep, 60)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+
+
+def test_headers_and_answer_come_together():
+    with serving(Puppet()) as server, socket.create_connection(("127.0.0.1", server.port)) as client:
+        for _ in range(20):
+            client.sendall(b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b'{"name":"edgecv"' in client.recv(65536)
 
 
 def test_no_batches_where_they_were_not_measured_to_be_faster():

@@ -6,12 +6,15 @@ Asked for a provider that it cannot load, ONNX Runtime warns and runs on the CPU
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_runtime import files, machine, onnxfile, telemetry
@@ -42,6 +45,8 @@ _LAYERS = {
 # scales next to it, which ends at 65504 steps; a larger one becomes infinite (onnxruntime 1.32).
 _HARMFUL_TO_HALF = ("WeightBiasQuantization",)
 _NUMBERS = ("0", "1", "2")
+_ZEROS = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
+_TRIES = 5  # calls of each, the first of which allocates
 
 
 class Provider(Record, frozen=True):
@@ -115,12 +120,28 @@ class OnnxRuntimeBackend:
         self.streams = options.streams or (cores if self._device == "cpu" else 1)
         self._threads = max(1, cores // self.streams)
         self._busy_wait = options.busy_wait
-        self._session = self._open()
+        self._session = self._open(self._threads)
         self._outputs = [output.name for output in self._session.get_outputs()]
+        self._single: Any = None
+        self._inside = 0
+        self._entered = threading.Lock()
+        if not options.busy_wait and self._device == "cpu" and self._threads > 1:
+            self._single = self._open(1)
+            if _is_faster(self._single, self._session):
+                self._session, self._single = self._single, None
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         """Run named tensors through the network."""
-        session = self._session
+        with self._entered:
+            self._inside += 1
+            session = self._session if self._single is None or self._inside == 1 else self._single
+        try:
+            return self._run(session, feeds)
+        finally:
+            with self._entered:
+                self._inside -= 1
+
+    def _run(self, session: Any, feeds: Tensors) -> dict[str, NDArray[Any]]:
         if session is None:
             raise Closed(f"onnxruntime: {self._model.name} is closed")
         try:
@@ -132,7 +153,7 @@ class OnnxRuntimeBackend:
         """Count the layers of the graph as ONNX Runtime rewrote it; UNKNOWN where a provider compiled it."""
         try:
             with _scratch() as written:
-                self._open(written)
+                self._open(self._threads, written)
                 content = written.read_bytes()
         except (ModelFileError, OSError) as exc:
             if "compiled nodes" in str(exc):
@@ -147,7 +168,7 @@ class OnnxRuntimeBackend:
 
     def close(self) -> None:
         """Drop the session; ONNX Runtime frees it with the last reference, which a running call may hold."""
-        self._session = None
+        self._session = self._single = None
 
     @staticmethod
     def probe() -> dict[str, str]:
@@ -166,20 +187,24 @@ class OnnxRuntimeBackend:
         del device
         return ("float32",)
 
-    def _open(self, optimized: Path | None = None) -> Any:
+    def _open(self, threads: int, optimized: Path | None = None) -> Any:
         onnxruntime = telemetry.onnxruntime()
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 4  # what it would print is raised here
         # XNNPACK brings its own pool; ONNX Runtime's beside it would only fight for the cores
-        settings.intra_op_num_threads = 1 if self._device == "xnnpack" else self._threads
+        settings.intra_op_num_threads = 1 if self._device == "xnnpack" else threads
         if not self._busy_wait:
-            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            spin = os.environ.get("XSPIN", "0")
+            if spin == "0":
+                settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            elif spin != "1":
+                settings.add_session_config_entry("session.intra_op_spin_duration_us", spin)
         if optimized is not None:
             settings.optimized_model_filepath = str(optimized)
         # Once a large block was freed, as every program's first frame will be, glibc takes such blocks from its heap,
         # not as fresh pages (mallopt(3), M_MMAP_THRESHOLD): the session opens a fifth faster. Nothing touches this one.
         bytes(1 << 24)
-        asked = (self._provider.name, self._provider.options(self._part, self._threads))
+        asked = (self._provider.name, self._provider.options(self._part, threads))
 
         def opened(without: Sequence[str]) -> Any:
             # its own fall-back prints to stdout
@@ -201,6 +226,25 @@ class OnnxRuntimeBackend:
                 f"on {session.get_providers()[0]}; check the driver and {self._provider.needs}, or use device='cpu'"
             )
         return session
+
+
+def _is_faster(single: Any, several: Any) -> bool:
+    """Whether a session computes one row as fast alone in its thread as another does in several, as small models do.
+
+    False where the input's shape does not tell what a row is.
+    """
+    (given,) = single.get_inputs() if len(single.get_inputs()) == 1 else (None,)
+    sizes = [] if given is None else given.shape[1:]
+    if given is None or not all(isinstance(size, int) for size in sizes) or given.type not in _ZEROS:
+        return False
+    feeds = {given.name: np.zeros((1, *sizes), _ZEROS[given.type])}
+    took_s: dict[int, list[float]] = {}
+    for _ in range(_TRIES):
+        for session in (single, several):
+            began_s = time.perf_counter()
+            session.run(None, feeds)
+            took_s.setdefault(id(session), []).append(time.perf_counter() - began_s)
+    return min(took_s[id(single)]) <= min(took_s[id(several)])
 
 
 def _provider(device: str, asked: str) -> Provider:

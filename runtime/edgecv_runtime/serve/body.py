@@ -24,7 +24,7 @@ class Limits(Record, frozen=True):
     requests of one model that may be inside at once. delay_ms: the longest that one waits for others to join its
     batch. body_s: until a body must be there; send_s: until an answer must be taken. head_s: until a request's headers
     must be there. connections: at once. max_pixels: of the pictures of a request together. calls: of a model that
-    compute at once; 0: three a core, or as many as the model has streams.
+    compute at once; 0: one a core, or as many as the model has streams.
     """
 
     body_mb: float = 32.0

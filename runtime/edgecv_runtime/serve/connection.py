@@ -18,6 +18,38 @@ _QUIET = logging.getLogger("edgecv.serve.http")  # whoever sends garbage fills n
 _QUIET.setLevel(logging.CRITICAL)
 
 
+class _Gathered:
+    """A transport that sends headers with the first piece of the body: one call of the system, one wake of a client."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Keep what comes first until there is more, the next turn of the loop at the latest."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        elif data.startswith(b"HTTP/"):
+            self._head = data
+            self._loop.call_soon(self._flush)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close it when all is sent."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+
 def protocol(head_s: float) -> type[H11Protocol]:
     """The class of connections whose headers must be there after so many seconds."""
 
@@ -25,7 +57,7 @@ def protocol(head_s: float) -> type[H11Protocol]:
         _head: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+            super().connection_made(_Gathered(transport, self.loop))  # type: ignore[arg-type]
             self.logger = _QUIET
             self._gone = self.loop.create_future()
             self.app_state = {**self.app_state, "abort": transport.abort, "gone": self._gone}

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -111,51 +114,97 @@ class Desk:
                 return await self._once(served, wire, take, gone)
             except Again:
                 continue
-        raise Closed("the model was exchanged several times meanwhile; try again")
+        raise _exchanged()
 
     async def _once(
         self, served: Served, wire: Wire[T], take: Callable[[int], None], gone: asyncio.Future[None] | None
     ) -> T:
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
-        timeout_s: float | None = None
+        timeout_s = 0.0
 
         def wake(*_: object) -> None:
             if not woken.done():
                 woken.set_result(None)
 
-        def prepare() -> Rows:
+        def later(seconds: float) -> None:
             nonlocal timeout_s
-            model, face = served.line.source.current(), served.face
-            take(wire.decoded_bytes())
-            asked = wire.read(face.input(model), [spec.name for spec in face.outputs(model)])
-            take(len(asked.input) * _row_bytes(model.input) if asked.input.ndim else 0)
-            ready = face.ready(model, asked.input)
-            timeout_s = asked.timeout_s
-            if timeout_s is not None:
-                loop.call_soon_threadsafe(loop.call_later, timeout_s, wake)
+            timeout_s = seconds
+            loop.call_soon_threadsafe(loop.call_later, seconds, wake)
 
-            def written(outputs: Outputs) -> T:
-                names = [name for name, _ in asked.outputs]
-                return wire.write(served, told(model), asked, face.answer(model, ready, outputs, names))
-
-            return Rows(model, ready.tensor, written)
-
-        waiting = served.line.submit(prepare)
+        waiting = served.line.submit(partial(_rows, served, wire, take, later))
         waiting.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(wake))
         if gone is not None:
             gone.add_done_callback(wake)
         try:
             await woken
-            if waiting.done():
-                return waiting.result()  # type: ignore[no-any-return]
-            if gone is not None and gone.done():
-                raise Gone
-            raise Refusal(f"not computed after the {timeout_s:g} s of parameters.timeout", 504)
+            return _outcome(waiting, gone is not None and gone.done(), timeout_s)  # type: ignore[no-any-return]
         finally:
             waiting.cancel()  # at once: through the loop it would be computed yet
             if gone is not None:
                 gone.remove_done_callback(wake)
+
+    def answer_here(
+        self, served: Served, wire: Wire[T], take: Callable[[int], None], gone: threading.Event, wake: threading.Event
+    ) -> T:
+        """The same by the thread that calls, which computes itself as far as it is its turn.
+
+        wake: is set, after `gone`, when nobody waits any more; raises Gone then.
+        """
+        timeout_s = 0.0
+
+        def later(seconds: float) -> None:
+            nonlocal timeout_s
+            timeout_s = seconds
+            timer = threading.Timer(seconds, wake.set)  # few ask for one
+            timer.daemon = True
+            timer.start()
+
+        for _ in range(_TRIES):
+            wake.clear()
+            if gone.is_set():
+                raise Gone
+            waiting = served.line.submit(partial(_rows, served, wire, take, later), here=True)
+            try:
+                if not waiting.done():
+                    waiting.add_done_callback(lambda _: wake.set())
+                    wake.wait()
+                return _outcome(waiting, gone.is_set(), timeout_s)  # type: ignore[no-any-return]
+            except Again:
+                continue
+            finally:
+                waiting.cancel()
+        raise _exchanged()
+
+
+def _rows(served: Served, wire: Wire[T], take: Callable[[int], None], later: Callable[[float], None]) -> Rows:
+    """Make a request ready; later: is told after how many seconds nobody waits any more, where it says so."""
+    model, face = served.line.source.current(), served.face
+    take(wire.decoded_bytes())
+    asked = wire.read(face.input(model), [spec.name for spec in face.outputs(model)])
+    take(len(asked.input) * _row_bytes(model.input) if asked.input.ndim else 0)
+    ready = face.ready(model, asked.input)
+    if asked.timeout_s is not None:
+        later(asked.timeout_s)
+
+    def written(outputs: Outputs) -> T:
+        names = [name for name, _ in asked.outputs]
+        return wire.write(served, told(model), asked, face.answer(model, ready, outputs, names))
+
+    return Rows(model, ready.tensor, written, is_patient=asked.timeout_s is None)
+
+
+def _outcome(waiting: Future[Any], is_gone: bool, timeout_s: float) -> Any:
+    """The answer that is there, or why nobody waits for it any more."""
+    if waiting.done():
+        return waiting.result()
+    if is_gone:
+        raise Gone
+    raise Refusal(f"not computed after the {timeout_s:g} s of parameters.timeout", 504)
+
+
+def _exchanged() -> Closed:
+    return Closed("the model was exchanged several times meanwhile; try again")
 
 
 def content(served: Served) -> Mapping[str, str]:

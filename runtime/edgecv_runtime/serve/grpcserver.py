@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import os
 import struct
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,10 +18,11 @@ from edgecv_runtime.datatypes import DTYPES, NAMES
 from edgecv_runtime.errors import BadInput, Unavailable
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.serve import protocol
-from edgecv_runtime.serve.body import Refusal
+from edgecv_runtime.serve.body import Gone, Refusal
 from edgecv_runtime.serve.desk import PLATFORM, Desk, Served, refusal
 from edgecv_runtime.serve.grpcmessages import CONTENTS, METHODS, SERVICE, classes
 from edgecv_runtime.serve.models import Outputs
+from edgecv_runtime.serve.threads import Threads
 
 if TYPE_CHECKING:
     from edgecv_runtime.serve.tls import Tls
@@ -36,48 +37,23 @@ _CODES = {
 
 
 class GrpcServer:
-    """Serves a desk over gRPC, in a thread with a loop of its own."""
+    """Serves a desk over gRPC.
+
+    Each request has a thread from its first byte to its answer, which computes it, too, where it is its turn: gRPC's
+    own loop for asyncio turns some 13 times a request, and each answer would have to change threads to get there.
+    """
 
     def __init__(self, desk: Desk, host: str, port: int, token: str | None, tls: Tls | None) -> None:
         """Bind the address; raises BadInput for one that is taken, Unavailable without grpcio."""
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # whoever sends garbage fills no log
         try:
             import grpc
-            import grpc.aio
         except ImportError as exc:
             raise Unavailable("gRPC needs grpcio and protobuf", extra="grpc") from exc
-        self._methods = Methods(desk, token, grpc)
-        self._credentials = None if tls is None else grpc.ssl_server_credentials(*tls.for_grpc())
-        self._grpc = grpc
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="edgecv-serve-grpc", daemon=True)
-        self._thread.start()
-        self.port = 0
-        try:
-            self.port = self._do(self._bound(desk, f"[{host}]" if ":" in host else host, port))
-        except RuntimeError as exc:
-            self.close(0)
-            raise BadInput(f"{host}:{port}: cannot listen there for gRPC: the address is taken, or none") from exc
-
-    def start(self) -> None:
-        """Serve."""
-        self._do(self._server.start())
-
-    def close(self, wait_s: float) -> None:
-        """Take no more, and wait so long for requests that have begun."""
-        self._do(self._server.stop(wait_s))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(wait_s + 1)
-
-    def _do(self, doing: Awaitable[Any]) -> Any:
-        async def done() -> Any:
-            return await doing
-
-        return asyncio.run_coroutine_threadsafe(done(), self._loop).result()
-
-    async def _bound(self, desk: Desk, host: str, port: int) -> int:
         limits = desk.limits
-        self._server = server = self._grpc.aio.server(
+        self._methods = Methods(desk, token, grpc)
+        self._server = server = grpc.server(
+            Threads(limits.connections, "edgecv-serve-grpc"),
             options=[
                 ("grpc.max_receive_message_length", int(limits.body_mb * 2**20)),
                 ("grpc.max_send_message_length", -1),
@@ -86,10 +62,24 @@ class GrpcServer:
             maximum_concurrent_rpcs=limits.connections,
         )
         server.add_generic_rpc_handlers((self._methods.handlers(),))
-        place = f"{host}:{port}"
-        if self._credentials is None:
-            return int(server.add_insecure_port(place))
-        return int(server.add_secure_port(place, self._credentials))
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            if tls is None:
+                self.port = int(server.add_insecure_port(place))
+            else:
+                self.port = int(server.add_secure_port(place, grpc.ssl_server_credentials(*tls.for_grpc())))
+        except RuntimeError as exc:
+            self.close(0)
+            raise BadInput(f"{host}:{port}: cannot listen there for gRPC: the address is taken, or none") from exc
+
+    def start(self) -> None:
+        """Serve."""
+        self._server.start()
+
+    def close(self, wait_s: float) -> None:
+        """Take no more, and wait so long for requests that have begun."""
+        self._server.stop(wait_s).wait(wait_s + 1)
+        self._methods.close()
 
 
 class Methods:
@@ -99,13 +89,18 @@ class Methods:
         self._desk, self._grpc = desk, grpc
         self._secret = None if token is None else f"Bearer {token}".encode()
         self._messages = classes()
+        self._late = Late(desk.limits.body_s)
+
+    def close(self) -> None:
+        """Watch over no request any more."""
+        self._late.close()
 
     def handlers(self) -> Any:
         """All of them, for a server."""
         return self._grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                name: self._grpc.unary_unary_rpc_method_handler(
+                name: self._grpc.stream_unary_rpc_method_handler(
                     self._guarded(name),
                     response_serializer=self._messages[f"{name}Response"].SerializeToString,
                 )
@@ -113,21 +108,29 @@ class Methods:
             },
         )
 
-    def _guarded(self, name: str) -> Callable[[Any, Any], Awaitable[Any]]:
-        """A method whose errors become a status, and which wants the token."""
+    def _guarded(self, name: str) -> Callable[[Any, Any], Any]:
+        """A method whose errors become a status, and which wants the token.
+
+        To gRPC it takes a stream, of which it reads one message: so its time is ours to watch.
+        """
         method, kind = getattr(self, f"_{name}"), self._messages[f"{name}Request"]
 
-        async def run(sent: bytes, context: Any) -> Any:
+        def run(stream: Iterator[bytes], context: Any) -> Any:
             try:
                 if name in UNGUARDED or self._is_known(context):
-                    return await method(_parsed(sent, kind))
+                    with self._late.watch(context):
+                        sent = next(stream, None)
+                    return method(_parsed(sent, kind), context)
                 refused = Refusal("a token is needed", 401)
+            except self._grpc.RpcError:  # its client has gone, or was late: there is nobody to answer
+                raise
             except Exception as exc:  # whatever it is, the client gets one line, and the others theirs
                 refused = refusal(exc)
             code = getattr(self._grpc.StatusCode, _CODES.get(refused.status, "INTERNAL"))
             again_s = refused.headers.get("Retry-After")
-            extra = () if again_s is None else (("retry-after", again_s),)
-            return await context.abort(code, str(refused), extra)
+            if again_s is not None:
+                context.set_trailing_metadata((("retry-after", again_s),))
+            return context.abort(code, str(refused))
 
         return run
 
@@ -139,21 +142,21 @@ class Methods:
             hmac.compare_digest(each.encode() if isinstance(each, str) else each, self._secret) for each in given
         )
 
-    async def _ServerLive(self, _: Any) -> Any:  # noqa: N802 - the service's own names
+    def _ServerLive(self, _: Any, __: Any) -> Any:  # noqa: N802 - the service's own names
         return self._messages["ServerLiveResponse"](live=self._desk.is_live)
 
-    async def _ServerReady(self, _: Any) -> Any:  # noqa: N802
+    def _ServerReady(self, _: Any, __: Any) -> Any:  # noqa: N802
         return self._messages["ServerReadyResponse"](ready=self._desk.is_ready)
 
-    async def _ModelReady(self, request: Any) -> Any:  # noqa: N802
+    def _ModelReady(self, request: Any, __: Any) -> Any:  # noqa: N802
         return self._messages["ModelReadyResponse"](
             ready=self._desk.find(request.name, request.version or None).is_ready
         )
 
-    async def _ServerMetadata(self, _: Any) -> Any:  # noqa: N802
+    def _ServerMetadata(self, _: Any, __: Any) -> Any:  # noqa: N802
         return self._messages["ServerMetadataResponse"](name="edgecv", version=__version__)
 
-    async def _ModelMetadata(self, request: Any) -> Any:  # noqa: N802
+    def _ModelMetadata(self, request: Any, __: Any) -> Any:  # noqa: N802
         served = self._desk.find(request.name, request.version or None)
         model = served.line.source.current()
         return self._messages["ModelMetadataResponse"](
@@ -164,22 +167,29 @@ class Methods:
             outputs=[protocol.metadata(spec) for spec in served.face.outputs(model)],
         )
 
-    async def _ModelInfer(self, request: Any) -> Any:  # noqa: N802
+    def _ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         began_s = time.monotonic()
-        desk, name, version, status = self._desk, "", "", 499  # what a call has that its client gave up
+        desk, name, version, status = self._desk, "", "", 200
+        gone, wake = threading.Event(), threading.Event()
+
+        def left() -> None:
+            gone.set()
+            wake.set()
+
+        if not context.add_callback(left):
+            left()
         try:
             with desk.memory.hold() as take:
                 served = desk.find(request.model_name, request.model_version or None)
                 name, version = served.name, served.version
                 take(request.ByteSize())
                 with served.line.place():
-                    try:
-                        answer = await desk.answer(served, Message(request, self._messages), take)
-                    except Exception as exc:
-                        raise refusal(exc, served.line) from exc
+                    answer = desk.answer_here(served, Message(request, self._messages), take, gone, wake)
                 take(answer.ByteSize())
-                status = 200
                 return answer
+        except Gone:
+            status = 499
+            raise
         except Exception as exc:
             refused = refusal(exc, served.line if name else None)
             status = refused.status
@@ -188,10 +198,42 @@ class Methods:
             desk.metrics.answered(name, version, status, time.monotonic() - began_s)
 
 
-def _parsed(sent: bytes, kind: Any) -> Any:
+class Late:
+    """Ends requests whose message is not there in time; a thread for all of them."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._ends_s: dict[Any, float] = {}
+        self._closing = threading.Event()
+        threading.Thread(target=self._work, name="edgecv-serve-late", daemon=True).start()
+
+    @contextmanager
+    def watch(self, context: Any) -> Iterator[None]:
+        """While the message of a request is awaited."""
+        self._ends_s[context] = time.monotonic() + self._seconds
+        try:
+            yield
+        finally:
+            del self._ends_s[context]
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._closing.set()
+
+    def _work(self) -> None:
+        while not self._closing.wait(self._seconds / 4):
+            now_s = time.monotonic()
+            for context, end_s in list(self._ends_s.items()):
+                if end_s < now_s:
+                    context.cancel()
+
+
+def _parsed(sent: bytes | None, kind: Any) -> Any:
     """A message of a kind; here and not by gRPC, which writes a traceback for each that is none."""
     from google.protobuf.message import DecodeError
 
+    if sent is None:
+        raise BadInput(f"no {kind.DESCRIPTOR.name} was sent")
     try:
         return kind.FromString(sent)
     except DecodeError as exc:

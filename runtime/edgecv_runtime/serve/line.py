@@ -77,11 +77,12 @@ class Always:
 
 
 class Rows(NamedTuple):
-    """A request made ready: rows for a model, what is made of their outputs."""
+    """A request made ready: rows for a model, what is made of their outputs; whether it waits as long as it takes."""
 
     model: Model[Any]
     tensor: NDArray[Any]
     finish: Callable[[Outputs], Any]
+    is_patient: bool = True
 
 
 class Job(NamedTuple):
@@ -103,7 +104,8 @@ class Line:
     """The queue in front of one model, and the threads that empty it.
 
     A thread that has made a request ready computes it, too, and writes its answer, where no other waits before it: each
-    change of threads costs a small model as much as its own call.
+    change of threads costs a small model as much as its own call. So does a thread that brings a request and may wait
+    for it (`here`), where there is room: then no thread is changed at all.
     """
 
     def __init__(
@@ -137,7 +139,7 @@ class Line:
         self._began: dict[int, float] = {}
         self._call_s = 0.0
         self._threads = [
-            threading.Thread(target=self._work, args=(number,), name=f"edgecv-serve-{number}", daemon=True)
+            threading.Thread(target=self._work, name=f"edgecv-serve-{number}", daemon=True)
             for number in range(calls + readers)
         ]
         for thread in self._threads:
@@ -171,14 +173,31 @@ class Line:
             with self._changed:
                 self._inside -= 1
 
-    def submit(self, prepare: Callable[[], Rows]) -> Future[Any]:
-        """What `finish` of its rows makes of their outputs, when its turn has come; cancelling it leaves the line."""
+    def submit(self, prepare: Callable[[], Rows], *, here: bool = False) -> Future[Any]:
+        """What `finish` of its rows makes of their outputs, when its turn has come; cancelling it leaves the line.
+
+        here: the calling thread makes it ready and computes it, as far as it is its turn.
+        """
         job = Job(prepare, Future())
         with self._changed:
             if self._closing:
                 raise Closed(_STOPPING)
-            self._came.append(job)
-            self._changed.notify()
+            here = here and not self._came and self._preparing < self._readers
+            if here:
+                self._preparing += 1
+            else:
+                self._came.append(job)
+                self._changed.notify()
+        if here:
+            self._prepare(job)
+            with self._changed:
+                is_first = bool(self._prepared) and self._prepared[0].done is job.done
+                batch = self._taken() if is_first and self._prepared[0].rows.is_patient else []
+                self._wake_others()
+            if batch:
+                self._call(batch)
+                with self._changed:
+                    self._wake_others()
         return job.done
 
     def close(self, wait_s: float) -> bool:
@@ -190,30 +209,35 @@ class Line:
         for thread in self._threads:
             thread.join(max(0.0, end_s - time.monotonic()))
         with self._changed:
+            is_done = self._changed.wait_for(lambda: not self._busy, max(0.0, end_s - time.monotonic()))
             left = [job.done for job in self._came] + [job.done for job in self._prepared]
             self._came.clear()
             self._prepared.clear()
         for done in left:
             if done.set_running_or_notify_cancel():
                 done.set_exception(Closed(_STOPPING))
-        if any(thread.is_alive() for thread in self._threads):
+        if not is_done or any(thread.is_alive() for thread in self._threads):
             return False
         self.source.close()
         return True
 
-    def _work(self, number: int) -> None:
+    def _work(self) -> None:
         while step := self._next():
             if isinstance(step, Job):
                 self._prepare(step)
-                continue
-            try:
-                if jobs := [job for job in step if job.done.set_running_or_notify_cancel()]:
-                    self._began[number] = time.monotonic()
-                    self._compute(jobs)
-            finally:
-                self._began.pop(number, None)
-                with self._changed:
-                    self._computing -= 1
+            else:
+                self._call(step)
+
+    def _call(self, batch: list[Prepared]) -> None:
+        number = threading.get_ident()
+        try:
+            if jobs := [job for job in batch if job.done.set_running_or_notify_cancel()]:
+                self._began[number] = time.monotonic()
+                self._compute(jobs)
+        finally:
+            self._began.pop(number, None)
+            with self._changed:
+                self._computing -= 1
 
     def _next(self) -> Job | list[Prepared] | None:
         """A batch that is due, else a request to be made ready; None when the line is closed and empty.
@@ -223,21 +247,35 @@ class Line:
         with self._changed:
             while True:
                 step: Job | list[Prepared]
-                count, left_s = self._due()
-                if count:
-                    step = [self._prepared.popleft() for _ in range(count)]
-                    self._computing += 1
+                if batch := self._taken():
+                    step = batch
                 elif self._may_prepare:
                     step = self._came.popleft()
                     self._preparing += 1
-                elif self._closing and not self._came and not self._prepared:
+                elif self._closing and not self._came and not self._prepared and not self._preparing:
+                    self._changed.notify_all()
                     return None
                 else:
-                    self._changed.wait(left_s)
+                    self._changed.wait(self._due()[1])
                     continue
-                if self._may_prepare or (self._prepared and self._computing < self._calls):
-                    self._changed.notify()
+                self._wake_others()
                 return step
+
+    def _taken(self) -> list[Prepared]:
+        """A batch that is due; empty where none is."""
+        count, _ = self._due()
+        self._computing += count > 0
+        return [self._prepared.popleft() for _ in range(count)]
+
+    def _wake_others(self) -> None:
+        if self._closing:
+            self._changed.notify_all()
+        elif self._may_prepare or (self._prepared and self._computing < self._calls):
+            self._changed.notify()
+
+    @property
+    def _busy(self) -> int:
+        return self._preparing + self._computing
 
     @property
     def _may_prepare(self) -> bool:

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from edgecv_runtime.serve.grpcserver import GrpcServer
 
-# Calls at once a core. With one a core ONNX Runtime's threads wait for each other between two calls: 20 ms of CPU a
-# request with 32 clients, 18 with three (benchmarks/serve/run.py); each holds its own activations.
-_CALLS = 3
 _CLOSE_S = 10.0  # for requests that have begun
 
 
@@ -85,7 +82,7 @@ class Server:
         for name, version, source in offers:
             line = Line(
                 source,
-                calls=limits.calls or max(_CALLS * cores, source.current().streams),
+                calls=limits.calls or max(cores, source.current().streams),
                 readers=cores,
                 turns=turns,
                 most=limits.waiting,
@@ -115,6 +112,7 @@ class Server:
                 http=protocol(limits.head_s),
                 limit_concurrency=limits.connections,
                 timeout_graceful_shutdown=int(_CLOSE_S),
+                proxy_headers=False,  # nothing here depends on who asks through whom
                 **({} if tls is None else tls.for_uvicorn()),
             )
             if grpc_port is not None:
