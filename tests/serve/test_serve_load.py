@@ -142,16 +142,19 @@ def test_who_may_wait_computes_itself_where_there_is_room_and_else_others_do():
     assert number == 4
     with pytest.raises(ComputationError, match="a number is negative"):
         asked(-1).result(0)
-    slow = ThreadPoolExecutor(1).submit(asked, 3, wait=True)
-    until(lambda: line._preparing)
-    others = asked(4)  # the one reader is busy: it does not wait for that here
+    puppet.go.clear()
+    first = ThreadPoolExecutor(1).submit(asked, 3)
+    until(lambda: puppet.rows[-4:] == [1] * 4)
+    others = asked(4)  # the one call is busy: it does not wait for that here
     assert not others.done()
+    slow = ThreadPoolExecutor(1).submit(asked, 5, wait=True)
+    until(lambda: line._preparing)
     closing = ThreadPoolExecutor(1).submit(line.close, 10)
     time.sleep(0.05)
     assert not puppet.closed
+    puppet.go.set()
     go.set()
-    assert slow.result(10).result(10)[1] == 6
-    assert others.result(10)[1] == 8
+    assert [each.result(10)[1] for each in (first.result(10), others, slow.result(10))] == [6, 8, 10]
     assert closing.result(10)
     assert puppet.closed
 

@@ -121,7 +121,7 @@ class Line:
     ) -> None:
         """most: requests that may be inside; calls: of the model that compute at once.
 
-        readers: requests that are made ready at once, and turns: those of all lines together, for pictures are large.
+        readers: threads that make requests ready; turns: how many of all lines do so at once, for pictures are large.
         delay_s: the longest that a request waits for others to join its batch.
         ran: is told the rows and the seconds of each call.
         """
@@ -133,7 +133,7 @@ class Line:
         self._inside = 0  # from their bodies to their answers
         self._came: deque[Job] = deque()
         self._prepared: deque[Prepared] = deque()
-        self._preparing = self._computing = 0
+        self._preparing = self._reading = self._computing = 0  # reading: those of the line's own threads
         self._changed = threading.Condition()
         self._closing = False
         self._began: dict[int, float] = {}
@@ -176,13 +176,12 @@ class Line:
     def submit(self, prepare: Callable[[], Rows], *, here: bool = False) -> Future[Any]:
         """What `finish` of its rows makes of their outputs, when its turn has come; cancelling it leaves the line.
 
-        here: the calling thread makes it ready and computes it, as far as it is its turn.
+        here: the calling thread makes it ready, and computes it, too, where there is room.
         """
         job = Job(prepare, Future())
         with self._changed:
             if self._closing:
                 raise Closed(_STOPPING)
-            here = here and not self._came and self._preparing < self._readers
             if here:
                 self._preparing += 1
             else:
@@ -225,6 +224,8 @@ class Line:
         while step := self._next():
             if isinstance(step, Job):
                 self._prepare(step)
+                with self._changed:
+                    self._reading -= 1
             else:
                 self._call(step)
 
@@ -252,6 +253,7 @@ class Line:
                 elif self._may_prepare:
                     step = self._came.popleft()
                     self._preparing += 1
+                    self._reading += 1
                 elif self._closing and not self._came and not self._prepared and not self._preparing:
                     self._changed.notify_all()
                     return None
@@ -279,7 +281,7 @@ class Line:
 
     @property
     def _may_prepare(self) -> bool:
-        return bool(self._came) and self._preparing < self._readers
+        return bool(self._came) and self._reading < self._readers
 
     def _due(self) -> tuple[int, float | None]:
         """How many of those that are ready make a batch now; 0: and how long until they do if no other comes."""
@@ -302,9 +304,8 @@ class Line:
     def _prepare(self, job: Job) -> None:
         rows = None
         try:
-            if not job.done.cancelled():
-                with self._turns:
-                    rows = job.prepare()
+            with self._turns:
+                rows = None if job.done.cancelled() else job.prepare()
         except Exception as exc:  # of a client's making, or a decoder's
             if job.done.set_running_or_notify_cancel():
                 job.done.set_exception(exc)
