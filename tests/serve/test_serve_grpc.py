@@ -135,7 +135,7 @@ def test_values_may_stand_in_the_message(served):
         (typed("INT8", [1, 1], int_contents=[200]), r"INT8 values lie in -128..127, got 200..200"),
         (typed("FP64", [1, 4], fp64_contents=[1, 2, 3, 4]), "its datatype is FP32, got FP64"),
         (typed("FP32", [1, 4], name="z", fp32_contents=[1, 2, 3, 4]), "expected 'x' and no other, got 'z'"),
-        (typed("FP32", [1, -4], fp32_contents=[1, 2, 3, 4]), "sizes are 0 at least"),
+        (typed("FP32", [1, -4], fp32_contents=[1, 2, 3, 4]), "each from 0 to"),
         (service_pb2.ModelInferRequest(model_name="puppet.network"), "expected 'x' and no other, got none"),
         (
             service_pb2.ModelInferRequest(model_name="puppet.network", raw_input_contents=[b"x"]),
@@ -182,6 +182,21 @@ def test_limits_are_those_of_http():
             client.infer("puppet.network", [given("x", np.ones((1 << 17, 4), np.float32), "FP32")])
         assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
         assert {each["status"]: each["requests"] for each in server.counts()} == {"200": 1, "429": 1, "500": 1}
+
+
+def test_who_has_no_time_is_told_and_no_clock_is_left_behind():
+    puppet = Puppet()
+    x = [given("x", np.ones((1, 4), np.float32), "FP32")]
+    with calling(puppet) as (_, client):
+        assert client.infer("puppet.network", x, timeout=2**62).as_numpy("y").tolist() == [[2.0] * 4]
+        puppet.go.clear()
+        with pytest.raises(
+            InferenceServerException, match=r"not computed after the 0\.05 s of parameters\.timeout"
+        ) as late:
+            client.infer("puppet.network", x, timeout=50_000)
+        assert late.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+        puppet.go.set()
+        until(lambda: not [each for each in threading.enumerate() if isinstance(each, threading.Timer)])
 
 
 def test_a_client_that_gives_up_is_not_computed():

@@ -241,6 +241,29 @@ def test_garbage_and_slow_clients_cost_the_others_nothing():
         assert ask(server, INFER, numbers(1))[0] == 200
 
 
+def test_connections_have_a_limit_and_a_body_that_nobody_reads_an_end():
+    with contextlib.ExitStack() as open_, serving(Puppet(), head_s=0.4, connections=8) as server:
+
+        def connected(sent):
+            client = open_.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+            client.sendall(sent)
+            return client
+
+        slow = connected(b"POST /v2/repository/index HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
+        assert slow.recv(65536).startswith(b"HTTP/1.1 200 ")
+        with pytest.raises(ConnectionError):  # a byte now and then keeps it no longer
+            for _ in range(60):
+                slow.sendall(b" ")
+                time.sleep(0.05)
+        for client in [connected(b"") for _ in range(20)][8:]:
+            said = b""
+            while piece := client.recv(65536):
+                said += piece
+            assert said.startswith(b"HTTP/1.1 503 ")
+            assert b'{"error":"8 connections are open already; try again later"}' in said
+        until(lambda: connected(b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n").recv(65536).startswith(b"HTTP/1.1 200"))
+
+
 def test_an_answer_that_nobody_takes_is_given_up():
     puppet = Puppet()
     puppet.outputs = ()

@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from serve_lab import RAW, Puppet, ask, digits, named, numbers, picture, serving
+from serve_lab import RAW, Puppet, ask, digits, named, numbers, picture, raw, serving
 from tritonclient.utils import InferenceServerException, deserialize_bytes_tensor, serialize_byte_tensor
 
 import edgecv_runtime as rt
 from edgecv_runtime import images
+from edgecv_runtime.datatypes import HEADER_LENGTH
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.serve import Always, Offer, protocol
 
@@ -204,13 +205,18 @@ WRONG = {
     "ragged": (tensor(data=[[1], [2, 3]]), {}, "ragged"),
     "words": (tensor(data=["a"] * 4), {}, "does not hold FP32 values alone"),
     "too large": (tensor(data=[1e300] * 4), {}, "holds values that are no FP32"),
-    "huge shape": (tensor(shape=[2**62, 2**62]), {}, "values, got 4"),
+    "huge shape": (tensor(shape=[2**62, 2**62]), {}, "each from 0 to 2147483647"),
+    "endless size": (tensor(shape=[10**400, 4]), {}, "is none: 8 sizes at most"),
+    "nothing, hugely": (tensor(shape=[2**31 - 1, 0, 2**31 - 1, 2**31 - 1], data=[]), {}, "cannot be"),
+    "true of numbers": (tensor(data=[True, 2, 3, 4]), {}, "does not hold FP32 values alone"),
+    "true of lists": (tensor(data=[[1, 2, 3, False]]), {}, "does not hold FP32 values alone"),
     "float shape": (tensor(shape=[1.5, 4]), {}, "Expected 'int', got 'float'"),
     "neither": (tensor(data=None), {}, "neither data nor parameters.binary_data_size"),
     "another shape": (tensor(shape=[2, 2]), {}, "has the shape [N, 4], got [2, 2]"),
     "no rows": (tensor(shape=[0, 4], data=[]), {}, "1 to 64 rows"),
     "many rows": (tensor(shape=[65, 4], data=[0] * 260), {}, "1 to 64 rows"),
     "an output": ({**tensor(), "outputs": [{"name": "z"}]}, {}, "outputs: there is no 'z'"),
+    "an output twice": ({**tensor(), "outputs": [{"name": "y"}] * 2}, {}, "'y' is asked for more than once"),
     "top k": ({**tensor(), "outputs": [{"name": "y", "parameters": {"classification": 2}}]}, {}, "is not served"),
     "a sequence": ({**tensor(), "parameters": {"sequence_id": 4}}, {}, "has no sequences"),
     "no flag": ({**tensor(), "parameters": {"binary_data_output": "yes"}}, {}, "expected true or false, got yes"),
@@ -283,7 +289,23 @@ def test_what_pictures_become_counts_as_memory():
         assert ask(server, "/v2/models/digits/infer", encoded(picture(0)), **RAW)[0] == 200
 
 
+def test_what_is_said_twice_is_not_guessed(puppet):
+    path, body = "/v2/models/puppet.network/infer", json.dumps(tensor()).encode()
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" % path.encode()
+    length = b"Content-Length: %d\r\n" % len(body)
+    for more, sent, told in (
+        (length + b"Transfer-Encoding: chunked\r\n\r\n", b"0\r\n\r\n", b"send one of them"),
+        (length + b"%s: 3\r\n%s: 4\r\n\r\n" % ((HEADER_LENGTH.encode(),) * 2), body, b"is said 2 times"),
+        (length + b"Content-Length: 3\r\n\r\n", body, b"Invalid HTTP"),
+    ):
+        said = raw(puppet, head + more + sent)
+        assert said.startswith(b"HTTP/1.1 400 ")
+        assert told in said
+    assert ask(puppet, path, body, Content_Encoding="Identity")[0] == 200
+
+
 def test_paths_that_are_none(puppet):
+    assert ask(puppet, "/v2/models/puppet.network/infer/", numbers(1))[0] == 404  # sent to no other place
     assert ask(puppet, "/")[0] == ask(puppet, "/v2/models")[0] == ask(puppet, "/v2/models/puppet/nonsense")[0] == 404
     status, headers, answer = ask(puppet, "/v2/models/puppet/infer")
     assert (status, answer) == (405, {"error": "Method Not Allowed"})

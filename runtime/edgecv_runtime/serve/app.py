@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from edgecv_runtime import __version__
 from edgecv_runtime.datatypes import BINARY, HEADER_LENGTH
-from edgecv_runtime.errors import EdgecvError
+from edgecv_runtime.errors import BadInput, EdgecvError
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.serve import body, protocol
 from edgecv_runtime.serve.body import Gone, Refusal
@@ -72,6 +72,7 @@ class App:
             Route("/metrics", self._text_of_metrics),
         ]
         self.asgi = Starlette(routes=routes, exception_handlers={HTTPException: _plainly, EdgecvError: _refused})
+        self.asgi.router.redirect_slashes = False  # to where the client's own Host header says
 
     async def infer(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a posted request; what it sends and what it gets count as memory until it has taken it."""
@@ -89,7 +90,7 @@ class App:
                 name, version = served.name, served.version
                 sent = await body.read(receive, request.headers, desk.limits, take)
                 with served.line.place():
-                    wire = Body(sent, request.headers.get(HEADER_LENGTH))
+                    wire = Body(sent, _only(request.headers.getlist(HEADER_LENGTH)))
                     answer = await desk.answer(served, wire, take, scope["state"]["gone"])
                 take(len(answer.body))
             except Gone:
@@ -164,6 +165,12 @@ class App:
         return Response(
             await asyncio.to_thread(self._desk.metrics.text), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
+
+
+def _only(values: list[str]) -> str | None:
+    if len(set(values)) > 1:
+        raise BadInput(f"{HEADER_LENGTH} is said {len(values)} times: say it once")
+    return values[0] if values else None
 
 
 class _Endpoint:

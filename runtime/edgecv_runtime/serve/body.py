@@ -96,12 +96,15 @@ class Memory:
 
 async def read(receive: Receive, headers: Mapping[str, str], limits: Limits, take: Callable[[int], None]) -> bytearray:
     """A whole body; raises Refusal, and Gone."""
-    coding = headers.get("content-encoding", "identity")
+    coding = headers.get("content-encoding", "identity").lower()
     most = int(limits.body_mb * 2**20)
     length = headers.get("content-length", "")
     if coding != "identity":
         await linger(receive)
         raise Refusal(f"Content-Encoding '{coding[:20]}' is not taken: send the body as it is", 415)
+    if length and "transfer-encoding" in headers:
+        await linger(receive)  # of two lengths somebody between may have taken the other one (RFC 9112, 6.1)
+        raise Refusal("Content-Length and Transfer-Encoding: send one of them", 400, {"Connection": "close"})
     if length.isdecimal() and int(length[:20]) > most:
         await linger(receive)
         raise _too_large(most)

@@ -50,21 +50,29 @@ class _Gathered:
             self._transport.write(head)
 
 
-def protocol(head_s: float) -> type[H11Protocol]:
-    """The class of connections whose headers must be there after so many seconds."""
+def protocol(head_s: float, most: int) -> type[H11Protocol]:
+    """The class of connections, of which there are so many at most, and whose headers must be there after `head_s`.
+
+    A body that an answer has not waited for must end as soon, too.
+    """
 
     class Connection(H11Protocol):
         _head: asyncio.TimerHandle | None = None
+        _rest: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(_Gathered(transport, self.loop))  # type: ignore[arg-type]
             self.logger = _QUIET
             self._gone = self.loop.create_future()
             self.app_state = {**self.app_state, "abort": transport.abort, "gone": self._gone}
-            self._head = self.loop.call_later(head_s, self._late)
+            if len(self.connections) > most:  # each would hold a descriptor, of which a process has some hundreds
+                self._refuse(503, f"{most} connections are open already; try again later")
+            else:
+                self._head = self.loop.call_later(head_s, self._late)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._in_time()
+            self._ended()
             self._gone.set_result(None)
             super().connection_lost(exc)
 
@@ -74,6 +82,13 @@ def protocol(head_s: float) -> type[H11Protocol]:
             super().data_received(data)
             if self.conn.their_state is not h11.IDLE:
                 self._in_time()
+            if self.conn.their_state is not h11.SEND_BODY:
+                self._ended()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
+                self._rest = self.loop.call_later(head_s, self.transport.close)
 
         def send_400_response(self, msg: str) -> None:
             text = f"{msg} Or its headers have more than 64 KB."
@@ -94,6 +109,11 @@ def protocol(head_s: float) -> type[H11Protocol]:
                 ):
                     self.transport.write(self.conn.send(event) or b"")
             self.transport.close()
+
+        def _ended(self) -> None:
+            if self._rest is not None:
+                self._rest.cancel()
+                self._rest = None
 
         def _in_time(self) -> None:
             if self._head is not None:

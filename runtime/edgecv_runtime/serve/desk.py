@@ -122,6 +122,7 @@ class Desk:
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
         timeout_s = 0.0
+        timer: asyncio.TimerHandle | None = None
 
         def wake(*_: object) -> None:
             if not woken.done():
@@ -130,7 +131,12 @@ class Desk:
         def later(seconds: float) -> None:
             nonlocal timeout_s
             timeout_s = seconds
-            loop.call_soon_threadsafe(loop.call_later, seconds, wake)
+            loop.call_soon_threadsafe(limit)
+
+        def limit() -> None:
+            nonlocal timer
+            if not woken.done():
+                timer = loop.call_later(timeout_s, wake)
 
         waiting = served.line.submit(partial(_rows, served, wire, take, later))
         waiting.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(wake))
@@ -141,6 +147,9 @@ class Desk:
             return _outcome(waiting, gone is not None and gone.done(), timeout_s)  # type: ignore[no-any-return]
         finally:
             waiting.cancel()  # at once: through the loop it would be computed yet
+            wake()
+            if timer is not None:
+                timer.cancel()  # what it holds is free now, not when it would have rung
             if gone is not None:
                 gone.remove_done_callback(wake)
 
@@ -152,13 +161,14 @@ class Desk:
         wake: is set, after `gone`, when nobody waits any more; raises Gone then.
         """
         timeout_s = 0.0
+        timers: list[threading.Timer] = []  # few ask for one
 
         def later(seconds: float) -> None:
             nonlocal timeout_s
             timeout_s = seconds
-            timer = threading.Timer(seconds, wake.set)  # few ask for one
-            timer.daemon = True
-            timer.start()
+            timers.append(threading.Timer(min(seconds, threading.TIMEOUT_MAX), wake.set))
+            timers[-1].daemon = True
+            timers[-1].start()
 
         for _ in range(_TRIES):
             wake.clear()
@@ -174,6 +184,8 @@ class Desk:
                 continue
             finally:
                 waiting.cancel()
+                for timer in timers:
+                    timer.cancel()
         raise _exchanged()
 
 

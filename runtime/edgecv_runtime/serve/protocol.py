@@ -11,6 +11,7 @@ import binascii
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from edgecv_runtime.records import Record
 # Bytes of what a mark stands for in CPython: a number and its place in a list, a list, an object, half a string.
 _SIZES = {b",": 40, b"[": 128, b"{": 256, b'"': 32}
 _BASE64 = "base64"
+_LARGEST = 2**31  # of a size of a shape
 # Of other servers, which change what is computed or when: an answer that ignores them would be a wrong one.
 _REFUSED = ("sequence_id", "sequence_start", "sequence_end", "priority")
 _LENGTH = struct.Struct("<I")
@@ -124,7 +126,7 @@ def request_of(asked: InferRequest, binary: memoryview, spec: TensorSpec, output
     return Request(
         _input(asked.inputs, binary, spec),
         asked.id,
-        tuple(_wish(wish, is_binary, outputs) for wish in asked.outputs or ()),
+        _wishes(asked.outputs or (), is_binary, outputs),
         is_binary,
         _timeout_s(parameters.get("timeout")),
     )
@@ -154,8 +156,9 @@ def _input(tensors: Sequence[InputTensor], binary: memoryview, spec: TensorSpec)
             if tensor.datatype not in NAMES
             else f"{where}: its datatype is {wanted}, got {tensor.datatype}"
         )
-    if any(size < 0 for size in tensor.shape) or len(tensor.shape) > 8:
-        raise BadInput(f"{where}: shape {list(tensor.shape[:8])} is none: sizes are 0 at least, and 8 at most")
+    if not all(0 <= size < _LARGEST for size in tensor.shape) or len(tensor.shape) > 8:
+        told = str(list(tensor.shape[:8]))
+        raise BadInput(f"{where}: shape {told[:80]} is none: 8 sizes at most, each from 0 to {_LARGEST - 1}")
     parameters = tensor.parameters or {}
     size = parameters.get("binary_data_size")
     if size is None:
@@ -186,7 +189,7 @@ def _from_binary(tensor: InputTensor, data: memoryview, where: str) -> Array:
         )
     if tensor.datatype == "BOOL" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
         raise BadInput(f"{where}: a BOOL is a byte 0 or 1")
-    return np.frombuffer(data, dtype).reshape(tensor.shape)
+    return _shaped(np.frombuffer(data, dtype), tensor, where)
 
 
 def _elements(data: memoryview, where: str) -> list[bytes]:
@@ -231,7 +234,8 @@ def _from_json(tensor: InputTensor, parameters: Mapping[str, Any], where: str) -
         if all(type(value) is int and 0 <= value < 2**64 for value in flat):
             found = np.array(flat, dtype)
     kinds = {"b": "b", "u": "iu", "i": "iu", "f": "iuf"}[dtype.kind]
-    if found.size and found.dtype.kind not in kinds:
+    # among numbers NumPy takes true for 1
+    if found.size and (found.dtype.kind not in kinds or (bool in _types(tensor.data)) != (dtype.kind == "b")):
         raise BadInput(f"{where}: its data does not hold {kind} values alone")
     if found.size and dtype.kind in "iu":
         limits = np.iinfo(dtype)
@@ -260,6 +264,15 @@ def _sizes(data: Any, where: str, depth: int = 0) -> tuple[int, ...]:
     return (len(data), *inner.pop())
 
 
+def _types(data: Any) -> set[type]:
+    """Of all values of lists that are nested evenly."""
+    found = {type(data)}
+    while found == {list}:
+        found = set(map(type, data))
+        data = chain.from_iterable(data) if found == {list} else data
+    return found
+
+
 def _flat(data: Any, where: str, depth: int = 0) -> Any:
     if not isinstance(data, list):
         yield data
@@ -273,7 +286,10 @@ def _flat(data: Any, where: str, depth: int = 0) -> Any:
 def _shaped(flat: Array, tensor: InputTensor, where: str) -> Array:
     if math.prod(tensor.shape) != flat.size:
         raise BadInput(f"{where}: shape {list(tensor.shape)} holds {math.prod(tensor.shape)} values, got {flat.size}")
-    return flat.reshape(tensor.shape)
+    try:
+        return flat.reshape(tensor.shape)
+    except ValueError as exc:  # nothing, of sizes whose product is too large
+        raise BadInput(f"{where}: shape {list(tensor.shape)} cannot be") from exc
 
 
 def _objects(values: Sequence[bytes]) -> Array:
@@ -291,6 +307,16 @@ def _flag(parameters: Mapping[str, Any], name: str, where: str) -> bool:
     if not isinstance(value, bool):
         raise BadInput(f"{where}.{name}: expected true or false, got {str(value)[:40]}")
     return value
+
+
+def _wishes(wishes: Sequence[OutputWish], binary: bool, outputs: Sequence[str]) -> tuple[tuple[str, bool], ...]:
+    found: dict[str, bool] = {}
+    for wish in wishes:
+        name, is_binary = _wish(wish, binary, outputs)
+        if name in found:  # it would be held as often
+            raise BadInput(f"outputs: '{name}' is asked for more than once")
+        found[name] = is_binary
+    return tuple(found.items())
 
 
 def _wish(wish: OutputWish, binary: bool, outputs: Sequence[str]) -> tuple[str, bool]:

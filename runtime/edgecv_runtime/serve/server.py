@@ -109,8 +109,7 @@ class Server:
                 port,
                 name="edgecv-serve",
                 extra="serve",
-                http=protocol(limits.head_s),
-                limit_concurrency=limits.connections,
+                http=protocol(limits.head_s, limits.connections),
                 timeout_graceful_shutdown=int(_CLOSE_S),
                 proxy_headers=False,  # nothing here depends on who asks through whom
                 **({} if tls is None else tls.for_uvicorn()),
