@@ -135,6 +135,7 @@ def test_values_may_stand_in_the_message(served):
         (typed("INT8", [1, 1], int_contents=[200]), r"INT8 values lie in -128..127, got 200..200"),
         (typed("FP64", [1, 4], fp64_contents=[1, 2, 3, 4]), "its datatype is FP32, got FP64"),
         (typed("FP32", [1, 4], name="z", fp32_contents=[1, 2, 3, 4]), "expected 'x' and no other, got 'z'"),
+        (typed("FP32", [1, 4], name="z\n", fp32_contents=[1, 2, 3, 4]), r"got 'z\\n'"),
         (typed("FP32", [1, -4], fp32_contents=[1, 2, 3, 4]), "each from 0 to"),
         (service_pb2.ModelInferRequest(model_name="puppet.network"), "expected 'x' and no other, got none"),
         (

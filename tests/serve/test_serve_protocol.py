@@ -196,6 +196,7 @@ WRONG = {
     "no inputs": ({"inputs": []}, {}, "inputs: expected 'x' and no other, got none"),
     "two inputs": ({"inputs": tensor()["inputs"] * 2}, {}, "expected 'x' and no other, got 'x', 'x'"),
     "another name": (tensor(name="y"), {}, "expected 'x' and no other, got 'y'"),
+    "a name of controls": (tensor(name="a\n\x1b[31m\u202e"), {}, "no other, got 'a\\n\\x1b[31m\\u202e'"),
     "another type": (tensor(datatype="INT8"), {}, "its datatype is FP32, got INT8"),
     "no type": (tensor(datatype="FP23"), {}, "its datatype is FP32, got 'FP23'; did you mean"),
     "negative size": (tensor(shape=[-1, 4]), {}, "shape [-1, 4] is none"),

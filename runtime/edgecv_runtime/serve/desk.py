@@ -227,7 +227,7 @@ def content(served: Served) -> Mapping[str, str]:
 def refusal(error: Exception, line: Line | None = None) -> Refusal:
     """An error as clients see it, with the status of HTTP that tells whether to try again, and when."""
     if isinstance(error, Refusal):
-        return error
+        return Refusal(_printable(str(error)), error.status, error.headers)
     headers: dict[str, str] = {}
     if isinstance(error, Busy):
         status = 429
@@ -241,7 +241,12 @@ def refusal(error: Exception, line: Line | None = None) -> Refusal:
     if not isinstance(error, EdgecvError):
         logger.error("a request failed: %s: %s", type(error).__name__, error)
         error = EdgecvError("the computation failed")
-    return Refusal(str(error), status, headers)
+    return Refusal(_printable(str(error)), status, headers)
+
+
+def _printable(text: str) -> str:
+    """One line, whatever names a client has sent."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _row_bytes(spec: TensorSpec) -> int:
