@@ -21,8 +21,10 @@ class Work(NamedTuple):
 
 
 class Threads(Executor):
-    """Up to so many threads. The one that rested last works first, for what it needs is in the cache yet; who rests
-    long ends; and a call that hangs keeps no process alive, which those of ThreadPoolExecutor do."""
+    """Up to so many threads, the one that rested last first: what it needs is in the cache yet.
+
+    Who rests long ends. A call that hangs keeps no process alive, which it does in a ThreadPoolExecutor.
+    """
 
     def __init__(self, most: int, name: str) -> None:
         self._most, self._name = most, name
