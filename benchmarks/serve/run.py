@@ -9,6 +9,7 @@ it has its answer; clients run in this process, on the same cores as the servers
 a request, which tells more than the wall clock where others use the machine, too. Rounds are interleaved; the page has
 medians of the rounds, and ratios of pairs that were measured one after the other.
 
+Figures of bundles that are not named are kept, so that one can be measured after the other.
 --mlserver: a folder for an environment with MLServer, which pins older libraries; it is made where it is not there.
 """
 
@@ -389,7 +390,9 @@ def main() -> None:
         plain(options.places[0], *options.plain)
     else:
         places = zip(options.places[::2], options.places[1::2], strict=True)
-        STUDY.record([measured(*place, options) for place in places])
+        found = [measured(*place, options) for place in places]
+        new = {each.bundle for each in found}
+        STUDY.record([each for each in STUDY.figures() or [] if each.bundle not in new] + found)
 
 
 if __name__ == "__main__":

@@ -238,5 +238,8 @@ def test_whether_one_thread_is_faster_is_measured_by_rows_of_the_model():
     assert ort_backend._is_faster(fast, slow)
     assert not ort_backend._is_faster(slow, fast)
     assert {(each.shape, str(each.dtype)) for each in fast.fed} == {((1, 4, 4, 3), "uint8")}
+    fixed = Slow(0.001, shape=(2, 4, 4, 3))
+    assert ort_backend._is_faster(fixed, Slow(0.01))
+    assert fixed.fed[0].shape == (2, 4, 4, 3)
     assert not ort_backend._is_faster(Slow(0, shape=("N", "H", "W", 3)), slow)
     assert not ort_backend._is_faster(Slow(0, kind="tensor(string)"), slow)
