@@ -234,6 +234,21 @@ def test_a_client_that_never_sends_its_message_is_ended():
         assert answer.as_numpy("y").tolist() == [[2.0] * 4]
 
 
+def test_connections_have_a_limit_and_those_that_say_nothing_an_end():
+    with contextlib.ExitStack() as open_, calling(Puppet(), head_s=0.6, connections=4) as (server, client):
+        assert client.is_server_live()
+        began_s, ends_s = time.monotonic(), []
+        where = ("127.0.0.1", server.grpc_port)
+        for silent in [open_.enter_context(socket.create_connection(where, timeout=5)) for _ in range(8)]:
+            with contextlib.suppress(ConnectionError):
+                while silent.recv(4096):
+                    pass
+            ends_s.append(time.monotonic() - began_s)
+        assert 0.3 < ends_s[-1] < 3
+        assert client.is_server_live()
+        assert triton.InferenceServerClient(f"127.0.0.1:{server.grpc_port}").is_server_live()
+
+
 def test_garbage_costs_the_others_nothing(caplog):
     with calling(Puppet()) as (server, client):
         for sent in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 4096, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 512):

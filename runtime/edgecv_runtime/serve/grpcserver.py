@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edgecv_runtime.serve.tls import Tls
 
 UNGUARDED = ("ServerLive", "ServerReady")
+_IDLE_MS = 60_000  # of a connection without a request
 _NUMBER = 40  # bytes of a number of Python, with its place in a list
 # What a status of HTTP is in gRPC, by the name of its code.
 _CODES = {
@@ -58,6 +59,9 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", int(limits.body_mb * 2**20)),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # else a second server shares the port, and nobody notices
+                ("grpc.max_allowed_incoming_connections", limits.connections),
+                ("grpc.server_handshake_timeout_ms", int(limits.head_s * 1e3)),
+                ("grpc.max_connection_idle_ms", _IDLE_MS),  # its client connects again when it needs to
             ],
             maximum_concurrent_rpcs=limits.connections,
         )
