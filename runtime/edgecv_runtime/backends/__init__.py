@@ -45,7 +45,7 @@ class Options(Record, frozen=True):
     precision: of what is not quantized. threads: CPU threads of all streams together, 0 is the backend's choice.
     streams: how many calls of `run` compute at once; 1 has the lowest latency, 0 as many as keep the device busy.
     busy_wait: whether threads may spin between two calls: a call sooner, and a core that others cannot have; False,
-    too, where calls overlap often: each of them may have a thread then, one alone all.
+    too, where calls overlap often: each of them may have a thread then, those that come one by one all.
     digest: hash of the model file: it names what the backend keeps in its cache; "" keeps nothing.
     """
 

@@ -46,6 +46,7 @@ _LAYERS = {
 _HARMFUL_TO_HALF = ("WeightBiasQuantization",)
 _NUMBERS = ("0", "1", "2")
 _ZEROS = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
+_APART = 3  # calls that did not overlap, one after the other, before one takes all cores
 _TRIES = 5  # calls of each, the first of which allocates
 
 
@@ -123,7 +124,7 @@ class OnnxRuntimeBackend:
         self._session = self._open(self._threads)
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._single: Any = None
-        self._inside = 0
+        self._inside = self._apart = 0
         self._entered = threading.Lock()
         if not options.busy_wait and self._device == "cpu" and self._threads > 1:
             self._single = self._open(1)
@@ -134,7 +135,8 @@ class OnnxRuntimeBackend:
         """Run named tensors through the network."""
         with self._entered:
             self._inside += 1
-            session = self._session if self._single is None or self._inside == 1 else self._single
+            self._apart = self._apart + 1 if self._inside == 1 else 0
+            session = self._session if self._single is None or self._apart > _APART else self._single
         try:
             return self._run(session, feeds)
         finally:
