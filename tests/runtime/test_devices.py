@@ -187,11 +187,11 @@ def test_a_cache_folder_that_cannot_be_made_costs_only_time(compiled, monkeypatc
 
 
 def test_threads_that_wait_leave_the_cores_to_others_where_that_is_asked_for(exported):
-    stops = "session.force_spinning_stop"  # at the end of each call
-    with rt.load(exported, backend="onnxruntime", busy_wait=False) as model:
-        assert model._alive()._session.get_session_options().get_session_config_entry(stops) == "1"
+    spins = "session.intra_op.allow_spinning"
+    with rt.load(exported, backend="onnxruntime", threads=1, busy_wait=False) as model:
+        assert model._alive()._session.get_session_options().get_session_config_entry(spins) == "0"
     with rt.load(exported, backend="onnxruntime") as model, pytest.raises(RuntimeError):
-        model._alive()._session.get_session_options().get_session_config_entry(stops)
+        model._alive()._session.get_session_options().get_session_config_entry(spins)
 
 
 @pytest.mark.parametrize("is_faster", [False, True])

@@ -120,13 +120,15 @@ class OnnxRuntimeBackend:
         cores = options.threads or machine.this().cores
         self.streams = options.streams or (cores if self._device == "cpu" else 1)
         self._threads = max(1, cores // self.streams)
-        self._busy_wait = options.busy_wait
+        # of several that answer at once one call in one thread each is best, and nobody spins while others compute
+        shares = not options.busy_wait and self._device == "cpu" and self._threads > 1
+        self._spins = options.busy_wait or shares
         self._session = self._open(self._threads)
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._single: Any = None
         self._inside = self._apart = 0
         self._entered = threading.Lock()
-        if not options.busy_wait and self._device == "cpu" and self._threads > 1:
+        if shares:
             self._single = self._open(1)
             if _is_faster(self._single, self._session):
                 self._session, self._single = self._single, None
@@ -195,9 +197,8 @@ class OnnxRuntimeBackend:
         settings.log_severity_level = 4  # what it would print is raised here
         # XNNPACK brings its own pool; ONNX Runtime's beside it would only fight for the cores
         settings.intra_op_num_threads = 1 if self._device == "xnnpack" else threads
-        if not self._busy_wait:
-            # they spin within a call, where one operator follows the other at once: a tenth of a call of Lite0
-            settings.add_session_config_entry("session.force_spinning_stop", "1")
+        if not self._spins:
+            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if optimized is not None:
             settings.optimized_model_filepath = str(optimized)
         # Once a large block was freed, as every program's first frame will be, glibc takes such blocks from its heap,
