@@ -64,7 +64,8 @@ def load(
     self_test: run the bundle's golden inputs first; raises ParityError that names the fault when they do not agree.
     busy_wait: whether onnxruntime's threads spin between two calls: the next one is sooner, and other threads of the
     program have a core less; False for one that answers many at once, as a server does: of calls that overlap each
-    computes in one thread then, for which the weights may be held twice.
+    computes in one thread then, and only those that come one by one have threads that spin; the weights may be held
+    twice for that.
     Raises BundleError, ModelFileError, BadInput or BackendUnavailable, each in one line.
     """
     source = Path(source)

@@ -44,8 +44,8 @@ class Options(Record, frozen=True):
     device: as the backend names it; "default" is the CPU of onnxruntime and openvino, the GPU of tensorrt.
     precision: of what is not quantized. threads: CPU threads of all streams together, 0 is the backend's choice.
     streams: how many calls of `run` compute at once; 1 has the lowest latency, 0 as many as keep the device busy.
-    busy_wait: whether threads may spin between two calls: a call sooner, and a core that others cannot have; False,
-    too, where calls overlap often: each of them may have a thread then, those that come one by one all.
+    busy_wait: whether threads may spin between two calls: a call sooner, and a core that others cannot have; False:
+    only while calls come one by one.
     digest: hash of the model file: it names what the backend keeps in its cache; "" keeps nothing.
     """
 
