@@ -105,7 +105,11 @@ PROVIDERS = {
 
 
 class OnnxRuntimeBackend:
-    """One session of ONNX Runtime; `run` may be called from several threads, each call computes with its own."""
+    """A session of ONNX Runtime; `run` may be called from several threads.
+
+    Without `busy_wait` it is one with a thread, for calls that overlap, and one with all, for those that come one by
+    one; where a thread alone is as fast that one is enough.
+    """
 
     def __init__(self, model: Path, options: Options) -> None:
         self.probe()
@@ -120,7 +124,6 @@ class OnnxRuntimeBackend:
         cores = options.threads or machine.this().cores
         self.streams = options.streams or (cores if self._device == "cpu" else 1)
         self._threads = max(1, cores // self.streams)
-        # of several that answer at once one call in one thread each is best, and nobody spins while others compute
         shares = not options.busy_wait and self._device == "cpu" and self._threads > 1
         self._spins = options.busy_wait or shares
         self._session = self._open(self._threads)
