@@ -3,20 +3,21 @@
     python benchmarks/isolation/run.py [--frames 240] [--rounds 3]
 
 Both read an H.264 clip that is played as a camera, by the same decoder, or the scripted camera, which paints its
-pictures; at 30 frames/s. "later" is how much later the reader has the frame than the source gave it: the copy into
+pictures, at 30 frames/s. "later" is how much later the reader has the frame than the source gave it: the copy into
 shared memory (planes of the clip, images of the scripted camera), the message, and the other process waking up.
 "CPU" is what both processes together use more for a frame. "any" is what no isolation with one copy goes below here: a
-process that has the same picture, copies it into shared memory and sends one byte to another that waits for it.
+process that has the same picture, copies it into shared memory and sends its time to another that waits for it.
 Rounds are interleaved.
 """
 
 from __future__ import annotations
 
 import argparse
-import mmap
 import os
 import socket
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import study
+from benchmarks.isolation.played import Played
 from benchmarks.streams.run import LARGE, LARGE_FPS, make_clip
 from edgecv_runtime.stream import Source, open_source
 from edgecv_runtime.stream.sources import ring
@@ -35,8 +37,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def camera(uri: str) -> Source:
-    """The scripted camera as it is, a file at its own speed."""
-    return open_source(uri, pace=not uri.startswith("fake:"))
+    """The scripted camera, or a clip as a camera."""
+    return open_source(uri) if uri.startswith("fake:") else Played(uri, LARGE_FPS)
 
 
 def cpu_s(source: Source) -> float:
@@ -66,25 +68,29 @@ def measure(uri: str, frames: int, isolated: bool) -> tuple[float, float]:
 
 
 def least(uri: str, frames: int) -> float:
-    """Milliseconds from a picture to the byte that says that its copy is there, in processes that do nothing else."""
+    """Milliseconds from a picture to the message that its copy is there, in processes that do nothing else."""
     slots, descriptor = ring.Slots.make(LARGE[0] * LARGE[1] * 3)
-    stamps = mmap.mmap(-1, 8)
     ours, theirs = socket.socketpair()
-    child = os.fork()  # what had threads is closed
-    if child == 0:
-        for number, shot in zip(range(frames), camera(uri).shots(), strict=False):
-            picture, layout = ring.laid_out(shot.picture)
-            stamps[:] = (shot.captured_ns or time.monotonic_ns()).to_bytes(8, "little")
-            slots.write(number % ring.SLOTS, picture, layout)
-            theirs.send(b"p")
-        os._exit(0)
-    ages_ms = []
-    for _ in range(frames):
-        ours.recv(1)
-        ages_ms.append((time.monotonic_ns() - int.from_bytes(stamps[:], "little")) / 1e6)
-    os.waitpid(child, 0)
+    with ours, theirs:
+        inherited = descriptor, theirs.fileno()
+        command = [sys.executable, __file__, "--serve", uri, *map(str, (*inherited, slots.slot_bytes, frames))]
+        with subprocess.Popen(command, pass_fds=inherited):
+            ages_ms = []
+            for _ in range(frames):
+                stamp = int.from_bytes(ours.recv(8), "little")
+                ages_ms.append((time.monotonic_ns() - stamp) / 1e6)
     os.close(descriptor)
     return statistics.median(ages_ms)
+
+
+def serve(uri: str, descriptor: int, peer: int, slot_bytes: int, frames: int) -> None:
+    """The other process of `least`: copies each picture, and sends when it had it."""
+    slots, parent = ring.Slots(descriptor, slot_bytes), socket.socket(fileno=peer)
+    for number, shot in zip(range(frames), camera(uri).shots(), strict=False):
+        picture, layout = ring.laid_out(shot.picture)
+        stamp = shot.captured_ns or time.monotonic_ns()
+        slots.write(number % ring.SLOTS, picture, layout)
+        parent.send(stamp.to_bytes(8, "little"))
 
 
 class Row(msgspec.Struct):
@@ -108,7 +114,7 @@ def page(rows: list[Row]) -> list[str]:
         *lines,
         "",
         "later: how much later the reader has a frame. any: what a process that has the picture, copies it into shared "
-        "memory and sends one byte needs until another has it: below it no isolation with one copy comes on this "
+        "memory and sends its time needs until another has it: below it no isolation with one copy comes on this "
         "machine. Of the clip the planes are copied, 3.1 MB at 1080p, of the scripted camera images, 6.2 MB.",
     ]
 
@@ -117,10 +123,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=240)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--serve", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.serve:
+        serve(options.serve[0], *map(int, options.serve[1:]))
+        return
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / "clip.mp4"
-        make_clip(clip, LARGE, LARGE_FPS)
+        make_clip(clip, LARGE, LARGE_FPS, options.frames + WARM)
         uris = {"1080p, H.264": str(clip)}
         uris |= {name: f"fake:fps=30,size={size},{options.frames + WARM}" for size, name in SCRIPTED.items()}
         rows = [Row(name, [], [], []) for name in uris]

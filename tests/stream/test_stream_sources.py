@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from stream_lab import BIKES
 
+from edgecv_runtime import stream
 from edgecv_runtime.errors import BadInput, Closed, SourceUnavailable, Unavailable
 from edgecv_runtime.stream import (
     Camera,
@@ -22,6 +24,7 @@ from edgecv_runtime.stream import (
     NetworkSource,
     Source,
     open_source,
+    sources,
 )
 from edgecv_runtime.stream.sources import LaunchSource
 from edgecv_runtime.stream.sources.base import Shot
@@ -340,3 +343,16 @@ def test_gstreamer_where_opencv_has_it(monkeypatch):
     own = GStreamerSource("videotestsrc ! appsink")
     with own:
         assert asked[1][0] == "videotestsrc ! appsink"
+
+
+@pytest.mark.parametrize("package", [stream, sources])
+def test_names_are_there_when_they_are_asked_for(package):
+    assert all(getattr(package, name) is not None for name in package.__all__)
+    assert set(package._HOMES) <= set(package.__all__)
+    with pytest.raises(AttributeError, match=f"'{package.__name__}' has no attribute 'open_sauce'"):
+        package.open_sauce  # noqa: B018
+
+
+def test_a_name_that_is_a_module_s_too_is_the_function():
+    importlib.import_module("edgecv_runtime.stream.redact")
+    assert stream.redact("rtsp://admin:canary@10.0.0.2/") == "rtsp://admin:***@10.0.0.2/"

@@ -91,7 +91,8 @@ class Child:
             if not self._free:
                 self._skipped[LATE] += 1
                 return
-            slot = self._free.pop()
+            slot = min(self._free)  # always the same while it will do: it is in a cache, and others take no memory
+            self._free.remove(slot)
             slots = self._slots
         slots.write(slot, picture, layout)
         left_out = self._left_out()
