@@ -316,7 +316,7 @@ def test_a_close_in_the_very_moment_of_a_read_neither_crashes_nor_leaks(plug):
         reader.join(1)
         assert len(capture.released_by) == 1
         assert not capture.released_while_reading
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # timers of other tests may end meanwhile
 
 
 def test_gstreamer_where_opencv_has_none_names_the_cure(monkeypatch):
