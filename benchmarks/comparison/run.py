@@ -40,8 +40,8 @@ def main() -> int:
     with Bundle(TINY) as bundle:
         for _ in range(wanted):
             record.setdefault(part, []).extend(PARTS[part](bundle))
-            STUDY.record(record)  # what a long part was cut into adds up
-    print(part, Counter(each["verdict"] for each in record[part]))
+            STUDY.keep(record)  # what a long part was cut into adds up
+    STUDY.write()
     return 0
 
 

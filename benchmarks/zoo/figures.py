@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 import msgspec
@@ -15,6 +16,7 @@ FORMS = (
     ("int8", "onnxruntime", "float32"),
     ("int8", "openvino", "float32"),
 )
+SLACK, ENOUGH = 1.4, 3  # a block counts where the reference took so many times the usual; so many blocks are enough
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -35,10 +37,17 @@ class Way(msgspec.Struct, frozen=True):
     count: int = 0
     why: str = ""
 
-    @property
-    def ratio(self) -> float:
-        """To the reference: the median of the pairs."""
-        return statistics.median(own / other for own, other in zip(self.ms, self.beside_ms, strict=True))
+    def steady(self, usual_ms: float) -> list[float]:
+        """The blocks beside which the reference took no longer than it usually does, with some slack."""
+        return [own for own, other in zip(self.ms, self.beside_ms, strict=True) if other <= SLACK * usual_ms]
+
+    def settled(self, usual_ms: float) -> bool:
+        """Whether there is nothing to measure again."""
+        return bool(self.why) or len(self.steady(usual_ms)) >= ENOUGH
+
+    def median_ms(self, usual_ms: float) -> float:
+        """Of the steady blocks; of all where there are too few."""
+        return statistics.median(self.steady(usual_ms) if self.settled(usual_ms) else self.ms)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -57,6 +66,7 @@ class Row(msgspec.Struct, frozen=True):
     seconds: float
 
 
-def reference_ms(rows: list[Row]) -> float:
-    """The reference's median in the whole study."""
-    return statistics.median(ms for row in rows for way in row.ways.values() for ms in way.beside_ms)
+def usual_ms(rows: list[Row]) -> float:
+    """What the reference takes in the quicker quarter of the whole study; infinite before anything was measured."""
+    beside = [ms for row in rows for way in row.ways.values() for ms in way.beside_ms]
+    return statistics.quantiles(beside, n=4)[0] if len(beside) > 1 else math.inf

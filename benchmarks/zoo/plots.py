@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.zoo.figures import Row, Way, reference_ms
+from benchmarks.zoo.figures import Row, Way, usual_ms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,11 +37,11 @@ def draw(rows: list[Row]) -> dict[str, str]:
     """Name -> SVG of each picture that the rows have data for."""
     import matplotlib as mpl
 
-    own_ms = reference_ms(rows)
+    usual = usual_ms(rows)
 
     def ms(row: Row, way: str) -> float | None:
         found = row.ways.get(way, Way(why="not measured"))
-        return None if found.why else found.ratio * own_ms
+        return None if found.why else found.median_ms(usual)
 
     classifiers = [row for row in rows if row.task == "classification"]
     told = [row for row in classifiers if row.published is not None]

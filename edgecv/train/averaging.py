@@ -17,6 +17,7 @@ from edgecv_runtime.preprocess import Normalization
 # map of a network of stride 32, the batch that the field's networks were trained with. Large pictures reach it with few
 # images; more would cost a large share of a short training and change nothing.
 _ENOUGH = 64 * 7 * 7
+_PIXELS = 64 * 224 * 224  # at most, of the images that go through the network at once
 
 
 @torch.no_grad()
@@ -40,18 +41,20 @@ def estimate_statistics(
     images: NDArray[np.uint8],
     normalization: Normalization,
     *,
-    batch: int = 64,
+    batch: int | None = None,
     between: Callable[[], None] | None = None,
 ) -> None:
     """Set a model's batch-norm statistics to their mean over some images, everything else in evaluation mode.
 
     images: (N, H, W, C) uint8, preprocessed; as many are used as give every norm enough values, in whole batches.
+    batch: images at once; None: 64, fewer of those that are larger than 224x224.
     between: called before each batch, may raise.
     Source: Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021, section 3.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
         return
+    batch = batch or int(np.clip(_PIXELS // (images.shape[1] * images.shape[2]), 2, 64))
     device = next(model.parameters()).device
     was_training, momenta = model.training, [norm.momentum for norm in norms]
     model.eval()

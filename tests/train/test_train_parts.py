@@ -190,6 +190,16 @@ def test_large_images_go_through_by_the_few():
         assert max(seen) == {32: 256, 224: 20, 2000: 1}[size]
 
 
+@pytest.mark.parametrize(("size", "at_once"), [(32, 64), (224, 64), (448, 16), (2000, 2)])
+def test_statistics_of_large_images_take_no_more_memory(size, at_once):
+    seen = []
+    model = nn.Sequential(nn.AvgPool2d(16), nn.BatchNorm2d(3))
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[0]))
+    normalization = Normalization(mean=(0.3,) * 3, std=(0.35,) * 3)
+    estimate_statistics(model, np.zeros((at_once + 1, size, size, 3), np.uint8), normalization)
+    assert seen == [at_once]
+
+
 def test_each_channel_has_its_own_mean_and_deviation():
     normalization = Normalization(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     pixels = normalize(torch.full((1, 2, 2, 3), 255, dtype=torch.uint8), normalization)
