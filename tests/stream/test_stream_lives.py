@@ -177,13 +177,16 @@ class Hanging(Sink):
 
 
 def test_what_waits_for_a_sink_that_hangs_is_bounded():
-    stream = Stream(
-        brightness, [FakeCamera([Frames(10**6, (24, 32))])], [Hanging()], Settings(waits=Waits(first_s=0.2))
-    )
+    sink, well = Hanging(), CallbackSink(lambda *_: None)  # with none that is well a recording would end
+    frames = FakeCamera([Frames(10**6, (24, 32))])
+    stream = Stream(brightness, [frames], [sink, well], Settings(waits=Waits(first_s=0.2)))
     waiting = []
 
     def look():
-        for _ in range(12):
+        end = time.monotonic() + 20
+        while sink.tries <= 3 and time.monotonic() < end:  # until it hangs
+            time.sleep(0.02)
+        for _ in range(10):
             time.sleep(0.1)
             waiting.append(len(stream._deliveries[0]._outputs))
 
