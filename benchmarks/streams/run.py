@@ -283,8 +283,8 @@ def page(figures: Figures) -> list[str]:
     return [*lines, "", "What a process of its own adds to each camera: `benchmarks/isolation/run.py`."]
 
 
-def compete(bundle: Path, folder: Path, clip: Path, options: argparse.Namespace) -> tuple[str, list[Loop]]:
-    """How the model was tuned, and the figures of every loop with every number of cameras."""
+def compete(bundle: Path, folder: Path, clip: Path, options: argparse.Namespace) -> Iterator[tuple[str, list[Loop]]]:
+    """How the model was tuned, and the figures of every loop, with one number of cameras after the other."""
     from edgecv_runtime.choose import Ask
     from edgecv_runtime.goals import Goal
     from edgecv_runtime.loading import load_asked
@@ -293,15 +293,14 @@ def compete(bundle: Path, folder: Path, clip: Path, options: argparse.Namespace)
     ask = Ask(**TUNED | {"goal": Goal(TUNED["goal"]), "tune": True})
     with load_asked(bundle, ask) as tuned:
         how = f"tuned: {tuned.info.threads} threads, {tuned.info.streams} streams, batch {tuned.info.batch}"
-    rows = []
+    how = f"Medians of {options.rounds} rounds of {options.seconds:g} s each. {how}."
     with Server(clip, folder / "log") as server:
         for count in options.cameras:
             found: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
             for _ in range(options.rounds):
                 for name in names:
                     found[name].append(measure(name, bundle / "model.onnx", server, count, options))
-            rows += [median(name, count, rounds) for name, rounds in found.items()]
-    return f"Medians of {options.rounds} rounds of {options.seconds:g} s each. {how}.", rows
+            yield how, [median(name, count, rounds) for name, rounds in found.items()]
 
 
 def main() -> None:
@@ -318,14 +317,17 @@ def main() -> None:
         clip, model = folder / "clip.mp4", Path(bundle) / "model.onnx"
         make_clip(clip)
         if "loops" in options.parts:
-            figures.how, found = compete(bundle, folder, clip, options)
-            former = {(row.cameras, row.name): row for row in figures.loops}
-            rows = former | {(row.cameras, row.name): row for row in found}
-            figures.loops = sorted(rows.values(), key=lambda row: (row.cameras, list(CONTENDERS).index(row.name)))
+            for how, found in compete(bundle, folder, clip, options):
+                rows = {(row.cameras, row.name): row for row in [*figures.loops, *found]}
+                ordered = sorted(rows.values(), key=lambda row: (row.cameras, list(CONTENDERS).index(row.name)))
+                figures.how, figures.loops = how, ordered
+                STUDY.keep(figures)
         if "bounds" in options.parts:
             figures.bounds = bounds(bundle, folder, clip, options)
+            STUDY.keep(figures)
         if "flat" in options.parts:
             figures.flat = flat_out(model, clip, max(3, options.rounds))
+            STUDY.keep(figures)
         if "stages" in options.parts:
             figures.stages = stages(model, clip)
     STUDY.record(figures)
