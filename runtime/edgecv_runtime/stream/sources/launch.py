@@ -28,10 +28,15 @@ from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shot, S
 
 LAUNCH, INSPECT = "gst-launch-1.0", "gst-inspect-1.0"
 # Frames lie in a Jetson's own memory (NVMM) until nvvidconv copies them; one frame waits, the newest.
-_CONVERT = "videoconvert ! video/x-raw,format=BGR ! queue leaky=downstream max-size-buffers=1 max-size-bytes=0"
+_CONVERT = (
+    "videoconvert ! video/x-raw,format=BGR ! "
+    "queue name=edgecv_frames leaky=downstream max-size-buffers=1 max-size-bytes=0"
+)
 _FROM_NVMM = "nvvidconv ! video/x-raw,format=BGRx ! "
+# Of the queue that is ours: what the thread behind it says of its sink is lost now and then on a busy machine.
 _CAPS = re.compile(
-    rb"GstFdSink:\w+\.GstPad:sink: caps = video/x-raw.*?width=\(int\)(?P<width>\d+).*?height=\(int\)(?P<height>\d+)"
+    rb"GstQueue:edgecv_frames\.GstPad:sink: caps = video/x-raw"
+    rb".*?width=\(int\)(?P<width>\d+).*?height=\(int\)(?P<height>\d+)"
     rb"(?:.*?framerate=\(fraction\)(?P<rate>\d+/\d+))?"
 )
 _CSI = {  # by the element that must be there: JetPack's, and that of libcamera (Raspberry Pi)
@@ -43,6 +48,7 @@ _SINK = re.compile(r"\s*!\s*appsink\b[^!]*$")  # for an OpenCV with GStreamer; h
 _POLL_S = 0.1  # how soon a waiting read sees that it is interrupted
 _LONGEST_NAME = 60
 _MOST_SAID = 100_000  # bytes
+_SOON_S = 0.01
 
 
 class LaunchSource(Source):
@@ -90,8 +96,8 @@ class LaunchSource(Source):
             os.close(theirs)
         if not self._readable(self.timeout_s):
             raise self._failed("no answer", f"no frame within {self.timeout_s:g} s")
-        caps = self._caps()
-        if caps is None:  # the pipe was closed
+        caps = self._first_caps()
+        if caps is None:
             raise self._failed("no video", "the pipeline ended before its first frame")
         height, width, fps = caps
         return Facts(live=True, size=(height, width), fps=fps, codec="gstreamer")
@@ -151,6 +157,21 @@ class LaunchSource(Source):
                 return True
         return False
 
+    def _first_caps(self) -> tuple[int, int, float | None] | None:
+        """What was said of the first frame; None where the pipeline ended without one.
+
+        Another thread of gst-launch says it than the one that gives the frame, which may be there sooner.
+        """
+        assert self._child is not None
+        end_s = time.monotonic() + self.timeout_s
+        while not self._interrupted.is_set() and time.monotonic() < end_s:
+            has_ended = self._child.poll() is not None  # asked first: what it has said until then counts
+            caps = self._caps()
+            if caps is not None or has_ended:
+                return caps
+            time.sleep(_SOON_S)
+        return None
+
     def _caps(self) -> tuple[int, int, float | None] | None:
         """(height, width, frames per second) where something was said of them since this was asked last."""
         found = list(_CAPS.finditer(self._listen()))
@@ -161,9 +182,11 @@ class LaunchSource(Source):
         return int(found[-1]["height"]), int(found[-1]["width"]), fps or None
 
     def _listen(self) -> bytes:
-        """What gst-launch has said since; the file is emptied, because some elements report with every frame."""
+        """The lines that gst-launch has said since; the file is emptied: some elements report with every frame."""
         assert self._said is not None
         news = os.pread(self._said.fileno(), _MOST_SAID, self._heard)
+        if len(news) < _MOST_SAID:
+            news = news[: news.rfind(b"\n") + 1]  # it may be in the middle of one
         self._heard += len(news)
         self._last_said = (self._last_said + news)[-_MOST_SAID:]
         if self._heard >= _MOST_SAID:
