@@ -52,13 +52,11 @@ def test_a_live_pipeline_keeps_its_rate_and_its_frames_are_young():
 def test_a_talkative_pipeline_fills_no_disk(monkeypatch):
     monkeypatch.setattr(launch, "_MOST_SAID", 4000)
     with open_source(
-        "gst:videotestsrc num-buffers=5000 ! identity silent=false ! video/x-raw,width=64,height=64"
+        "gst:videotestsrc num-buffers=1000 ! identity silent=false sleep-time=1000 ! video/x-raw,width=64,height=64"
     ) as source:
         next(source)
         sizes = [os.fstat(source._said.fileno()).st_size for _ in source]
-        lines = [line for line in source._last_said.splitlines() if b"identity" in line]
-    assert len(lines) > 5
-    assert max(sizes) < 5000 * sum(map(len, lines)) / len(lines) / 3  # of what it says of all frames
+    assert max(sizes) < 100_000  # it says some hundred bytes with each frame
 
 
 def test_decodebin_decodes_a_file(tmp_path):
