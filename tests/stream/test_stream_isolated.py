@@ -17,11 +17,12 @@ from stream_lab import BIKES, RtspServer, brightness, encode, run_python, with_d
 
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.stream import CallbackSink, Camera, FakeCamera, Settings, Stream, Waits, open_source, run
-from edgecv_runtime.stream.sources import ring
+from edgecv_runtime.stream.sources import ring, swscale
+from edgecv_runtime.stream.sources.decoded import Decoded
 from edgecv_runtime.stream.sources.fake import Frames, number_of
 from edgecv_runtime.stream.sources.isolated import Isolated, isolated
-from edgecv_runtime.stream.sources.planes import Planes
 
+IMAGE = Decoded.image
 SOON = Waits(first_s=0.05, longest_s=0.2)
 
 
@@ -285,15 +286,16 @@ def as_it_is(path):
     return path
 
 
-# Of each clip: how it is made, what is done to it then, and whether its planes alone determine its pictures.
+# Of each clip: how it is made, what is done to it then, and whether it is converted straight into shared memory.
 CLIPS = {
     "bt601": ({"colorspace": 5}, as_it_is, True),
     "bt709": ({"colorspace": 1}, as_it_is, True),
     "full range": ({"color_range": 2, "colorspace": 1}, as_it_is, True),
     "jpeg": ({"codec": "mjpeg", "pix_fmt": "yuvj420p"}, as_it_is, True),
     "padded rows": ({"size": (84, 90)}, as_it_is, True),
-    "turned": ({}, lambda path: with_display_matrix(path, (0, 1, -1, 0)), True),
-    "a height that PyAV cuts": ({"size": (82, 96)}, as_it_is, False),
+    "turned": ({}, lambda path: with_display_matrix(path, (0, 1, -1, 0)), False),
+    "a height that four does not divide": ({"size": (82, 96)}, as_it_is, True),
+    "rows that swscale writes beyond": ({"size": (80, 100)}, as_it_is, False),
     "odd height": ({"size": (81, 96), "pix_fmt": "yuv420p", "codec": "mpeg4"}, as_it_is, False),
     "odd width": ({"size": (80, 97), "pix_fmt": "yuv420p", "codec": "mpeg4"}, as_it_is, False),
     "wide pixels": ({"aspect": Fraction(4, 3)}, as_it_is, False),
@@ -322,18 +324,30 @@ def made(path, size=(80, 96), codec="libx264", pix_fmt="yuv420p", aspect=None, o
     return path
 
 
-def test_pictures_are_bit_for_bit_those_without_isolation(tmp_path):
-    """Whether planes or an image go through the shared memory; PyAV alone says what is in the files."""
+def is_direct(picture, monkeypatch):
+    """Whether its image is made in the memory that is given, and nothing is written beyond what it may be."""
+    with monkeypatch.context() as patch:
+        made = []
+        patch.setattr(Decoded, "image", lambda picture: made.append(picture) or IMAGE(picture))
+        size = ring.nbytes(picture.size)
+        memory = bytearray(b"\xa5" * (size + swscale.READ_BEYOND + 64))
+        picture.write_to(memoryview(memory)[: size + swscale.READ_BEYOND])
+    assert memory.endswith(b"\xa5" * 64)
+    return not made
+
+
+def test_pictures_are_bit_for_bit_those_without_isolation(tmp_path, monkeypatch):
+    """Whether or not they are converted straight into the shared memory; PyAV alone says what is in the files."""
     paths = [then(made(tmp_path / f"{kind}.mp4", **how)) for kind, (how, then, _) in CLIPS.items()]
     with Isolated(InTurn(paths), lossless=True) as camera:
         images = [frame.image for frame in camera]
-    for (kind, (_, _, planar)), path in zip(CLIPS.items(), paths, strict=True):
+    for (kind, (_, _, direct)), path in zip(CLIPS.items(), paths, strict=True):
         with av.open(str(path)) as container:
             decoded = list(container.decode(video=0))
         assert [frame.interlaced_frame for frame in decoded] == [kind == "interlaced"] * 4
         with open_source(path) as source:
             shots = list(source.shots())
-        assert [shot.picture.layout() is not None for shot in shots] == [planar] * 4, kind
+        assert [is_direct(shot.picture, monkeypatch) for shot in shots] == [direct] * 4, kind
         for shot, frame in zip(shots, decoded, strict=True):
             image = images.pop(0)
             np.testing.assert_array_equal(image, shot.image, kind)
@@ -345,41 +359,29 @@ def test_pictures_are_bit_for_bit_those_without_isolation(tmp_path):
     assert not images
 
 
-def test_slots_are_not_held_by_pictures_that_somebody_keeps(tmp_path):
-    """Sixty pictures kept, of planes in three slots: none is dropped, and none is overwritten."""
-    pictures = colours(60, (64, 64))
-    path = encode(pictures, tmp_path / "clip.mp4", "libx264")
-    with open_source(path) as source:
-        expected = [frame.image for frame in source]
-    with Isolated(open_source(path), lossless=True) as camera:
-        kept = [frame.image for frame in camera]
-        assert not camera._held
-    assert len(kept) == 60
-    assert all(np.array_equal(*pair) for pair in zip(kept, expected, strict=True))
-
-
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        {"height": 66},  # more than there is
-        {"height": 63},
-        {"width": 66},
-        {"width": 0, "stride": 0},
-        {"stride": 62},
-        {"stride": -64},
-        {"format": "rgb24"},
-        {"format": "bgr24"},
-        {"height": 1 << 40},
-        {"colorspace": 1 << 40},
-        {"color_range": -1},
-        {"display_matrix": b"turned"},
-    ],
+    ("slot", "size"), [(3, (64, 64)), (-1, (64, 64)), (2, (99, 64)), (2, (64, 1 << 40)), (2, (0, 64)), (2, (-64, -64))]
 )
-def test_planes_that_cannot_be_are_not_read(wrong):
-    """What a process whose memory is damaged may say of its pictures ends it, and not this one."""
-    layout = {"format": "yuv420p", "height": 64, "width": 64, "stride": 64}
-    slots, descriptor = ring.Slots.make(64 * 64 * 3 // 2 - ring._PAGE % 7)
+def test_images_that_cannot_be_are_not_read(slot, size):
+    """What a process whose memory is damaged may say of its images ends it, and not this one."""
+    slots, descriptor = ring.Slots.make((64, 64))
     os.close(descriptor)
-    assert isinstance(slots.picture(2, ring.Layout(**layout), lambda: None), Planes)
-    with pytest.raises(ValueError, match=r"64|66|63|62|layout"):
-        slots.picture(2, ring.Layout(**layout | wrong), lambda: None)
+    assert slots.image(2, (64, 64), lambda: None).shape == (64, 64, 3)
+    with pytest.raises(ValueError, match="an image of"):
+        slots.image(slot, size, lambda: None)
+
+
+def test_a_conversion_that_differs_is_not_used(tmp_path, monkeypatch):
+    """As of another FFmpeg, whose own defaults may be others."""
+    kind = swscale.Kind("yuv420p", 80, 96, 1, 1)
+    assert swscale.conversion(kind) is not None
+    swscale.conversion.cache_clear()
+    into = swscale.Conversion.into
+
+    def one_bit_off(conversion, memory, frame):
+        into(conversion, memory, frame)
+        memory[80 * 96 * 3 - 1] ^= 1
+
+    monkeypatch.setattr(swscale.Conversion, "into", one_bit_off)
+    assert swscale.conversion(kind) is None
+    swscale.conversion.cache_clear()

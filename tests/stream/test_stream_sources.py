@@ -214,7 +214,7 @@ class FakeCapture:
     def set(self, *_):
         return True
 
-    def read(self):
+    def read(self, _):
         self.reading = True
         time.sleep(self.hang_s)
         self.reading = False

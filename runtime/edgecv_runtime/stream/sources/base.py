@@ -17,7 +17,7 @@ from edgecv_runtime.errors import Closed, EdgecvError
 from edgecv_runtime.stream.ending import End, kind_of
 from edgecv_runtime.stream.frame import Frame
 from edgecv_runtime.stream.redact import redact
-from edgecv_runtime.stream.sources.planes import Planes
+from edgecv_runtime.stream.sources.decoded import Decoded
 
 if TYPE_CHECKING:
     from typing import Self
@@ -51,7 +51,7 @@ class Shot(NamedTuple):
     skipped: frames that came since the former shot and were left out, by reason.
     """
 
-    picture: Image | Planes
+    picture: Image | Decoded
     pts_s: float | None = None
     captured_ns: int | None = None
     path: str | None = None
@@ -61,7 +61,7 @@ class Shot(NamedTuple):
     @property
     def image(self) -> Image:
         """(H, W, 3) uint8 BGR."""
-        return self.picture.image() if isinstance(self.picture, Planes) else self.picture
+        return self.picture.image() if isinstance(self.picture, Decoded) else self.picture
 
 
 Shots = Generator[Shot, None, End | None]
@@ -82,6 +82,7 @@ class Source(ABC):
     awake_ns: when the thread that reads was last seen at work; 0 where waits do not tell (see `_stop_asked`).
     again: makes the same source anew, for the next connection; None where nobody knows how. It holds the password.
     native: what it reads with may crash the process; so that it is better isolated.
+    room: gives the memory for the next image, of (height, width), to a source that makes images itself.
     """
 
     native = False
@@ -97,6 +98,7 @@ class Source(ABC):
         self.alive_ns = 0
         self.awake_ns = 0
         self.again: Callable[[], Source] | None = None
+        self.room: Callable[[tuple[int, int]], Image] = _room
         self._damaged = 0
         self._shot_iterator: Shots | None = None
         self._using = threading.Lock()  # held while the capture is opened, read or released
@@ -255,6 +257,12 @@ class Source(ABC):
                     self._release()
             finally:
                 self._using.release()
+
+
+def _room(size: tuple[int, int]) -> Image:
+    import numpy as np
+
+    return np.empty((*size, 3), np.uint8)
 
 
 def frame_of(shot: Shot, source: str, index: int, connection: int = 1, *, live: bool) -> Frame:

@@ -11,11 +11,15 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from edgecv_runtime.stream.ending import End, kind_of
 from edgecv_runtime.stream.redact import redact, remember
 from edgecv_runtime.stream.sources import ring
 from edgecv_runtime.stream.sources.base import Shot, Source
+
+if TYPE_CHECKING:
+    from edgecv_runtime.preprocess import Image
 
 GO, STOP = b"g", b"s"  # from the parent: open the source; end in order; all other bytes are `ring.freed`
 LATE = "late"
@@ -33,6 +37,7 @@ class Child:
         self._early = b""
         self._changed = threading.Condition()
         self._free = set(range(ring.SLOTS))
+        self._reserved: int | None = None  # the slot for the next image
         self._slots: ring.Slots | None = None
         self._source: Source | None = None
         self._generation = 0
@@ -45,6 +50,7 @@ class Child:
             remember(*secrets)
             source = self._source = make()
             source.name = name
+            source.room = self._room
         except Exception as exc:  # told to the parent, who does not try again
             self._end(End("not installed", redact(f"the decoder does not start: {type(exc).__name__}: {exc}")))
             return
@@ -78,25 +84,41 @@ class Child:
     def _hand_over(self, shot: Shot, *, wait: bool) -> None:
         captured_ns = time.monotonic_ns() if shot.captured_ns is None else shot.captured_ns
         self._skipped.update(shot.skipped)
-        picture, layout = ring.laid_out(shot.picture)
+        size = ring.size_of(shot.picture)
+        slots, slot = self._reserve(size, wait=wait)
+        if slot is None:
+            self._skipped[LATE] += 1
+            return
+        slots.write(slot, shot.picture)
+        self._reserved = None
+        left_out = self._left_out()
+        self._send(ring.Picture(slot, size, shot.pts_s, captured_ns, shot.path, shot.damaged, left_out))
+
+    def _room(self, size: tuple[int, int]) -> Image:
+        """Where a source may make its next image: in a slot, while one is free."""
+        slots, slot = self._reserve(size, wait=False)
+        if slot is not None:
+            return slots.array(slot, size)
+        import numpy as np
+
+        return np.empty((*size, 3), np.uint8)
+
+    def _reserve(self, size: tuple[int, int], *, wait: bool) -> tuple[ring.Slots, int | None]:
+        """The slot for the next image, and the memory that it is in; None where none is free."""
         with self._changed:
-            if self._slots is None or not self._slots.fits(layout):
-                self._slots, descriptor = ring.Slots.make(layout.nbytes)
-                self._free = set(range(ring.SLOTS))
+            if self._slots is None or not self._slots.fit(size):
+                self._slots, descriptor = ring.Slots.make(size)
+                self._free, self._reserved = set(range(ring.SLOTS)), None
                 self._generation += 1
                 self._send(ring.Memory(self._slots.slot_bytes), descriptor)
                 os.close(descriptor)
-            while not self._free and wait:
-                self._changed.wait()
-            if not self._free:
-                self._skipped[LATE] += 1
-                return
-            slot = min(self._free)  # always the same while it will do: it is in a cache, and others take no memory
-            self._free.remove(slot)
-            slots = self._slots
-        slots.write(slot, picture, layout)
-        left_out = self._left_out()
-        self._send(ring.Picture(slot, layout, shot.pts_s, captured_ns, shot.path, shot.damaged, left_out))
+            while self._reserved is None and (self._free or wait):
+                if self._free:
+                    self._reserved = min(self._free)  # always the same while it will do: others take no memory
+                    self._free.remove(self._reserved)
+                else:
+                    self._changed.wait()
+            return self._slots, self._reserved
 
     def _left_out(self) -> dict[str, int]:
         """The frames that were left out since this was asked last, by reason."""

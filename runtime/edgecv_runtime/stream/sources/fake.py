@@ -139,7 +139,7 @@ class FakeCamera(Source):
             else:
                 for _ in range(step.count):
                     self._interrupted.wait(max(0.0, due_s - time.monotonic()))
-                    image = numbered(number, step.size) if step.image is None else step.image
+                    image = step.image if step.image is not None else numbered(number, step.size, self.room(step.size))
                     yield Shot(image, pts_s=number * self._interval_s + ahead_s if self._interval_s else None)
                     number += 1
                     due_s += self._interval_s
@@ -154,12 +154,15 @@ class FakeCamera(Source):
         pass  # holds nothing
 
 
-def numbered(number: int, size: tuple[int, int]) -> Image:
-    """A (H, W, 3) uint8 picture that differs from frame to frame and holds `number`, for `number_of`."""
+def numbered(number: int, size: tuple[int, int], room: Image | None = None) -> Image:
+    """A (H, W, 3) uint8 picture that differs from frame to frame and holds `number`, for `number_of`.
+
+    room: the memory for it.
+    """
     height, width = size
     row = np.arange(width, dtype=np.uint32) * 255 // max(1, width - 1)
     column = np.arange(height, dtype=np.uint32) * 255 // max(1, height - 1)
-    image = np.empty((height, width, 3), np.uint8)
+    image = np.empty((height, width, 3), np.uint8) if room is None else room
     image[..., 0] = row
     image[..., 1] = column[:, np.newaxis]
     image[..., 2] = (4 * number) % 256

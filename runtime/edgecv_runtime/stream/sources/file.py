@@ -7,8 +7,8 @@ from pathlib import Path
 from edgecv_runtime.errors import BadInput, SourceUnavailable
 from edgecv_runtime.stream.ending import End
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shots, Source
+from edgecv_runtime.stream.sources.decoded import import_av
 from edgecv_runtime.stream.sources.libav import Decoder, NoVideo
-from edgecv_runtime.stream.sources.planes import import_av
 
 _SLACK_S = 0.5  # by how much a complete file's last frame may miss the duration in its header
 

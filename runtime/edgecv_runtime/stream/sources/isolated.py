@@ -4,9 +4,7 @@ Threads do not isolate: a damaged H.264 stream can kill the interpreter inside l
 where no timeout reaches. The process is spawned, never forked, because a fork of a process with threads may lock up in
 any library. Whether it still works is judged by the thread that decodes, not by whether the process lives.
 
-What a decoder gives as planes (see `planes`) becomes an image here: half as much is copied, and the slot is free again
-at once, however long somebody keeps the image. Only what the camera sends is dangerous, and it ends at the decoder:
-swscale gets planes of two formats, whose sizes are checked against the memory that they lie in.
+What a decoder gives is converted into memory that both processes share: an image is copied nowhere.
 """
 
 from __future__ import annotations
@@ -31,7 +29,6 @@ from edgecv_runtime.stream.redact import redact, secrets_known
 from edgecv_runtime.stream.sources import ring
 from edgecv_runtime.stream.sources.base import Facts, Shot, Shots, Source
 from edgecv_runtime.stream.sources.child import GO, STOP
-from edgecv_runtime.stream.sources.planes import Planes
 
 _POLL_S = 0.1
 _SILENT = 4.0  # times timeout_s: as long as an open with all that it tries, or a source that tells no signs, may take
@@ -216,15 +213,11 @@ class Isolated(Source):
                 channel.send(word)
 
         try:
-            picture = self._slots.picture(message.slot, message.layout, gone)
+            image = self._slots.image(message.slot, message.size, gone)
         except ValueError as exc:
             raise self._dead(str(exc)) from exc
-        if isinstance(picture, Planes):  # the slot is free again at once
-            image = picture.image()
-        elif len(held) >= ring.SLOTS:  # somebody keeps pictures (a slow sink): the child must have one to write
-            image = picture.copy()
-        else:
-            image = picture
+        if len(held) >= ring.SLOTS:  # somebody keeps images (a slow sink): the child must have one to write
+            image = image.copy()
         return Shot(image, message.pts_s, message.captured_ns, message.path, message.damaged, message.skipped)
 
     def _listen_to(self, descriptor: int) -> None:

@@ -21,7 +21,6 @@ from typing import IO
 import numpy as np
 
 from edgecv_runtime.errors import BadInput, EdgecvError, SourceUnavailable, Unavailable
-from edgecv_runtime.preprocess import Image
 from edgecv_runtime.stream.ending import End
 from edgecv_runtime.stream.redact import redact, secrets_of, shown
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shot, Shots, Source
@@ -107,15 +106,17 @@ class LaunchSource(Source):
         height, width = self.facts.size
         stride = (3 * width + 3) // 4 * 4  # GStreamer's rows begin at multiples of four bytes
         while True:
-            rows = np.empty((height, stride), np.uint8)
-            captured_ns = self._fill(rows.reshape(-1).data)
+            image = self.room((height, width))
+            padded = image.reshape(height, -1) if stride == 3 * width else np.empty((height, stride), np.uint8)
+            captured_ns = self._fill(padded.reshape(-1).data)
             if captured_ns is None:
                 break
             caps = self._caps()
             if caps is not None and caps[:2] != (height, width):
                 return End("hung up", f"the size became {caps[1]}x{caps[0]}")
-            image: Image = rows[:, : 3 * width].reshape(height, width, 3)
-            yield Shot(np.ascontiguousarray(image), captured_ns=captured_ns)
+            if stride != 3 * width:
+                image.reshape(height, -1)[:] = padded[:, : 3 * width]
+            yield Shot(image, captured_ns=captured_ns)
         if self._interrupted.is_set():
             return End("stopped")
         if self._exit_code():

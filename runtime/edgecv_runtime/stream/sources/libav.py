@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgecv_runtime.stream.sources.base import Facts, Shot
-from edgecv_runtime.stream.sources.planes import Planes, import_av
+from edgecv_runtime.stream.sources.decoded import Decoded, import_av
 
 _LEAST_ASPECT = 0.25  # of a pixel, and at most 4: beyond, a header is broken; television has 64:45 and 40:33
 # Demuxers without a clock: FFmpeg numbers what comes, at 25 per second (opencv#4528).
@@ -126,7 +126,7 @@ class Decoder:
         pts_s = frame.time if self.stamped else None
         if pts_s is not None:
             self.last_pts_s = pts_s
-        return Shot(Planes.of(frame, self._square_width(frame.width)), pts_s, damaged=self.damaged)
+        return Shot(Decoded(frame, self._square_width(frame.width)), pts_s, damaged=self.damaged)
 
 
 def _best_video(container: Any) -> Any:

@@ -1,4 +1,4 @@
-"""RTSP and HTTP cameras through PyAV, whose timeouts hold (OpenCV's do not: FACTS.md, Cameras)."""
+"""RTSP and HTTP cameras through PyAV, whose timeouts hold (those of OpenCV do not)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from edgecv_runtime.stream.clock import CaptureClock
 from edgecv_runtime.stream.ending import End
 from edgecv_runtime.stream.redact import redact, secrets_of, shown, split
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shots, Source
+from edgecv_runtime.stream.sources.decoded import import_av
 from edgecv_runtime.stream.sources.libav import Decoder, NoVideo
 from edgecv_runtime.stream.sources.packets import BOUND_S, Arrival, PacketReader, Silence
-from edgecv_runtime.stream.sources.planes import import_av
 
 
 class Scheme(NamedTuple):

@@ -7,6 +7,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,8 +64,11 @@ class OpenCvSource(Source):
         assert self._owner is not None
         while not self._interrupted.is_set():
             start_s = time.monotonic()
+            room = None if self.facts.size is None else self.room(self.facts.size)
             try:
-                given, image, captured_ns = self._owner.do(self._read, self._waits("stalled: no frame", "stalled"))
+                given, image, captured_ns = self._owner.do(
+                    partial(self._read, room), self._waits("stalled: no frame", "stalled")
+                )
             except Closed:
                 break
             if time.monotonic() - start_s >= _STALL * self.timeout_s:
@@ -95,9 +99,12 @@ class OpenCvSource(Source):
             codec=codec if codec.isprintable() and codec else None,
         )
 
-    def _read(self) -> tuple[bool, Any, int]:
-        """(whether there was a frame, it, when it was captured), in the owner's thread."""
-        given, image = self._capture.read()
+    def _read(self, room: Any) -> tuple[bool, Any, int]:
+        """(whether there was a frame, it, when it was captured), in the owner's thread.
+
+        room: where it is to be; OpenCV takes other memory for one of another size.
+        """
+        given, image = self._capture.read(room)
         now_ns = time.monotonic_ns()
         stamp_ns = round(1e6 * self._capture.get(import_cv2().CAP_PROP_POS_MSEC)) if given else 0
         return given, image, stamp_ns if stamp_ns > 0 and 0 <= now_ns - stamp_ns < _OLDEST_NS else now_ns

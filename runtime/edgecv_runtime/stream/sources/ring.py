@@ -1,7 +1,7 @@
 """What a decoder's process and its parent share: pictures in shared memory, words about them over a socket.
 
-Pictures are never pickled: the child writes each into one of three slots and sends its number; the parent gives a slot
-back when nobody holds the picture any more. The memory has no name, so a killed process leaves nothing behind.
+Pictures are never pickled: the child makes each image in one of three slots and sends its number; the parent gives a
+slot back when nobody holds the image any more. The memory has no name, so a killed process leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgecv_runtime.stream.sources.planes import BGR, Layout, Planes
+from edgecv_runtime.stream.sources import swscale
+from edgecv_runtime.stream.sources.decoded import Decoded
 
 if TYPE_CHECKING:
     from edgecv_runtime.preprocess import Image
@@ -28,7 +29,6 @@ SLOTS = 3  # one that waits for the model, one that the model has, one to write 
 _HEADER = struct.Struct("<I")
 _MOST = 1 << 20  # bytes of a message; a longer one is no message
 _PAGE = 4096
-_READ_BEYOND = 64  # bytes: swscale reads whole registers
 
 
 class Ready(msgspec.Struct, tag=True):
@@ -52,10 +52,10 @@ class Memory(msgspec.Struct, tag=True):
 
 
 class Picture(msgspec.Struct, tag=True):
-    """A Shot whose picture is in a slot."""
+    """A Shot whose image is in a slot; size: (height, width)."""
 
     slot: int
-    layout: Layout
+    size: tuple[int, int]
     pts_s: float | None
     captured_ns: int
     path: str | None
@@ -142,9 +142,9 @@ class Slots:
             os.close(descriptor)
 
     @classmethod
-    def make(cls, picture_bytes: int) -> tuple[Slots, int]:
-        """New memory for pictures of so many bytes, and a descriptor of it for the other process."""
-        slot_bytes = -(-(picture_bytes + _READ_BEYOND) // _PAGE) * _PAGE
+    def make(cls, size: tuple[int, int]) -> tuple[Slots, int]:
+        """New memory for images of (height, width), and a descriptor of it for the other process."""
+        slot_bytes = -(-(nbytes(size) + swscale.READ_BEYOND) // _PAGE) * _PAGE
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("edgecv-frames")
         else:
@@ -153,40 +153,50 @@ class Slots:
         os.ftruncate(descriptor, SLOTS * slot_bytes)
         return cls(os.dup(descriptor), slot_bytes), descriptor
 
-    def fits(self, layout: Layout) -> bool:
-        """Whether a slot is large enough."""
-        return layout.nbytes + _READ_BEYOND <= self.slot_bytes
+    def fit(self, size: tuple[int, int]) -> bool:
+        """Whether an image of (height, width) has room in a slot."""
+        return nbytes(size) + swscale.READ_BEYOND <= self.slot_bytes
 
-    def write(self, slot: int, picture: Image | Planes, layout: Layout) -> None:
-        """Copy a picture into a slot, as `laid_out` gives it."""
-        target = memoryview(self._memory)[slot * self.slot_bytes :][: layout.nbytes]
-        if isinstance(picture, Planes):
-            picture.write_to(target)
-        else:
-            import numpy as np
-
-            np.copyto(np.frombuffer(target, np.uint8).reshape(picture.shape), picture)
-
-    def picture(self, slot: int, layout: Layout, gone: Callable[[], Any]) -> Image | Planes:
-        """The picture in a slot, without a copy; gone: called when neither it nor a view of it is used any more."""
+    def array(self, slot: int, size: tuple[int, int]) -> Image:
+        """The memory of an image in a slot, (H, W, 3)."""
         import numpy as np
 
-        if not (0 <= slot < SLOTS and self.fits(layout)):
-            raise ValueError(f"a picture of {layout.width}x{layout.height} in slot {slot} of {self.slot_bytes} bytes")
-        owner = (ctypes.c_uint8 * layout.nbytes).from_buffer(self._memory, slot * self.slot_bytes)
+        return np.frombuffer(self._memory, np.uint8, nbytes(size), slot * self.slot_bytes).reshape(*size, 3)
+
+    def write(self, slot: int, picture: Image | Decoded) -> None:
+        """Make a picture's image in a slot, where it is not there already."""
+        if isinstance(picture, Decoded):
+            picture.write_to(memoryview(self._memory)[slot * self.slot_bytes :][: self.slot_bytes])
+            return
+        import numpy as np
+
+        target = self.array(slot, size_of(picture))
+        if target.__array_interface__["data"] != picture.__array_interface__["data"]:
+            np.copyto(target, picture)
+
+    def image(self, slot: int, size: tuple[int, int], gone: Callable[[], Any]) -> Image:
+        """The image in a slot, without a copy; gone: called when neither it nor a view of it is used any more.
+
+        Raises ValueError for what cannot be there.
+        """
+        import numpy as np
+
+        height, width = size
+        if not (0 <= slot < SLOTS and height > 0 and width > 0 and self.fit(size)):
+            raise ValueError(f"an image of {width}x{height} in slot {slot} of {self.slot_bytes} bytes")
+        owner = (ctypes.c_uint8 * nbytes(size)).from_buffer(self._memory, slot * self.slot_bytes)
         weakref.finalize(owner, gone).atexit = False
-        rows: Image = np.frombuffer(memoryview(owner), np.uint8).reshape(-1, layout.stride)
-        if layout.format == BGR:
-            return rows.reshape(layout.height, layout.width, 3)
-        return Planes.over(rows, layout)
+        return np.frombuffer(memoryview(owner), np.uint8).reshape(height, width, 3)
 
 
-def laid_out(picture: Image | Planes) -> tuple[Image | Planes, Layout]:
-    """A picture as it can be copied, and how the copy lies in memory: its planes where they will do, else its image."""
-    if isinstance(picture, Planes):
-        layout = picture.layout()
-        if layout is not None:
-            return picture, layout
-        picture = picture.image()
+def nbytes(size: tuple[int, int]) -> int:
+    """Of an image of (height, width)."""
+    return size[0] * size[1] * 3
+
+
+def size_of(picture: Image | Decoded) -> tuple[int, int]:
+    """(height, width) of a picture's image."""
+    if isinstance(picture, Decoded):
+        return picture.size
     height, width = picture.shape[:2]
-    return picture, Layout(BGR, height, width, 3 * width)
+    return height, width
