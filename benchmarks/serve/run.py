@@ -3,10 +3,10 @@
     python benchmarks/serve/run.py BUNDLE PICTURE.jpg [BUNDLE PICTURE.jpg ...] [--mlserver FOLDER]
 
 The handlers by hand are what one writes: a function that decodes with OpenCV, resizes, runs ONNX Runtime as it comes on
-the float32 file and answers label and score; in Starlette's pool of threads (as FastAPI runs its own), and in that of a
-server of gRPC. Ours answers label and score of the same picture. Each client keeps its connection and asks again when
-it has its answer; clients run in this process, on the same cores as the servers. CPU is what the server itself used for
-a request, which tells more than the wall clock where others use the machine, too. Rounds are interleaved; the page has
+the float32 file and answers label and score; in a handler of FastAPI, in its pool of threads, and in that of a server
+of gRPC. Ours answers label and score of the same picture. Each client keeps its connection and asks again when it has
+its answer; clients run in this process, on the same cores as the servers. CPU is what the server itself used for a
+request, which tells more than the wall clock where others use the machine, too. Rounds are interleaved; the page has
 medians of the rounds, and ratios of pairs that were measured one after the other.
 
 Figures of bundles that are not named are kept, so that one can be measured after the other.
@@ -29,7 +29,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,55 +43,8 @@ OURS, BY_HAND, OURS_GRPC, BY_HAND_GRPC, MLSERVER = (
 )  # fmt: skip
 PAIRS = ((OURS, BY_HAND), (OURS_GRPC, BY_HAND_GRPC), (OURS, MLSERVER))
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
-THREADS = 40  # of anyio's pool, which Starlette and FastAPI use; gRPC gets as many
+BY_HAND_FILE = Path(__file__).with_name("by_hand.py")
 Ask = Callable[[], bool]  # ask once; whether there was an answer
-
-
-def labeller(bundle: Path) -> Callable[[bytes], dict[str, object]]:
-    """What the handlers by hand do with a picture."""
-    import cv2
-    import numpy as np
-    import onnxruntime
-
-    with rt.Bundle(bundle) as opened:
-        manifest = opened.manifest
-        session = onnxruntime.InferenceSession(opened.file(manifest.variant("float32").file))
-    height, width = manifest.preprocess.size
-
-    def label(data: bytes) -> dict[str, object]:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        image = cv2.cvtColor(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
-        logits = session.run(None, {manifest.input.name: image[None]})[0][0]
-        scores = np.exp(logits - logits.max())
-        index = int(scores.argmax())
-        return {"label": manifest.labels[index], "score": float(scores[index] / scores.sum())}
-
-    return label
-
-
-def plain(bundle: Path, port: int, grpc_port: int) -> None:
-    """The handlers by hand, served until the process is ended."""
-    import grpc
-    import uvicorn
-    from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
-    from starlette.requests import Request
-    from starlette.responses import JSONResponse
-    from starlette.routing import Route
-
-    label = labeller(bundle)
-
-    async def infer(request: Request) -> JSONResponse:
-        return JSONResponse(await run_in_threadpool(label, await request.body()))
-
-    handler = grpc.unary_unary_rpc_method_handler(lambda data, _: json.dumps(label(data)).encode())
-    service, name = METHOD[1:].split("/")
-    server = grpc.server(ThreadPoolExecutor(THREADS))
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: handler}),))
-    server.add_insecure_port(f"127.0.0.1:{grpc_port}")
-    server.start()
-    app = Starlette(routes=[Route("/infer", infer, methods=["POST"])])
-    uvicorn.run(app, port=port, http="h11", log_level="error", access_log=False)
 
 
 # The same by hand within MLServer, which knows nothing of edgecv: size, labels and input come with the file.
@@ -312,7 +264,7 @@ def measured(bundle: Path, picture: Path, options: argparse.Namespace) -> Figure
     http, grpc, hand, hand_grpc, theirs = (free_port() for _ in range(5))
     command = [sys.executable, "-m", "edgecv.cli", "serve", f"it={bundle}", "--listen", str(http)]
     command += ["--grpc-port", str(grpc), "--backend", "onnxruntime", "--precision", "float32", "--waiting", "256"]
-    plain_command = [sys.executable, __file__, str(bundle), str(picture), "--plain", str(hand), str(hand_grpc)]
+    plain_command = [sys.executable, str(BY_HAND_FILE), str(bundle), str(hand), str(hand_grpc)]
     rounds: dict[str, dict[str, list[Load]]] = {}
     with contextlib.ExitStack() as closing:
         our_process = closing.enter_context(server(command, http))
@@ -384,15 +336,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--mlserver", metavar="FOLDER", type=Path)
-    parser.add_argument("--plain", type=int, nargs=2, help=argparse.SUPPRESS)  # the ports of the handlers by hand
     options = parser.parse_args()
-    if options.plain:
-        plain(options.places[0], *options.plain)
-    else:
-        places = zip(options.places[::2], options.places[1::2], strict=True)
-        found = [measured(*place, options) for place in places]
-        new = {each.bundle for each in found}
-        STUDY.record([each for each in STUDY.figures() or [] if each.bundle not in new] + found)
+    places = zip(options.places[::2], options.places[1::2], strict=True)
+    found = [measured(*place, options) for place in places]
+    new = {each.bundle for each in found}
+    STUDY.record([each for each in STUDY.figures() or [] if each.bundle not in new] + found)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecv_runtime import forks, geometry, onnxfile, tasks
-from edgecv_runtime.backends import Backend, Executed, Tensors
+from edgecv_runtime.backends import Backend, Tensors
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import (
     BackendUnavailable,
@@ -94,7 +94,7 @@ class Model(Generic[R]):
         self._decoder = decoder
         self._entry = entry
         self._target = target
-        self._executed: Executed | None = None
+        self._info: Info | None = None
         self._workers: Workers | None = None
         self._lock = threading.RLock()
         self._whole = geometry.whole(entry.preprocess.size)
@@ -214,22 +214,23 @@ class Model(Generic[R]):
     @property
     def info(self) -> Info:
         """What runs: read from the compiled model the first time it is asked for (some milliseconds)."""
-        if self._executed is None:
-            self._executed = self._alive().executed()
-        return Info(
-            name=self.name,
-            task=self._decoder.name,
-            variant=self._target.variant,
-            backend=self._target.backend,
-            precision=self._executed.precision,
-            layers=self._executed.layers,
-            device=self._target.device,
-            threads=self._target.threads or self._target.machine.cores,
-            streams=self.streams,
-            batch=self._target.batch,
-            keeps_goal=self._target.keeps_goal,
-            versions=self._target.kind.probe(),
-        )
+        if self._info is None:
+            executed = self._alive().executed()
+            self._info = Info(
+                name=self.name,
+                task=self._decoder.name,
+                variant=self._target.variant,
+                backend=self._target.backend,
+                precision=executed.precision,
+                layers=executed.layers,
+                device=self._target.device,
+                threads=self._target.threads or self._target.machine.cores,
+                streams=self.streams,
+                batch=self._target.batch,
+                keeps_goal=self._target.keeps_goal,
+                versions=self._target.kind.probe(),
+            )
+        return self._info
 
     @property
     def choice(self) -> tuple[str, str]:

@@ -101,7 +101,7 @@ class Preprocess(Record, frozen=True):
         """Preprocess several images of any sizes -> (N, height, width, C) uint8, contiguous."""
         if not images:
             raise BadInput("no images: a batch wants at least one")
-        return np.stack([self(image) for image in images])
+        return self(images[0])[np.newaxis] if len(images) == 1 else np.stack([self(image) for image in images])
 
     def _resize(self, image: Image, size: tuple[int, int]) -> Image:
         if image.shape[:2] == size:

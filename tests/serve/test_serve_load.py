@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import socket
 import subprocess
@@ -16,8 +17,9 @@ import pytest
 from serve_lab import RAW, Puppet, ask, digits, named, numbers, picture, posted, raw, serving, until
 from test_serve_protocol import encoded
 
+from edgecv_runtime import images
 from edgecv_runtime.errors import BadInput, ComputationError, Unavailable
-from edgecv_runtime.serve import Always, Offer, Server, threads
+from edgecv_runtime.serve import Always, Offer, Server, desk, threads
 from edgecv_runtime.serve.line import Line, Rows
 from edgecv_runtime.stream import Latest
 
@@ -159,6 +161,48 @@ def test_who_may_wait_computes_itself_where_there_is_room_and_else_others_do():
     assert puppet.closed
 
 
+def test_a_quick_network_s_only_client_is_answered_by_the_thread_that_reads_its_request(monkeypatch):
+    where, decode = [], images.decode
+
+    def noted(*args):
+        where.append(threading.current_thread().name)
+        return decode(*args)
+
+    monkeypatch.setattr(images, "decode", noted)
+    monkeypatch.setattr(desk, "_QUICK_S", 5.0)  # however busy this machine is
+    with digits() as (server, model), contextlib.closing(client(server)) as first:
+        sent, expected = encoded(picture()), model(picture()).label
+
+        def asked():
+            first.request("POST", "/v2/models/digits/infer", sent, RAW)
+            answer = json.loads(first.getresponse().read())
+            assert next(each["data"] for each in answer["outputs"] if each["name"] == "label") == [expected]
+            return where.pop()
+
+        assert asked() != "edgecv-serve"  # nobody knows yet how long it takes
+        assert {asked() for _ in range(8)} == {"edgecv-serve"}
+        with contextlib.closing(client(server)) as second:
+            second.request("GET", "/v2/health/live")
+            second.getresponse().read()
+            assert "edgecv-serve" not in {asked() for _ in range(4)}  # the other one would have to wait
+        until(lambda: asked() == "edgecv-serve")
+        monkeypatch.setattr(desk, "_SMALL", len(sent) - 1)
+        assert asked() != "edgecv-serve"
+        monkeypatch.setattr(desk, "_SMALL", len(sent))
+        assert asked() == "edgecv-serve"
+        line = server._lines[0]
+        with contextlib.suppress(ZeroDivisionError):  # one that takes long, even if it is refused then
+            line.submit(lambda: time.sleep(1.0) or 1 // 0).result(5)
+        assert line.request_s > 1.0 / 8
+        monkeypatch.setattr(desk, "_QUICK_S", 1.0 / 9)
+        assert asked() != "edgecv-serve"
+        until(lambda: asked() == "edgecv-serve")
+
+
+def client(server):
+    return http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+
+
 def test_threads_are_as_many_as_are_needed_and_one_that_hangs_keeps_no_process_alive(monkeypatch):
     monkeypatch.setattr(threads, "_IDLE_S", 0.05)
     pool, go = threads.Threads(2, "test-pool"), threading.Event()
@@ -285,8 +329,6 @@ def test_an_answer_that_nobody_takes_is_given_up():
 
 
 def test_a_call_that_hangs_is_no_ready_server(monkeypatch):
-    from edgecv_runtime.serve import desk
-
     puppet = Puppet()
     with serving(puppet) as server:
         puppet.go.clear()
@@ -340,7 +382,7 @@ def test_a_new_model_that_fails_is_taken_back(tmp_path):
 
     new.run = fails
     for puppet in (old, new):
-        puppet.info = type("Info", (), {"name": "puppet", "variant": "float32"})()
+        puppet.info = type("Info", (), {"name": "puppet", "variant": "float32", "backend": "mine"})()
     rest = iter([old, new])
     with (
         Latest(tmp_path / "bundle", lambda: next(rest), check_s=0.05) as latest,

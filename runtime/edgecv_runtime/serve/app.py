@@ -91,14 +91,17 @@ class App:
                 sent = await body.read(receive, request.headers, desk.limits, take)
                 with served.line.place():
                     wire = Body(sent, _only(request.headers.getlist(HEADER_LENGTH)))
-                    answer = await desk.answer(served, wire, take, scope["state"]["gone"])
+                    state = scope["state"]
+                    here = len(state["connections"]) == 1 and desk.is_quick(served, len(sent))
+                    answer = await desk.answer(served, wire, take, state["gone"], here=here)
                 take(len(answer.body))
             except Gone:
                 answer = Response(status_code=499)
             except Exception as exc:  # whatever it is, the client gets one line, and the others theirs
                 answer = _said(exc, served.line if name else None)
-            desk.metrics.answered(name, version, answer.status_code, time.monotonic() - began_s)
+            took_s = time.monotonic() - began_s
             await self._send(answer, scope, send)
+            desk.metrics.answered(name, version, answer.status_code, took_s)
 
     async def _send(self, answer: Response, scope: Any, send: Any) -> None:
         """Piece by piece, and give a client up that takes none of them for a while."""

@@ -64,7 +64,8 @@ def protocol(head_s: float, most: int) -> type[H11Protocol]:
             super().connection_made(_Gathered(transport, self.loop))  # type: ignore[arg-type]
             self.logger = _QUIET
             self._gone = self.loop.create_future()
-            self.app_state = {**self.app_state, "abort": transport.abort, "gone": self._gone}
+            state = {"abort": transport.abort, "gone": self._gone, "connections": self.connections}
+            self.app_state = {**self.app_state, **state}
             if len(self.connections) > most:  # each would hold a descriptor, of which a process has some hundreds
                 self._refuse(503, f"{most} connections are open already; try again later")
             else:

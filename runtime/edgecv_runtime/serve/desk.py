@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from edgecv_runtime.backends import DEFAULT_DEVICE
 from edgecv_runtime.errors import BadInput, Closed, EdgecvError, Unavailable, nearest
 from edgecv_runtime.manifest import TensorSpec
 from edgecv_runtime.serve.body import Gone, Limits, Memory, Refusal
@@ -27,6 +28,8 @@ T = TypeVar("T")
 W = TypeVar("W", covariant=True)
 PLATFORM = "edgecv_onnx"
 _TRIES = 3  # of a request whose model is exchanged meanwhile
+_QUICK_S, _SMALL = 0.005, 1 << 18  # a request's time and bytes for which no thread is changed
+_HERE = ("onnxruntime", "openvino")  # backends of this machine's CPU: what waits for a device or a network may hang
 _SLOW_S, _HANGS_S = 10.0, 30.0  # a call that takes so long is not ready for others; does not come back
 logger = logging.getLogger("edgecv")
 
@@ -68,6 +71,7 @@ class Desk:
         self._models: dict[str, dict[str, Served]] = {}
         for each in served:
             self._models.setdefault(each.name, {})[each.version] = each
+        self._lines = {each.line for each in served}
         self.limits, self.metrics = limits, metrics
         self.memory = Memory(int(limits.memory_mb * 2**20))
         metrics.held(lambda: self.memory.held)
@@ -102,22 +106,37 @@ class Desk:
         """Those of a model, the latest last."""
         return sorted(self._models[name], key=_order)
 
+    def is_quick(self, served: Served, size: int) -> bool:
+        """Whether a request of so many bytes, the only one inside, is soon computed, and by nothing that could hang."""
+        line = served.line
+        if size > _SMALL or line.request_s > _QUICK_S or sum(each.inside for each in self._lines) > 1:
+            return False
+        info = getattr(line.source.current(), "info", None)
+        return info is not None and info.backend in _HERE and info.device == DEFAULT_DEVICE
+
     async def answer(
-        self, served: Served, wire: Wire[T], take: Callable[[int], None], gone: asyncio.Future[None] | None = None
+        self,
+        served: Served,
+        wire: Wire[T],
+        take: Callable[[int], None],
+        gone: asyncio.Future[None] | None = None,
+        *,
+        here: bool = False,
     ) -> T:
         """Read, compute, write; again where the model is exchanged meanwhile.
 
-        take: is told the bytes that are held. gone: is done when nobody waits any more; raises Gone then.
+        take: is told the bytes that are held. gone: is done when nobody waits any more; raises Gone then. here: the
+        loop's own thread may compute it, because nobody else waits for it (see `is_quick`).
         """
         for _ in range(_TRIES):
             try:
-                return await self._once(served, wire, take, gone)
+                return await self._once(served, wire, take, gone, here)
             except Again:
                 continue
         raise _exchanged()
 
     async def _once(
-        self, served: Served, wire: Wire[T], take: Callable[[int], None], gone: asyncio.Future[None] | None
+        self, served: Served, wire: Wire[T], take: Callable[[int], None], gone: asyncio.Future[None] | None, here: bool
     ) -> T:
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
@@ -138,7 +157,9 @@ class Desk:
             if not woken.done():
                 timer = loop.call_later(timeout_s, wake)
 
-        waiting = served.line.submit(partial(_rows, served, wire, take, later))
+        waiting = served.line.submit(partial(_rows, served, wire, take, later), here=here)
+        if waiting.done():
+            return waiting.result()  # type: ignore[no-any-return]
         waiting.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(wake))
         if gone is not None:
             gone.add_done_callback(wake)

@@ -8,6 +8,7 @@ waits for others only while there are some: those that are being read and decode
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -137,7 +138,7 @@ class Line:
         self._changed = threading.Condition()
         self._closing = False
         self._began: dict[int, float] = {}
-        self._call_s = 0.0
+        self._prepare_s = self._call_s = 0.0
         self._threads = [
             threading.Thread(target=self._work, name=f"edgecv-serve-{number}", daemon=True)
             for number in range(calls + readers)
@@ -149,6 +150,11 @@ class Line:
     def inside(self) -> int:
         """How many requests wait, are made ready or are computed."""
         return self._inside
+
+    @property
+    def request_s(self) -> float:
+        """How long one takes to be made ready and computed, in seconds, on average lately; infinite before any was."""
+        return self._prepare_s + self._call_s if self._call_s else math.inf
 
     def hanging_s(self, now_s: float) -> float:
         """How long the longest call that goes on has taken so far, in seconds; now_s: `time.monotonic()`."""
@@ -304,7 +310,11 @@ class Line:
         rows = None
         try:
             with self._turns:
-                rows = None if job.done.cancelled() else job.prepare()
+                began_s = time.monotonic()
+                try:
+                    rows = None if job.done.cancelled() else job.prepare()
+                finally:
+                    self._prepare_s = _lately(self._prepare_s, time.monotonic() - began_s)
         except Exception as exc:  # of a client's making, or a decoder's
             if job.done.set_running_or_notify_cancel():
                 job.done.set_exception(exc)
@@ -347,7 +357,7 @@ class Line:
             began_s = time.monotonic()
             found.append(model.run({model.input.name: piece}))
             took_s = time.monotonic() - began_s
-            self._call_s += (took_s - self._call_s) / (8 if self._call_s else 1)
+            self._call_s = _lately(self._call_s, took_s)
             self._ran(len(piece), took_s)
         if len(found) == 1:
             return found[0]
@@ -362,6 +372,11 @@ class Line:
         if not isinstance(error, EdgecvError):
             logger.error("%s failed: %s: %s", model.name, type(error).__name__, error)
         return error
+
+
+def _lately(mean_s: float, took_s: float) -> float:
+    """A mean that forgets."""
+    return mean_s + (took_s - mean_s) / (8 if mean_s else 1)
 
 
 def _batch(model: Model[Any]) -> int:
