@@ -163,28 +163,32 @@ class Search:
                 yield plan
 
     def _timed_placements(self) -> list[Trial]:
-        """The placements, timed in turn: their order decides what is rescued. What a trial is compared with is open
-        where the book does not have it.
+        """The placements, timed in turn, or as the book has them: their order decides what is rescued. What a trial is
+        compared with is open where it was not compared yet.
         """
+        known: list[Trial] = []
         for plan in self._first_plans():
             trial = self._book.trial(plan)
             if trial is not None:
-                self._trials[plan] = trial
+                known.append(trial)
+                if trial.is_compared:
+                    self._trials[plan] = trial
                 continue
-            content = self._made(plan, f"try {plan.name}", needed=not self._trials and not self._timed)
+            content = self._made(plan, f"try {plan.name}", needed=not known and not self._timed)
             if content is not None:
                 self._timed[plan] = content
         contents = list(self._timed.values())
-        known = next(iter(self._trials.values()), None)
         if self._laboratory.floats is None:
             times = self._laboratory.against_floats(contents)
             self._book.add(self._budget, self._floats)
-        elif known is not None:
-            times = self._beside(known, contents)
+        elif known:
+            times = self._beside(known[0], contents)
         else:
             times = self._laboratory.times(contents)
-        timed = zip(self._timed, contents, times, strict=True)
-        return [*self._trials.values(), *(Trial(plan, {}, {}, *each, len(content)) for plan, content, each in timed)]
+        for (plan, content), each in zip(self._timed.items(), times, strict=True):
+            known.append(Trial(plan, {}, {}, *each, len(content)))
+            self._book.add(plan, known[-1])
+        return known
 
     def _compared(self, timed: Trial, needed: bool = False) -> Trial | None:
         """A placement that was timed, compared with float32; None when the time is over, unless it is needed."""
@@ -193,7 +197,9 @@ class Search:
             if self._deadline.passed and not needed:
                 self._stopped = True
                 return None
-            content = self._timed.pop(plan)
+            content = self._timed.pop(plan, None) or self._made(plan, f"compare {plan.name}", needed)
+            if content is None:
+                return None
             self._trials[plan] = self._laboratory.measure(plan, content, (timed.p50_ms, timed.p99_ms))
             self._book.add(plan, self._trials[plan])
         return self._trials[plan]
@@ -326,11 +332,14 @@ class Search:
         if plan in self._trials:
             return self._trials[plan]
         trial = self._book.trial(plan)
-        if trial is None:
+        if trial is None or not trial.is_compared:
             content = self._made(plan, f"try {plan.name}")
             if content is None:
                 return None
-            times = self._beside(like, [content])[0] if alone else (like.p50_ms, like.p99_ms)
+            if trial is not None:
+                times = trial.p50_ms, trial.p99_ms
+            else:
+                times = self._beside(like, [content])[0] if alone else (like.p50_ms, like.p99_ms)
             trial = self._laboratory.measure(plan, content, times)
             self._book.add(plan, trial)
         self._trials[plan] = trial

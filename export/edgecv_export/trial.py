@@ -64,6 +64,11 @@ class Trial(Record, frozen=True):
     size_bytes: int
 
     @property
+    def is_compared(self) -> bool:
+        """Whether it was compared with float32, and not only timed."""
+        return bool(self.agreements)
+
+    @property
     def agreement(self) -> Agreement:
         """Where it is farthest from float32."""
         return max(self.agreements.values(), key=lambda each: each.divergence)

@@ -187,6 +187,26 @@ def test_the_fastest_within_the_budget_is_taken_and_slower_ones_are_left_alone()
     ]
 
 
+def test_what_was_timed_is_in_the_book_too_so_that_the_same_search_goes_the_same_way(tmp_path):
+    """A placement that is timed anew, in another phase of the machine, would lead it elsewhere."""
+    results = {
+        "layers, min-max, bias": (1.0, 0.1, 4.0),
+        "convolutions, min-max, bias": (2.0, 0.01, 0.4),
+        "all, min-max, bias": (3.0, 0.001, 0.0),
+    }
+    config = QuantizeConfig(placements=("all", "layers", "convolutions"), ranges=("min-max",))
+    first, measured = found(results, config, trial.Book(tmp_path / "trials.json"))
+    assert measured == ["layers, min-max, bias", "convolutions, min-max, bias"]
+    other = {**results, "all, min-max, bias": (0.5, 0.001, 0.0)}  # it would be the fastest now
+    again, measured = found(other, config, trial.Book(tmp_path / "trials.json"))
+    assert (again.chosen, measured) == (first.chosen, [])
+    strict = Table({**other, "all, min-max, bias": (3.0, 0.001, 0.0)})
+    config = msgspec.structs.replace(config, passes=("bias",), islands=False)
+    book = trial.Book(tmp_path / "trials.json")
+    search.Search(strict, strict, book, Budget(max_drop_points=0.1), config, lambda _: None).run()
+    assert strict.measured == ["all, min-max, bias"]  # what was only timed is made and compared when it is needed
+
+
 @pytest.mark.parametrize(("again", "taken"), [(1.0, "convolutions"), (1.2, "layers")])
 def test_what_seemed_a_little_slower_and_is_closer_is_timed_once_more(again, taken):
     class Timed(Table):
