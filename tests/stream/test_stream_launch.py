@@ -50,13 +50,44 @@ def test_a_live_pipeline_keeps_its_rate_and_its_frames_are_young():
 
 
 def test_a_talkative_pipeline_fills_no_disk(monkeypatch):
-    monkeypatch.setattr(launch, "_MOST_SAID", 4000)
+    monkeypatch.setattr(launch, "_MOST_SAID", 20_000)
+    monkeypatch.setenv("GST_DEBUG", "basetransform:5")
     with open_source(
-        "gst:videotestsrc num-buffers=1000 ! identity silent=false sleep-time=1000 ! video/x-raw,width=64,height=64"
+        "gst:videotestsrc num-buffers=1000 ! identity sleep-time=1000 ! video/x-raw,width=64,height=64"
     ) as source:
         next(source)
         sizes = [os.fstat(source._said.fileno()).st_size for _ in source]
-    assert max(sizes) < 100_000  # it says some hundred bytes with each frame
+    assert max(sizes) < 100_000  # it says 2,700 bytes with each frame
+
+
+CHANGES = (
+    "videotestsrc is-live=true pattern=smpte75 num-buffers=25 ! video/x-raw,width=64,height=48,framerate=100/1 ! c. "
+    "videotestsrc is-live=true pattern=smpte75 num-buffers=25 ! video/x-raw,width=48,height=64,framerate=100/1 ! c. "
+    "concat name=c"
+)
+
+
+def test_another_size_ends_it_before_a_picture_of_that_size_is_read():
+    """Of as many bytes as before, so that nothing but what is said between the frames tells them apart."""
+    for _ in range(3):
+        with open_source(f"gst:{CHANGES}") as source:
+            first = next(source).image
+            frames = list(source)
+        assert (source.end.kind, source.end.detail) == ("hung up", "the size became 48x64")
+        assert frames
+        assert all(np.array_equal(frame.image, first) for frame in frames)
+
+
+def test_what_is_no_frame_ends_it(tmp_path):
+    path = tmp_path / "words"
+    path.write_bytes(b"\1\0\1\0\0\2\xff\xff\xff\xff".ljust(62, b"\0") + bytes(500))
+    source = launch.LaunchSource("videotestsrc")
+    source._pipe = os.open(path, os.O_RDONLY)
+    try:
+        with pytest.raises(SourceUnavailable, match="sends what is no frame"):
+            source._next_frame()
+    finally:
+        os.close(source._pipe)
 
 
 def test_decodebin_decodes_a_file(tmp_path):

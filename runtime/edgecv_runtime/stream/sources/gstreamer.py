@@ -33,7 +33,7 @@ class GStreamerSource(OpenCvSource):
             raise Unavailable(
                 f"{self.name}: this OpenCV ({cv2.__version__}) has no GStreamer; JetPack's has, and Debian's "
                 "(apt install python3-opencv): uninstall the opencv-python wheel there; or apt install "
-                "gstreamer1.0-tools"
+                "gstreamer1.0-tools gstreamer1.0-plugins-bad"
             )
         timeout_ms = max(1, round(1000 * self.timeout_s))
         options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms]

@@ -1,7 +1,8 @@
 """A GStreamer pipeline in a `gst-launch-1.0` of its own, where OpenCV was built without GStreamer, as its wheels are.
 
-Frames come through a pipe as raw BGR; their size is in what gst-launch says of the caps. What it decodes with is
-GStreamer's choice by rank, so `decodebin` takes a Jetson's or a Rockchip's hardware decoder where there is one.
+Frames come through a pipe as raw BGR in GStreamer's own data protocol (`gdppay`), which tells their size between them:
+what gst-launch says of it comes from another thread, before or after the frames. What it decodes with is GStreamer's
+choice by rank, so `decodebin` takes a Jetson's or a Rockchip's hardware decoder where there is one.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import re
 import select
 import shlex
 import shutil
+import struct
 import subprocess
 import tempfile
 import time
 from fractions import Fraction
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -27,17 +29,15 @@ from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shot, S
 
 LAUNCH, INSPECT = "gst-launch-1.0", "gst-inspect-1.0"
 # Frames lie in a Jetson's own memory (NVMM) until nvvidconv copies them; one frame waits, the newest.
-_CONVERT = (
-    "videoconvert ! video/x-raw,format=BGR ! "
-    "queue name=edgecv_frames leaky=downstream max-size-buffers=1 max-size-bytes=0"
-)
+_CONVERT = "videoconvert ! video/x-raw,format=BGR ! queue leaky=downstream max-size-buffers=1 max-size-bytes=0 ! gdppay"
 _FROM_NVMM = "nvvidconv ! video/x-raw,format=BGRx ! "
-# Of the queue that is ours: what the thread behind it says of its sink is lost now and then on a busy machine.
-_CAPS = re.compile(
-    rb"GstQueue:edgecv_frames\.GstPad:sink: caps = video/x-raw"
-    rb".*?width=\(int\)(?P<width>\d+).*?height=\(int\)(?P<height>\d+)"
-    rb"(?:.*?framerate=\(fraction\)(?P<rate>\d+/\d+))?"
-)
+# A header of GStreamer's data protocol 1.0 (gst-plugins-bad, gst/gdp/dataprotocol.c): version, type, bytes that follow;
+# time stamps, offsets and checksums, which are not needed here, fill the rest.
+_HEADER = struct.Struct(">B3xHI52x")
+_VERSION, _BUFFER, _CAPS = 1, 1, 2  # other types are events
+_LONGEST_WORDS = 1 << 20  # bytes of caps or an event
+_SIDE = re.compile(rb"\b(width|height)=\(int\)(\d+)")
+_RATE = re.compile(rb"\bframerate=\(fraction\)(\d+/\d+)")
 _CSI = {  # by the element that must be there: JetPack's, and that of libcamera (Raspberry Pi)
     "nvarguscamerasrc": "nvarguscamerasrc sensor-id={number} ! video/x-raw(memory:NVMM),framerate=30/1 ! "
     "nvvidconv ! video/x-raw,format=BGRx",
@@ -47,7 +47,18 @@ _SINK = re.compile(r"\s*!\s*appsink\b[^!]*$")  # for an OpenCV with GStreamer; h
 _POLL_S = 0.1  # how soon a waiting read sees that it is interrupted
 _LONGEST_NAME = 60
 _MOST_SAID = 100_000  # bytes
-_SOON_S = 0.01
+
+
+class _Caps(NamedTuple):
+    """What GStreamer says of frames that follow; size: (height, width), fps: None where it does not say."""
+
+    size: tuple[int, int]
+    fps: float | None
+
+    @property
+    def stride(self) -> int:
+        """Bytes of a row: they begin at multiples of four."""
+        return (3 * self.size[1] + 3) // 4 * 4
 
 
 class LaunchSource(Source):
@@ -68,8 +79,11 @@ class LaunchSource(Source):
         self._pipeline = text
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe = -1
-        self._said: IO[bytes] | None = None  # caps and errors; a file, which never blocks the child
+        self._caps: _Caps | None = None  # of the next frame
+        self._end_s = 0.0  # until when it must be here
+        self._said: IO[bytes] | None = None  # a file, which never blocks the child
         self._heard, self._last_said = 0, b""
+        self._came_ns: int | None = None  # when the header of the next frame came; None where the pipeline has ended
 
     def _open(self) -> Facts:
         import fcntl  # not everywhere, nor is GStreamer
@@ -81,42 +95,47 @@ class LaunchSource(Source):
             self._said = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # closed in _release
             fcntl.fcntl(self._said, fcntl.F_SETFL, fcntl.fcntl(self._said, fcntl.F_GETFL) | os.O_APPEND)
             self._child = subprocess.Popen(
-                [LAUNCH, "-v", "-e", *words],
+                [LAUNCH, "-e", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=self._said,
                 stderr=subprocess.STDOUT,
                 pass_fds=(theirs,),
             )
         except FileNotFoundError as exc:
-            raise Unavailable(f"{self.name}: needs {LAUNCH} (apt install gstreamer1.0-tools)") from exc
+            raise Unavailable(
+                f"{self.name}: needs {LAUNCH} (apt install gstreamer1.0-tools gstreamer1.0-plugins-bad)"
+            ) from exc
         except ValueError as exc:
             raise BadInput(f"{self.name}: a quote is not closed") from exc
         finally:
             os.close(theirs)
-        if not self._readable(self.timeout_s):
-            raise self._failed("no answer", f"no frame within {self.timeout_s:g} s")
-        caps = self._first_caps()
-        if caps is None:
+        try:
+            self._came_ns = self._next_frame()
+        except SourceUnavailable as exc:
+            if exc.kind != "stalled":
+                raise
+            raise self._failed("no answer", f"no frame within {self.timeout_s:g} s") from exc
+        if self._came_ns is None or self._caps is None:
             raise self._failed("no video", "the pipeline ended before its first frame")
-        height, width, fps = caps
-        return Facts(live=True, size=(height, width), fps=fps, codec="gstreamer")
+        return Facts(live=True, size=self._caps.size, fps=self._caps.fps, codec="gstreamer")
 
     def _shots(self) -> Shots:
-        assert self.facts.size is not None
-        height, width = self.facts.size
-        stride = (3 * width + 3) // 4 * 4  # GStreamer's rows begin at multiples of four bytes
-        while True:
-            image = self.room((height, width))
-            padded = image.reshape(height, -1) if stride == 3 * width else np.empty((height, stride), np.uint8)
-            captured_ns = self._fill(padded.reshape(-1).data)
-            if captured_ns is None:
+        assert self._caps is not None
+        size, stride = self._caps.size, self._caps.stride
+        height, width = size
+        while self._came_ns is not None:
+            if self._caps.size != size:
+                height, width = self._caps.size
+                return End("hung up", f"the size became {width}x{height}")
+            image = self.room(size)
+            rows = image.reshape(height, -1) if stride == 3 * width else np.empty((height, stride), np.uint8)
+            if not self._fill(rows.reshape(-1).data):
                 break
-            caps = self._caps()
-            if caps is not None and caps[:2] != (height, width):
-                return End("hung up", f"the size became {caps[1]}x{caps[0]}")
             if stride != 3 * width:
-                image.reshape(height, -1)[:] = padded[:, : 3 * width]
-            yield Shot(image, captured_ns=captured_ns)
+                image.reshape(height, -1)[:] = rows[:, : 3 * width]
+            yield Shot(image, captured_ns=self._came_ns)
+            self._listen()
+            self._came_ns = self._next_frame()
         if self._interrupted.is_set():
             return End("stopped")
         if self._exit_code():
@@ -135,65 +154,59 @@ class LaunchSource(Source):
             self._said.close()
             self._said = None
 
-    def _fill(self, buffer: memoryview) -> int | None:
-        """Read one frame; when it began to come, None at the end. Raises SourceUnavailable when none comes."""
-        began_ns, at = None, 0
+    def _next_frame(self) -> int | None:
+        """Read up to the bytes of the next frame, and its caps where they come before it; when its header came.
+
+        None at the end. Raises SourceUnavailable where none comes in time, or what comes is none.
+        """
+        self._end_s = time.monotonic() + self.timeout_s
+        header = bytearray(_HEADER.size)
+        while self._fill(memoryview(header)):
+            came_ns = time.monotonic_ns()
+            version, kind, length = _HEADER.unpack(header)
+            if kind == _BUFFER and self._caps is not None and length == self._caps.stride * self._caps.size[0]:
+                return came_ns
+            if version != _VERSION or kind == _BUFFER or length > _LONGEST_WORDS:
+                raise SourceUnavailable(f"{self.name}: sends what is no frame", kind="lost")
+            words = bytearray(length)
+            if not self._fill(memoryview(words)):
+                return None
+            if kind == _CAPS:
+                self._caps = _caps_of(bytes(words))
+        return None
+
+    def _fill(self, buffer: memoryview) -> bool:
+        """Read so many bytes; False at the end. Raises SourceUnavailable when none come."""
+        at = 0
         while at < len(buffer):
-            if not self._readable(self.timeout_s):
+            if not self._readable():
                 if self._interrupted.is_set():
-                    return None
+                    return False
                 raise SourceUnavailable(f"{self.name}: stalled: no frame within {self.timeout_s:g} s", kind="stalled")
-            began_ns = began_ns or time.monotonic_ns()
             count = os.readv(self._pipe, [buffer[at:]])
             if not count:
-                return None
+                return False
             at += count
-        return began_ns
+        return True
 
-    def _readable(self, timeout_s: float) -> bool:
-        """Whether something comes, or the end, within the timeout; False also when interrupted."""
-        end_s = time.monotonic() + timeout_s
-        while not self._interrupted.is_set() and (rest_s := end_s - time.monotonic()) > 0:
+    def _readable(self) -> bool:
+        """Whether something comes, or the end, before it is too late; False also when interrupted."""
+        while not self._interrupted.is_set() and (rest_s := self._end_s - time.monotonic()) > 0:
             if select.select([self._pipe], [], [], min(_POLL_S, rest_s))[0]:
                 return True
         return False
 
-    def _first_caps(self) -> tuple[int, int, float | None] | None:
-        """What was said of the first frame; None where the pipeline ended without one.
-
-        Another thread of gst-launch says it than the one that gives the frame, which may be there sooner.
-        """
-        assert self._child is not None
-        end_s = time.monotonic() + self.timeout_s
-        while not self._interrupted.is_set() and time.monotonic() < end_s:
-            has_ended = self._child.poll() is not None  # asked first: what it has said until then counts
-            caps = self._caps()
-            if caps is not None or has_ended:
-                return caps
-            time.sleep(_SOON_S)
-        return None
-
-    def _caps(self) -> tuple[int, int, float | None] | None:
-        """(height, width, frames per second) where something was said of them since this was asked last."""
-        found = list(_CAPS.finditer(self._listen()))
-        if not found:
-            return None
-        rate = found[-1]["rate"] or b"0/1"
-        fps = 0.0 if rate.endswith(b"/0") else float(Fraction(rate.decode()))
-        return int(found[-1]["height"]), int(found[-1]["width"]), fps or None
-
-    def _listen(self) -> bytes:
-        """The lines that gst-launch has said since; the file is emptied: some elements report with every frame."""
+    def _listen(self) -> None:
+        """Keep the end of what gst-launch has said; the file is emptied: some elements report with every frame."""
         assert self._said is not None
-        news = os.pread(self._said.fileno(), _MOST_SAID, self._heard)
-        if len(news) < _MOST_SAID:
-            news = news[: news.rfind(b"\n") + 1]  # it may be in the middle of one
-        self._heard += len(news)
+        descriptor = self._said.fileno()
+        end = os.fstat(descriptor).st_size
+        news = os.pread(descriptor, _MOST_SAID, max(self._heard, end - _MOST_SAID))
         self._last_said = (self._last_said + news)[-_MOST_SAID:]
-        if self._heard >= _MOST_SAID:
+        self._heard = end
+        if end >= _MOST_SAID:
             self._said.truncate(0)
             self._heard = 0
-        return news
 
     def _exit_code(self) -> int:
         assert self._child is not None
@@ -208,9 +221,21 @@ class LaunchSource(Source):
         said = self._last_said.decode(errors="replace")
         found = re.search(r"(?:ERROR|erroneous pipeline)[^:]*: (?P<text>[^\n]+)", said)
         text = redact(found["text"])[:200] if found else ""
+        if 'no element "gdppay"' in said:
+            return Unavailable(f"{self.name}: needs GStreamer's gdppay (apt install gstreamer1.0-plugins-bad)")
         if "erroneous pipeline" in said:
             return BadInput(f"{self.name}: {text}")
         return SourceUnavailable(f"{self.name}: {words}{': ' if text else ''}{text}", kind=kind)
+
+
+def _caps_of(words: bytes) -> _Caps | None:
+    """Caps in words; None where they do not tell a size."""
+    sides = {name: int(value) for name, value in _SIDE.findall(words)}
+    if sides.keys() != {b"width", b"height"} or not all(sides.values()):
+        return None
+    rate = _RATE.search(words)
+    fps = 0.0 if rate is None or rate[1].endswith(b"/0") else float(Fraction(rate[1].decode()))
+    return _Caps((sides[b"height"], sides[b"width"]), fps or None)
 
 
 def csi(text: str) -> str:
@@ -223,7 +248,7 @@ def csi(text: str) -> str:
             return pipeline.format(number=number)
     raise Unavailable(
         f"csi://{number}: needs GStreamer's nvarguscamerasrc (JetPack has it) or libcamerasrc "
-        "(apt install gstreamer1.0-libcamera gstreamer1.0-tools)"
+        "(apt install gstreamer1.0-libcamera gstreamer1.0-tools gstreamer1.0-plugins-bad)"
     )
 
 
