@@ -1,4 +1,4 @@
-"""Write the pages of studies again, from the figures that they recorded: nothing is measured.
+"""Write the pages and pictures of studies again, from what they recorded: nothing is measured.
 
 python benchmarks/again.py [STUDY ...]
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+
+KEPT = ("results.json", "results.md")  # of each study, besides its pictures
 
 
 def recorded() -> list[str]:

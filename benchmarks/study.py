@@ -1,8 +1,7 @@
 """What the studies share: a model to measure, interleaved rounds, medians with their spread, and how they are recorded.
 
-A study is a folder: `run.py` measures and writes `results.json`, the raw figures, and `results.md`, the page that is
-made of them; `python benchmarks/again.py` makes pages again without measuring. A page without a results.json beside it
-was recorded before its study kept figures.
+A study is a folder: `run.py` measures and writes `results.json`, what was found, `results.md`, the page that is made of
+it, and `results.svg`, its picture; `python benchmarks/again.py` makes page and picture again without measuring.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from benchmarks import pages
+from benchmarks.plots import Picture
 from edgecv_runtime import machine
 from edgecv_runtime.preprocess import Image, Normalization, Preprocess
 from edgecv_runtime.timing import times_ms
@@ -50,72 +51,84 @@ class Where(msgspec.Struct, frozen=True):
         return f"Measured {self.day} by `{made}` on {self.machine}{isa}, Python {self.python}, {self.versions}."
 
 
-class Record(msgspec.Struct, frozen=True):
-    """What results.json holds."""
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What results.json holds: raw figures, or the figures of a page whose study keeps no others.
 
-    measured: Where
-    figures: Any
+    measured: when and where, or the page's own words for it.
+    """
+
+    measured: Where | str
+    figures: Any = None
+    page: list[pages.Block] | None = None
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study that keeps its raw figures.
+    """A study, and what it recorded.
 
-    script: the file of its `run.py`. page: makes the lines of the page of the figures. kind: their type, as
-    msgspec reads it. plots: makes pictures of them, file name -> SVG.
+    script: the file of its `run.py`. page: makes the lines of the page of the raw figures; without it they are what
+    is recorded. kind: the type of the figures, as msgspec reads it. picture: what is drawn of the page's tables.
+    plots: makes pictures of the figures instead, file name -> SVG. name: of the record, its page and its picture.
     """
 
     script: Path
     title: str
-    page: Callable[[Any], list[str]]
+    page: Callable[[Any], list[str]] | None = None
     kind: Any = Any
-    plots: Callable[[Any], dict[str, str]] = lambda _: {}
+    picture: Picture | None = None
+    plots: Callable[[Any], dict[str, str]] | None = None
+    name: str = "results"
 
     def figures(self) -> Any:
-        """The figures that were recorded; None where there are none yet."""
-        return msgspec.convert(self._record().figures, self.kind) if self._json.is_file() else None
+        """The raw figures that were recorded; None where there are none yet."""
+        found = self._record().figures if self._file("json").is_file() else None
+        return None if found is None else msgspec.convert(found, self.kind)
 
-    def record(self, figures: Any) -> None:
-        """Keep the figures, and write the page and the pictures."""
-        self.keep(figures)
+    def record(self, found: Any, measured: str = "") -> None:
+        """Keep what was found, the figures or the lines of the page, and write the page and the pictures.
+
+        measured: the line below the title, where the usual one does not tell it.
+        """
+        self.keep(found, measured)
         self.write()
 
-    def keep(self, figures: Any) -> None:
-        """Keep the figures in results.json."""
-        kept = msgspec.to_builtins(Record(Where.here(), figures))
-        self._json.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1) + b"\n")
+    def keep(self, found: Any, measured: str = "") -> None:
+        """Keep what was found in results.json."""
+        where = measured or Where.here()
+        record = Record(where, figures=found) if self.page else Record(where, page=pages.read(found))
+        content = msgspec.json.encode(msgspec.to_builtins(record))
+        self._file("json").write_bytes(msgspec.json.format(content, indent=1) + b"\n")
 
     def text(self) -> str:
         """The page of what results.json holds."""
-        return _text(self.title, self._record().measured.by(self.script), self.page(self.figures()))
+        measured = self._record().measured
+        where = measured if isinstance(measured, str) else measured.by(self.script)
+        return "\n".join([f"# {self.title}", "", where, "", *self._lines()]) + "\n"
+
+    def pictures(self) -> dict[str, str]:
+        """The pictures of what results.json holds, file name -> SVG."""
+        if self.plots:
+            return self.plots(self.figures())
+        named = f"{self.script.resolve().parent.name}-{self.name}"
+        return {f"{self.name}.svg": self.picture.draw(pages.read(self._lines()), named)} if self.picture else {}
 
     def write(self) -> None:
-        """Write results.md from results.json, and to standard output; and the pictures."""
-        _keep(self.script.with_name("results.md"), self.text())
-        for name, picture in self.plots(self.figures()).items():
+        """Write the page, also to standard output, and the pictures."""
+        text = self.text()
+        self._file("md").write_text(text)
+        print(text)
+        for name, picture in self.pictures().items():
             self.script.with_name(name).write_text(picture)
 
-    @property
-    def _json(self) -> Path:
-        return self.script.with_name("results.json")
+    def _lines(self) -> list[str]:
+        record = self._record()
+        return self.page(self.figures()) if self.page and record.page is None else pages.write(record.page or [])
+
+    def _file(self, ending: str) -> Path:
+        return self.script.with_name(f"{self.name}.{ending}")
 
     def _record(self) -> Record:
-        return msgspec.json.decode(self._json.read_bytes(), type=Record)
-
-
-def write(script: str, title: str, lines: Iterable[str], name: str = "results") -> None:
-    """Write the page of a study that keeps no figures: NAME.md beside its script, and to standard output."""
-    path = Path(script)
-    _keep(path.with_name(f"{name}.md"), _text(title, Where.here().by(path), lines))
-
-
-def _text(title: str, where: str, lines: Iterable[str]) -> str:
-    return "\n".join([f"# {title}", "", where, "", *lines]) + "\n"
-
-
-def _keep(path: Path, text: str) -> None:
-    path.write_text(text)
-    print(text)
+        return msgspec.json.decode(self._file("json").read_bytes(), type=Record)
 
 
 @contextmanager

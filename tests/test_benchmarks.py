@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
-from benchmarks import again
+from benchmarks import again, pages, study
+from benchmarks import plots as general
 from benchmarks.gpu import run as gpu_study
 from benchmarks.zoo import figures, plots
 from edgecv import models
@@ -70,10 +72,128 @@ def test_the_page_in_the_docs_shows_every_recorded_study():
     assert set(re.findall(r'^--8<-- "benchmarks/(\w+)/results\.md:2"$', page, re.MULTILINE)) == recorded
 
 
+def test_the_page_in_the_docs_shows_every_picture():
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    drawn = {str(path.relative_to(ROOT)) for path in BENCHMARKS.glob("*/*.svg")}
+    assert set(re.findall(r'^<div>\n--8<-- "(\S+\.svg)"\n</div>$', page, re.MULTILINE)) == drawn
+
+
+def test_every_study_but_that_of_a_gpu_has_a_record_a_page_and_a_picture():
+    for path in BENCHMARKS.glob("*/run.py"):
+        if path.parent.name != "gpu":
+            kinds = {each.suffix for each in path.parent.iterdir() if each.name in again.KEPT or each.suffix == ".svg"}
+            assert kinds == {".json", ".md", ".svg"}, path.parent.name
+
+
 @pytest.mark.parametrize("name", again.recorded())
-def test_a_recorded_page_is_what_its_figures_make(name):
+def test_a_recorded_page_and_its_pictures_are_what_the_record_makes(name):
     made = importlib.import_module(f"benchmarks.{name}.run").STUDY
     assert made.text() == (BENCHMARKS / name / "results.md").read_text()
+    drawn = made.pictures()
+    assert drawn == {path.name: path.read_text() for path in (BENCHMARKS / name).glob("*.svg")}
+    for text in drawn.values():
+        assert len(text) < 64_000
+        assert "\n\n" not in text  # it stands in a page of Markdown
+        ids = [each.get("id") for each in ElementTree.fromstring(text).iter() if each.get("id")]
+        assert all(each.startswith(name) for each in ids)  # as many stand in one page
+
+
+@pytest.mark.parametrize("name", again.recorded())
+def test_a_page_is_written_again_from_its_lines_and_tables(name):
+    """Cells that are blank have two spaces, whatever number they had."""
+    lines = (BENCHMARKS / name / "results.md").read_text().splitlines()
+    blocks = msgspec.json.decode(msgspec.json.encode(pages.read(lines)), type=list[pages.Block])
+    assert pages.write(blocks) == [re.sub(r"\| (?=\|)", "|  ", line) if line[:1] == "|" else line for line in lines]
+    assert any(isinstance(block, pages.Table) for block in blocks)
+    record = msgspec.json.decode((BENCHMARKS / name / "results.json").read_bytes(), type=study.Record)
+    if record.page is not None:
+        assert blocks[-len(record.page) :] == record.page
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("1.148 (1.000–1.446)", (1.148, 1.0, 1.446)),
+        ("AP50-95 59.28 % (55.8–62.6)", (59.28, 55.8, 62.6)),
+        ("94.3% (81.4%–98.4%)", (94.3, 81.4, 98.4)),
+        ("−0.14 (−3.5 to 3.3)", (-0.14, -3.5, 3.3)),
+        ("-0.20 (-0.58 to 0.16)", (-0.2, -0.58, 0.16)),
+        ("**8.43 (3.81x)**", (8.43, None, None, 3.81)),
+        ("31 of 32", (31, None, None, 32)),
+        ("16.8 13.4", (16.8, None, None, 13.4)),
+        ("+73% (deeplabv3_mobilenet_v3_large)", (73, None, None)),
+        ("~5.08", (5.08, None, None)),
+        ("2,500", (2500, None, None)),
+        ("0.60", (0.6, None, None)),
+        ("1.20e-06", (1.2e-6, None, None)),
+    ],
+)
+def test_a_cell_is_its_numbers_and_writes_them_as_they_were(text, numbers):
+    cell = pages.cell(text)
+    assert (cell.value, cell.low, cell.high, *cell.more) == numbers
+    assert str(cell) == text
+    assert pages.number(cell) == numbers[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "–", "int8-u8s8", "3x3", "no: slower (3.78 times)", "2026-11-28", "1.32.0", "007"]
+)
+def test_a_cell_without_a_number_of_its_own_is_its_text(text):
+    assert pages.cell(text) == text
+    assert pages.number(text) is None
+
+
+def test_a_bare_number_is_one_and_a_column_of_words_keeps_its_words():
+    assert [pages.cell(text) for text in ("62", "0.04", "1e-06")] == [62, 0.04, 1e-6]
+    lines = [
+        "| way | s |",
+        "| --- | ---: |",
+        "| loop | 1.5 |",
+        "| 1 thread | 2 |",
+        "| 2 threads of it | no |",
+        "| x | 3 |",
+    ]
+    (table,) = pages.read([*lines, "| bulk \\| all | 4 |"])
+    assert [row[0] for row in table.rows] == ["loop", "1 thread", "2 threads of it", "x", r"bulk \| all"]
+    assert [row[1] for row in table.rows] == [1.5, 2, "no", 3, 4]
+    assert [(column.name, column.right) for column in table.columns] == [("way", False), ("s", True)]
+
+
+TABLE = """### first
+
+| way | s, all | s, one |
+| --- | ---: | ---: |
+| slow `one` | 4 (3–5) | 8 |
+| quick | 1 (0.5–2) | – |
+
+### second
+
+| way | s, all | s, one |
+| --- | ---: | ---: |
+| quick | 2 (1–3) | 1 |"""
+
+
+@pytest.mark.parametrize("more", [{}, {"bars": True}, {"log": True}, {"linear_to": 1, "line": 1}, {"stacked": True}])
+def test_a_picture_names_its_rows_groups_marks_and_unit(more):
+    drawn = general.Rows(
+        "seconds", {"s, all": "all", "s, one": "one"}, group=general.heading, tables=(0, 1), **more
+    ).draw(pages.read([TABLE]), "small")
+    words = [each.text for each in ElementTree.fromstring(drawn).iter() if each.tag.endswith("}text")]
+    assert {"slow one", "quick", "first", "second", "all", "one", "seconds"} <= set(words)
+    assert words.count("quick") == 2
+
+
+def test_bars_are_as_long_as_their_numbers():
+    drawn = general.Rows("s", {"s, all": ""}, bars=True, tables=(0, 1)).draw(pages.read([TABLE]), "small")
+    paths = [each.get("d") for each in ElementTree.fromstring(drawn).iter() if each.tag.endswith("}path")]
+    sides = [[float(x) for x in re.findall(r"[ML] (\S+) ", path)] for path in paths if path and "z" in path]
+    lengths = {round(max(side) - min(side), 3) for side in sides[2:]}  # after the figure's and the axes' ground
+    assert sorted(length / max(lengths) for length in lengths) == pytest.approx([0.5, 1], abs=1e-4)
+
+
+def test_a_column_that_no_row_has_is_told():
+    with pytest.raises(ValueError, match=r"no row that is drawn has a column \['ms'\]"):
+        general.Rows("ms", {"ms": ""}).draw(pages.read([TABLE]), "small")
 
 
 def test_the_pictures_of_the_zoo_name_every_network_that_has_room():

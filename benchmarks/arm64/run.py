@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import study
+from benchmarks import plots, study
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "arm64"))
@@ -90,7 +90,20 @@ def main() -> None:
                 lines += rows(name, x86, f"{board.model} ({board.cpu})", found)
                 took = found["auto int8"]
                 autos.append(f'- {name} on {board.name}: `precision="int8"` takes {took["backend"]}')
-    study.write(__file__, "ARM64 boards beside x86", [HOW, "", *lines, "", *autos])
+    STUDY.record([HOW, "", *lines, "", *autos])
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "ARM64 boards beside x86",
+    picture=plots.Rows(
+        "frames of 32 with the label that x86 gives",
+        {"labels of x86": ""},
+        label=lambda row: f"{row['bundle']}, {row['way']}",
+        group=lambda row: row["board"],
+        bars=True,
+    ),
+)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import study
+from benchmarks import plots, study
 from edgecv_runtime.geometry import letterboxed
 from edgecv_runtime.head import DetectionHead
 from edgecv_runtime.manifest import TensorSpec
@@ -84,7 +84,14 @@ def page(figures: dict[str, Any]) -> list[str]:
     return [how, "", *lines]
 
 
-STUDY = study.Study(Path(__file__), "What boxes cost on the host", page)
+STUDY = study.Study(
+    Path(__file__),
+    "What boxes cost on the host",
+    page,
+    picture=plots.Rows(
+        "milliseconds a frame, median of rounds (10–90 %)", {"ms, median of rounds (10–90 %)": ""}, log=True
+    ),
+)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@
 
 Pictures are JPEGs of noise over a gradient, made here; beyond 200 they are hard links to those. Rates are of whole
 runs, from the call to the finished table, and, without what starting costs, of the parts after each way's first; rounds
-are interleaved and medians printed. Memory is the resident set (a shared page counts in each process) of the command
-and of all its processes together, looked at four times a second.
+are interleaved and medians recorded. Memory is the resident set (a shared page counts in each process) of the command
+and of all its processes together, looked at four times a second. What the other parts recorded stays.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ import cv2
 import numpy as np
 
 import edgecv_runtime as rt
+from benchmarks import pages, plots, study
 from edgecv_runtime import bulk
 
 MADE = 200
+PARTS = ("rates", "memory", "ray")
 ASKED = {"backend": "onnxruntime", "precision": "float32"}
 
 
@@ -93,22 +95,22 @@ def job(bundle: Path, shelf: Path, **how: object) -> tuple[float, float, Path]:
     return all_s, (last_s - first_s) * done.images / (last - first), out
 
 
-def table(ways: dict[str, Callable[[], tuple[float, ...]]], images: int, rounds: int) -> None:
+def table(ways: dict[str, Callable[[], tuple[float, ...]]], images: int, rounds: int) -> list[str]:
     """Interleaved rounds of all ways, medians, and each one's ratio to the first of the same round."""
     found: dict[str, list[tuple[float, ...]]] = {name: [] for name in ways}
     for number in range(rounds):
         for name in list(ways)[:: 1 if number % 2 == 0 else -1]:
             found[name].append(ways[name]())
-    print("| way | seconds | images/s, without starting | to the first |")
-    print("| --- | ---: | ---: | ---: |")
+    lines = ["| way | seconds | images/s, without starting | to the first |", "| --- | ---: | ---: | ---: |"]
     first = next(iter(found.values()))
     for name, times in found.items():
         seconds, steady = (statistics.median(each[at] for each in times) for at in (0, 1))
         ratio = statistics.median(one[1] / each[1] for one, each in zip(first, times, strict=True))
-        print(f"| {name} | {seconds:.1f} | {images / steady:.0f} | {ratio:.2f} |", flush=True)
+        lines.append(f"| {name} | {seconds:.1f} | {images / steady:.0f} | {ratio:.2f} |")
+    return lines
 
 
-def rates(bundle: Path, shelf: Path, images: int, rounds: int) -> None:
+def rates(bundle: Path, shelf: Path, images: int, rounds: int) -> list[str]:
     ways: dict[str, Callable[[], tuple[float, ...]]] = {
         "plain loop": lambda: loop(bundle, shelf, 0),
         "plain loop, 1 thread": lambda: loop(bundle, shelf, 1),
@@ -116,10 +118,10 @@ def rates(bundle: Path, shelf: Path, images: int, rounds: int) -> None:
         "edgecv bulk --workers 1": lambda: job(bundle, shelf, workers=1)[:2],
         "edgecv bulk --workers 2": lambda: job(bundle, shelf, workers=2)[:2],
     }
-    table(ways, images, rounds)
+    return table(ways, images, rounds)
 
 
-def on_ray(bundle: Path, shelf: Path, images: int, rounds: int) -> None:
+def on_ray(bundle: Path, shelf: Path, images: int, rounds: int) -> list[str]:
     import ray
     from ray.cluster_utils import Cluster
 
@@ -151,14 +153,13 @@ def on_ray(bundle: Path, shelf: Path, images: int, rounds: int) -> None:
         "Ray, 1 node of 1 CPU": lambda: nodes(1)[:2],
         "Ray, 2 nodes of 1 CPU": lambda: nodes(2)[:2],
     }
-    table(ways, images, rounds)
+    lines = table(ways, images, rounds)
     all_s, _, _ = nodes(2)
     kill_s = all_s / 2
     killed_s, _, out = nodes(2, is_killed=True)
     same = "the same bytes" if out.read_bytes() == one[2].read_bytes() else "OTHER BYTES"
-    print(
-        f"\ntwo nodes, one killed after {kill_s:.1f} s: {killed_s:.1f} s ({all_s:.1f} s with both to the end), {same}"
-    )
+    killed = f"one killed after {kill_s:.1f} s: {killed_s:.1f} s ({all_s:.1f} s with both to the end), {same}."
+    return [*lines, "", f"Two nodes, {killed}"]
 
 
 def resident_mb(process: int) -> float:
@@ -176,7 +177,7 @@ def children(process: int) -> list[int]:
         return []
 
 
-def memory(bundle: Path, shelf: Path, images: int) -> None:
+def memory(bundle: Path, shelf: Path, images: int) -> list[str]:
     out = shelf.parent / "out.parquet"
     command = [sys.executable, "-m", "edgecv.cli", "bulk", str(bundle), str(shelf), "--out", str(out)]
     seen: list[tuple[float, float, float, int]] = []
@@ -189,22 +190,28 @@ def memory(bundle: Path, shelf: Path, images: int) -> None:
         done = len(list(parts.glob("*.rows"))) * bulk.CHUNK if parts.exists() else 0
         seen.append((time.monotonic() - began_s, ours, ours + theirs, done))
         time.sleep(0.25)
-    print("| images done | seconds | MB, the command | MB, all processes |")
-    print("| ---: | ---: | ---: | ---: |")
+    lines = ["| images done | seconds | MB, the command | MB, all processes |", "| ---: | ---: | ---: | ---: |"]
     marks = [images * share // 100 for share in (2, 10, 25, 50, 75, 90)]
     for mark in marks:
         seconds, ours, everything, done = next((each for each in seen if each[3] >= mark), seen[-1])
-        print(f"| {done} | {seconds:.0f} | {ours:.0f} | {everything:.0f} |")
-    print(
+        lines.append(f"| {done} | {seconds:.0f} | {ours:.0f} | {everything:.0f} |")
+    lines.append(
         f"| all; the table, too: the largest | {seen[-1][0]:.0f} | {max(x[1] for x in seen):.0f} | "
         f"{max(x[2] for x in seen):.0f} |"
     )
-    print(f"\n{images} images, {images / seen[-1][0]:.0f} images/s in all, table {out.stat().st_size / 1e6:.1f} MB")
+    told = f"{images:,} images, {images / seen[-1][0]:.0f} images/s in all; the table has"
+    return [*lines, "", f"{told} {out.stat().st_size / 1e6:.1f} MB."]
+
+
+def page(parts: dict[str, list[pages.Block]]) -> list[str]:
+    """The parts, each as it was measured last."""
+    kept = [pages.write(parts[each]) for each in PARTS if each in parts]
+    return [line for lines in kept for line in (*lines, "")][:-1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["rates", "memory", "ray"])
+    parser.add_argument("what", choices=PARTS)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--images", type=int)
     parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"))
@@ -215,14 +222,32 @@ def main() -> None:
     place = Path(tempfile.mkdtemp(prefix="edgecv-bulk-"))
     try:
         shelf = pictures(place / "photos", images, size)
-        if options.what == "rates":
-            rates(options.bundle, shelf, images, options.rounds)
-        elif options.what == "ray":
-            on_ray(options.bundle, shelf, images, options.rounds)
+        day = study.Where.here().day
+        how = f"`run.py {options.what} {options.bundle}`, {day}: {images:,} JPEGs of {size[0]}x{size[1]}"
+        if options.what == "memory":
+            lines = memory(options.bundle, shelf, images)
         else:
-            memory(options.bundle, shelf, images)
+            measure = rates if options.what == "rates" else on_ray
+            lines = measure(options.bundle, shelf, images, options.rounds)
+            how += f", medians of {options.rounds} rounds"
+        STUDY.record({**(STUDY.figures() or {}), options.what: pages.read([f"{how}:", "", *lines])})
     finally:
         shutil.rmtree(place)
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "Bulk jobs: images per second, memory, and a Ray node that is killed",
+    page,
+    kind=dict[str, list[pages.Block]],
+    picture=plots.Rows(
+        "images/s, without starting",
+        {"images/s, without starting": ""},
+        group=lambda row: ("one machine", "", "with Ray")[row.table],
+        tables=(0, 2),
+        bars=True,
+    ),
+)
 
 
 if __name__ == "__main__":

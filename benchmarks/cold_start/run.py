@@ -20,7 +20,7 @@ from pathlib import Path
 
 import cv2
 
-from benchmarks import study
+from benchmarks import plots, study
 from edgecv_runtime import hashes
 
 MODEL, ROUNDS = "mobilenet_v3_small", 31
@@ -134,7 +134,19 @@ def main() -> None:
         "A hash is remembered until the machine starts again: the row of the first time has an empty cache. "
         + ("" if python == sys.executable else "Installed without torch: `edgecv[edge,openvino]`.")
     )
-    study.write(__file__, "Cold start", [how, "", *lines])
+    STUDY.record([how, "", *lines])
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "Cold start",
+    picture=plots.Rows(
+        "milliseconds, median of rounds (10–90 %)",
+        {"ms (10–90 %)": ""},
+        group=lambda row: row.corner,
+        tables=(0, 1),
+    ),
+)
 
 
 if __name__ == "__main__":

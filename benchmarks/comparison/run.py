@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import study
+from benchmarks import plots, study
 from edgecv_runtime import Bundle
 from edgecv_runtime.bench.compare import Compared, Contender, compare
 from edgecv_runtime.bench.latency import job
@@ -185,7 +185,18 @@ def page(record: dict[str, list[dict[str, Any]]]) -> list[str]:
     return [how, "", *lines]
 
 
-STUDY = study.Study(Path(__file__), "Comparisons", page)
+STUDY = study.Study(
+    Path(__file__),
+    "Comparisons",
+    page,
+    picture=plots.Rows(
+        "% of the comparisons, by verdict",
+        {each: each for each in ("faster", "slower", "no difference", "not told")},
+        bars=True,
+        stacked=True,
+        share_of="runs",
+    ),
+)
 
 
 def spread(values: list[float]) -> str:

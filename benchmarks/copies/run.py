@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from sklearn.datasets import load_digits, load_sample_images
 
-from benchmarks import study
+from benchmarks import plots, study
 from edgecv.data.dataset import Images, from_arrays
 from edgecv.data.similar import near_copies, perceptual_hash
 from edgecv_runtime.preprocess import Image
@@ -173,7 +173,21 @@ def main() -> None:
     photos = photographs()
     lines = misses(photos) + false_alarms(photos) + (cifar10(given.cifar10) if given.cifar10 else [])
     how = "A validation image that is a resized or re-encoded copy of a training image makes the accuracy too high."
-    study.write(__file__, "Near copies between training and validation: found, missed, imagined", [how, "", *lines])
+    STUDY.record([how, "", *lines])
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "Near copies between training and validation: found, missed, imagined",
+    picture=plots.Rows(
+        "% of the images",
+        {"found": "", "taken for copies": ""},
+        group=lambda row: ("copies that were found", "different images that were taken for copies")[row.table],
+        tables=(0, 1),
+        bars=True,
+        share_of="",
+    ),
+)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     make demo && python benchmarks/demo/run.py --took "6 min 10 s"
 
-Run it after `make demo`, on the machine that the README names. Writes benchmarks/demo/results.md, the table of
-README.md, and, by the scripts beside them, docs/images/tasks.png and with Chromium docs/images/report.png.
+Run it after `make demo`, on the machine that the README names. Records the study, and writes the table of README.md
+and, by the scripts beside them, docs/images/tasks.png and with Chromium docs/images/report.png.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import edgecv_runtime as rt
+from benchmarks import plots, study
 from edgecv_runtime import files
 from edgecv_runtime.bench import table
 
@@ -36,8 +37,8 @@ def main() -> None:
             rows += table.rows(opened)
     today = f"{datetime.now(timezone.utc):%Y-%m-%d}"
     took = f" From a fresh clone to the report it took {asked.took}." if asked.took else ""
-    head = f"# What `make demo` gave\n\nMeasured {today} by `make demo`, printed by `benchmarks/demo/run.py`.{took}\n\n"
-    files.write(Path(__file__).with_name("results.md"), (head + table.markdown(rows)).encode())
+    measured = f"Measured {today} by `make demo`, printed by `benchmarks/demo/run.py`.{took}"
+    STUDY.record(table.markdown(rows).splitlines(), measured)
     _into_readme(table.markdown(rows), today)
     subprocess.run([sys.executable, ROOT / "docs" / "images" / "tasks.py", asked.runs], check=True)
     if shutil.which("chromium"):
@@ -62,6 +63,19 @@ def _into_readme(markdown: str, today: str) -> None:
     if count != 1:
         raise SystemExit("README.md has no table of the demo")
     files.write(readme, text.encode())
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "What `make demo` gave",
+    picture=plots.Rows(
+        "time of float32 that it takes, median of ratios (95 %)",
+        {"of float32": ""},
+        label=lambda row: f"{row['variant']} on {row['backend'].split()[0]}",
+        group=lambda row: row["bundle"],
+        line=1,
+    ),
+)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python benchmarks/device_cost/run.py survey    60 s for each backend and precision
     python benchmarks/device_cost/run.py measure   one more round of real runs; stops after --seconds, goes on next time
     python benchmarks/device_cost/run.py layers    time single layers of some networks with OpenVINO's own profiler
-    python benchmarks/device_cost/run.py table     benchmarks/device_cost/results.md
+    python benchmarks/device_cost/run.py table     record the study
 
 Everything lies in --folder between the steps. Run survey and measure on an otherwise idle machine.
 """
@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from benchmarks import plots, study
 from edgecv import models, xray
 from edgecv.cost import real
 from edgecv.cost import record as surveys
@@ -34,7 +35,6 @@ from edgecv_runtime.backends import Options
 
 PROFILED, PROFILE_RUNS = ("mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "vgg11"), 40
 PRODUCT_TYPES = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
-RESULTS = Path(__file__).with_name("results.md")
 Round = tuple[float, float]  # fastest ms of a model, and of the reference network beside it
 Measured = dict[str, dict[str, list[Round]]]  # survey's key -> model -> rounds
 
@@ -134,13 +134,12 @@ def write(folder: Path) -> None:
     before = {name: xray.zoo(name) for name in graphs}
     machine = done[0].machine
     most = max(len(rounds) for each in done for rounds in found[each.key].values())
-    lines = [
-        "# Predicted and measured latency of the zoo",
-        "",
+    measured = (
         f"Measured {datetime.now(timezone.utc):%Y-%m-%d} by `benchmarks/device_cost/run.py` on {machine.key} "
         f"({machine.os}), batch 1, paper sizes, uint8 frames in, each model the fastest of its rounds "
-        f"(at most {most}).",
-        "",
+        f"(at most {most})."
+    )
+    lines = [
         "The machine is a shared virtual one: for minutes at a time, networks of many small kernels take up to 1.7 "
         "times as long on it; models that were only met so stand below as they were measured.",
         "",
@@ -152,8 +151,7 @@ def write(folder: Path) -> None:
     if with_layers and (folder / "layers.json").exists():
         lines += ["", *layers(folder, with_layers[0], graphs)]
     lines += ["", *unseen(graphs, done)]
-    RESULTS.write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    STUDY.record(lines, measured)
 
 
 def summary(done: list[Survey], found: Measured, graphs: dict, before: dict) -> list[str]:
@@ -259,6 +257,20 @@ def unseen(graphs: dict, done: list[Survey]) -> list[str]:
 def shape(kernel: Kernel) -> tuple[str, int, int, int, int, int]:
     """What tells products apart: kind, terms of a sum, results, places, stride, repetitions."""
     return (kernel.kind, kernel.inner, kernel.outer, kernel.places, kernel.stride, kernel.batch)
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "Predicted and measured latency of the zoo",
+    picture=plots.Against(
+        ("measured ms", "measured milliseconds"),
+        ("predicted ms", "predicted milliseconds"),
+        tables=(1, 2),
+        series=plots.heading,
+        named=1.25,
+        same="predicted as measured",
+    ),
+)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/footprint/run.py [--constraint constraints.txt]
 
-Writes benchmarks/footprint/results.md. The environment's own pip is not counted.
+The environment's own pip is not counted.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import sys
 import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
+
+from benchmarks import plots, study
 
 ROOT = Path(__file__).parents[2]
 INSTALLS = {
@@ -63,13 +65,12 @@ def size_of(folder: Path) -> int:
 def write(rows: list[tuple[str, float, int]]) -> None:
     """Write the table, with the ratio to the two installations that have torch."""
     training, inference = rows[-2][1], rows[-1][1]
-    lines = [
-        "# Install size",
-        "",
+    measured = (
         f"Measured {datetime.now(timezone.utc):%Y-%m-%d} by `benchmarks/footprint/run.py` on {platform.system()} "
         f"{platform.machine()}, Python {platform.python_version()}, with the versions of `constraints.txt` and "
-        "torch's CPU build.",
-        "",
+        "torch's CPU build."
+    )
+    lines = [
         "| installation | MB | packages | of training with torch | of labelling with torch |",
         "| --- | ---: | ---: | ---: | ---: |",
         *(
@@ -77,7 +78,14 @@ def write(rows: list[tuple[str, float, int]]) -> None:
             for name, size, count in rows
         ),
     ]
-    Path(__file__).with_name("results.md").write_text("\n".join(lines) + "\n")
+    STUDY.record(lines, measured)
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "Install size",
+    picture=plots.Rows("MB on disk", {"MB": ""}, bars=True),
+)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 import edgecv_runtime
-from benchmarks import study
+from benchmarks import plots, study
 from edgecv_runtime.preprocess import Image, Preprocess
 
 MODEL, SIDE, CROP = "mobilenet_v3_small", 224, 945  # 945 = 1080 * 224 / 256
@@ -158,7 +158,20 @@ def main() -> None:
         f"{ROUNDS} interleaved rounds of {SECONDS} s in each. The usual pipeline resizes in OpenCV's threads while "
         "onnxruntime's still spin after the last call, which makes both slower than they are alone."
     )
-    study.write(__file__, "A 1080p frame to a label", [how, "", *lines])
+    STUDY.record([how, "", *lines])
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "A 1080p frame to a label",
+    picture=plots.Rows(
+        "milliseconds, median of rounds (10–90 %)",
+        {"ms, median of rounds (10–90 %)": ""},
+        group=plots.heading,
+        tables=(0, 1),
+        log=True,
+    ),
+)
 
 
 if __name__ == "__main__":

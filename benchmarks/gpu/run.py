@@ -78,7 +78,7 @@ def main() -> int:
         "tiny network is; not how large ones compare."
     )
     name = re.sub(r"[^a-z0-9]+", "-", device.name.lower()).strip("-")
-    study.write(__file__, f"On {device.name}", [how, "", *lines], f"results-{name}")
+    study.Study(Path(__file__), f"On {device.name}", name=f"results-{name}").record([how, "", *lines])
     return EXIT_LOSSES if failed else 0
 
 

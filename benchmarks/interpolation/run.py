@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from torch import nn
 
-from benchmarks import study
+from benchmarks import plots, study
 from edgecv_runtime.preprocess import Image, Interpolation, Preprocess
 from edgecv_runtime.verify import agreement, score
 
@@ -174,7 +174,19 @@ def main() -> None:
     given = parser.parse_args()
     lines = published() + (labelled(given.cifar10) if given.cifar10 else [])
     how = "Training and device share one filter in a bundle; another one than it was trained with is a silent loss."
-    study.write(__file__, "What an interpolation costs in accuracy", [how, "", *lines])
+    STUDY.record([how, "", *lines])
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "What an interpolation costs in accuracy",
+    picture=plots.Rows(
+        "top-1 on CIFAR-10, %",
+        {f"trained with {kind}": f"trained with {kind}" for kind in TRAINED},
+        label=lambda row: f"tested with {row.first}",
+        tables=(1,),
+    ),
+)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import study
+from benchmarks import plots, study
 from benchmarks.isolation.played import Played
 from benchmarks.streams.run import LARGE, LARGE_FPS, make_clip
 from edgecv_runtime.stream import Source, open_source
@@ -106,7 +106,16 @@ def main() -> None:
     STUDY.record(rows)
 
 
-STUDY = study.Study(Path(__file__), "What it costs to read a camera in a process of its own", page, list[Row])
+STUDY = study.Study(
+    Path(__file__),
+    "What it costs to read a camera in a process of its own",
+    page,
+    kind=list[Row],
+    picture=plots.Rows(
+        "milliseconds, median of rounds and their range",
+        {"later, ms": "a frame comes so much later", "more CPU, ms a frame": "more CPU time a frame"},
+    ),
+)
 
 if __name__ == "__main__":
     main()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import edgecv_runtime
-from benchmarks import study
+from benchmarks import plots, study
 
 MODEL, SIZE, ROUNDS, SECONDS = "mobilenet_v3_small", 224, 6, 0.25
 
@@ -164,11 +164,23 @@ def main() -> None:
         f"{given.generations} generations of processes, {ROUNDS} interleaved rounds of {SECONDS} s in each. Below 1 is "
         "faster than what it is compared with."
     )
-    study.write(__file__, "What edgecv adds to the runtime below it", [how, "", *lines])
+    STUDY.record([how, "", *lines])
 
 
 def peer_versions(folder: Path) -> list[str]:
     return sorted(path.name.removesuffix(".dist-info") for path in folder.glob("*.dist-info"))
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "What edgecv adds to the runtime below it",
+    picture=plots.Rows(
+        "ratio of times of the same round, median (10–90 %); below 1 the first is faster",
+        {"ratio of the same round, median (10–90 %)": ""},
+        tables=(1,),
+        line=1,
+    ),
+)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from benchmarks import quantized, study
+from benchmarks import plots, quantized, study
 from edgecv_export.export import export
 from edgecv_export.quantize import QuantizeConfig, quantize
 from edgecv_runtime import Bundle
@@ -164,7 +164,20 @@ def searched(subject: quantized.Subject, images: quantized.Cifar, path: Path, bu
         return opened.variant_file("int8-u8s8").read_bytes(), done.chosen.plan.name
 
 
-STUDY = study.Study(Path(__file__), "Accuracy of int8 on CIFAR-10", table, list[list[Row]])
+STUDY = study.Study(
+    Path(__file__),
+    "Accuracy of int8 on CIFAR-10",
+    table,
+    kind=list[list[Row]],
+    picture=plots.Rows(
+        "points of top-1 lost from float32 (95 %)",
+        {"drop, points": ""},
+        label=lambda row: f"{row['network']}, {row['input']} pixels",
+        series=lambda row: "edgecv's search" if row["file"].startswith("edgecv") else row["file"].split(" (")[0],
+        linear_to=1,
+        line=0,
+    ),
+)
 
 if __name__ == "__main__":
     main()

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import psutil
 from sklearn.datasets import load_digits
 
-from benchmarks import quantized, study
+from benchmarks import plots, quantized, study
 from edgecv import models
 from edgecv_export.calibrate import Sample, calibrate
 from edgecv_export.graph import Deployed, to_onnx
@@ -62,9 +63,7 @@ def main() -> None:
     calibrate(graph, watched())
     first = resident[MARKS[0]]
     rows = [f"| {count:,} | {mb:.1f} | {mb / first:.3f} |" for count, mb in resident.items()]
-    study.write(
-        __file__,
-        "Memory of calibration",
+    STUDY.record(
         [
             f"{NAME} at {SIZE}x{SIZE}, all float tensors observed, images read one batch at a time.",
             "",
@@ -73,6 +72,15 @@ def main() -> None:
             *rows,
         ],
     )
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "Memory of calibration",
+    picture=plots.Rows(
+        "MB of resident memory", {"resident MB": ""}, label=lambda row: f"{row.first} images", bars=True
+    ),
+)
 
 
 if __name__ == "__main__":

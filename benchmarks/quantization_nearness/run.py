@@ -27,7 +27,7 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
-from benchmarks import photographs, quantized, study
+from benchmarks import photographs, plots, quantized, study
 from benchmarks.quantization_placements import run as placements
 from edgecv import models
 from edgecv_export.calibrate import sample
@@ -85,7 +85,7 @@ def main() -> None:
         path = given.out / f"{name}.json"
         path.write_bytes(msgspec.json.encode(timed(msgspec.json.decode(path.read_bytes(), type=list[Row]), given.out)))
     found = [msgspec.json.decode(path.read_bytes(), type=list[Row]) for path in sorted(given.out.glob("*.json"))]
-    study.write(__file__, "How near int8 comes to float32", page(found, given.archives, given.harder))
+    STUDY.record(page(found, given.archives, given.harder))
 
 
 def page(found: list[list[Row]], archives: list[Path], harder: list[Path]) -> list[str]:
@@ -239,6 +239,20 @@ class Frames(CalibrationDataReader):  # type: ignore[misc]
     def get_next(self) -> dict[str, Any] | None:
         """The next feed."""
         return next(self._left, None)
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "How near int8 comes to float32",
+    picture=plots.Rows(
+        "divergence from float32, nats",
+        {"nats": ""},
+        group=plots.heading,
+        series=lambda row: f"on {row.corner}",
+        tables=range(6),
+        log=True,
+    ),
+)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 from torch import nn
 
-from benchmarks import study
+from benchmarks import plots, study
 from edgecv import models
 from edgecv_export.calibrate import sample
 from edgecv_export.dialects import DIALECTS
@@ -49,6 +49,7 @@ WAYS = {
 }
 FLOAT, BF16 = "float32", "bf16"
 ROUNDS = 5
+SHOWN = ("int8 all", "int8 convolutions", "int8 layers", "int8 merged")  # of the picture
 Times = dict[str, dict[str, float | str]]  # way -> row -> milliseconds, or why there are none
 
 
@@ -70,7 +71,7 @@ def main() -> None:
     body = [*notes()]
     for name in sorted(found, key=lambda each: NAMES.index(each) if each in NAMES else len(NAMES)):
         body += ["", f"### {name}", "", *table(found[name])]
-    study.write(__file__, "Where Q/DQ stands, and how fast it runs", body)
+    STUDY.record(body)
 
 
 def notes() -> list[str]:
@@ -224,6 +225,21 @@ def how_it_ended(process: subprocess.Popen[str]) -> str:
     """What the table says of a process that gave no answer."""
     code = process.wait()
     return f"crashed ({signal.Signals(-code).name})" if code < 0 else "does not load"
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "Where Q/DQ stands, and how fast it runs",
+    picture=plots.Rows(
+        "times as fast as float32 on the same backend",
+        {"OpenVINO": "OpenVINO", "ONNX Runtime": "ONNX Runtime"},
+        group=plots.heading,
+        tables=range(len(NAMES)),
+        where=lambda row: row.first in SHOWN,
+        part=1,
+        line=1,
+    ),
+)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import study
+from benchmarks import plots, study
 from benchmarks.quantized import NORMALIZATION, Cifar, Subject, arguments, cifar10, outputs, score
 from edgecv import data
 from edgecv.train import Augment, QuantizedTraining, TrainConfig, fit
@@ -46,7 +46,7 @@ def main() -> None:
         "| --- | --- | --- | --- | --- | --- |",
         *rows,
     ]
-    study.write(__file__, "Quantization-aware training on CIFAR-10", body)
+    STUDY.record(body)
 
 
 def of_network(subject: Subject, ranges: Ranges, given: Any) -> list[str]:
@@ -89,6 +89,19 @@ def trained(subject: Subject, workshop: Workshop, plan: Plan, images: Cifar, giv
     folder = given.out / f"{subject.name}-{dialect.name}-{plan.ranges}"
     done = fit(model, dataset, subject.preprocess, NORMALIZATION, config, folder, progress=False)
     return network.write(model.cpu(), setting, dialect), done.seconds
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "Quantization-aware training on CIFAR-10",
+    picture=plots.Rows(
+        "top-1 on CIFAR-10, %",
+        {"top-1 %": ""},
+        label=lambda row: ", ".join(filter(None, (row["file"], row["ranges"]))),
+        group=lambda row: row["network"],
+        bars=True,
+    ),
+)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import onnx
 
-from benchmarks import photographs, study
+from benchmarks import photographs, plots, study
 from edgecv import models
 from edgecv_export.calibrate import sample
 from edgecv_export.export import export
@@ -39,9 +39,7 @@ def main() -> None:
     parser.add_argument("names", nargs="+")
     given = parser.parse_args()
     rows = [of_network(name, given.archives) for name in given.names]
-    study.write(
-        __file__,
-        "Ranking the layers by what they cost",
+    STUDY.record(
         [
             f"Seconds to quantize every layer alone and measure it, on {MANY} check images and on the {RANKING_IMAGES}",
             "that int8 as a whole moves most, each layer with both in turn; the median ratio is of these pairs.",
@@ -98,6 +96,18 @@ def ranked(name: str, workshop: Workshop, laboratory: Laboratory) -> str:
     found = " | ".join(str(len(set(order["few"][:top]) & set(order["many"][:top]))) for top in TOPS)
     times = f"{sum(seconds['many']):.0f} | {sum(seconds['few']):.0f} | {ratio:.1f}"
     return f"| {name} | {len(layers)} | {times} | {found} |"
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "Ranking the layers by what they cost",
+    picture=plots.Rows(
+        "seconds to rank the layers",
+        {f"s, {count} images": f"on {count} images" for count in (MANY, RANKING_IMAGES)},
+        label=lambda row: f"{row['network']}, {row['layers']} layers",
+        bars=True,
+    ),
+)
 
 
 if __name__ == "__main__":

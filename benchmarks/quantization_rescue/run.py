@@ -9,8 +9,9 @@ benchmarks/quantization_rescue/results.md.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
-from benchmarks import quantized, study
+from benchmarks import plots, quantized, study
 from edgecv_export.calibrate import sample
 from edgecv_export.passes import CORRECTIONS
 from edgecv_export.placement import PLACEMENTS, quantized_nodes
@@ -30,9 +31,7 @@ def main() -> None:
     rows = []
     for subject in given.subjects:
         rows += of_network(subject, quantized.cifar10(given.cifar10, subject.preprocess, given.test))
-    study.write(
-        __file__,
-        "What each pass gives back",
+    STUDY.record(
         [
             f"{given.test:,} test images of CIFAR-10 on OpenVINO; drop from float32 in points, paired bootstrap",
             "interval (95 %); seconds to make the file, calibration included once for each float form of the graph.",
@@ -103,6 +102,19 @@ def sensitive(workshop: Workshop, content: bytes, images: quantized.Cifar) -> tu
             reference, quantized.outputs(workshop.make(alone), frames), "float32"
         ).divergence
     return tuple(sorted(costs, key=lambda name: -costs[name])[:ISLANDS])
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "What each pass gives back",
+    picture=plots.Rows(
+        "top-1 on CIFAR-10, %",
+        {"top-1": ""},
+        label=lambda row: row["plan"],
+        group=lambda row: row["network"],
+        bars=True,
+    ),
+)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import study
+from benchmarks import plots, study
 from edgecv import data, models
 from edgecv.train import Augment, TrainConfig, TrainResult, fit
 from edgecv_runtime import machine
@@ -92,7 +92,19 @@ def write(rows: list[tuple[Run, TrainResult]]) -> None:
             f"| {run.model} | {run.size} | {result.epochs} | {100 * result.score:.2f} ({result.best_epoch}) "
             f"| {100 * result.last_score:.2f} | {result.seconds:.0f} |"
         )
-    study.write(__file__, "The networks of the quantization studies, trained on CIFAR-10", lines)
+    STUDY.record(lines)
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "The networks of the quantization studies, trained on CIFAR-10",
+    picture=plots.Rows(
+        "top-1 on CIFAR-10 after the last epoch, %",
+        {"last top-1 %": ""},
+        label=lambda row: f"{row['network']}, {row['input']} pixels, {row['epochs']} epochs",
+        bars=True,
+    ),
+)
 
 
 if __name__ == "__main__":

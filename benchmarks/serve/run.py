@@ -32,11 +32,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import msgspec
-import study
 
 import edgecv_runtime as rt
+from benchmarks import plots, study
 
 OURS, BY_HAND, OURS_GRPC, BY_HAND_GRPC, MLSERVER = (
     "edgecv serve", "by hand", "edgecv serve, gRPC", "by hand, gRPC", "MLServer",
@@ -326,7 +325,21 @@ def page(figures: list[Figures]) -> list[str]:
     return lines
 
 
-STUDY = study.Study(Path(__file__), "`edgecv serve` beside handlers by hand", page, list[Figures])
+STUDY = study.Study(
+    Path(__file__),
+    "`edgecv serve` beside handlers by hand",
+    page,
+    kind=list[Figures],
+    picture=plots.Rows(
+        "ratio of requests/s, median of pairs of rounds; above 1 edgecv answers more",
+        {"requests/s": ""},
+        label=lambda row: f"{row['clients']} client{'s' if row['clients'] != '1' else ''}",
+        series=lambda row: row["ratio of"],
+        group=plots.heading,
+        tables=(1, 3),
+        line=1,
+    ),
+)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 import edgecv_runtime as rt
-from benchmarks import study
+from benchmarks import pages, plots, study
 from edgecv_runtime.stream.soak import Soak, soak
 
 
@@ -53,7 +53,19 @@ def page(found: Soak) -> list[str]:
     return lines
 
 
-STUDY = study.Study(Path(__file__), "An hour under faults", page, Soak)
+def drawn(found: Soak) -> dict[str, str]:
+    """A picture of how soon each camera came again."""
+    faults = {"jump": "sets its clock, changes its size, fails", "freeze": "freezes, fails", "end": "hangs up"}
+    rows = []
+    for each in found.recoveries:
+        name = next((words for sign, words in faults.items() if sign in each.source), "its decoder is killed")
+        rows.append((f"{name} ({each.count} times)", pages.cell(f"{each.median_s} ({each.median_s}–{each.worst_s})")))
+    table = pages.Table((pages.Column("camera"), pages.Column("s")), tuple(rows))
+    picture = plots.Rows("seconds until frames come again, median and longest", {"s": ""}, log=True)
+    return {"results.svg": picture.draw([table], "soak-results")}
+
+
+STUDY = study.Study(Path(__file__), "An hour under faults", page, kind=Soak, plots=drawn)
 
 if __name__ == "__main__":
     main()

@@ -1,11 +1,11 @@
 """How soon a fault of a network camera is noticed, and how soon frames come again when it is over.
 
-    python benchmarks/stream_faults/run.py [--rounds 10] [--fault NAME ...] [--out FILE]
+    python benchmarks/stream_faults/run.py [--rounds 10] [--fault NAME ...]
 
 A real RTSP server (GStreamer's) stands behind a proxy that breaks the connection; both are those of tests/stream. Times
 are those of the settings that `edgecv stream` has without options. "noticed" is from the fault to the event that names
 it; "frames again" from the end of the fault, 2 s after it was noticed, to the first frame that was inferred. For a
-decoder's process that crashes the second is from the crash.
+decoder's process that crashes the second is from the crash. With --fault nothing is recorded.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "stream")
 from faults import FAULTS, Bench, Watch  # found by the line above
 from stream_lab import brightness
 
+from benchmarks import plots, study
 from edgecv_runtime.stream import CallbackSink, Stream, open_source
 
 HELD_S = 2.0
@@ -88,7 +89,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--fault", action="append", choices=[*FAULTS, *CRASHES])
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     lines = [
         f"| fault ({options.rounds} rounds) | noticed, s: median (worst) | frames again, s: median (worst) |",
@@ -100,8 +100,22 @@ def main() -> None:
         cells = [f"{statistics.median(times):.1f} ({max(times):.1f})" for times in (noticed, again)]
         lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
         print(lines[-1], flush=True)
-    if options.out:
-        options.out.write_text("\n".join(lines) + "\n")
+    if not options.fault:
+        STUDY.record(lines)
+
+
+STUDY = study.Study(
+    Path(__file__),
+    "Faults of a network camera",
+    picture=plots.Rows(
+        "seconds, median (worst)",
+        {
+            "noticed, s: median (worst)": "until it is noticed",
+            "frames again, s: median (worst)": "until frames come again, once it is over",
+        },
+        bars=True,
+    ),
+)
 
 
 if __name__ == "__main__":

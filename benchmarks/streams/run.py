@@ -34,7 +34,7 @@ import cv2
 import msgspec
 import numpy as np
 
-from benchmarks import study
+from benchmarks import plots, study
 from benchmarks.streams import loops
 from benchmarks.streams.loops import BITS, BLOCK, CONTENDERS, MOST_S, TUNED, Classifier, Result
 
@@ -333,7 +333,19 @@ def main() -> None:
     STUDY.record(figures)
 
 
-STUDY = study.Study(Path(__file__), "Cameras through a model", page, Figures)
+STUDY = study.Study(
+    Path(__file__),
+    "Cameras through a model",
+    page,
+    kind=Figures,
+    picture=plots.Rows(
+        "age of a frame with its result, milliseconds, median",
+        {"age p50, ms": ""},
+        label=lambda row: f"{row['cameras']} camera{'s' if row['cameras'] != '1' else ''}",
+        series=lambda row: row["loop"],
+        log=True,
+    ),
+)
 
 if __name__ == "__main__":
     main()

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 import edgecv_runtime as rt
-from benchmarks import study
+from benchmarks import plots, study
 from edgecv import recipe
 from edgecv.build import build
 from edgecv.data import DataConfig, load
@@ -247,7 +247,21 @@ def page(rows: list[Row]) -> list[str]:
     return [how, "", *lines]
 
 
-STUDY = study.Study(Path(__file__), "Detection and segmentation, the whole way", page, list[Row])
+STUDY = study.Study(
+    Path(__file__),
+    "Detection and segmentation, the whole way",
+    page,
+    kind=list[Row],
+    picture=plots.Rows(
+        "milliseconds of a frame by stage, median of rounds",
+        {stage: stage for stage in ("preprocess", "network", "decode", "draw")},
+        label=lambda row: row["file and backend"],
+        group=lambda row: row["set"],
+        tables=(1,),
+        bars=True,
+        stacked=True,
+    ),
+)
 
 
 def _ways(rows: list[Row]) -> Iterator[tuple[Row, Way]]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import study
+from benchmarks import plots, study
 from edgecv import models
 from edgecv.tasks import deployment
 from edgecv_export import graph
@@ -113,7 +113,19 @@ def page(figures: dict[str, dict[str, Any]]) -> list[str]:
     return [HOW, "", *lines]
 
 
-STUDY = study.Study(Path(__file__), "Memory of verifying, by the number of frames", page)
+STUDY = study.Study(
+    Path(__file__),
+    "Memory of verifying, by the number of frames",
+    page,
+    picture=plots.Rows(
+        "MB at the peak",
+        {"peak MB": ""},
+        label=lambda row: f"{row['network']}, {row['frames']} frames",
+        group=lambda row: ("all cores", "one thread")[row.table],
+        tables=(0, 1),
+        bars=True,
+    ),
+)
 
 
 if __name__ == "__main__":

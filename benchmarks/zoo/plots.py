@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from benchmarks.plots import COLOURS, DARK, MARKERS, PALE, STYLE, label, panel, plain, svg
 from benchmarks.zoo.figures import Row, Way, usual_ms
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#e69f00", "#56b4e9", "#882255", "#44aa99", "#999933", "#332288",
-           "#cc6677", "#117733")  # fmt: skip
-MARKERS = "osD^vP"
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "edgecv",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#e3e6ea",
-    "legend.frameon": False,
-}
-AROUND = ((5, 4, "left"), (5, -9, "left"), (-5, 4, "right"), (-5, -9, "right"), (0, 8, "center"), (0, -14, "center"))
 TOY = 10e6  # MACs: networks of tiny pictures would push all others into a corner
 Point = tuple[str, str, float, float]  # label, family, x, y
 
@@ -101,10 +83,11 @@ def scatter(
         axis.plot(*zip(*own, strict=True), marker, color=colour, markersize=5, label=family)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
-    plain(axis, log_y)
+    for one in (axis.xaxis, axis.yaxis) if log_y else (axis.xaxis,):
+        plain(one)
     axis.margins(x=0.09, y=0.06)
     figure.canvas.draw()
-    label(figure, axis, points)
+    label(figure, axis, [(name, look(family)[0], a, b) for name, family, a, b in points])
     return figure
 
 
@@ -117,27 +100,17 @@ def speedups(given: Sequence[tuple[Row, Sequence[tuple[str, float | None, float 
     figure, axis = panel(0.9 + 0.17 * len(rows))
     for place, (_, found) in enumerate(rows):
         values = [value for _, value in found]
-        axis.plot([min(values), max(values)], [place, place], color="#c5cbd3", linewidth=1, zorder=1)
+        axis.plot([min(values), max(values)], [place, place], color=PALE, linewidth=1, zorder=1)
     for index, (name, _) in enumerate(BACKENDS):
         spots = [(dict(found)[name], place) for place, (_, found) in enumerate(rows) if name in dict(found)]
         if spots:
             axis.plot(*zip(*spots, strict=True), MARKERS[index], color=COLOURS[index], markersize=5, label=name)
-    axis.axvline(1, color="#5b6573", linewidth=0.8)
+    axis.axvline(1, color=DARK, linewidth=0.8)
     axis.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7.5)
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.set_xlabel("int8 is so many times as fast as float32 on the same backend")
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
-
-
-def panel(height: float) -> tuple[Figure, Axes]:
-    """A figure of the common width, and its axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.4, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots()
 
 
 def look(family: str) -> tuple[str, str]:
@@ -147,44 +120,3 @@ def look(family: str) -> tuple[str, str]:
     families = list(dict.fromkeys(models.spec(name).family for name in models.names()))
     index = families.index(family)
     return COLOURS[index % len(COLOURS)], MARKERS[index // len(COLOURS) % len(MARKERS)]
-
-
-def plain(axis: Axes, log_y: bool) -> None:
-    """Ticks at 1, 2 and 5 of each decade, as plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    for one in (axis.xaxis, axis.yaxis) if log_y else (axis.xaxis,):
-        one.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        one.set_minor_formatter(NullFormatter())
-
-
-def label(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
-    """Name the points where there is room around them; one that has none stays without a name."""
-    from matplotlib.transforms import Bbox
-
-    scale = figure.dpi / 72
-    places = [axis.transData.transform((x, y)) for _, _, x, y in points]
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in places]
-    inside = figure.bbox
-    for (name, family, x, y), (left, base) in sorted(zip(points, places, strict=True), key=lambda each: -each[1][1]):
-        width, height = len(name) * 4.3 * scale, 8 * scale
-        for (dx, dy, side), reach in itertools.product(AROUND, (1, 2)):
-            start = left + dx * reach * scale - {"left": 0, "right": width, "center": width / 2}[side]
-            box = Bbox.from_bounds(start, base + dy * reach * scale, width, height)
-            fits = inside.x0 < box.x0 and box.x1 < inside.x1 and inside.y0 < box.y0 and box.y1 < inside.y1
-            if fits and not any(box.overlaps(other) for other in taken):
-                taken.append(box)
-                axis.annotate(name, (x, y), (dx * reach, dy * reach), textcoords="offset points", ha=side, fontsize=7,
-                              color=look(family)[0])  # fmt: skip
-                break
-
-
-def svg(figure: Figure, name: str) -> str:
-    """As a file that stands alone and inside of a page: white ground, ids of its own."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace('id="', f'id="{name}-').replace("url(#", f"url(#{name}-")
-    text = text.replace("<svg ", f'<svg id="{name}" ', 1).replace("*{", f"#{name} *{{", 1)  # its style is its own
-    return text.replace('xlink:href="#', f'xlink:href="#{name}-').replace("\n\n", "\n")

@@ -299,7 +299,7 @@ def agreed(way: Way | None) -> str:
     return f"{way.kept:.1%} ({way.kept_low:.0%}–{way.kept_high:.0%})"
 
 
-STUDY = study.Study(Path(__file__), "The zoo", page, list[Row], plots.draw)
+STUDY = study.Study(Path(__file__), "The zoo", page, list[Row], plots=plots.draw)
 
 if __name__ == "__main__":
     main()
