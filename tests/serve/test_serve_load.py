@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from test_serve_protocol import encoded
 
 from edgecv_runtime import images
 from edgecv_runtime.errors import BadInput, ComputationError, Unavailable
+from edgecv_runtime.model import Model
 from edgecv_runtime.serve import Always, Offer, Server, desk, threads
+from edgecv_runtime.serve.app import App, Body
 from edgecv_runtime.serve.line import Line, Rows
 from edgecv_runtime.stream import Latest
 
@@ -197,6 +200,98 @@ def test_a_quick_network_s_only_client_is_answered_by_the_thread_that_reads_its_
         monkeypatch.setattr(desk, "_QUICK_S", 1.0 / 9)
         assert asked() != "edgecv-serve"
         until(lambda: asked() == "edgecv-serve")
+
+
+def test_what_only_looks_small_is_not_computed_by_the_thread_that_reads_it(monkeypatch):
+    """A large picture of one grey is few bytes; many rows are as many calls."""
+    where, calls, decode, run = [], [], images.decode, Model.run
+
+    def noted(*args):
+        where.append(threading.current_thread().name)
+        return decode(*args)
+
+    def called(*args):
+        calls.append(threading.current_thread().name)
+        return run(*args)
+
+    monkeypatch.setattr(images, "decode", noted)
+    monkeypatch.setattr(Model, "run", called)
+    monkeypatch.setattr(desk, "_QUICK_S", 5.0)
+    with digits() as (server, model), contextlib.closing(client(server)) as only:
+        tensor = model.tensor([picture()]).tobytes()
+
+        def asked(name, sent, rows=1):
+            only.request("POST", f"/v2/models/{name}/infer", sent, RAW)
+            answer = json.loads(only.getresponse().read())
+            assert answer["outputs"][0]["shape"][0] == rows
+
+        until(lambda: asked("digits", encoded(picture())) or where[-1] == "edgecv-serve")
+        grey = encoded(np.zeros((1200, 1200, 3), np.uint8))
+        assert len(grey) < 1 << 15
+        asked("digits", grey)
+        assert where[-1] != "edgecv-serve"
+        until(lambda: asked("digits.network", tensor) or calls[-1] == "edgecv-serve")
+        asked("digits.network", 8 * tensor, rows=8)
+        assert "edgecv-serve" not in calls[-8:]
+        until(lambda: server._desk.memory.held == 0)
+
+
+def test_who_computes_itself_does_not_wait_for_pictures_of_another_model():
+    """Those who left may be decoded yet: the thread that answers all of HTTP would wait for them."""
+    puppet, turns = Puppet(), threading.BoundedSemaphore(1)
+    line = Line(Always(puppet), most=8, calls=1, readers=1, turns=turns, delay_s=0.0, ran=lambda *_: None)
+
+    def prepare():
+        return Rows(puppet, np.ones((1, 4), np.float32), lambda out: out["y"][0, 0])
+
+    turns.acquire()  # by another line
+    waiting = ThreadPoolExecutor(1).submit(line.submit, prepare, here=True)
+    try:
+        done = waiting.result(5)
+        assert not done.done()
+    finally:
+        turns.release()
+    assert done.result(5) == 2
+    assert line.submit(prepare, here=True).result(0) == 2
+    assert line.close(5)
+
+
+def test_no_clock_is_left_behind_where_the_answer_is_there_at_once(monkeypatch):
+    submit = Line.submit
+
+    def at_once(*args, **named):
+        wait([done := submit(*args, **named)])
+        return done
+
+    monkeypatch.setattr(Line, "submit", at_once)
+
+    async def asked(server):
+        own, sent = server._desk, json.dumps({**numbers(1), "parameters": {"timeout": 10**9}}).encode()
+        served = own.find("puppet.network", None)
+        await own.answer(served, Body(bytearray(sent), None), lambda _: None, here=True)
+        await asyncio.sleep(0.01)
+        return [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()]
+
+    with serving(Puppet()) as server:
+        assert asyncio.run(asked(server)) == []
+
+
+def test_an_answer_that_is_cut_off_is_counted():
+    async def receive():
+        return {"type": "http.request", "body": json.dumps(numbers(1)).encode()}
+
+    async def send(_):
+        raise asyncio.CancelledError
+
+    async def asked(server):
+        state = {"connections": {1, 2}, "gone": asyncio.get_running_loop().create_future(), "abort": None}
+        scope = {"type": "http", "method": "POST", "path": INFER, "headers": [], "query_string": b"", "state": state}
+        await App(server._desk).asgi({**scope, "root_path": "", "http_version": "1.1", "scheme": "http"}, receive, send)
+
+    with serving(Puppet()) as server:
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(asked(server))
+        assert [(each["status"], each["requests"]) for each in server.counts()] == [("200", 1)]
 
 
 def client(server):

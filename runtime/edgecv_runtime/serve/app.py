@@ -100,8 +100,10 @@ class App:
             except Exception as exc:  # whatever it is, the client gets one line, and the others theirs
                 answer = _said(exc, served.line if name else None)
             took_s = time.monotonic() - began_s
-            await self._send(answer, scope, send)
-            desk.metrics.answered(name, version, answer.status_code, took_s)
+            try:
+                await self._send(answer, scope, send)
+            finally:  # also where the end of the server cuts it off
+                desk.metrics.answered(name, version, answer.status_code, took_s)
 
     async def _send(self, answer: Response, scope: Any, send: Any) -> None:
         """Piece by piece, and give a client up that takes none of them for a while."""

@@ -34,6 +34,10 @@ _SLOW_S, _HANGS_S = 10.0, 30.0  # a call that takes so long is not ready for oth
 logger = logging.getLogger("edgecv")
 
 
+class Elsewhere(EdgecvError):
+    """A request may take longer than it looked: the loop's own thread does not compute it."""
+
+
 class Served(NamedTuple):
     """One model of the protocol: a bundle's line, seen by one of its faces."""
 
@@ -131,8 +135,8 @@ class Desk:
         for _ in range(_TRIES):
             try:
                 return await self._once(served, wire, take, gone, here)
-            except Again:
-                continue
+            except (Again, Elsewhere):
+                here = False  # how long it takes now nobody knows
         raise _exchanged()
 
     async def _once(
@@ -157,8 +161,9 @@ class Desk:
             if not woken.done():
                 timer = loop.call_later(timeout_s, wake)
 
-        waiting = served.line.submit(partial(_rows, served, wire, take, later), here=here)
+        waiting = served.line.submit(partial(_rows, served, wire, take, later, only_small=here), here=here)
         if waiting.done():
+            wake()  # of no timer
             return waiting.result()  # type: ignore[no-any-return]
         waiting.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(wake))
         if gone is not None:
@@ -210,11 +215,25 @@ class Desk:
         raise _exchanged()
 
 
-def _rows(served: Served, wire: Wire[T], take: Callable[[int], None], later: Callable[[float], None]) -> Rows:
-    """Make a request ready; later: is told after how many seconds nobody waits any more, where it says so."""
+def _rows(
+    served: Served,
+    wire: Wire[T],
+    take: Callable[[int], None],
+    later: Callable[[float], None],
+    *,
+    only_small: bool = False,
+) -> Rows:
+    """Make a request ready; later: is told after how many seconds nobody waits any more, where it says so.
+
+    only_small: raises Elsewhere for what is none.
+    """
     model, face = served.line.source.current(), served.face
-    take(wire.decoded_bytes())
+    size = wire.decoded_bytes()
+    take(size)
     asked = wire.read(face.input(model), [spec.name for spec in face.outputs(model)])
+    if only_small and not face.is_small(asked.input):
+        take(-size)
+        raise Elsewhere
     take(len(asked.input) * _row_bytes(model.input) if asked.input.ndim else 0)
     ready = face.ready(model, asked.input)
     if asked.timeout_s is not None:

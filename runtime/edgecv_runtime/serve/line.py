@@ -190,6 +190,7 @@ class Line:
             if self._closing:
                 raise Closed(_STOPPING)
             here = here and not self._came and self._preparing < self._readers
+            here = here and self._turns.acquire(blocking=False)  # of all lines, so others' may be taken
             if here:
                 self._preparing += 1
             else:
@@ -197,6 +198,7 @@ class Line:
                 self._changed.notify()
         if here:
             self._prepare(job)
+            self._turns.release()
             with self._changed:
                 is_first = bool(self._prepared) and self._prepared[0].done is job.done
                 batch = self._taken() if is_first and self._prepared[0].rows.is_patient else []
@@ -231,7 +233,8 @@ class Line:
     def _work(self) -> None:
         while step := self._next():
             if isinstance(step, Job):
-                self._prepare(step)
+                with self._turns:
+                    self._prepare(step)
             else:
                 self._call(step)
 
@@ -307,14 +310,14 @@ class Line:
         return count, None
 
     def _prepare(self, job: Job) -> None:
+        """Make a request ready; who calls has a turn."""
         rows = None
         try:
-            with self._turns:
-                began_s = time.monotonic()
-                try:
-                    rows = None if job.done.cancelled() else job.prepare()
-                finally:
-                    self._prepare_s = _lately(self._prepare_s, time.monotonic() - began_s)
+            began_s = time.monotonic()
+            try:
+                rows = None if job.done.cancelled() else job.prepare()
+            finally:
+                self._prepare_s = _lately(self._prepare_s, time.monotonic() - began_s)
         except Exception as exc:  # of a client's making, or a decoder's
             if job.done.set_running_or_notify_cancel():
                 job.done.set_exception(exc)

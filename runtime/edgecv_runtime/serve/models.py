@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecv_runtime import answers, images
+from edgecv_runtime import answers, formats, images
 from edgecv_runtime.errors import BadInput, ShapeError
 from edgecv_runtime.geometry import View
 from edgecv_runtime.manifest import TensorSpec
@@ -17,6 +17,7 @@ from edgecv_runtime.model import Model
 NETWORK = ".network"  # ends the name of the model of the network's own tensors
 PICTURES = TensorSpec("image", "object", ("N",))
 MAX_ROWS = 64  # of a request
+_FEW_PIXELS = 1 << 20  # some milliseconds of decoding
 Outputs = dict[str, NDArray[Any]]
 
 
@@ -38,6 +39,10 @@ class Face(Protocol):
         """All outputs."""
         ...
 
+    def is_small(self, given: NDArray[Any]) -> bool:
+        """Whether it takes about as long as the line's other requests: one row, and no picture of many pixels."""
+        ...
+
     def ready(self, model: Model[Any], given: NDArray[Any]) -> Ready:
         """The input as the network takes it; raises BadInput."""
         ...
@@ -57,6 +62,10 @@ class Network:
     def outputs(self, model: Model[Any]) -> tuple[TensorSpec, ...]:
         """The network's own."""
         return model.outputs
+
+    def is_small(self, given: NDArray[Any]) -> bool:
+        """One row."""
+        return not given.ndim or len(given) == 1
 
     def ready(self, model: Model[Any], given: NDArray[Any]) -> Ready:
         """The tensor itself, if it has the network's shape."""
@@ -90,6 +99,11 @@ class Pictures:
     def outputs(self, model: Model[Any]) -> tuple[TensorSpec, ...]:
         """Those of its task."""
         return answers.of_task(model.task).outputs
+
+    def is_small(self, given: NDArray[Any]) -> bool:
+        """One picture, of which its header says that it is small: 50 megapixels of one grey are few bytes, too."""
+        size = formats.header_size(given.item()) if given.size == 1 else None
+        return size is not None and size[0] * size[1] <= _FEW_PIXELS
 
     def ready(self, model: Model[Any], given: NDArray[Any]) -> Ready:
         """Decode and preprocess one picture after the other: a large one is held alone."""
