@@ -304,6 +304,7 @@ def test_what_was_not_answered_is_asked_again(right, plain, fault):
         (answering(data=[None] * 10), ComputationError, "not a list of such values alone"),
         (answering(data=[1] * 9), ComputationError, "cannot reshape"),
         (answering(data=[[1, 2], [3]]), ComputationError, "are not FP32"),
+        (answering(data=[[1] * 5] * 2), ComputationError, r"they are nested as \[2, 5\]"),
         (answering(parameters={"binary_data_size": "x"}), ComputationError, "binary_data_size of 'logits' is x"),
         (answering(parameters={"binary_data_size": 40}), ComputationError, "0 bytes follow its JSON, which names 40"),
         (lambda handler, _: handler.say(b"{}", Content_Length="many"), BackendUnavailable, "no whole answer within"),

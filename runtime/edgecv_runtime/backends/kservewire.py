@@ -145,7 +145,7 @@ def array(tensor: Tensor, data: bytes | None, spec: TensorSpec, where: str) -> N
         )
     dtype = np.dtype(NAMES[tensor.datatype])
     try:
-        flat = _numbers(tensor.data, dtype) if data is None else np.frombuffer(data, dtype.newbyteorder("<"))
+        flat = _numbers(tensor, dtype) if data is None else np.frombuffer(data, dtype.newbyteorder("<"))
         return flat.reshape(tensor.shape).astype(dtype)
     except ValueError as exc:
         raise ComputationError(
@@ -153,12 +153,14 @@ def array(tensor: Tensor, data: bytes | None, spec: TensorSpec, where: str) -> N
         ) from exc
 
 
-def _numbers(data: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Data as they stand in JSON, flat or nested, never cast to what they are not; raises ValueError."""
-    found = np.array(data)
+def _numbers(tensor: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Data as they stand in JSON, flat or nested as the shape, never cast to what they are not; raises ValueError."""
+    found = np.array(tensor.data)
     kinds = {"b": "b", "u": "iu", "i": "iu", "f": "iuf"}[dtype.kind]
-    if not isinstance(data, list) or (found.size and found.dtype.kind not in kinds):
+    if not isinstance(tensor.data, list) or (found.size and found.dtype.kind not in kinds):
         raise ValueError("not a list of such values alone")
+    if found.ndim > 1 and list(found.shape) != tensor.shape:
+        raise ValueError(f"they are nested as {list(found.shape)}")
     made = found.astype(dtype)
     if dtype.kind in "iu" and (made != found).any():
         raise ValueError("beyond what the type holds")
