@@ -10,7 +10,7 @@ import os
 import threading
 import uuid
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -88,6 +88,9 @@ class Predictor:
             "busy_wait": busy_wait,
         }
         self.columns = None if columns is None else tuple(columns)
+        twice = [name for name, count in Counter(self.columns).items() if count > 1]
+        if twice:
+            raise BadInput(f"columns: '{twice[0]}' stands there twice")
         self._column = column
         self._rgb = rgb
         self.max_pixels = max_pixels

@@ -289,6 +289,10 @@ def test_inputs_are_a_pattern_a_list_a_picture_or_a_url(shelf, tmp_path, monkeyp
         return [row["path"] for row in lines(tmp_path / "out.jsonl")]
 
     assert paths(f"{shelf}/**/a*.png") == [name for name in names if "/a" in name[len(str(shelf)) :]]
+    twice = tmp_path / "b" / "b"  # which two "**" find in two ways
+    twice.mkdir(parents=True)
+    (twice / "x.png").write_bytes(png(1))
+    assert paths(f"{tmp_path}/**/b/**/x.png") == [str(twice / "x.png")]
     assert paths(f"{shelf}/*") == sorted(name for name in names if "/b/" not in name)
     assert paths(names[3]) == [names[3]]
     listed = [names[4], f"{shelf}/nowhere.png", names[4], f"zip://b/x.png::file://{tmp_path}/a.zip"]

@@ -132,6 +132,8 @@ def test_columns_can_be_chosen_and_a_wrong_name_is_told_before_anything_runs():
         assert tuple(predictor(pictures(1))) == ("score", "label", "error")
     with pytest.raises(errors.BadInput, match="classification has no column 'lable'; did you mean 'label'"):
         rt.Predictor(BUNDLE, **ASKED, columns=("lable",))(pictures(1))
+    with pytest.raises(errors.BadInput, match="'label' stands there twice"):
+        rt.Predictor(BUNDLE, columns=("label", "score", "label"))
 
 
 def test_a_batch_of_columns_keeps_the_others_and_names_what_collides(predictor, tmp_path):

@@ -87,7 +87,8 @@ class Inputs:
         self._skipped = len(skipped)
 
     def _of_pattern(self) -> Iterator[Input]:
-        for name in sorted(glob.iglob(self.asked, recursive=True)):  # noqa: PTH207 - as it was typed, absolute or not
+        # as it was typed, absolute or not; two "**" of a pattern find a path in several ways
+        for name in sorted(set(glob.iglob(self.asked, recursive=True))):  # noqa: PTH207
             path = Path(name)
             if path.is_file() and self._is_image(path.name, partial(images.head, path)):
                 yield Input(name, _stamp(name))
