@@ -44,9 +44,11 @@ def parse(text: str) -> Service:
     if verb == "serve":
         if len(given["bundles"]) > 1:
             raise BadInput(f"--service: it serves the bundle that is deployed, and no other: '{given['bundles'][1]}'")
-        return Service(
-            "serve", tuple(words), _url(given["listen"], "/v2/health/ready"), _said(given["token"]), extras=("serve",)
-        )
+        if given["client_ca"] is not None:
+            raise BadInput("--service serve --client-ca: the probe has no certificate to show; use --restart and --probe")
+        url = _url(given["listen"], "/v2/health/ready", "http" if given["tls_cert"] is None else "https")
+        extras = ("serve", *["grpc"] * (given["grpc_port"] is not None))
+        return Service("serve", tuple(words), url, _said(given["token"]), extras=extras)
     return _stream(words, given)
 
 
@@ -117,9 +119,9 @@ def _said(path: object) -> str:
     return "" if path is None else str(path)
 
 
-def _url(address: str, path: str) -> str:
+def _url(address: str, path: str, scheme: str = "http") -> str:
     host, port = parse_address(address)
     if port == 0:
         raise BadInput("--service: port 0 is any free one: nobody would know where to ask; give another")
     host = _EVERYWHERE.get(host, host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{path}"

@@ -10,12 +10,15 @@ inputs, and what it runs on is said.
 from __future__ import annotations
 
 import os
+import ssl
 import sys
+from http.client import HTTPException
 from pathlib import Path
 from urllib import error, request
 
 import edgecv_runtime as rt
 from edgecv_runtime.errors import EdgecvError, Unavailable
+from edgecv_runtime.web import read_token
 
 _ASK_S = 5.0
 
@@ -28,14 +31,18 @@ def probe(bundle: str) -> str:
 
 def ready(url: str, token: Path | None = None) -> str:
     """What a service says at its address when it is ready; raises Unavailable with its reasons."""
-    headers = {} if token is None else {"Authorization": f"Bearer {token.read_text(encoding='utf-8').strip()}"}
-    opener = request.build_opener(request.ProxyHandler({}))  # it is on this machine
+    secret = None if token is None else read_token(token)
+    headers = {} if secret is None else {"Authorization": f"Bearer {secret}"}
+    # it is on this machine: by another name than its certificate's, and behind no proxy
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    opener = request.build_opener(request.ProxyHandler({}), request.HTTPSHandler(context=context))
     try:
         with opener.open(request.Request(url, headers=headers), timeout=_ASK_S) as answer:
             return f"{url} is ready {answer.read().decode(errors='replace')}".strip()
     except error.HTTPError as exc:
         raise Unavailable(f"{url} is not ready ({exc.code}): {exc.read().decode(errors='replace')}") from exc
-    except OSError as exc:
+    except (OSError, HTTPException) as exc:
         raise Unavailable(f"{url} does not answer: {exc}") from exc
 
 

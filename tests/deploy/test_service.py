@@ -36,6 +36,9 @@ def test_a_service_is_a_verb_with_its_options():
     assert (found.url, found.token) == ("http://127.0.0.1:8080/readyz", "/etc/token")
     assert found.extras == ("page", "mqtt")
     assert services.parse("serve").url == "http://127.0.0.1:8000/v2/health/ready"
+    over_tls = services.parse("serve --listen 0.0.0.0:8443 --tls-cert /etc/c --tls-key /etc/k --grpc-port 8444")
+    assert over_tls.url == "https://127.0.0.1:8443/v2/health/ready"
+    assert over_tls.extras == ("serve", "grpc")
     assert services.given("") == (None, False)
     assert services.given("none") == (None, True)
 
@@ -52,6 +55,7 @@ def test_a_service_is_a_verb_with_its_options():
         ("stream rtsp://c/x --page 127.0.0.1:0", "port 0"),
         ("stream rtsp://c/x --page here", "no address"),
         ("serve other.edgecv", "serves the bundle that is deployed"),
+        ("serve --tls-cert /c --tls-key /k --client-ca /a", "no certificate to show"),
         ("stream --config nowhere.yaml", "nowhere.yaml: cannot be read"),
     ],
 )

@@ -6,7 +6,9 @@ import contextlib
 import datetime
 import http.client
 import ipaddress
+import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -21,8 +23,9 @@ from typer.testing import CliRunner
 
 import edgecv_runtime as rt
 from edgecv.cli.app import app
+from edgecv.deploy import probe
 from edgecv_runtime.backends.kserve import KServe
-from edgecv_runtime.errors import BackendUnavailable, BadInput
+from edgecv_runtime.errors import BackendUnavailable, BadInput, Unavailable
 from edgecv_runtime.serve import Server, Tls
 
 SECRET = "sesame-sesame-sesame"
@@ -121,6 +124,23 @@ def plainly(server):
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)) as asked:
         asked.request("GET", "/v2/health/live")
         return asked.getresponse().status
+
+
+def test_a_service_s_probe_asks_over_tls_whatever_name_the_certificate_has(pki, tmp_path):
+    (tmp_path / "token").write_text(f"{SECRET}\n")
+    with serving(Puppet(), tls=tls_of(pki), token=SECRET) as server:
+        assert "is ready" in probe.ready(f"{server.url}v2/health/ready", tmp_path / "token")
+        with pytest.raises(Unavailable, match="does not answer"):
+            probe.ready(f"http://127.0.0.1:{server.port}/v2/health/ready")
+    with pytest.raises(BadInput, match="nowhere: the token cannot be read"):
+        probe.ready(f"{server.url}v2/health/ready", tmp_path / "nowhere")
+
+
+def test_a_service_that_speaks_no_http_is_not_ready():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ThreadPoolExecutor(1).submit(lambda: listener.accept()[0].sendall(b"SSH-2.0-lab\r\n"))
+        with pytest.raises(Unavailable, match="does not answer"):
+            probe.ready("http://127.0.0.1:%d/v2/health/ready" % listener.getsockname()[1])
 
 
 def test_a_certificate_of_the_client_stands_in_for_the_token(pki):
