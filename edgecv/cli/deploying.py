@@ -133,6 +133,10 @@ def deploy(
 
     if status and rollback:
         raise BadInput("--status and --rollback are two things: give one of them")
+    if rollback and dry_run:
+        raise BadInput("--rollback has no --dry-run: --status says what runs, and what it would go back to")
+    if evidence is not None:
+        files.check_place(evidence)
     extras = tuple(extra or ())
     asked = deployment.Asked(
         folder, wheel, offline, bench, seconds, rounds, restart, probe, ready, extras, keep, *services.given(service)
@@ -164,7 +168,7 @@ def deploy(
         if host is not None:
             raise BadInput("--status and --rollback want the device alone: edgecv deploy --status user@host")
         device = Host(place, ssh_config)
-        _show_rollback(device, folder, ready, json) if rollback else _show_status(device, folder, json)
+        _show_rollback(device, folder, ready, json) if rollback else _show_status(device, folder, ready, json)
         return
     with Bundle(place) as opened:
         if host is None:
@@ -221,10 +225,10 @@ def sbom(
     stdout.print(table)
 
 
-def _show_status(device: Host, folder: str, json: bool) -> None:
+def _show_status(device: Host, folder: str, ready: int, json: bool) -> None:
     from edgecv.deploy import running
 
-    found = running.status(device, folder)
+    found = running.status(device, folder, ready)
     if json:
         show_json(found)
     else:

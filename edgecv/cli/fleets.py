@@ -68,7 +68,8 @@ class Command:
         """Say what runs, and whether it answers."""
         from edgecv.deploy import running
 
-        found = running.status(self._host(device), self._asked[device.host].folder)
+        asked = self._asked[device.host]
+        found = running.status(self._host(device), asked.folder, asked.ready_s)
         said = f"{found.facts.current or 'nothing'}: {found.ready}"
         if not found.answers:
             raise _Silent(said)

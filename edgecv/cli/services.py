@@ -45,7 +45,7 @@ def parse(text: str) -> Service:
         if len(given["bundles"]) > 1:
             raise BadInput(f"--service: it serves the bundle that is deployed, and no other: '{given['bundles'][1]}'")
         if given["client_ca"] is not None:
-            raise BadInput("--service serve --client-ca: the probe has no certificate to show; use --restart and --probe")
+            raise BadInput("--service serve --client-ca: the probe has no certificate to show; give --restart")
         url = _url(given["listen"], "/v2/health/ready", "http" if given["tls_cert"] is None else "https")
         extras = ("serve", *["grpc"] * (given["grpc_port"] is not None))
         return Service("serve", tuple(words), url, _said(given["token"]), extras=extras)

@@ -9,7 +9,8 @@ say model "$([ -r "$root/proc/device-tree/model" ] && cat "$root/proc/device-tre
 say cpu "$(sed -n 's/^model name[[:space:]]*: //p' "$root/proc/cpuinfo" | head -n 1)"
 say vnni "$(grep -qwE 'avx512_vnni|avx_vnni' "$root/proc/cpuinfo" && echo yes)"
 say glibc "$(getconf GNU_LIBC_VERSION 2>/dev/null | sed 's/glibc //')"
-say memory_mb "$(($(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' "$root/proc/meminfo") / 1024))"
+mb() { printf '%s' "$((${1:-0} / 1024))"; } # of kB; what is not said is 0
+say memory_mb "$(mb "$(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' "$root/proc/meminfo")")"
 say l4t "$(first "$root/etc/nv_tegra_release" | sed -n 's/^# R\([0-9]*\).*REVISION: \([0-9.]*\).*/\1.\2/p')"
 say jetpack "$(dpkg-query -W -f '${Version}' nvidia-jetpack 2>/dev/null)"
 say cuda "$(sed -n '/"cuda"/,/}/s/.*"version" *: *"\([0-9.]*\)".*/\1/p' "$root/usr/local/cuda/version.json" 2>/dev/null | head -n 1)"
@@ -38,11 +39,12 @@ EOF
     ) && { printf '%s\n' "$said"; break; }
     [ -z "$said" ] || printf '%s\n' "$said"
 done
-case $folder in /*) ;; *) folder=$HOME/$folder ;; esac
+case $folder in /*) ;; "~/"*) folder=$HOME/${folder#??} ;; *) folder=$HOME/$folder ;; esac
+case $folder in *[!/]*) while [ "$folder" != "${folder%/}" ]; do folder=${folder%/}; done ;; esac
 say folder "$folder"
 there=$folder
 while [ ! -d "$there" ]; do there=$(dirname "$there"); done
-say disk_mb "$(($(df -Pk "$there" | sed -n '2s/.* \([0-9][0-9]*\)  *[0-9][0-9]*% .*/\1/p') / 1024))"
+say disk_mb "$(mb "$(df -Pk "$there" | sed -n '2s/.* \([0-9][0-9]*\)  *[0-9][0-9]*% .*/\1/p')")"
 [ -w "$there" ] && say writable yes
 say current "$(readlink "$folder/current" | sed 's:.*/::')"
 say before "$(readlink "$folder/current/before" | sed 's:.*/::')"

@@ -71,6 +71,9 @@ class Asked(Record, frozen=True):
     def __post_init__(self) -> None:
         if self.keep < 0:
             raise BadInput(f"--keep is how many old releases stay, 0 or more; got {self.keep}")
+        for name, value in (("--ready", self.ready_s), ("--seconds", self.seconds), ("--rounds", self.rounds)):
+            if value <= 0:  # there it would be said after minutes
+                raise BadInput(f"{name} must be positive, got {value:g}")
         if self.service is not None and (self.restart or self.probe):
             raise BadInput("--service starts and probes by itself: leave out --restart and --probe")
         known = metadata.metadata("edgecv").get_all("Provides-Extra") or []

@@ -57,13 +57,17 @@ class Status(Record, frozen=True):
     ready: str
 
 
-def status(host: Host, folder: str = device.FOLDER) -> Status:
-    """What runs on a device, and whether it answers."""
+def status(host: Host, folder: str = device.FOLDER, ready_s: int = 60) -> Status:
+    """What runs on a device, and whether it answers; ready_s: how long its probe may take."""
     facts = device.ask(host, folder)
     if not facts.current:
         return Status(host.name, facts, False, "nothing is deployed there")
-    script = f"cd {shlex.quote(facts.folder)}/current || exit 1\nsh ./probe 2>&1 && answers=yes\n"
-    script += "printf '\\n%s' ${answers:-no}"
+    script = f"""
+cd {shlex.quote(facts.folder)}/current || exit 1
+timeout -k 2 {ready_s + 1} sh ./probe </dev/null 2>&1 && answers=yes || code=$?
+case $code in 124 | 137) printf '\\nthe probe took longer than {ready_s} s' ;; esac
+printf '\\n%s' ${{answers:-no}}
+"""
     *said, answers = filter(None, host.run(script, what="asking whether it answers").splitlines())
     return Status(host.name, facts, answers == "yes", said[-1] if said else "")
 

@@ -5,6 +5,7 @@ cd "$folder" || exit 1
 to() { rm -f "current.$$" && ln -s "releases/$1" "current.$$" && mv -Tf "current.$$" current; }
 # What they write goes to a file: a pipe would be waited for as long as any child of theirs lives.
 bounded() { (cd current && exec timeout -k 2 "$1" sh "./$2" </dev/null 2>&1 9>&-) >"said.$$"; }
+was_late() { [ "$1" = 124 ] || [ "$1" = 137 ]; } # timeout(1): ended, or killed, by it; 126 and 127 are commands that are not there
 seconds_up() { cut -d . -f 1 /proc/uptime; }
 said() { cat "said.$$"; rm -f "said.$$"; }
 restart() {
@@ -12,7 +13,7 @@ restart() {
     bounded "$((seconds + 1))" restart && return 0
     code=$?
     why=$(said)
-    [ "$code" -lt 124 ] || why="the restart took longer than $seconds s"
+    ! was_late $code || why="the restart took longer than $seconds s"
     return 1
 }
 ready() {
@@ -22,7 +23,7 @@ ready() {
         bounded "$((seconds + 1))" probe && { why=$(said); return 0; }
         code=$?
         why=$(said)
-        [ "$code" -lt 124 ] || why="the probe took longer than $seconds s"
+        ! was_late $code || why="the probe took longer than $seconds s"
         [ "$(seconds_up)" -lt "$end" ] || return 1
         sleep 1
     done

@@ -277,15 +277,23 @@ def test_a_device_that_is_gone_keeps_what_ran_and_ends_a_switch_alone(lab):
     assert status.exit_code == 0, status.output
     assert f"{running(lab)} runs, before it {lab.release}" in status.stdout
     assert "answers: float32 on" in status.stdout
-    back = CliRunner().invoke(app, ["deploy", lab.server.name, "--rollback", *lab.options[:4]])
+    rollback = ["deploy", lab.server.name, "--rollback", *lab.options[:4]]
+    was = running(lab)
+    dry = CliRunner().invoke(app, [*rollback, "--dry-run"])
+    assert (dry.exit_code, running(lab)) == (2, was), dry.output
+    back = CliRunner().invoke(app, rollback)
     assert back.stdout == f"{lab.release} runs\n", back.output
     assert running(lab) == lab.release
     probe = lab.folder / "current" / "probe"
     usual = probe.read_text()
     try:
-        for script, wanted in (("printf fine", (True, "fine")), ("echo no frame; exit 1", (False, "no frame"))):
+        for script, wanted in (
+            ("printf fine", (True, "fine")),
+            ("echo no frame; exit 1", (False, "no frame")),
+            ("exec sleep 60", (False, "the probe took longer than 0 s")),
+        ):
             probe.write_text(script)
-            found = present.status(lab.host, str(lab.folder))
+            found = present.status(lab.host, str(lab.folder), ready_s=0)
             assert (found.answers, found.ready) == wanted
     finally:
         probe.write_text(usual)
@@ -427,6 +435,12 @@ def test_a_device_that_is_not_there_is_one_line(lab):
         present.rollback(lab.host, str(lab.server.folder / "nothing"))
 
 
+def test_a_place_for_evidence_that_is_none_is_told_before_the_device_is_asked(tmp_path):
+    done = CliRunner().invoke(app, ["deploy", str(DIGITS), "root@nowhere.invalid", "--evidence", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "is a folder; name a file" in done.stderr
+
+
 @pytest.mark.parametrize(
     "name", ["", "-oProxyCommand=x", "root@", "root@host:0", "root@host:70000", "a b", "host:port"]
 )
@@ -465,6 +479,20 @@ def test_a_clock_in_1970_does_without_an_index():
     assert "off" in device.check(msgspec.structs.replace(PI, clock=0), "pi", 1, 1_795_000_000, offline=True)[0]
 
 
+@pytest.mark.parametrize(
+    ("folder", "found"), [("~/there//", "there"), ("a b/", "a b"), ("/", "/"), ("/nowhere/x/", "/nowhere/x")]
+)
+def test_a_folder_is_one_however_it_is_written_and_a_disk_without_figures_is_no_error(folder, found, tmp_path):
+    (tmp_path / "df").write_text("#!/bin/sh\necho Filesystem\necho 'fuse 0 0 0 - /x'\n")
+    (tmp_path / "df").chmod(0o755)
+    script = f"folder={shlex.quote(folder)} root=\n" + (package_files("edgecv.deploy") / "ask.sh").read_text()
+    where = {**os.environ, "HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, env=where)
+    facts = device.read(done.stdout, "lab")
+    assert facts.folder == os.path.join(tmp_path, found)  # noqa: PTH118 - of an absolute one itself
+    assert facts.disk_mb == 0
+
+
 def test_a_jetson_is_told_by_its_own_files_and_keeps_its_own_libraries(tmp_path):
     """The files as JetPack 6.2 has them."""
     (tmp_path / "etc").mkdir()
@@ -499,5 +527,8 @@ def test_a_jetson_is_told_by_its_own_files_and_keeps_its_own_libraries(tmp_path)
     assert device.plan(PI, ("page", "cpu", "page")).extras == ("cpu", "page")
     with pytest.raises(BadInput, match="did you mean 'page'"):
         Asked(extras=("pages",))
+    for wrong in ({"ready_s": 0}, {"rounds": 0}, {"seconds": -1.0}):
+        with pytest.raises(BadInput, match="must be positive"):
+            Asked(**wrong)
     with pytest.raises(ComputationError, match="no Linux with a POSIX shell"):
         device.read("'folder' is not recognized as a command", "windows")

@@ -50,6 +50,7 @@ def test_a_release_that_answers_runs(folder):
         ("restart", "sleep 60", "the restart took longer than 2 s"),
         ("restart", "echo no such unit >&2; exit 5", "no such unit"),
         ("probe", "echo not yet; exit 1", "not yet"),
+        ("probe", "exec ./no-such-program", "./probe: 1: exec: ./no-such-program: not found"),
     ],
 )
 def test_what_does_not_come_back_is_gone_back_from(folder, part, script, why):

@@ -140,7 +140,7 @@ def test_a_service_that_speaks_no_http_is_not_ready():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ThreadPoolExecutor(1).submit(lambda: listener.accept()[0].sendall(b"SSH-2.0-lab\r\n"))
         with pytest.raises(Unavailable, match="does not answer"):
-            probe.ready("http://127.0.0.1:%d/v2/health/ready" % listener.getsockname()[1])
+            probe.ready(f"http://127.0.0.1:{listener.getsockname()[1]}/v2/health/ready")
 
 
 def test_a_certificate_of_the_client_stands_in_for_the_token(pki):
