@@ -21,7 +21,7 @@ class Played(Source):
 
     def _open(self) -> Facts:
         timeouts_s = self.timeout_s, self.timeout_s
-        self._decoder = Decoder(self._path, options={}, timeouts_s=timeouts_s, threads="SLICE")
+        self._decoder = Decoder(self._path, name=self.name, options={}, timeouts_s=timeouts_s, threads="SLICE")
         return self._decoder.facts(live=True)
 
     def _shots(self) -> Shots:

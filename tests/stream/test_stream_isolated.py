@@ -8,6 +8,7 @@ import threading
 import time
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from crashing import InTurn, Trouble, broken
 from stream_lab import BIKES, RtspServer, brightness, encode, run_python, with_display_matrix
 
-from edgecv_runtime.errors import BadInput
+from edgecv_runtime.errors import BadInput, SourceUnavailable
 from edgecv_runtime.stream import CallbackSink, Camera, FakeCamera, Settings, Stream, Waits, open_source, run
 from edgecv_runtime.stream.sources import ring, swscale
 from edgecv_runtime.stream.sources.decoded import Decoded
@@ -359,6 +360,36 @@ def test_pictures_are_bit_for_bit_those_without_isolation(tmp_path, monkeypatch)
     assert not images
 
 
+@pytest.mark.parametrize("isolate", [True, False])
+def test_colours_that_cannot_be_converted_are_told_in_one_line(tmp_path, isolate):
+    """ICtCp (ITU-T H.273, table 4), as an HDR camera may send; swscale has no matrix for it."""
+    path = made(tmp_path / "ictcp.mp4", colorspace=14)
+    camera = Isolated(InTurn([path])) if isolate else open_source(path)
+    with camera, pytest.raises(SourceUnavailable, match=r"ictcp.mp4: .* \(yuv420p, colour space 14 .* BT.709") as caught:
+        list(camera)
+    assert caught.value.kind == "no video"
+    assert "\n" not in str(caught.value)
+
+
+def test_colours_of_a_reserved_number_are_those_of_none(tmp_path, monkeypatch):
+    images = []
+    for number in (2, 3):  # unspecified, reserved
+        with open_source(made(tmp_path / f"{number}.mp4", colorspace=number)) as source:
+            shots = list(source.shots())
+        assert [is_direct(shot.picture, monkeypatch) for shot in shots] == [True] * 4
+        images.append([shot.image for shot in shots])
+    np.testing.assert_array_equal(*images)
+
+
+def test_an_image_that_could_not_be_written_is_none():
+    """What was in the slot before would be given as the next frame."""
+    conversion = swscale.conversion(swscale.Kind("yuv420p", 80, 96, 1, 1))
+    gone = SimpleNamespace(planes=[SimpleNamespace(buffer_ptr=0, line_size=96)] * 3)
+    memory = memoryview(bytearray(80 * 96 * 3 + swscale.READ_BEYOND))
+    assert not conversion.into(memory, gone)
+    assert conversion.into(memory, av.VideoFrame(96, 80, "yuv420p"))
+
+
 @pytest.mark.parametrize(
     ("slot", "size"), [(3, (64, 64)), (-1, (64, 64)), (2, (99, 64)), (2, (64, 1 << 40)), (2, (0, 64)), (2, (-64, -64))]
 )
@@ -379,8 +410,9 @@ def test_a_conversion_that_differs_is_not_used(tmp_path, monkeypatch):
     into = swscale.Conversion.into
 
     def one_bit_off(conversion, memory, frame):
-        into(conversion, memory, frame)
+        written = into(conversion, memory, frame)
         memory[80 * 96 * 3 - 1] ^= 1
+        return written
 
     monkeypatch.setattr(swscale.Conversion, "into", one_bit_off)
     assert swscale.conversion(kind) is None

@@ -7,13 +7,14 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgecv_runtime.errors import Unavailable
+from edgecv_runtime.errors import SourceUnavailable, Unavailable
 from edgecv_runtime.stream.sources import swscale
 
 if TYPE_CHECKING:
     from edgecv_runtime.preprocess import Image
 
 BGR = "bgr24"
+_UNSPECIFIED, _RESERVED = 2, 3  # matrix coefficients of ITU-T H.273, table 4, FFmpeg's AVColorSpace
 _MATRIX = struct.Struct("=9i")
 
 
@@ -37,10 +38,13 @@ class Turn(NamedTuple):
 class Decoded:
     """A decoded picture that is not converted yet."""
 
-    def __init__(self, frame: Any, width: int) -> None:
-        """frame: PyAV's; width: of its image before it is turned upright, with square pixels."""
+    def __init__(self, frame: Any, width: int, source: str) -> None:
+        """frame: PyAV's; width: of its image before it is turned upright, with square pixels; source: for messages."""
+        if frame.colorspace == _RESERVED:  # says nothing; swscale refuses it
+            frame.colorspace = _UNSPECIFIED
         self._frame = frame
         self._width = width
+        self._source = source
         self._turn = _turn_of(_display_matrix(frame))
 
     @property
@@ -50,18 +54,25 @@ class Decoded:
         return size[::-1] if self._turn.transposed else size
 
     def image(self) -> Image:
-        """As (H, W, 3) uint8 BGR, upright."""
+        """As (H, W, 3) uint8 BGR, upright; raises SourceUnavailable for colours that FFmpeg cannot convert."""
         _keep_freed_memory()
-        return _upright(self._frame.to_ndarray(format=BGR, width=self._width, **_one_thread()), self._turn)
+        frame = self._frame
+        try:
+            image = frame.to_ndarray(format=BGR, width=self._width, **_one_thread())
+        except import_av().FFmpegError as exc:
+            raise SourceUnavailable(
+                f"{self._source}: its pictures ({frame.format.name}, colour space {int(frame.colorspace)} of ITU-T H.273) "
+                f"cannot be converted to BGR: {exc.strerror}; let it send BT.709 or BT.601",
+                kind="no video",
+            ) from exc
+        return _upright(image, self._turn)
 
     def write_to(self, memory: memoryview) -> None:
         """Write its image, without a copy where that can be; as many bytes as it has, and swscale.READ_BEYOND more."""
         frame = self._frame
         kind = swscale.kind_of(frame) if frame.width == self._width and self._turn == Turn() else None
         conversion = kind and swscale.conversion(kind)
-        if conversion:
-            conversion.into(memory, frame)
-        else:
+        if not (conversion and conversion.into(memory, frame)):
             image = self.image()
             memory[: image.nbytes] = image.data.cast("B")
 

@@ -40,8 +40,8 @@ class FileSource(Source):
         try:
             # Only this file: a playlist in disguise must not make FFmpeg open others, or the network.
             only = {"protocol_whitelist": "file"}
-            timeouts_s = self.timeout_s, self.timeout_s
-            self._decoder = Decoder(f"file:{self._path}", options=only, timeouts_s=timeouts_s, threads="AUTO")
+            timeouts_s, url = (self.timeout_s, self.timeout_s), f"file:{self._path}"
+            self._decoder = Decoder(url, name=self.name, options=only, timeouts_s=timeouts_s, threads="AUTO")
         except NoVideo as exc:
             raise BadInput(f"{self.name}: holds no video that can be decoded") from exc
         except (av.error.PermissionError, av.error.OSError, av.error.ExitError) as exc:

@@ -32,14 +32,21 @@ class Decoder:
     """
 
     def __init__(
-        self, url: str, *, options: Mapping[str, str], timeouts_s: tuple[float | None, float | None], threads: str
+        self,
+        url: str,
+        *,
+        name: str,
+        options: Mapping[str, str],
+        timeouts_s: tuple[float | None, float | None],
+        threads: str,
     ) -> None:
         """Open `url`; raises what PyAV raises, or NoVideo.
 
-        options: for FFmpeg's demuxer; timeouts_s: for opening and for each read; threads: PyAV's `thread_type`
+        name: of the source, in messages; options: for FFmpeg's demuxer; timeouts_s: for opening and for each read; threads: PyAV's `thread_type`
             ("AUTO" is fastest, "SLICE" delays no frame).
         """
         self._av: Any = import_av()
+        self._name = name
         # Titles and names of sessions are Latin-1 or GBK in the wild (PyAV#629).
         self._container: Any = self._av.open(url, options=dict(options), timeout=timeouts_s, metadata_errors="replace")
         try:
@@ -126,7 +133,7 @@ class Decoder:
         pts_s = frame.time if self.stamped else None
         if pts_s is not None:
             self.last_pts_s = pts_s
-        return Shot(Decoded(frame, self._square_width(frame.width)), pts_s, damaged=self.damaged)
+        return Shot(Decoded(frame, self._square_width(frame.width), self._name), pts_s, damaged=self.damaged)
 
 
 def _best_video(container: Any) -> Any:

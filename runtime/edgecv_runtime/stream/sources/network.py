@@ -107,6 +107,7 @@ class NetworkSource(Source):
         try:
             self._decoder = Decoder(
                 self._url.opened,
+                name=self.name,
                 options=SCHEMES[self._url.scheme].options,
                 timeouts_s=(self.timeout_s, _LONGEST * self.timeout_s),
                 threads="SLICE",  # frame threads would hold back one frame each

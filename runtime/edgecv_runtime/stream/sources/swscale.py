@@ -62,14 +62,18 @@ class Conversion:
             full = kind.format == "yuvj420p" or kind.color_range == _FULL
             library.sws_setColorspaceDetails(self._context, table, full, table, 1, 0, _ONE, _ONE)
 
-    def into(self, memory: memoryview, frame: Any) -> None:
-        """Write the image of PyAV's frame, as contiguous rows; READ_BEYOND more bytes must be there."""
+    def into(self, memory: memoryview, frame: Any) -> bool:
+        """Write the image of PyAV's frame, as contiguous rows; READ_BEYOND more bytes must be there.
+
+        Whether all was written: else the image that was in the memory before is there still.
+        """
         planes = frame.planes
         data = (ctypes.c_void_p * 4)(*(plane.buffer_ptr for plane in planes))
         strides = (ctypes.c_int * 4)(*(plane.line_size for plane in planes))
         first = ctypes.addressof(ctypes.c_uint8.from_buffer(memory))
         rows, stride = (ctypes.c_void_p * 4)(first), (ctypes.c_int * 4)(self._stride)
-        self._scale(self._context, data, strides, 0, self._height, rows, stride)
+        written: int = self._scale(self._context, data, strides, 0, self._height, rows, stride)
+        return written == self._height
 
 
 @cache
@@ -107,7 +111,8 @@ def _agrees(found: Conversion, kind: Kind) -> bool:
         plane.update((noise * (plane.buffer_size // _NOISE + 1))[: plane.buffer_size])
     stride = 3 * kind.width
     memory = memoryview(bytearray(kind.height * stride + READ_BEYOND))
-    found.into(memory, frame)
+    if not found.into(memory, frame):
+        return False
     try:
         (expected,) = frame.reformat(format="bgr24").planes
     except av.FFmpegError:  # of a colour space that it does not know
