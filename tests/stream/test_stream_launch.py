@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
 import time
 
 import av
+import cv2
 import numpy as np
 import pytest
 from stream_lab import BIKES
@@ -35,6 +37,14 @@ def test_the_picture_is_that_of_the_pipeline_whatever_its_width():
         expected = [(191, 191, 191), (0, 191, 191), (191, 191, 0), (0, 191, 0), (191, 0, 191), (0, 0, 191), (191, 0, 0)]
         assert np.abs(np.array(bars) - expected).max() <= 6
         assert frame.image.flags.c_contiguous
+
+
+def test_pixels_that_are_not_square_are_made_so():
+    """As in every other source; 720x576 with pixels of 64:45 is television's 16:9."""
+    pipeline = "videotestsrc pattern=smpte75 num-buffers=2 ! video/x-raw,width=720,height=576,pixel-aspect-ratio=64/45"
+    with open_source(f"gst:{pipeline}") as source:
+        shapes = {frame.image.shape for frame in source}
+    assert shapes == {(576, 1024, 3)}
 
 
 def test_a_live_pipeline_keeps_its_rate_and_its_frames_are_young():
@@ -88,6 +98,19 @@ def test_what_is_no_frame_ends_it(tmp_path):
             source._next_frame()
     finally:
         os.close(source._pipe)
+
+
+def test_a_picture_in_the_tags_is_no_frame(tmp_path):
+    """The cover of a film comes as an event before the first frame, here of 2 MB."""
+    cover = cv2.imencode(".png", np.random.default_rng(0).integers(0, 255, (800, 800, 3), dtype=np.uint8))[1].tobytes()
+    with av.open(str(tmp_path / "film.mkv"), "w") as made, av.open(str(BIKES)) as given:
+        made.add_attachment("cover.png", "image/png", cover)
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for packet in itertools.islice(given.demux(video=0), 10):
+            packet.stream = stream
+            made.mux(packet)
+    with open_source(f"gst:filesrc location={tmp_path}/film.mkv ! decodebin") as source:
+        assert next(source).image.shape == (272, 640, 3)
 
 
 def test_decodebin_decodes_a_file(tmp_path):

@@ -28,14 +28,18 @@ from edgecv_runtime.stream.redact import redact, secrets_of, shown
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shot, Shots, Source
 
 LAUNCH, INSPECT = "gst-launch-1.0", "gst-inspect-1.0"
-# Frames lie in a Jetson's own memory (NVMM) until nvvidconv copies them; one frame waits, the newest.
-_CONVERT = "videoconvert ! video/x-raw,format=BGR ! queue leaky=downstream max-size-buffers=1 max-size-bytes=0 ! gdppay"
+# Frames lie in a Jetson's own memory (NVMM) until nvvidconv copies them. Only pixels that are not square are scaled. One
+# frame waits, the newest.
+_CONVERT = (
+    "videoconvert ! videoscale ! video/x-raw,format=BGR,pixel-aspect-ratio=1/1 ! "
+    "queue leaky=downstream max-size-buffers=1 max-size-bytes=0 ! gdppay"
+)
 _FROM_NVMM = "nvvidconv ! video/x-raw,format=BGRx ! "
 # A header of GStreamer's data protocol 1.0 (gst-plugins-bad, gst/gdp/dataprotocol.c): version, type, bytes that follow;
 # time stamps, offsets and checksums, which are not needed here, fill the rest.
 _HEADER = struct.Struct(">B3xHI52x")
-_VERSION, _BUFFER, _CAPS = 1, 1, 2  # other types are events
-_LONGEST_WORDS = 1 << 20  # bytes of caps or an event
+_VERSION, _BUFFER, _CAPS, _EVENTS = 1, 1, 2, 64  # types; from the last one on events
+_LONGEST_WORDS = 1 << 20  # bytes of caps; an event may have more: tags hold pictures
 _SIDE = re.compile(rb"\b(width|height)=\(int\)(\d+)")
 _RATE = re.compile(rb"\bframerate=\(fraction\)(\d+/\d+)")
 _CSI = {  # by the element that must be there: JetPack's, and that of libcamera (Raspberry Pi)
@@ -166,12 +170,14 @@ class LaunchSource(Source):
             version, kind, length = _HEADER.unpack(header)
             if kind == _BUFFER and self._caps is not None and length == self._caps.stride * self._caps.size[0]:
                 return came_ns
-            if version != _VERSION or kind == _BUFFER or length > _LONGEST_WORDS:
+            is_event = kind >= _EVENTS
+            if version != _VERSION or not (is_event or (kind == _CAPS and length <= _LONGEST_WORDS)):
                 raise SourceUnavailable(f"{self.name}: sends what is no frame", kind="lost")
-            words = bytearray(length)
-            if not self._fill(memoryview(words)):
-                return None
-            if kind == _CAPS:
+            words = bytearray(min(length, _LONGEST_WORDS))
+            for rest in range(length, 0, -_LONGEST_WORDS):
+                if not self._fill(memoryview(words)[:rest]):
+                    return None
+            if not is_event:
                 self._caps = _caps_of(bytes(words))
         return None
 
