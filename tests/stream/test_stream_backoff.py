@@ -94,6 +94,18 @@ def test_a_stream_that_the_network_slows_down_is_told():
     assert pulse.speed > 0.95
 
 
+@pytest.mark.parametrize("set_s", [-1, -3600, 1, 3600])
+def test_a_camera_that_sets_its_clock_is_not_slowed_down(set_s):
+    pulse = Pulse(2.5)
+    pulse.connected()
+    speeds = []
+    for number in range(250):
+        pulse.beat(100 * SECOND + number * SECOND // 25, pts_s=7200 + number / 25 + (set_s if number >= 125 else 0))
+        speeds.append(pulse.speed)
+    assert min(speed for speed in speeds if speed is not None) > 0.95
+    assert speeds[-1] == pytest.approx(1, abs=0.05)
+
+
 def test_a_stall_is_no_rhythm_and_silence_before_the_first_frame_no_stall():
     pulse = Pulse(2.5)
     pulse.connected()

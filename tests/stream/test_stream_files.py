@@ -13,7 +13,8 @@ import pytest
 from stream_lab import BIKES, CARPHONE, CLIPS, encode, remux, tcp_server, truncate, with_display_matrix
 
 from edgecv_runtime.errors import BadInput
-from edgecv_runtime.stream import Camera, End, Paced, open_source
+from edgecv_runtime.stream import Camera, End, FakeCamera, Paced, open_source
+from edgecv_runtime.stream.sources.fake import Frames
 
 
 def frames_of(path):
@@ -248,6 +249,23 @@ def test_paced_files_behave_like_cameras(tmp_path):
     assert 14 / 25 - 0.02 < time.monotonic() - start_s < 1.5
     gaps = np.diff([frame.captured_ns for frame in frames]) / 1e9
     assert np.median(gaps) == pytest.approx(1 / 25, abs=0.015)
+
+
+class Joined(FakeCamera):
+    """Ten frames at 50 a second whose clock is set an hour on in the middle, and back."""
+
+    def _shots(self):
+        for number, shot in enumerate(super()._shots()):
+            yield shot._replace(pts_s=number / 50 + (3600 if 4 <= number < 7 else 0 if number < 7 else -0.14))
+
+
+def test_a_paced_recording_whose_clock_was_set_goes_on_at_its_speed():
+    start_s = time.monotonic()
+    with Paced(Joined([Frames(10, (24, 32))])) as source:
+        frames = list(source)
+    assert len(frames) == 10
+    assert 9 / 50 - 0.01 < time.monotonic() - start_s < 2
+    assert min(np.diff([frame.captured_ns for frame in frames])) > 0.005e9
 
 
 def test_a_slow_consumer_of_a_paced_file_gets_young_frames_and_the_count_of_the_others():

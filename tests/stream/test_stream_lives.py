@@ -105,11 +105,39 @@ def test_a_camera_that_comes_back_goes_on_in_its_account_and_its_figures():
         stream.add(camera("cam"))
         time.sleep(0.6)
 
-    source = next(each for each in during(stream, again).sources if each.name == "cam")
+    sources = during(stream, again).sources
+    assert [each.name for each in sources] == ["cam", "other"]  # the page asks for pictures by these numbers
+    source = sources[0]
     assert sorted({connection for connection, _ in got}) == [1, 2]
     assert [index for _, index in got] == sorted({index for _, index in got})
     assert source.inferred == len(got)
     assert 30 < source.fps < 60
+
+
+class Stuck(FakeCamera):
+    """Its read does not come back for a while, as one inside a driver."""
+
+    def _shots(self):
+        yield from super()._shots()
+        time.sleep(0.8)
+
+
+def test_a_camera_that_is_stuck_when_it_is_removed_says_nothing_into_its_next_life():
+    """A broker that keeps the last state of each camera showed the new one as ended, for ever."""
+    stuck = Stuck([Frames(5, (24, 32))], fps=50, name="cam")
+    stream = Stream(brightness, [stuck, camera("other", fps=5)])
+    told = []
+    stream.journal.subscribe(lambda event: told.append(event.state) if event.name == "cam" else None)
+
+    def again():
+        time.sleep(0.4)
+        stream.remove("cam")
+        stream.add(camera("cam"))
+        time.sleep(1.2)
+        assert stream.journal.latest("source", "cam").state == "live"
+
+    during(stream, again)
+    assert told == ["connecting", "live", "ended", "connecting", "live", "ended"]
 
 
 def test_a_model_that_gave_up_on_a_camera_is_not_forgotten_when_that_comes_back():

@@ -102,6 +102,7 @@ class Camera:
         self._changed = changed if changed is not None else threading.Condition()
         self._stopping = threading.Event()
         self._states = threading.RLock()
+        self._told_end = False
         policy: WhenLate = "wait" if when_late == "auto" else when_late
         self._buffer = Buffer[Frame](
             _FILE_SLOTS if policy == "wait" else _LIVE_SLOTS,
@@ -187,6 +188,7 @@ class Camera:
             self._buffer.close()
         self._stopping.set()
         self.source.interrupt()
+        self._conclude()
 
     def join(self, timeout_s: float) -> None:
         """Wait for the thread, up to `timeout_s` seconds."""
@@ -350,7 +352,13 @@ class Camera:
         with self._changed:
             self._settle(ended, end.detail, end)
             self._buffer.close(keep=True)
-        self._note("failed" if self.ended == "error" else "ended", self._told(self.end or end))
+        self._conclude()
+
+    def _conclude(self) -> None:
+        """Say that it has ended, once and as the last thing: its thread may take seconds more, and its name a new life."""
+        with self._states:
+            self._note("failed" if self.ended == "error" else "ended", self._told(self.end or End("stopped")))
+            self._told_end = True
 
     def _settle(self, why: str, detail: str, end: End) -> None:
         """The first reason stands: what follows from being stopped is not a reason."""
@@ -364,6 +372,8 @@ class Camera:
 
     def _note(self, state: State, reason: str = "") -> None:
         with self._states:
+            if self._told_end:
+                return
             if state != self.state:
                 self.state, self.since_ns = state, time.monotonic_ns()
             self._journal.note("source", self.name, state, reason, self.attempts)

@@ -199,9 +199,11 @@ class Stream:
             journal=self.journal,
             changed=self._changed,
         )
-        if former is not None:
-            self._served.remove(former)
-        self._served.append(Served(camera, self.settings.max_frames, former))
+        served = Served(camera, self.settings.max_frames, former)
+        if former is None:
+            self._served.append(served)
+        else:  # in its place: who looks at a source by its number does not see another one
+            self._served[self._served.index(former)] = served
         if self._running:
             camera.start()
         return name

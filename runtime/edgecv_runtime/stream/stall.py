@@ -34,6 +34,8 @@ class Pulse:
     def beat(self, now_ns: int, pts_s: float | None = None) -> None:
         """A frame came; pts_s: the camera's own time."""
         if pts_s is not None:
+            if self._stamps and pts_s < self._stamps[-1][1]:
+                self._stamps.clear()  # its clock was set
             self._stamps.append((now_ns, pts_s))
             while self._stamps[0][0] < now_ns - _KEPT_NS and len(self._stamps) > 2:
                 self._stamps.popleft()
@@ -61,7 +63,7 @@ class Pulse:
         if len(self._stamps) < 2:
             return None
         (first_ns, first_s), (last_ns, last_s) = self._stamps[0], self._stamps[-1]
-        if last_ns - first_ns < _SPEED_NS or last_s < first_s:
+        if last_ns - first_ns < _SPEED_NS:
             return None
         return (last_s - first_s) / ((last_ns - first_ns) / 1e9)
 
