@@ -26,6 +26,7 @@ Facts = Mapping[str, "str | float"]
 Point = tuple[float, float]
 
 _FLICKER_S = 0.5  # a gap that does not end a stay
+_FARTHEST = 1e6  # pixels; OpenCV fills what is larger somewhere else
 _TEXTS = ("label", "source")
 # What can be asked of one thing that was found: a label, a box, a class of a mask.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -110,6 +111,8 @@ class Rule(Record, frozen=True):
         _Parser(self.when).condition_only()
         if self.inside is not None and len(self.inside) < 3:
             raise BadInput(f"rule '{self.when}': a region has three corners at least, got {len(self.inside)}")
+        if self.inside is not None and not _encloses(self.inside):
+            raise BadInput(f"rule '{self.when}': a region's corners are pixels, and not all on one line")
         if not (0 <= self.dwell_s < float("inf") and 0 <= self.cooldown_s < float("inf")):
             raise BadInput(f"rule '{self.when}': dwell_s and cooldown_s are seconds from 0 on")
 
@@ -244,6 +247,15 @@ def things(output: Output, inside: tuple[Point, ...] | None = None) -> Iterator[
             yield {"label": guess.label, "source": source, "score": guess.score, "index": guess.index}
     else:
         raise BadInput(f"rules are for labels, boxes and masks; this model gives {type(result).__name__}")
+
+
+def _encloses(polygon: Sequence[Point]) -> bool:
+    """Whether corners are places of pictures, and anything can lie between them."""
+    if not all(abs(side) <= _FARTHEST for point in polygon for side in point):  # nor is NaN
+        return False
+    (x0, y0), *others = polygon
+    x1, y1 = next((point for point in others if point != (x0, y0)), (x0, y0))
+    return any((x1 - x0) * (y - y0) != (y1 - y0) * (x - x0) for x, y in others)
 
 
 def _contains(polygon: Sequence[Point], point: Point) -> bool:
