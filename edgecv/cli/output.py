@@ -21,6 +21,7 @@ from rich.console import Console
 
 from edgecv_runtime import jsontext, signals
 from edgecv_runtime.errors import BadInput, EdgecvError, Unavailable
+from edgecv_runtime.oneline import one_line
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -119,13 +120,21 @@ def say(text: str, **facts: Any) -> None:
 
 def note(text: str, **facts: Any) -> None:
     """One line on stderr that is asked for, also by those who want no progress."""
-    stderr.print(_document("info", text, facts) if Mode.json_log else text, soft_wrap=True)
+    stderr.print(_document("info", text, facts) if Mode.json_log else one_line(text), soft_wrap=True)
 
 
 def complain(text: str) -> None:
     """One line on stderr for what went wrong."""
-    line = " ".join(text.split())
+    line = one_line(" ".join(text.split()))
     stderr.print(_document("error", line, {}) if Mode.json_log else f"edgecv: {line}", soft_wrap=True)
+
+
+class TextLines(logging.Formatter):
+    """A logged record as one line, and the traceback below it, where there is one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        """The message alone."""
+        return one_line(record.message)
 
 
 class JsonLines(logging.Formatter):
@@ -161,7 +170,7 @@ def show_json(value: Any) -> None:
 def start_logging() -> None:
     """Warnings and notices of edgecv's own modules go to stderr."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(TextLines())
     logger = logging.getLogger("edgecv")
     logger.handlers = [handler]
     logger.setLevel(logging.WARNING if Mode.quiet else logging.INFO)

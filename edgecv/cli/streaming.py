@@ -19,6 +19,7 @@ from edgecv.cli.device import EXIT_LOSSES, Json, ModelPath, refuse_overwriting
 from edgecv.cli.loading import Loading, loads
 from edgecv.cli.output import Mode, complain, leave, log_as, note, say, show_json, stderr, stdout
 from edgecv_runtime.errors import BadInput
+from edgecv_runtime.oneline import one_line
 
 if TYPE_CHECKING:
     import edgecv_runtime as rt
@@ -315,7 +316,7 @@ def _progress(report: StreamReport) -> None:
     """A line per second on a terminal, overwritten; nothing into files."""
     if Mode.quiet or Mode.json_log or not stderr.is_terminal:
         return
-    parts = [f"{each.name}: {each.inferred} of {each.read} frames, {each.fps or 0:.1f}/s" for each in report.sources]
+    parts = [f"{one_line(each.name)}: {each.inferred} of {each.read} frames, {each.fps or 0:.1f}/s" for each in report.sources]
     stderr.print("   ".join(parts), end="\r", no_wrap=True, overflow="ellipsis")
 
 
@@ -334,4 +335,4 @@ def _sentences(report: StreamReport) -> list[str]:
         )
     for sink in report.sinks:
         lines.append(f"{sink.name}: delivered {sink.delivered}, failed {sink.failed}")
-    return lines
+    return [one_line(line) for line in lines]

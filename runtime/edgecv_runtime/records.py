@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import msgspec
 
 from edgecv_runtime.errors import BadInput, nearest
+from edgecv_runtime.oneline import one_line
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ def encode(record: Any) -> bytes:
 
 
 def _explain(exc: msgspec.ValidationError, kind: Any) -> str:
-    text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(exc))  # keys may hold anything
+    text = one_line(str(exc))  # keys may hold anything
     place = _PATH.search(text)
     path = place["path"].lstrip(".") if place else ""
     reason = _PATH.sub("", text).replace("`", "'").replace("Object ", "").strip()

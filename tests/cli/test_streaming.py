@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -195,6 +196,23 @@ def test_what_cannot_be_is_told_in_one_line(arguments, message, tmp_path, monkey
     assert "c4nary" not in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_is_one_line_and_moves_no_cursor(tmp_path, monkeypatch):
+    """What a terminal shows of a file that somebody else named, and a log that is read line by line."""
+    monkeypatch.setattr(Mode, "quiet", False)
+    monkeypatch.setattr(Mode, "json_log", False)
+    name = "yard\nedgecv: all is well\x1b[2J\x9b1A"
+    video, taken = tmp_path / f"{name}.mp4", tmp_path / f"{name} out.mp4"
+    shutil.copyfile(CARPHONE, video)
+    taken.touch()
+    done = CliRunner().invoke(app, ["stream", str(BUNDLE), str(video), "--frames", "2", "--sink", str(taken)])
+    missing = CliRunner().invoke(app, ["stream", str(BUNDLE), str(video.with_suffix(".avi"))])
+    assert (done.exit_code, missing.exit_code) == (0, 2), done.output
+    assert "the name is taken" in done.stderr
+    for text in (done.stdout, done.stderr, missing.stderr):
+        assert r"all is well\x1b[2J\x9b1A" in text
+        assert all(line.isprintable() and not line.startswith("edgecv: all") for line in text.splitlines())
 
 
 def test_events_alone_on_stdout_and_a_unit(tmp_path):

@@ -17,6 +17,7 @@ import numpy as np
 from edgecv_runtime.backends import DEFAULT_DEVICE
 from edgecv_runtime.errors import BadInput, Closed, EdgecvError, Unavailable, nearest
 from edgecv_runtime.manifest import TensorSpec
+from edgecv_runtime.oneline import one_line
 from edgecv_runtime.serve.body import Gone, Limits, Memory, Refusal
 from edgecv_runtime.serve.line import Again, Busy, Line, Rows
 from edgecv_runtime.serve.metrics import Metrics
@@ -267,7 +268,7 @@ def content(served: Served) -> Mapping[str, str]:
 def refusal(error: Exception, line: Line | None = None) -> Refusal:
     """An error as clients see it, with the status of HTTP that tells whether to try again, and when."""
     if isinstance(error, Refusal):
-        return Refusal(_printable(str(error)), error.status, error.headers)
+        return Refusal(one_line(str(error)), error.status, error.headers)
     headers: dict[str, str] = {}
     if isinstance(error, Busy):
         status = 429
@@ -281,12 +282,7 @@ def refusal(error: Exception, line: Line | None = None) -> Refusal:
     if not isinstance(error, EdgecvError):
         logger.error("a request failed: %s: %s", type(error).__name__, error)
         error = EdgecvError("the computation failed")
-    return Refusal(_printable(str(error)), status, headers)
-
-
-def _printable(text: str) -> str:
-    """One line, whatever names a client has sent."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return Refusal(one_line(str(error)), status, headers)
 
 
 def _row_bytes(spec: TensorSpec) -> int:
