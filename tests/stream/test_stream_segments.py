@@ -132,6 +132,15 @@ def test_names_say_source_and_time(tmp_path):
             Segments(tmp_path / path)
 
 
+def test_cameras_with_long_addresses_have_files_too(tmp_path):
+    sources = [f"rtsp://h/{'axis-media/' * 30}{number}" for number in range(2)]
+    with JsonLinesSink(tmp_path / "{source}-{time}.jsonl", limits=Limits(seconds=60)) as sink:
+        sink.start(sources)
+        for each in sources:
+            sink.write(output(0, source=each))
+    assert [json.loads(path.read_text())["source"] in sources for path in tmp_path.iterdir()] == [True] * 2
+
+
 def test_lines_are_whole_in_a_pipe_that_does_not_block(monkeypatch):
     """As a parent leaves it behind that shares its standard output with an event loop."""
     read, write = os.pipe()

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from edgecv_runtime import spawned
 from edgecv_runtime.addresses import peer
 from edgecv_runtime.errors import BadInput, Closed
 from edgecv_runtime.preprocess import Image
@@ -91,10 +92,11 @@ class _Child:
     def __init__(self, url: str, size: tuple[int, ...]) -> None:
         self.size = size
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from edgecv_runtime.stream.sinks.publish import main; main()"],
+            spawned.command("from edgecv_runtime.stream.sinks.publish import main; main()"),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            env=spawned.environment(),
             start_new_session=True,  # a Ctrl-C is for this process, which finishes what waits
         )
         assert self._process.stdin is not None

@@ -23,6 +23,7 @@ _AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]+)")
 _SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _BYTES = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 _SLUG = re.compile(r"[^A-Za-z0-9._-]+")
+_LONGEST = 100  # characters of a source's name in that of a file, which may have 255 in all
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Slugs:
 
 
 def _plain(source: str) -> str:
-    return _SLUG.sub("-", source if "://" in source else Path(source).name).strip("-") or "source"
+    return _SLUG.sub("-", source if "://" in source else Path(source).name)[:_LONGEST].strip("-") or "source"
 
 
 class Part:

@@ -21,8 +21,8 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
+from edgecv_runtime import spawned
 from edgecv_runtime.errors import BadInput, SourceUnavailable
 from edgecv_runtime.stream.ending import End
 from edgecv_runtime.stream.redact import redact, secrets_known
@@ -36,8 +36,7 @@ _SLACK_S = 1.0  # beyond its own timeout, in which a source should have said wha
 _START_S = 30.0  # for an interpreter to start on a busy board
 _LEAVE_S = 0.5  # for a polite end (RTSP's TEARDOWN), before it is killed
 _TOLD = 5  # last lines on its stderr
-# Modules are found where they are here: in the present folder, which may hold a `queue.py`, only then.
-_CODE = "import sys; del sys.path[0]; from edgecv_runtime.stream.sources.child import main; main({})"
+_CODE = "from edgecv_runtime.stream.sources.child import main; main({})"
 # Not on Windows, and not where Python is embedded in another program.
 AVAILABLE = hasattr(socket, "send_fds") and hasattr(select, "poll") and bool(sys.executable)
 
@@ -77,12 +76,12 @@ class Isolated(Source):
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _CODE.format(theirs.fileno())],
+                spawned.command(_CODE.format(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(each or str(Path.cwd()) for each in sys.path)},
+                env=spawned.environment(),
                 start_new_session=True,  # Ctrl-C is for us
             )
         self._channel, self._inbox = ours, ring.Inbox(ours)
