@@ -11,7 +11,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from stream_lab import BIKES, RtspServer, brightness
+from stream_lab import BIKES, RtspServer, brightness, remux, truncate
 
 from edgecv_runtime.errors import SourceUnavailable
 from edgecv_runtime.stream import open_source, run
@@ -195,6 +195,24 @@ def test_frames_without_stamps_are_of_when_they_came(web):
     ages_s = sorted((now_ns - frame.captured_ns) / 1e9 for now_ns, frame in seen)
     assert ages_s[0] >= -0.2  # the time is taken before the frame is waited for
     assert seen[-1][1].captured_ns - seen[0][1].captured_ns == pytest.approx(39 / 15 * 1e9, rel=0.25)
+
+
+@pytest.mark.parametrize("name", ["cut.mkv", "cut.mp4", "cut.avi"])
+def test_a_recording_that_is_cut_is_so_on_a_server_too(web, tmp_path, name):
+    place, answers = web
+    data = truncate(remux(BIKES, tmp_path / name, **({"movflags": "faststart"} if "mp4" in name else {}))).read_bytes()
+
+    def answer(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    answers[f"/{name}"] = answer
+    report = run(brightness, f"{place}/{name}", isolate=False)
+    assert (report.sources[0].ended, report.exit_code) == ("ended_early", 4), report.failures
+    assert 50 < report.sources[0].inferred < 200
+    assert "declared=" in report.losses[0]
 
 
 def segments(folder, count):

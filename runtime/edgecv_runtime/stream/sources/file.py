@@ -8,9 +8,7 @@ from edgecv_runtime.errors import BadInput, SourceUnavailable
 from edgecv_runtime.stream.ending import End
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shots, Source
 from edgecv_runtime.stream.sources.decoded import import_av
-from edgecv_runtime.stream.sources.libav import Decoder, NoVideo
-
-_SLACK_S = 0.5  # by how much a complete file's last frame may miss the duration in its header
+from edgecv_runtime.stream.sources.libav import Decoder, NoVideo, counted
 
 
 class FileSource(Source):
@@ -60,25 +58,10 @@ class FileSource(Source):
                 made_up = number / self.fps if self.fps else None
                 yield shot if shot.pts_s is not None else shot._replace(pts_s=made_up)
         except av.FFmpegError as exc:  # the end of a truncated file, for some containers; others just end
-            early: str | None = f"{self._counted(self.declared_frames)}: {exc.strerror}"
+            early: str | None = f"{counted(self.declared_frames, self.frames_read)}: {exc.strerror}"
         else:
-            early = self._early(decoder)
+            early = decoder.early(self.frames_read)
         return End("truncated" if early else "end of file", early or "", decoder.damaged)
-
-    def _early(self, decoder: Decoder) -> str | None:
-        declared = self.declared_frames or (decoder.indexed_frames if "mov" in decoder.format else None)
-        if declared is not None and decoder.packets < declared:
-            return self._counted(declared)
-        if decoder.broken_off:
-            return f"{self._counted(declared)}: breaks off inside a packet"
-        if "matroska" in decoder.format and decoder.duration_s and decoder.last_pts_s is not None:
-            end_s = decoder.last_pts_s + (1 / self.fps if self.fps else 0)
-            missing = end_s < decoder.duration_s - _SLACK_S
-            return f"declared={decoder.duration_s:.1f}s read={end_s:.1f}s" if missing else None
-        return None
-
-    def _counted(self, declared: int | None) -> str:
-        return f"declared={'unknown' if declared is None else declared} read={self.frames_read}"
 
     def _release(self) -> None:
         if self._decoder is not None:

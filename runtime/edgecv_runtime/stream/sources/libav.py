@@ -12,6 +12,7 @@ _LEAST_ASPECT = 0.25  # of a pixel, and at most 4: beyond, a header is broken; t
 # Demuxers without a clock: FFmpeg numbers what comes, at 25 per second (opencv#4528).
 _UNSTAMPED = {"mpjpeg", "mjpeg", "mjpeg_2000", "jpeg_pipe", "image2", "image2pipe", "png_pipe", "rawvideo"}
 _INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "avi"}
+_SLACK_S = 0.5  # by how much a complete file's last frame may miss the duration in its header
 _MOST_FLUSHES = 64  # frames that a decoder may still hold at the end; bounds the retries after errors
 
 
@@ -82,6 +83,19 @@ class Decoder:
         index = self._stream.index_entries if self.format in _INDEXED else ()
         return sum(entry.size > 0 and not entry.is_discard for entry in index) if len(index) > 1 else None
 
+    def early(self, frames_read: int) -> str | None:
+        """What is missing of a recording that has ended, None where nothing is."""
+        declared = self.declared_frames or (self.indexed_frames if "mov" in self.format else None)
+        if declared is not None and self.packets < declared:
+            return counted(declared, frames_read)
+        if self.broken_off:
+            return f"{counted(declared, frames_read)}: breaks off inside a packet"
+        if "matroska" in self.format and self.duration_s and self.last_pts_s is not None:
+            end_s = self.last_pts_s + (1 / self.fps if self.fps else 0)
+            missing = end_s < self.duration_s - _SLACK_S
+            return f"declared={self.duration_s:.1f}s read={end_s:.1f}s" if missing else None
+        return None
+
     def demux(self) -> Iterator[Any]:
         """The packets, and an empty one at the end; raises what PyAV raises."""
         for packet in self._container.demux(self._stream):
@@ -134,6 +148,11 @@ class Decoder:
         if pts_s is not None:
             self.last_pts_s = pts_s
         return Shot(Decoded(frame, self._square_width(frame.width), self._name), pts_s, damaged=self.damaged)
+
+
+def counted(declared: int | None, read: int) -> str:
+    """How many frames a recording should have, and how many it gave."""
+    return f"declared={'unknown' if declared is None else declared} read={read}"
 
 
 def _best_video(container: Any) -> Any:

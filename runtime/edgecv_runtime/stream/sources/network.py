@@ -191,9 +191,8 @@ class NetworkSource(Source):
             return End("stopped", damaged=decoder.damaged)
         if self.live:
             return End("hung up", f"the camera ended the stream after {self.frames_read} frames", decoder.damaged)
-        if self.declared_frames is not None and decoder.packets < self.declared_frames:
-            return End("truncated", f"declared={self.declared_frames} read={self.frames_read}", decoder.damaged)
-        return End("end of file", damaged=decoder.damaged)
+        early = decoder.early(self.frames_read)
+        return End("truncated" if early else "end of file", early or "", decoder.damaged)
 
     def _lost(self, exc: Any) -> SourceUnavailable:
         if isinstance(exc, import_av().error.ExitError):  # its own timeout
