@@ -316,8 +316,8 @@ def _progress(report: StreamReport) -> None:
     """A line per second on a terminal, overwritten; nothing into files."""
     if Mode.quiet or Mode.json_log or not stderr.is_terminal:
         return
-    parts = [f"{one_line(each.name)}: {each.inferred} of {each.read} frames, {each.fps or 0:.1f}/s" for each in report.sources]
-    stderr.print("   ".join(parts), end="\r", no_wrap=True, overflow="ellipsis")
+    parts = [f"{each.name}: {each.inferred} of {each.read} frames, {each.fps or 0:.1f}/s" for each in report.sources]
+    stderr.print(one_line("   ".join(parts)), end="\r", no_wrap=True, overflow="ellipsis")
 
 
 def _sentences(report: StreamReport) -> list[str]:

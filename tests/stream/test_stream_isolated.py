@@ -365,7 +365,7 @@ def test_colours_that_cannot_be_converted_are_told_in_one_line(tmp_path, isolate
     """ICtCp (ITU-T H.273, table 4), as an HDR camera may send; swscale has no matrix for it."""
     path = made(tmp_path / "ictcp.mp4", colorspace=14)
     camera = Isolated(InTurn([path])) if isolate else open_source(path)
-    with camera, pytest.raises(SourceUnavailable, match=r"ictcp.mp4: .* \(yuv420p, colour space 14 .* BT.709") as caught:
+    with camera, pytest.raises(SourceUnavailable, match=r"ictcp.mp4: .* space 14 of .* BT.709") as caught:
         list(camera)
     assert caught.value.kind == "no video"
     assert "\n" not in str(caught.value)

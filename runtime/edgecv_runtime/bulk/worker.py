@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from contextlib import suppress
 from multiprocessing.connection import Pipe, wait
 from typing import NamedTuple
 
+from edgecv_runtime import spawned
 from edgecv_runtime.bulk.inputs import Chunk
 from edgecv_runtime.errors import ComputationError
 from edgecv_runtime.predictor import Predictor
@@ -26,7 +26,7 @@ _LOADS_S = 600.0  # a graph that is compiled for the first time may take minutes
 _LEAVES_S = 2.0  # between closing its pipe and ending
 _TRIES = 3  # of a process that ends before it has begun a picture
 _BLAMED = 2  # times that a process must end at a picture until it is the picture's fault
-_CODE = "import sys; del sys.path[0]; from edgecv_runtime.bulk.child import main; main({})"
+_CODE = "from edgecv_runtime.bulk.child import main; main({})"
 
 
 class Part(NamedTuple):
@@ -59,7 +59,7 @@ class Worker:
         self._stderr = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed with the process
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _CODE.format(theirs.fileno())],
+                spawned.command(_CODE.format(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -355,7 +355,7 @@ class Camera:
         self._conclude()
 
     def _conclude(self) -> None:
-        """Say that it has ended, once and as the last thing: its thread may take seconds more, and its name a new life."""
+        """Say that it has ended, as the last thing: its thread may take seconds more, and its name a new life."""
         with self._states:
             self._note("failed" if self.ended == "error" else "ended", self._told(self.end or End("stopped")))
             self._told_end = True

@@ -61,7 +61,7 @@ class Decoded:
             image = frame.to_ndarray(format=BGR, width=self._width, **_one_thread())
         except import_av().FFmpegError as exc:
             raise SourceUnavailable(
-                f"{self._source}: its pictures ({frame.format.name}, colour space {int(frame.colorspace)} of ITU-T H.273) "
+                f"{self._source}: its pictures ({frame.format.name}, colour space {int(frame.colorspace)} of H.273) "
                 f"cannot be converted to BGR: {exc.strerror}; let it send BT.709 or BT.601",
                 kind="no video",
             ) from exc

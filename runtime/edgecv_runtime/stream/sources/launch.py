@@ -28,8 +28,8 @@ from edgecv_runtime.stream.redact import redact, secrets_of, shown
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shot, Shots, Source
 
 LAUNCH, INSPECT = "gst-launch-1.0", "gst-inspect-1.0"
-# Frames lie in a Jetson's own memory (NVMM) until nvvidconv copies them. Only pixels that are not square are scaled. One
-# frame waits, the newest.
+# Frames lie in a Jetson's own memory (NVMM) until nvvidconv copies them. Only pixels that are not square are scaled.
+# One frame waits, the newest.
 _CONVERT = (
     "videoconvert ! videoscale ! video/x-raw,format=BGR,pixel-aspect-ratio=1/1 ! "
     "queue leaky=downstream max-size-buffers=1 max-size-bytes=0 ! gdppay"

@@ -43,8 +43,8 @@ class Decoder:
     ) -> None:
         """Open `url`; raises what PyAV raises, or NoVideo.
 
-        name: of the source, in messages; options: for FFmpeg's demuxer; timeouts_s: for opening and for each read; threads: PyAV's `thread_type`
-            ("AUTO" is fastest, "SLICE" delays no frame).
+        name: of the source, in messages; options: for FFmpeg's demuxer; timeouts_s: for opening and for each read;
+        threads: PyAV's `thread_type` ("AUTO" is fastest, "SLICE" delays no frame).
         """
         self._av: Any = import_av()
         self._name = name
