@@ -374,6 +374,10 @@ def test_systemd_is_told(tmp_path):
         assert listener.recv(200) == b"WATCHDOG=1\nSTATUS=1 of 2 sources live"
         look(30.0, source("a", "live", 3), away)  # frames come and no results: it is let run out
         assert listener.recv(200) == b"STATUS=a: frames come, and no result for 19 s"
+        look(30.0, source("a\nWATCHDOG=1\udce9", "live", 3))  # what a file is called feeds no watchdog
+        assert listener.recv(200) == b"WATCHDOG=1\nSTATUS=1 of 1 sources live"
+        look(50.0, source("a\nWATCHDOG=1\udce9", "live", 3))
+        assert listener.recv(200) == rb"STATUS=a\nWATCHDOG=1\udce9: frames come, and no result for 20 s"
         notifier.stopping()
         assert listener.recv(200) == b"STOPPING=1"
     silent = Notifier({"WATCHDOG_USEC": "300000", "WATCHDOG_PID": "1"})
@@ -417,7 +421,11 @@ def test_units_of_both_verbs_for_the_system_and_for_a_user(verb, owner, exposed,
 
 def test_the_unit_is_accepted_by_systemd(tmp_path):
     (tmp_path / "cam eras.yaml").write_text("")
-    text = unit(["bundle", "--config", str(tmp_path / "cam eras.yaml"), "--on", "label == '100%' and score > 0.5"])
+    names = ["a\nExecStartPre=/bin/false", "caf\udce9 1.mp4", "@NAME@"]
+    text = unit(
+        ["bundle", "--config", str(tmp_path / "cam eras.yaml"), "--on", "label == '100%' and score > 0.5", *names]
+    )
+    assert r'"a\x0aExecStartPre=/bin/false" "caf\xe9 1.mp4" @NAME@' in text
     assert f'"{tmp_path}/cam eras.yaml"' in text
     assert "\"label == '100%%' and score > 0.5\"" in text
     path = tmp_path / "edgecv-stream.service"

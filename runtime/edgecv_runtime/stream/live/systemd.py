@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from edgecv_runtime.errors import BadInput
+from edgecv_runtime.oneline import one_line
 from edgecv_runtime.stream.live.health import Health, Verdict
 from edgecv_runtime.stream.redact import shown
 from edgecv_runtime.stream.report import StreamReport
@@ -62,7 +63,7 @@ class Notifier:
             self._fed_s = now_s
             self._send(f"WATCHDOG=1\nSTATUS={status}")
         elif not working.ok:
-            self._send(f"STATUS={'; '.join(working.reasons)}")
+            self._send(f"STATUS={one_line('; '.join(working.reasons))}")  # a second line would be a second message
 
     def stopping(self) -> None:
         """Tell that we go."""
@@ -103,7 +104,7 @@ def text(
     verb: Literal["stream", "serve"], command: Sequence[str], *, user: str = "DynamicUser=yes", of_system: bool = True
 ) -> str:
     """The unit that runs a command as edgecv-VERB.service: of the system, or of a user, whose systemd may do less."""
-    parts = {"COMMAND": " ".join(map(_quoted, command)), "USER": user, "VERB": verb, "NAME": f"edgecv-{verb}"}
+    parts = {"USER": user, "VERB": verb, "NAME": f"edgecv-{verb}", "COMMAND": " ".join(map(_quoted, command))}
     found = _TEMPLATE.read_text(encoding="utf-8")
     if not of_system:
         found = found.replace("multi-user.target", "default.target").replace("@USER@\n", "")
@@ -116,7 +117,13 @@ def text(
 
 
 def _quoted(argument: str) -> str:
-    """An argument of ExecStart= (systemd.service(5), command lines): its $ and % mean themselves."""
+    """An argument of ExecStart= (systemd.service(5), command lines): its $, % and line breaks mean themselves."""
     escaped = argument.replace("%", "%%").replace("$", "$$")
-    plain = shlex.quote(escaped) == escaped
-    return escaped if plain else '"' + escaped.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if shlex.quote(escaped) == escaped:
+        return escaped
+    escaped = escaped.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(each if each.isprintable() else _bytes_of(each) for each in escaped) + '"'
+
+
+def _bytes_of(text: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(text))
