@@ -90,7 +90,7 @@ class Rows:
 
     unit: what the axis tells. values: column -> name in the legend. label: names a row; rows of the same group and
     label share a line. series: names the marks of a row instead of `values`' names. group: stands above rows that
-    share it. tables: numbers of the page's tables. part: which number of the cell. where: rows that are left out give
+    share it. part: which number of the cell. where: rows that are left out give
     False. line: a value to compare with. share_of: draw per cent of this column, or for "" of the
     cell's own second number. linear_to: below it a logarithmic axis is linear, and holds 0 and negative numbers.
     """
@@ -100,7 +100,6 @@ class Rows:
     label: Callable[[Row], str] = first
     series: Callable[[Row], str] | None = None
     group: Callable[[Row], str] = lambda _: ""
-    tables: Sequence[int] = (0,)
     where: Callable[[Row], bool] = lambda _: True
     part: int = 0
     bars: bool = False
@@ -115,9 +114,8 @@ class Rows:
         import matplotlib as mpl
 
         with mpl.rc_context(STYLE):
-            return svg(
-                self._figure([row for row in rows(blocks) if row.table in self.tables and self.where(row)]), name
-            )
+            drawn = [row for row in rows(blocks) if self.values.keys() & row.cells.keys() and self.where(row)]
+            return svg(self._figure(drawn), name)
 
     def _figure(self, given: Sequence[Row]) -> Figure:
         missing = [column for column in self.values if not any(column in row.cells for row in given)]
@@ -129,7 +127,9 @@ class Rows:
                 mark = self._mark(row, row.cells.get(column, ""))
                 if mark is not None:
                     series = self.series(row) if self.series else called
-                    lines.setdefault((self.group(row), self.label(row)), {})[series] = mark
+                    line = (self.group(row), self.label(row))
+                    if lines.setdefault(line, {}).setdefault(series, mark) != mark:
+                        raise ValueError(f"two rows are {line}, {series!r}: they would be one mark")
         groups = list(dict.fromkeys(group for group, _ in lines))
         names = list(dict.fromkeys(series for marks in lines.values() for series in marks))
         ordered = [(group, label) for group in groups for each, label in [(group, ""), *lines] if each == group]
@@ -214,7 +214,6 @@ class Against:
 
     x: tuple[str, str]
     y: tuple[str, str]
-    tables: Sequence[int] = (0,)
     series: Callable[[Row], str] = lambda _: ""
     part: int = 0
     named: float = 1.0
@@ -225,7 +224,8 @@ class Against:
         import matplotlib as mpl
 
         with mpl.rc_context(STYLE):
-            return svg(self._figure([row for row in rows(blocks) if row.table in self.tables]), name)
+            drawn = [row for row in rows(blocks) if {self.x[0], self.y[0]} <= row.cells.keys()]
+            return svg(self._figure(drawn), name)
 
     def _figure(self, given: Sequence[Row]) -> Figure:
         figure, axis = panel(5.6)

@@ -175,20 +175,25 @@ TABLE = """### first
 
 @pytest.mark.parametrize("more", [{}, {"bars": True}, {"log": True}, {"linear_to": 1, "line": 1}, {"stacked": True}])
 def test_a_picture_names_its_rows_groups_marks_and_unit(more):
-    drawn = general.Rows(
-        "seconds", {"s, all": "all", "s, one": "one"}, group=general.heading, tables=(0, 1), **more
-    ).draw(pages.read([TABLE]), "small")
+    drawn = general.Rows("seconds", {"s, all": "all", "s, one": "one"}, group=general.heading, **more).draw(
+        pages.read([TABLE]), "small"
+    )
     words = [each.text for each in ElementTree.fromstring(drawn).iter() if each.tag.endswith("}text")]
     assert {"slow one", "quick", "first", "second", "all", "one", "seconds"} <= set(words)
     assert words.count("quick") == 2
 
 
 def test_bars_are_as_long_as_their_numbers():
-    drawn = general.Rows("s", {"s, all": ""}, bars=True, tables=(0, 1)).draw(pages.read([TABLE]), "small")
+    drawn = general.Rows("s", {"s, all": ""}, group=general.heading, bars=True).draw(pages.read([TABLE]), "small")
     paths = [each.get("d") for each in ElementTree.fromstring(drawn).iter() if each.tag.endswith("}path")]
     sides = [[float(x) for x in re.findall(r"[ML] (\S+) ", path)] for path in paths if path and "z" in path]
     lengths = {round(max(side) - min(side), 3) for side in sides[2:]}  # after the figure's and the axes' ground
-    assert sorted(length / max(lengths) for length in lengths) == pytest.approx([0.5, 1], abs=1e-4)
+    assert sorted(length / max(lengths) for length in lengths) == pytest.approx([0.25, 0.5, 1], abs=1e-4)
+
+
+def test_two_rows_of_one_name_are_refused():
+    with pytest.raises(ValueError, match=r"two rows are \('', 'quick'\), '': they would be one mark"):
+        general.Rows("s", {"s, all": ""}).draw(pages.read([TABLE]), "small")
 
 
 def test_a_column_that_no_row_has_is_told():

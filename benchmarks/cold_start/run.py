@@ -144,7 +144,6 @@ STUDY = study.Study(
         "milliseconds, median of rounds (10–90 %)",
         {"ms (10–90 %)": ""},
         group=lambda row: row.corner,
-        tables=(0, 1),
     ),
 )
 

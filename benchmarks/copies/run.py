@@ -183,7 +183,6 @@ STUDY = study.Study(
         "% of the images",
         {"found": "", "taken for copies": ""},
         group=lambda row: ("copies that were found", "different images that were taken for copies")[row.table],
-        tables=(0, 1),
         bars=True,
         share_of="",
     ),

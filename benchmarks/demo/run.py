@@ -69,7 +69,7 @@ STUDY = study.Study(
     Path(__file__),
     "What `make demo` gave",
     picture=plots.Rows(
-        "time of float32 that it takes, median of ratios (95 %)",
+        "time of float32 that it takes, median of ratios and its interval",
         {"of float32": ""},
         label=lambda row: f"{row['variant']} on {row['backend'].split()[0]}",
         group=lambda row: row["bundle"],

@@ -265,7 +265,6 @@ STUDY = study.Study(
     picture=plots.Against(
         ("measured ms", "measured milliseconds"),
         ("predicted ms", "predicted milliseconds"),
-        tables=(1, 2),
         series=plots.heading,
         named=1.25,
         same="predicted as measured",

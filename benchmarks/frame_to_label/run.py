@@ -168,7 +168,6 @@ STUDY = study.Study(
         "milliseconds, median of rounds (10–90 %)",
         {"ms, median of rounds (10–90 %)": ""},
         group=plots.heading,
-        tables=(0, 1),
         log=True,
     ),
 )

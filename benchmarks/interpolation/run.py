@@ -184,7 +184,6 @@ STUDY = study.Study(
         "top-1 on CIFAR-10, %",
         {f"trained with {kind}": f"trained with {kind}" for kind in TRAINED},
         label=lambda row: f"tested with {row.first}",
-        tables=(1,),
     ),
 )
 

@@ -177,7 +177,6 @@ STUDY = study.Study(
     picture=plots.Rows(
         "ratio of times of the same round, median (10–90 %); below 1 the first is faster",
         {"ratio of the same round, median (10–90 %)": ""},
-        tables=(1,),
         line=1,
     ),
 )

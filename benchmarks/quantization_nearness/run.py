@@ -249,7 +249,6 @@ STUDY = study.Study(
         {"nats": ""},
         group=plots.heading,
         series=lambda row: f"on {row.corner}",
-        tables=range(6),
         log=True,
     ),
 )

@@ -234,7 +234,6 @@ STUDY = study.Study(
         "times as fast as float32 on the same backend",
         {"OpenVINO": "OpenVINO", "ONNX Runtime": "ONNX Runtime"},
         group=plots.heading,
-        tables=range(len(NAMES)),
         where=lambda row: row.first in SHOWN,
         part=1,
         line=1,

@@ -336,7 +336,7 @@ STUDY = study.Study(
         label=lambda row: f"{row['clients']} client{'s' if row['clients'] != '1' else ''}",
         series=lambda row: row["ratio of"],
         group=plots.heading,
-        tables=(1, 3),
+        where=lambda row: "ratio of" in row.cells,
         line=1,
     ),
 )

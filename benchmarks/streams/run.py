@@ -343,6 +343,7 @@ STUDY = study.Study(
         {"age p50, ms": ""},
         label=lambda row: f"{row['cameras']} camera{'s' if row['cameras'] != '1' else ''}",
         series=lambda row: row["loop"],
+        where=lambda row: row.table == 0,
         log=True,
     ),
 )

@@ -257,7 +257,6 @@ STUDY = study.Study(
         {stage: stage for stage in ("preprocess", "network", "decode", "draw")},
         label=lambda row: row["file and backend"],
         group=lambda row: row["set"],
-        tables=(1,),
         bars=True,
         stacked=True,
     ),

@@ -122,7 +122,6 @@ STUDY = study.Study(
         "frames/s as a share of benchmark_app's in the same round, median (10–90 %)",
         {"of benchmark_app": ""},
         group=plots.heading,
-        tables=range(len(MODELS)),
         where=lambda row: row.first != ORACLE,
         line=1,
     ),

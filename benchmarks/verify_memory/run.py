@@ -122,7 +122,6 @@ STUDY = study.Study(
         {"peak MB": ""},
         label=lambda row: f"{row['network']}, {row['frames']} frames",
         group=lambda row: ("all cores", "one thread")[row.table],
-        tables=(0, 1),
         bars=True,
     ),
 )
