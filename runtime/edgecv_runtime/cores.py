@@ -13,7 +13,10 @@ from pathlib import Path
 
 # Where the kernel's two ways to group processes are mounted (cgroups(7)), version 1 with its controller's name.
 _VERSION_2 = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
-_VERSION_1 = ("sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct", "sys/fs/cgroup/cpuacct,cpu")
+_VERSION_1 = {
+    "cpu": ("sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct", "sys/fs/cgroup/cpuacct,cpu"),
+    "memory": ("sys/fs/cgroup/memory",),
+}
 
 
 def usable(root: Path = Path("/")) -> int:
@@ -29,16 +32,19 @@ def seen() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def groups(root: Path = Path("/")) -> Iterator[tuple[Path, bool]]:
-    """The folders of this process's control groups and of those around them; True for version 2."""
+def groups(root: Path = Path("/"), controller: str = "cpu") -> Iterator[tuple[Path, bool]]:
+    """The folders of this process's control groups and of those around them; True for version 2.
+
+    controller: "cpu" or "memory"; of version 1, where each has groups of its own.
+    """
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
         is_2 = number == "0" and not controllers
-        if not is_2 and "cpu" not in controllers.split(","):
+        if not is_2 and controller not in controllers.split(","):
             continue
         inside = Path(group.lstrip("/"))
-        for mount in filter(lambda each: (root / each).is_dir(), _VERSION_2 if is_2 else _VERSION_1):
+        for mount in filter(lambda each: (root / each).is_dir(), _VERSION_2 if is_2 else _VERSION_1[controller]):
             # a container sees its own group at the top, whatever path the line names
             for folder in (inside, *inside.parents):
                 yield root / mount / folder, is_2

@@ -47,14 +47,27 @@ NANO = {
         for n, mw in enumerate((2500, 300, 900))
     },
 }
+# NVIDIA's forum, topic 366461: the INA238 measures all that comes in; what the INA3221 measures is part of it.
 THOR = {
     f"{HWMON}/hwmon3/name": "ina238",
+    f"{HWMON}/hwmon3/label": "VIN",
     f"{HWMON}/hwmon3/power1_input": 21_000_000,
     f"{HWMON}/hwmon3/in1_input": 12_000,
     f"{HWMON}/hwmon4/name": "ina3221",
-    f"{HWMON}/hwmon4/in1_label": "VDD_GPU",
-    f"{HWMON}/hwmon4/in1_input": 8000,
-    f"{HWMON}/hwmon4/curr1_input": 500,
+    **{
+        f"{HWMON}/hwmon4/in{n}_label": rail
+        for n, rail in ((1, "VDD_GPU"), (2, "VDD_CPU_SOC_MSS"), (3, "VIN_SYS_5V0"), (7, "sum of shunt voltages"))
+    },
+    **{f"{HWMON}/hwmon4/in{n}_input": 8000 for n in (1, 2, 3)},
+    **{f"{HWMON}/hwmon4/curr{n}_input": 500 for n in (1, 2, 3)},
+}
+UNNAMED_THOR = {name: text for name, text in THOR.items() if name != f"{HWMON}/hwmon3/label"}
+# Without one that feeds the others: rails beside each other.
+AGX_ORIN = {
+    f"{HWMON}/hwmon1/name": "ina3221",
+    **{f"{HWMON}/hwmon1/in{n}_label": rail for n, rail in ((1, "VDD_GPU_SOC"), (2, "VDD_CPU_CV"), (3, "VIN_SYS_5V0"))},
+    **{f"{HWMON}/hwmon1/in{n}_input": 20_000 for n in (1, 2, 3)},
+    **{f"{HWMON}/hwmon1/curr{n}_input": ma for n, ma in ((1, 200), (2, 100), (3, 50))},
 }
 
 
@@ -64,9 +77,11 @@ THOR = {
         (X86, {"RAPL package-0": 5.0, "RAPL dram": 0.7}),
         (ORIN_NANO, {"INA3221 VDD_IN": 6.0}),  # the rail that feeds the others: 5 V, 1.2 A
         (NANO, {"INA3221 POM_5V_IN": 2.5}),
-        (THOR, {"INA238 hwmon3": 21.0, "INA3221 VDD_GPU": 4.0}),
+        (THOR, {"INA238 VIN": 21.0}),
+        (UNNAMED_THOR, {"INA238 hwmon3": 21.0}),
+        (AGX_ORIN, {"INA3221 VDD_GPU_SOC": 4.0, "INA3221 VDD_CPU_CV": 2.0, "INA3221 VIN_SYS_5V0": 1.0}),
     ],
-    ids=["x86", "orin-nano", "nano", "thor"],
+    ids=["x86", "orin-nano", "nano", "thor", "thor-without-a-label", "agx-orin"],
 )
 def test_each_board_is_read_in_its_own_units_and_nothing_twice(tmp_path, files, found):
     meters, why = energy.meters(tree(tmp_path, files))
@@ -111,6 +126,14 @@ def test_a_counter_is_read_between_two_moments_and_may_wrap():
     samples = [(0.0, [90.0]), (1.0, [95.0]), (2.0, [5.0]), (3.0, [15.0])]
     # 5 J, then 10 J over the wrap, then 10 J; from half into the first second to half into the last
     assert energy.spent([meter], samples, 0.5, 2.5) == pytest.approx(2.5 + 10 + 5)
+
+
+@pytest.mark.parametrize("wraps_j", [0.0, 50.0])
+def test_a_counter_that_was_set_back_gives_no_figure(wraps_j):
+    """As of a driver that was loaded anew: NVML's counts from there, and a negative energy would be a figure."""
+    meter = energy.Meter("NVML GPU 0", True, lambda: 0.0, wraps_j)
+    with pytest.raises(ValueError, match="NVML GPU 0 went back from 90 to 5 J"):
+        energy.spent([meter], [(0.0, [80.0]), (1.0, [90.0]), (2.0, [5.0])], 0.5, 1.5)
 
 
 def test_power_is_integrated():

@@ -225,6 +225,48 @@ def test_a_machine_is_read_from_its_files(tmp_path):
     assert around.others_cores is None  # no /proc/stat in it
 
 
+@pytest.mark.parametrize(
+    ("files", "limit_mb"),
+    [
+        (  # systemd's MemoryMax= on a slice: the top of the tree has no limit, nor even the file
+            {
+                "proc/self/cgroup": "0::/edge.slice/camera.service",
+                "sys/fs/cgroup/edge.slice/memory.max": 300_000_000,
+                "sys/fs/cgroup/edge.slice/camera.service/memory.max": "max",
+            },
+            300.0,
+        ),
+        (  # docker with version 1: its own group is what is mounted
+            {
+                "proc/self/cgroup": "5:memory:/docker/ab\n3:cpu,cpuacct:/docker/ab",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": 512_000_000,
+            },
+            512.0,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:memory:/",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": 9223372036854771712,
+            },
+            None,
+        ),
+        ({}, None),
+    ],
+    ids=["systemd", "version-1", "version-1-without", "no-groups"],
+)
+def test_a_limit_of_memory_is_found_in_the_groups_around(tmp_path, files, limit_mb):
+    assert watch.settings(root=tree(tmp_path, files)).memory_limit_mb == limit_mb
+
+
+def test_a_machine_without_zones_has_its_processor_s_sensor(tmp_path):
+    """AMD's k10temp has no thermal zone; what a disk or a radio says is no temperature of the processor."""
+    sensors = {
+        "hwmon0/name": "nvme", "hwmon0/temp1_input": 71_000, "hwmon1/name": "k10temp", "hwmon1/temp1_input": 54_250
+    }  # fmt: skip
+    root = tree(tmp_path, {f"sys/class/hwmon/{name}": text for name, text in sensors.items()})
+    assert watch.moment(root).temperature_c == 54.25
+
+
 def test_a_busy_core_beside_the_run_is_noticed(exported):
     import subprocess
     import sys

@@ -15,14 +15,14 @@ from typing import Any
 from edgecv_runtime.records import Record
 
 # Rails that feed all others of their board, as its device tree labels them.
-_WHOLE = ("VDD_IN", "POM_5V_IN", "VDD_5V_IN", "SYS_VIN", "VIN_SYS")
+_WHOLE = ("VDD_IN", "POM_5V_IN", "VDD_5V_IN", "SYS_VIN", "VIN_SYS", "VIN")
 
 
 @dataclass(frozen=True)
 class Meter:
     """Something that counts energy or shows power; `read` gives J or W, and raises OSError where it fails.
 
-    wraps_j: where a counter begins anew.
+    wraps_j: where a counter begins anew; 0 where it does not.
     """
 
     name: str
@@ -62,7 +62,8 @@ def meters(root: Path = Path("/"), gpu: bool = False) -> tuple[list[Meter], str]
 def spent(meters: Sequence[Meter], samples: Sequence[tuple[float, Sequence[float]]], begin: float, end: float) -> float:
     """Joules between two moments, of samples (moment, reading of each meter) around them.
 
-    Between samples counters and power are taken as straight lines. Raises ValueError where samples do not reach.
+    Between samples counters and power are taken as straight lines. Raises ValueError where samples do not reach, or a
+    counter went back by which nobody can say what it missed.
     """
     if len(samples) < 2 or samples[0][0] > begin or samples[-1][0] < end or end <= begin:
         raise ValueError("the samples do not reach around what is measured")
@@ -72,12 +73,19 @@ def spent(meters: Sequence[Meter], samples: Sequence[tuple[float, Sequence[float
         sums = [0.0]
         for (then, before), (now, after) in pairwise(samples):
             if meter.counts:
-                step = after[number] - before[number]
-                sums.append(sums[-1] + (step + meter.wraps_j if step < 0 else step))
+                sums.append(sums[-1] + _step(meter, before[number], after[number]))
             else:
                 sums.append(sums[-1] + (now - then) * (before[number] + after[number]) / 2)
         total += _at(end, moments, sums) - _at(begin, moments, sums)
     return total
+
+
+def _step(meter: Meter, before: float, after: float) -> float:
+    if after >= before:
+        return after - before
+    if meter.wraps_j < before:
+        raise ValueError(f"{meter.name} went back from {before:g} to {after:g} J, and it is not known what it missed")
+    return after - before + meter.wraps_j
 
 
 def _at(moment: float, moments: Sequence[float], values: Sequence[float]) -> float:
@@ -108,20 +116,24 @@ def _rapl(root: Path) -> tuple[list[Meter], str]:
 
 
 def _hwmon(root: Path) -> tuple[list[Meter], str]:
-    """INA3221 (in mV and mA by channel) and INA238 (in uW) as the kernel's hwmon drivers show them."""
+    """INA3221 (in mV and mA by channel) and INA238 (in uW) as the kernel's hwmon drivers show them.
+
+    An INA238 beside an INA3221 measures what comes into the board, as of Jetson Thor, and the INA3221 parts of it.
+    """
+    inputs: dict[str, Meter] = {}
     rails: dict[str, Meter] = {}
     for folder in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         kind = _text(folder / "name")
         if kind == "ina238":
             label = _text(folder / "power1_label") or _text(folder / "label") or folder.name
-            rails[label] = Meter(f"INA238 {label}", False, _scaled(folder / "power1_input", 1e-6))
+            inputs[label] = Meter(f"INA238 {label}", False, _scaled(folder / "power1_input", 1e-6))
         elif kind == "ina3221":
             for place in sorted(folder.glob("in[123]_label")):
                 channel, label = place.name[2], _text(place)
                 volts, amperes = folder / f"in{channel}_input", folder / f"curr{channel}_input"
                 if label not in ("", "NC") and volts.is_file() and amperes.is_file():
                     rails[label] = Meter(f"INA3221 {label}", False, _product(volts, amperes))
-    return _outermost(rails)
+    return _outermost(inputs or rails)
 
 
 def _ina3221_iio(root: Path) -> tuple[list[Meter], str]:

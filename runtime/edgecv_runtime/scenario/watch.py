@@ -19,6 +19,7 @@ from edgecv_runtime.scenario.energy import Energy, meters, spent
 
 ROOT = Path("/")
 EVERY_S = 0.1
+_PROCESSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")  # hwmon's drivers of their sensors
 
 
 class Moment(Record, frozen=True):
@@ -153,12 +154,14 @@ class Watcher:
 
 
 def _temperature(root: Path) -> float | None:
-    """The hottest zone in degrees Celsius."""
-    found = []
-    for path in (root / "sys/class/thermal").glob("thermal_zone*/temp"):
-        text = _text(path)
-        if text.lstrip("-").isdigit():
-            found.append(int(text) / 1e3)
+    """The hottest zone, or of a machine without zones the hottest sensor of its processor, in degrees Celsius."""
+    places = [*(root / "sys/class/thermal").glob("thermal_zone*/temp")] or [
+        place
+        for folder in (root / "sys/class/hwmon").glob("hwmon*")
+        if _text(folder / "name") in _PROCESSORS
+        for place in folder.glob("temp*_input")
+    ]
+    found = [int(text) / 1e3 for text in map(_text, places) if text.lstrip("-").isdigit()]
     return max((each for each in found if -40 < each < 150), default=None)
 
 
@@ -174,12 +177,13 @@ def _clock(root: Path) -> float | None:
 
 
 def _memory_limit(root: Path) -> float | None:
-    """The container's limit in MB; None where there is none."""
-    for place in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        text = _text(root / place)
+    """In MB, the least of this process's control groups and of those around them; None where there is none."""
+    found = []
+    for folder, is_2 in cores.groups(root, "memory"):
+        text = _text(folder / ("memory.max" if is_2 else "memory.limit_in_bytes"))
         if text.isdigit() and int(text) < 1 << 60:  # without a limit version 1 shows a number close to 2^63
-            return int(text) / 1e6
-    return None
+            found.append(int(text) / 1e6)
+    return min(found, default=None)
 
 
 def _table(path: Path) -> dict[str, int]:
