@@ -66,6 +66,15 @@ def test_every_study_of_the_list_is_there_and_make_names_them():
     assert "python benchmarks/overhead/run.py" in dry.stdout
 
 
+def test_every_study_says_what_it_does_not_show_and_every_page_when_and_where():
+    rows = re.findall(r"^\| `(\S+)` \|(.*)\|(.*)\|$", (BENCHMARKS / "README.md").read_text(), re.MULTILINE)
+    assert all(len(asks.strip()) > 20 and len(not_shown.strip()) > 10 for _, asks, not_shown in rows)
+    assert len(rows) == len([*BENCHMARKS.glob("*/run.py")])
+    for path in BENCHMARKS.glob("*/results.md"):
+        assert re.search(r"^Measured \d{4}-\d\d-\d\d", path.read_text(), re.MULTILINE), path
+        assert re.search(r"\d cores|x86_64|aarch64", path.read_text()), path
+
+
 def test_the_page_in_the_docs_shows_every_recorded_study():
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     recorded = {path.parent.name for path in BENCHMARKS.glob("*/results.md")}

@@ -252,7 +252,7 @@ WAYS = (
     Way(
         "--regress",
         "which measures every variant at batch 1 beside the baseline and keeps nothing",
-        ("--regress", *_TIMED, *_SCORED),
+        ("--regress", *_SCORED, "--seconds", "--rounds", "--no-write", "--json"),
     ),
     Way(
         "--python",

@@ -86,7 +86,9 @@ def stale(entry: Entry, machine: Machine, now: Versions) -> str:
     """
     then = [*entry.versions.items(), ("driver", entry.machine.driver), ("power mode", entry.machine.power)]
     today = {**now.get(entry.backend, entry.versions), "driver": machine.driver, "power mode": machine.power}
-    changed = [f"{name} was {old}, is {today[name]}" for name, old in then if old and today.get(name, old) != old]
+    changed = [
+        f"{name} was {old}, is {today[name] or 'not told'}" for name, old in then if old and today.get(name, old) != old
+    ]
     if not changed:
         return ""
     return f"stale: {', '.join(changed)}; {CURE}"

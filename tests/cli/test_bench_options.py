@@ -39,6 +39,7 @@ def test_every_option_has_a_use():
         (["--scenario", "paced", "--rounds", "3", "--no-write"], "--rounds, --no-write: not with --scenario"),
         (["--on", "a", "--data", "x", "--threads", "1"], "--threads, --data: not with --on"),
         (["--on", "a", "--backend", "openvino"], "--backend: not with --on"),
+        (["--regress", "a", "--threads", "1"], "--threads: not with --regress"),
         (["--regress", "a", "--markdown"], "--markdown: not with --regress"),
         (["--python", "a", "--evidence", "b"], "--evidence: not with --python"),
         ([BUNDLE, "--data", "x"], "--data: not with several bundles"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import venv
+from pathlib import Path
 
 import msgspec
 import onnxruntime
@@ -17,7 +18,7 @@ from edgecv_runtime.bench import regress as regressing
 from edgecv_runtime.bench.regress import Baseline, Regression, regress
 from edgecv_runtime.bench.upgrade import upgrade
 from edgecv_runtime.errors import BadInput, Unavailable
-from edgecv_runtime.evidence import Evidence
+from edgecv_runtime.evidence import Evidence, Score
 
 OTHER = "1.23.2"  # of onnxruntime, with wheels for every Python that edgecv runs on
 # What a version would be that answers otherwise and takes longer.
@@ -92,7 +93,11 @@ def test_what_does_not_run_there_is_named(exported, tmp_path):
     assert all("is not installed there" in each.failed and each.worse for each in found)
     empty, _ = environment(tmp_path / "empty", packages=False)
     with Bundle(exported) as opened:
-        for python, said in ((empty, "pip install numpy"), (tmp_path / "nowhere", "cannot be run")):
+        for python, said in (
+            (empty, "pip install numpy"),
+            (tmp_path / "nowhere", "cannot be run"),
+            (Path("/bin/true"), "gives no answers"),  # says nothing, and ends well
+        ):
             with pytest.raises(Unavailable, match=said):
                 upgrade(opened, python)
 
@@ -153,6 +158,34 @@ def test_what_became_worse_or_is_gone_is_named(timed):
     assert not any(each.worse for each in found.values() if each not in (changed, gone))
 
 
+def test_what_a_loss_would_not_show_in_is_said(timed):
+    """Times alone are not "no worse": of answers that one side does not have nothing was compared."""
+    manifest, measured = timed
+    score = Score("top-1", 0.9, 0.85, 0.94, 200, 0.9, 0.0, -0.5, 0.5, "images of test")
+
+    def unseen(old, new):
+        found = regress(Baseline(Evidence(tuple(measured(1.0, **old))), machine.this(), "x"), manifest, new, list)
+        assert not any(each.worse for each in found)
+        return {each.unseen for each in found}
+
+    assert unseen({}, measured(1.0)) == {""}
+    assert unseen({"score": score}, measured(1.0, score=score)) == {""}
+    assert unseen({"score": score}, measured(1.0)) == {"top-1, which the baseline has on 200 frames: give --data"}
+    (said,) = unseen({"agreement": None}, measured(1.0))
+    assert said.startswith("answers, which the baseline does not have: run 'edgecv verify'")
+
+
+def test_a_lost_score_alone_is_worse(timed):
+    """No slow-down, the same answers to golden inputs, and a score whose interval left the old one's."""
+    manifest, measured = timed
+    score = Score("top-1", 0.9, 0.88, 0.92, 1000, 0.9, 0.0, -0.5, 0.5, "images of test")
+    less = msgspec.structs.replace(score, value=0.8, low=0.77, high=0.82)
+    baseline = Baseline(Evidence(tuple(measured(1.0, score=score))), machine.this(), "base.json")
+    found = regress(baseline, manifest, measured(1.0, score=less), list)
+    assert {each.lost for each in found} == {"top-1 fell from 90.00% to 80.00% on 1000 frames"}
+    assert {(each.worse, each.slower) for each in found} == {(True, False)}
+
+
 def test_a_baseline_is_of_this_machine_and_has_times(timed):
     _, measured = timed
     elsewhere = msgspec.structs.replace(machine.this(), cpu="another")
@@ -169,6 +202,7 @@ def test_a_baseline_and_what_is_beside_it_are_said(capsys):
         Regression("b", times=(1.3, 1.0)),
         Regression("c", "onnxruntime was 1, is 2", (1.3, 1.2, 1.4)),
         Regression("d", lost="no longer runs: why"),
+        Regression("e", times=(1.0,), unseen="top-1: give --data"),
     ]
     with pytest.raises(typer.Exit):
         comparing.show_regressions(rows, json=False)
@@ -178,5 +212,6 @@ def test_a_baseline_and_what_is_beside_it_are_said(capsys):
         "b: a slow-down is not confirmed: 1.30, 1.00 times",
         "c: slower: 1.30, 1.20, 1.40 times, in each of 3 measurements (onnxruntime was 1, is 2)",
         "d: no times to compare; worse: no longer runs: why",
+        "e: as fast as before or faster: 1.00 times; not compared: top-1: give --data",
     ]
     assert "worse than the baseline: c, d" in said.err

@@ -25,13 +25,15 @@ class Regression(Record, frozen=True):
     """One way to run, now beside a baseline.
 
     changed: versions and the like that are others than then, in words. times: how many times as long it took, of each
-    measurement. lost: what became worse of its answers, or why it no longer runs.
+    measurement. lost: what became worse of its answers, or why it no longer runs. unseen: what of them could not be
+    compared, and why.
     """
 
     key: str
     changed: str = ""
     times: tuple[float, ...] = ()
     lost: str = ""
+    unseen: str = ""
 
     @property
     def slower(self) -> bool:
@@ -86,6 +88,7 @@ def regress(
             _changed(old, first.get(old.target), baseline.machine),
             _times(old, measured),
             _lost(old, first.get(old.target), manifest),
+            _unseen(old, first.get(old.target)),
         )
         for old in baseline.entries
         if not old.failed
@@ -124,6 +127,17 @@ def _lost(old: Entry, new: Entry | None, manifest: Manifest) -> str:
     before, after = old.score, new.score
     if before and after and after.high < before.value and after.value < before.low:
         return f"{after.metric} fell from {before.value:.2%} to {after.value:.2%} on {after.count} frames"
+    return ""
+
+
+def _unseen(old: Entry, new: Entry | None) -> str:
+    """What of the answers cannot be compared, or ""."""
+    if new is None or new.failed:
+        return ""
+    if old.score is not None and new.score is None:
+        return f"{old.score.metric}, which the baseline has on {old.score.count} frames: give --data"
+    if old.agreement is None and old.score is None:
+        return "answers, which the baseline does not have: run 'edgecv verify' before 'edgecv bench --evidence FILE'"
     return ""
 
 

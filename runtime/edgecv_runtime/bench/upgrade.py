@@ -110,9 +110,12 @@ def _answers(bundle: Bundle, python: Path) -> tuple[dict[Key, Entry], dict[str, 
             last = lines[-1].strip() if lines else f"exit code {done.returncode}"
             cure = f"; there: {python} -m pip install numpy msgspec opencv-python-headless onnxruntime"
             raise Unavailable(f"{python}: {last}{cure if 'No module named' in last else ''}")
-        found = msgspec.json.decode(done.stdout, type=Evidence)
-        with np.load(file) as outputs:
-            return {each.target: each for each in found.entries}, dict(outputs)
+        try:
+            found = msgspec.json.decode(done.stdout, type=Evidence)
+            with np.load(file) as outputs:
+                return {each.target: each for each in found.entries}, dict(outputs)
+        except (msgspec.MsgspecError, OSError) as exc:
+            raise Unavailable(f"{python}: gives no answers, is it a Python? name one: --python ENV/bin/python") from exc
 
 
 def _agreement(bundle: Bundle, target: Target, here: dict[str, Any], there: dict[str, Any]) -> Agreement | None:
