@@ -109,7 +109,8 @@ def _rounds(path: Path, asked: Asked) -> None:
             entries = list(Evidence(entries=tuple(entries)).merged(scores).entries)
         known = opened.evidence().merged(entries)
         evidence.show(opened, known, asked.json, asked.markdown)
-        evidence.save(entries, asked.evidence)
+        measured = {each.key for each in entries}  # with what was known of them: answers and accuracy beside the times
+        evidence.save([each for each in known.entries if each.key in measured], asked.evidence)
         if not evidence.keep(opened, known, asked.write):
             raise typer.Exit(Unavailable.exit_code)
 
@@ -143,7 +144,7 @@ def _regress(path: Path, asked: Asked) -> None:
         baseline = Baseline(elsewhere.read(asked.regress), machine.this(), str(asked.regress))
 
         def timed() -> list[Entry]:
-            return run_bench(opened, seconds=seconds, rounds=rounds, threads=asked.threads, progress=say)
+            return run_bench(opened, seconds=seconds, rounds=rounds, progress=say)
 
         proven = [each.entry for each in verification.verify(opened)]
         scored = _scored(opened, asked)

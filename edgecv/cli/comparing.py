@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from edgecv_runtime.bench.compare import Compared, Timed
     from edgecv_runtime.bench.regress import Regression
     from edgecv_runtime.bench.upgrade import Change
+    from edgecv_runtime.bundle import Bundle
+    from edgecv_runtime.evidence import Score
     from edgecv_runtime.paired import Ratio
+    from edgecv_runtime.target import Target
 
 ROUNDS = 8
 
@@ -49,10 +52,22 @@ def compare(asked: Asked, seconds: float) -> None:
             opened = stack.enter_context(Bundle(path))
             target = choose.for_bundle(opened, choose.Ask(backend, precision, threads=asked.threads))
             shown = f"{number + 1}: {path}, {target.key}"
-            contenders.append(comparing.Contender(shown, job(opened, target, asked.batch)))
+            known = _score(opened, target)
+            contenders.append(comparing.Contender(shown, job(opened, target, asked.batch), score=known))
         rounds = ROUNDS if asked.rounds is None else asked.rounds
         found = comparing.compare(contenders, rounds=rounds, seconds=seconds, progress=say)
     show(found, asked.json)
+
+
+def _score(opened: Bundle, target: Target) -> Score | None:
+    """What the bundle knows of the accuracy of that very file on that backend, as it is on this machine now."""
+    from edgecv_runtime import offers
+
+    now = {target.backend: target.kind.probe()}
+    for each in offers.measured(opened.manifest, opened.evidence(), target.machine):
+        if each.target == (target.variant, target.backend, target.hint):
+            return None if offers.stale(each, target.machine, now) else each.score
+    return None
 
 
 def show(found: Compared, json: bool) -> None:
@@ -67,8 +82,10 @@ def show(found: Compared, json: bool) -> None:
 
 
 def _line(each: Timed) -> str:
+    from edgecv_runtime.scenario.report import accuracy
+
     times = f"{each.name}: p50 {each.p50_ms:.3g} ms, p99 {each.p99_ms:.3g} ms, runs in {each.executed.precision}"
-    return f"{times}; {said(each.ratio)}" if each.ratio else times
+    return "; ".join([times, *([said(each.ratio)] if each.ratio else []), accuracy(each.score)])
 
 
 def said(ratio: Ratio) -> str:
@@ -126,7 +143,8 @@ def _regression(each: Regression) -> str:
     else:
         speed = f"as fast as before or faster: {times} times" if times else "no times to compare"
     lost = f"; worse: {each.lost}" if each.lost else ""
-    return f"{each.key}: {speed}{lost}" + (f" ({each.changed})" if each.changed else "")
+    unseen = f"; not compared: {each.unseen}" if each.unseen else ""
+    return f"{each.key}: {speed}{lost}{unseen}" + (f" ({each.changed})" if each.changed else "")
 
 
 def _end(worse: Sequence[str], what: str) -> None:

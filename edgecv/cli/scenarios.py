@@ -12,7 +12,7 @@ import typer
 from edgecv.cli.benchasked import Asked
 from edgecv.cli.evidence import EXIT_LOSSES
 from edgecv.cli.output import EXIT_INTERRUPTED, EXIT_TERMINATED, complain, interrupt, say, show_json, stdout
-from edgecv_runtime import signals
+from edgecv_runtime import files, signals
 from edgecv_runtime.errors import BadInput, nearest
 
 if TYPE_CHECKING:
@@ -51,12 +51,15 @@ def bench(path: Path, asked: Asked) -> None:
 
     with signals.at_first(end), limits.limited(isa, asked.cpus or 0), Bundle(path) as opened:
         chosen = _chosen(opened, asked, isa)
+        session.check(chosen, plan, isa)
         scores = _scores(opened, asked, chosen) if asked.data is not None else {}
         report = session.bench(opened, chosen, plan, isa=isa, pictures=pictures, scores=scores, progress=say)
-    for place in asked.out or []:
-        _write(report, place)
-        say(f"report: {place.absolute()}")
-    _show(report, asked)
+    try:
+        for place in asked.out or []:
+            _write(report, place)
+            say(f"report: {place.absolute()}")
+    finally:
+        _show(report, asked)  # also where a disk is full: minutes went into it
     _end(report, is_terminated=signal.SIGTERM in ended)
 
 
@@ -142,10 +145,10 @@ def _check_place(place: Path) -> None:
         raise BadInput(f"--out {place}: its ending says what to write: {', '.join(SUFFIXES)}")
     if not place.absolute().parent.is_dir() or place.is_dir():
         raise BadInput(f"--out {place}: {'a folder' if place.is_dir() else 'there is no such folder'}")
+    files.check_place(place)
 
 
 def _write(report: Report, place: Path) -> None:
-    from edgecv_runtime import files
     from edgecv_runtime.scenario import page
     from edgecv_runtime.scenario import report as reports
 
@@ -180,7 +183,8 @@ def _end(report: Report, *, is_terminated: bool) -> None:
     """Exit codes: what was interrupted, and a bound that was not kept."""
     if report.partial:
         word = "terminated" if is_terminated else "interrupted"
-        complain(f"{word}: what was measured until then is above, marked as partial")
+        kept = "what was measured until then is above, marked as partial"
+        complain(f"{word}: {kept if report.runs else 'nothing was measured until then'}")
         raise typer.Exit(EXIT_TERMINATED if is_terminated else EXIT_INTERRUPTED)
     missed = [run for run in report.runs if run.act == "server" and not run.loadgen.get("result_perf_constraints_met")]
     for run in missed:

@@ -76,8 +76,8 @@ def _layouts(names: list[str]) -> Iterator[Layout]:
     stacked = [(name, below.get(name, "")) for name in names if name not in below.values()]
     yield stacked
     for name in _DISPENSABLE:
-        if name == "agreement" and "accuracy" not in names:
-            continue
+        if name == "agreement" and "drop, points" not in names:
+            continue  # nothing was scored: agreement tells the most
         stacked = [stack for stack in stacked if stack[0] != name]
         yield stacked
 

@@ -104,11 +104,9 @@ def _gpu() -> str:
     return ""
 
 
-def rss_mb() -> float:
-    """Resident memory of this process now, in MB (10^6 bytes); 0 where /proc does not tell."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmRSS:")), 0.0)
+def rss_mb(process: int | str = "self") -> float:
+    """Resident memory of a process now, in MB (10^6 bytes); 0 where /proc does not tell. process: its number."""
+    return _status_mb("VmRSS", process) or 0.0
 
 
 def driver(root: Path = Path("/")) -> str:
@@ -152,17 +150,23 @@ def _text(path: Path) -> str:
         return ""
 
 
-def peak_rss_mb() -> float:
-    """Largest resident memory of this process so far, in MB (10^6 bytes).
+def peak_rss_mb(process: int | str = "self") -> float:
+    """Largest resident memory of a process so far, in MB (10^6 bytes); process: its number.
 
-    On Linux from /proc: getrusage(2) also counts what the parent had when it forked.
+    On Linux from /proc: getrusage(2) also counts what the parent had when it forked. Elsewhere of this process only.
     """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
+    found = _status_mb("VmHWM", process)
+    if found is not None or process != "self":
+        return found or 0.0
     import resource
 
     unit = 1 if platform.system() == "Darwin" else 1024  # bytes on macOS, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _status_mb(name: str, process: int | str) -> float | None:
+    """A line of proc_pid_status(5), which is in kB; None where there is none."""
+    for line in _text(Path(f"/proc/{process}/status")).splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return None

@@ -18,8 +18,10 @@ import pytest
 
 from edgecv.run import folder as run
 from edgecv_runtime import Bundle, records
+from edgecv_runtime import bundle as bundles
 from edgecv_runtime.bundle import write
 from edgecv_runtime.errors import DatasetError
+from edgecv_runtime.evidence import Evidence
 
 
 def edgecv(*arguments, cwd=None):
@@ -456,9 +458,18 @@ def test_bundles_and_variants_are_compared_side_by_side(finished_copy):
     assert done.returncode == 0, done.stderr
     assert (finished_copy / "evidence.json").read_bytes() == before
     first, second = done.stdout.splitlines()
-    assert first.endswith("runs in float32")
     assert "int8-u8s8 on onnxruntime: p50 " in second
     assert re.search(r"runs in int8; [\d.]+ times, [\d.]+–[\d.]+: (no difference|not told|faster|slower)", second)
+    with Bundle(finished_copy) as opened:
+        known = {each.target: each for each in opened.evidence().entries}
+        for variant, line in (("float32", first), ("int8-u8s8", second)):
+            score = known[variant, "onnxruntime", "float32"].score
+            assert f"; top-1 {score.value:.2%} (" in line
+            assert f", n {score.count})" in line
+        entries = [msgspec.structs.replace(each, versions={each.backend: "1.2.3"}) for each in known.values()]
+        bundles.update(opened, evidence=Evidence(tuple(entries)))  # of another version: not what is timed
+    done = edgecv("bench", *names, "--seconds", 0.02, "--rounds", 4)
+    assert [line.endswith("; accuracy not measured") for line in done.stdout.splitlines()] == [True, True]
 
 
 def test_what_was_measured_goes_to_a_file_and_into_another_copy(bundle_copy, exported, tmp_path):
@@ -476,7 +487,12 @@ def test_what_was_measured_goes_to_a_file_and_into_another_copy(bundle_copy, exp
         assert {each.backend for each in opened.evidence().entries} == {"onnxruntime", "openvino"}
     done = edgecv("bench", bundle_copy, *timing[:-1], "--regress", paths[1], "--json")
     assert done.returncode in (0, 4)  # so short a measurement may find anything of speed, and nothing else
-    assert all(each["times"] and not each["lost"] for each in json.loads(done.stdout))
+    found = json.loads(done.stdout)
+    assert all(each["times"] and not each["lost"] for each in found)
+    assert all(each["unseen"].startswith("answers, which the baseline does not have") for each in found)
+    assert edgecv("bench", bundle_copy, *timing, "--evidence", paths[1]).returncode == 0  # of what is verified now
+    entries = records.decode(paths[1].read_bytes(), Evidence, "").entries
+    assert all(each.agreement and each.latency for each in entries)
     for arguments, said in (
         (["verify", bundle_copy, "--pictures", tmp_path, "--evidence", paths[0]], "measure nothing"),
         (["bench", bundle_copy, "--batch", 2, "--evidence", paths[0]], "only look"),
@@ -704,7 +720,7 @@ def test_quantize_calibrates_on_train_and_judges_on_val_with_labels(exported, di
 
 
 def test_verify_says_that_it_passed_and_ends_with_losses_for_what_is_newly_wrong_only(finished_copy):
-    from edgecv_runtime import bundle, verify
+    from edgecv_runtime import verify
     from edgecv_runtime.evidence import Evidence
 
     done = edgecv("verify", finished_copy, "--no-write")
@@ -722,7 +738,7 @@ def test_verify_says_that_it_passed_and_ends_with_losses_for_what_is_newly_wrong
             else each
             for each in opened.evidence().entries
         ]
-        bundle.update(opened, evidence=Evidence(tuple(entries)))
+        bundles.update(opened, evidence=Evidence(tuple(entries)))
     done = edgecv("verify", finished_copy, "--no-write")
     assert done.returncode == 0, done.stderr
     assert "int8-u8s8 on openvino: withheld, as before: agrees with PyTorch float32 on 50.0% of 200" in done.stderr

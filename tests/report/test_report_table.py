@@ -126,11 +126,17 @@ def test_markdown_escapes_what_would_end_a_cell(rows: list[Row]) -> None:
     assert line.startswith("| a\\|b &lt;img")
 
 
-def test_unlabelled_rows_show_agreement_only(rows: list[Row]) -> None:
+def test_beside_a_time_stands_the_accuracy_or_that_it_was_not_measured(rows: list[Row]) -> None:
     plain = [msgspec.structs.replace(row, score=None) for row in rows]
-    assert "accuracy" not in table.columns(plain)
-    assert "agreement" in table.columns(plain)
-    assert "accuracy" in table.columns([*plain, rows[0]])
+    assert {"accuracy", "agreement"} <= set(table.columns(plain))
+    assert "drop, points" not in table.columns(plain)
+    assert table.markdown(plain).count("| accuracy not measured |") == len(plain)
+    assert _printed(plain, 200).count("accuracy not measured") == len(plain)
+    mixed = table.markdown([plain[0], *rows[1:]])
+    assert mixed.count("| accuracy not measured |") == 1
+    untimed = [msgspec.structs.replace(row, latency=None) for row in plain]
+    assert "accuracy" not in table.columns(untimed)
+    assert "agreement" in table.columns(untimed)
 
 
 def test_accuracy_and_agreement_tell_their_own_numbers_of_images(rows: list[Row]) -> None:

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import jsonschema
+import msgspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -15,11 +17,13 @@ from typer.testing import CliRunner
 from edgecv.cli.app import app
 from edgecv_runtime import Bundle, Preprocess, machine
 from edgecv_runtime.errors import BadInput, ComputationError, Unavailable
-from edgecv_runtime.scenario import cold, limits, loadgen, own, report, session
+from edgecv_runtime.evidence import Score
+from edgecv_runtime.scenario import cold, limits, loadgen, own, page, report, session
 from edgecv_runtime.scenario.plan import LOADGEN, Plan
 from edgecv_runtime.target import targets
 from tests.runtime import faults_lab
 
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "bench-report.schema.json").read_text())
 HERE = ["--variant", "float32", "--backend", "onnxruntime"]
 
 
@@ -27,7 +31,9 @@ def played(path, backend="onnxruntime", pictures=(), **asked):
     plan = Plan(**{"seconds": 0.3, "warm_up_s": 0.05, **asked})
     with Bundle(path) as opened:
         chosen = [each for each in targets(opened, backend, plan.threads) if each.hint == "float32"][:1]
-        return session.bench(opened, chosen, plan, pictures=pictures)
+        found = session.bench(opened, chosen, plan, pictures=pictures)
+    jsonschema.validate(json.loads(report.as_json(found)), SCHEMA)
+    return found
 
 
 def edgecv(*arguments, **how):
@@ -61,8 +67,9 @@ def test_percentiles_are_those_of_loadgens_own_log(exported, scenario):
 
 def test_the_protected_name_is_nowhere_in_a_report(exported):
     found = played(exported, scenario="single-stream")
-    for text in (report.as_json(found).decode(), report.markdown(found), report.as_csv(found)):
+    for text in (report.as_json(found).decode(), report.markdown(found), report.as_csv(found), page.html(found)):
         assert "mlperf" not in text.lower()
+        assert "LoadGen SingleStream, unofficial, short" in text
 
 
 def test_what_fails_under_loadgen_is_an_error_and_not_the_end_of_the_process():
@@ -109,8 +116,8 @@ def test_a_camera_drops_what_came_while_a_frame_was_computed(takes):
         expected.append(newest)
         free = max(free, 100.0 + newest) + takes
     assert [number for number, _ in taken] == expected
-    assert sum(lost for _, lost in blocks) == expected[-1] + 1 - len(expected)
-    assert [ms for block, _ in blocks for ms in block.ms] == pytest.approx([1e3 * takes] * len(expected))
+    assert sum(block.dropped for block in blocks) == expected[-1] + 1 - len(expected)
+    assert [ms for block in blocks for ms in block.ms] == pytest.approx([1e3 * takes] * len(expected))
     assert all(when >= 100 + number - 1e-6 for number, when in taken)  # none before it came
 
 
@@ -230,8 +237,6 @@ def test_openvino_really_is_limited(exported, isa):
     ],
 )
 def test_what_this_machine_cannot_stand_for_is_refused(monkeypatch, isa, cpus, said):
-    import msgspec
-
     only = msgspec.structs.replace(machine.this(), isa=("avx2",))
     monkeypatch.setattr(limits.machine, "this", lambda: only)
     with pytest.raises(BadInput, match=said), limits.limited(isa, cpus):
@@ -305,6 +310,135 @@ def test_an_interrupt_keeps_what_was_measured_and_says_so(exported, tmp_path, nu
     assert found.runs[0].partial
     assert found.runs[0].times.calls == len(found.runs[0].took_ms) > 100
     assert "interrupted" in report.markdown(found)
+
+
+def cut_after_a_block(monkeypatch):
+    """Ctrl-C as soon as something was told of an act."""
+    real = session._Player.play
+
+    def play(player, act, seconds, take):
+        def taken(block):
+            take(block)
+            raise KeyboardInterrupt
+
+        return real(player, act, seconds, taken)
+
+    monkeypatch.setattr(session._Player, "play", play)
+
+
+def test_what_is_kept_of_an_interrupted_act_is_whole(exported, monkeypatch):
+    """Its accuracy was measured before, its memory and surroundings until then: none is 0, unknown or left out."""
+    cut_after_a_block(monkeypatch)
+    score = Score("top-1", 0.91, 0.88, 0.94, 200, 0.915, 0.5, -0.4, 1.4, "images of test")
+    scores = {("float32", name, "float32"): score for name in ("onnxruntime", "openvino")}
+    with Bundle(exported) as opened:
+        chosen = [each for each in targets(opened) if each.hint == "float32"]
+        found = session.bench(opened, chosen, Plan("paced", seconds=5.0, fps=40.0, warm_up_s=0.05), scores=scores)
+    jsonschema.validate(json.loads(report.as_json(found)), SCHEMA)
+    assert found.partial
+    (run,) = found.runs
+    assert (run.partial, run.label, run.score) == (True, "paced at 40 frames/s", score)
+    assert run.times.duration_s == pytest.approx(run.at_s[-1] + run.took_ms[-1] / 1e3)
+    assert run.times.per_s == pytest.approx(40, rel=0.15)
+    assert 20 < run.rss_mb <= run.peak_rss_mb < 2000
+    assert run.surroundings.others_cores is not None
+    assert "interrupted" not in run.energy.unavailable
+    assert report.as_csv(found).splitlines()[1].startswith("paced at 40 frames/s (interrupted),")
+    assert "91.00%" in report.markdown(found)
+
+
+@pytest.mark.parametrize("scenario", ["single-stream", "offline"])
+def test_of_a_run_that_loadgen_did_not_end_the_calls_are_kept(exported, monkeypatch, scenario):
+    cut_after_a_block(monkeypatch)
+    found = played(exported, scenario=scenario, seconds=4.0, batch=4 if scenario == "offline" else 1)
+    (run,) = found.runs
+    assert found.partial
+    assert run.partial
+    assert run.loadgen == {}
+    assert 10 < run.times.calls <= loadgen.TOLD_CALLS
+    assert run.times.per_s == pytest.approx(run.batch * run.times.calls / run.times.duration_s)
+    assert run.times.duration_s < 2.0
+    (said,) = [each for each in run.trust if each.name == "came to its end"]
+    assert said.ok is False
+    assert "LoadGen did not end it" in said.detail
+
+
+def test_what_loadgen_tells_in_the_end_takes_the_place_of_what_was_told(exported):
+    told = []
+    block, _, log = loadgen.play(
+        "single-stream", lambda which: time.sleep(1e-3), 8, Plan("single-stream"), 0.4, 1e-3, 1, told.append
+    )
+    assert len(block.ms) == log["result_query_count"] > 200
+    assert all(each.so_far for each in told)
+    assert not block.so_far
+    own = [ms for each in told for ms in each.ms]
+    assert 100 < len(own) <= len(block.ms)
+    assert np.median(own) == pytest.approx(np.median(block.ms), rel=0.1)
+
+
+def test_an_interrupt_between_two_targets_keeps_the_first(exported):
+    with Bundle(exported) as opened:
+        chosen = [each for each in targets(opened) if each.hint == "float32"]
+        assert len(chosen) == 2
+        said = []
+
+        def progress(line):
+            said.append(line)
+            if len(said) == 2:
+                raise KeyboardInterrupt
+
+        found = session.bench(opened, chosen, Plan("sustained", seconds=0.1, warm_up_s=0.05), progress=progress)
+    assert found.partial
+    assert [(run.partial, run.times.calls > 5) for run in found.runs] == [(False, True)]
+
+
+def test_an_interrupt_before_anything_says_that_there_is_nothing(exported, monkeypatch, tmp_path):
+    def ready(player):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session._Player, "ready", ready)
+    places = [tmp_path / f"report{ending}" for ending in (".json", ".md", ".csv", ".html")]
+    given = [str(each) for place in places for each in ("--out", place)]
+    done = CliRunner().invoke(app, ["bench", str(exported), "--scenario", "paced", *HERE, *given])
+    assert done.exit_code == 130
+    assert "edgecv: interrupted: nothing was measured until then" in done.stderr
+    jsonschema.validate(json.loads(places[0].read_bytes()), SCHEMA)
+    for place in (places[1], places[3]):
+        assert "nterrupted" in place.read_text()
+
+
+def test_what_could_not_be_run_is_in_the_report(exported, monkeypatch):
+    real = session._Player.ready
+
+    def ready(player):
+        if player._target.backend == "openvino":
+            raise ComputationError("float32 on openvino: the benchmark process ended: no room")
+        return real(player)
+
+    monkeypatch.setattr(session._Player, "ready", ready)
+    with Bundle(exported) as opened:
+        chosen = [each for each in targets(opened) if each.hint == "float32"]
+        found = session.bench(opened, chosen, Plan("sustained", seconds=0.1, warm_up_s=0.05))
+    jsonschema.validate(json.loads(report.as_json(found)), SCHEMA)
+    assert [run.backend for run in found.runs] == ["onnxruntime"]
+    assert found.failed == ["float32 on openvino: the benchmark process ended: no room"]
+    for text in (report.markdown(found), page.html(found)):
+        assert "ot measured: float32 on openvino: the benchmark process ended: no room" in text
+
+
+def test_a_limit_of_the_environment_is_not_called_native(exported, monkeypatch):
+    """ONEDNN_MAX_CPU_ISA, set by who calls: reports showed "native", and limited figures."""
+    limited = msgspec.structs.replace(machine.this(), isa_limit="AVX2")
+    monkeypatch.setattr(session.machine, "this", lambda: limited)
+    found = played(exported, scenario="sustained", seconds=0.1)
+    assert "- instruction sets: oneDNN's, and by it OpenVINO's, are limited to AVX2" in report.markdown(found)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(exported):
+    done = CliRunner().invoke(app, ["bench", str(exported), "--scenario", "paced", *HERE, "--out", "/proc/report.json"])
+    assert done.exit_code == 3
+    assert "/proc/report.json: cannot be written" in done.stderr
+    assert "paced:" not in done.stderr  # the first line of progress
 
 
 def test_a_target_that_cannot_run_is_an_error_with_its_last_words(exported, monkeypatch):

@@ -12,6 +12,7 @@ from edgecv_runtime.bench.process import Worker, measure_round
 from edgecv_runtime.bench.quiet import Disturbance, Watch
 from edgecv_runtime.bench.worker import Job
 from edgecv_runtime.errors import BadInput
+from edgecv_runtime.evidence import Score
 from edgecv_runtime.paired import LEAST_GROUPS, Ratio, ratio
 from edgecv_runtime.records import Record
 
@@ -19,20 +20,22 @@ from edgecv_runtime.records import Record
 class Contender(Record, frozen=True):
     """What is compared, by a name of its own.
 
-    command: what runs its worker process, by default this Python; environment: of that, None for this one's.
+    command: what runs its worker process, by default this Python; environment: of that, None for this one's. score: of
+    that very file on that backend, where it is known.
     """
 
     name: str
     job: Job
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] | None = None
+    score: Score | None = None
 
 
 class Timed(Record, frozen=True):
     """A contender as it was measured.
 
     block_ms: median of each block, in their order; the blocks of all contenders were interleaved.
-    ratio: to the first contender, None for that one itself.
+    ratio: to the first contender, None for that one itself. score: as it was given.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Timed(Record, frozen=True):
     runs: int
     block_ms: tuple[float, ...]
     ratio: Ratio | None = None
+    score: Score | None = None
 
     @property
     def verdict(self) -> str:
@@ -100,5 +104,6 @@ def compare(
         p50, p90, p99 = map(float, np.percentile(calls[number], [50, 90, 99]))
         against = ratio(blocks[number], blocks[0], rounds) if number else None
         runs = len(calls[number])
-        found.append(Timed(each.name, executed[number], p50, p90, p99, runs, tuple(blocks[number]), against))
+        own = tuple(blocks[number])
+        found.append(Timed(each.name, executed[number], p50, p90, p99, runs, own, against, each.score))
     return Compared(tuple(found), rounds, seconds, watch.found())

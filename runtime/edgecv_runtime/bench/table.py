@@ -14,7 +14,7 @@ from edgecv_runtime.paired import Ratio
 from edgecv_runtime.records import Record
 from edgecv_runtime.timing import STEADY
 
-MISSING = "–"
+MISSING, NOT_SCORED = "–", "accuracy not measured"
 
 
 class Row(Record, frozen=True):
@@ -126,7 +126,7 @@ COLUMNS: dict[str, Callable[[Row], Cell]] = {
     "variant": lambda row: (row.variant, row.hint or "" if row.hint != "float32" else ""),
     "backend": lambda row: (row.backend or MISSING, _versions(row)),
     "executed": lambda row: (row.executed or MISSING, _layers(row)),
-    "accuracy": lambda row: _named(row.score.metric, row.score) if row.score else (MISSING, ""),
+    "accuracy": lambda row: _accuracy(row),
     "drop, points": lambda row: _drop(row.score) if row.score else (MISSING, ""),
     "agreement": lambda row: _named(row.agreement.metric, row.agreement.share) if row.agreement else (MISSING, ""),
     "p50 ms": lambda row: (_latency(row, "p50_ms")[0], _unsteady(row)),
@@ -146,8 +146,12 @@ WORDS = frozenset({"bundle", "variant", "backend", "executed", "machine", "offer
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
-    """The columns that tell something: no accuracy without labels, no time that nobody took, nothing that all share."""
-    left_out = set() if any(row.score for row in rows) else {"accuracy", "drop, points"}
+    """The columns that tell something: no time that nobody took, nothing that all share.
+
+    Beside a time stands the accuracy of that very file, or that it was not measured.
+    """
+    left_out = set() if any(row.score for row in rows) else {"drop, points"}
+    left_out |= set() if any(row.score or row.latency for row in rows) else {"accuracy"}
     left_out |= set() if any(row.latency for row in rows) else TIMED
     left_out |= set() if any(row.ratio for row in rows) else {"of float32"}
     left_out |= {name for name in ("bundle", "machine") if len({COLUMNS[name](row) for row in rows}) < 2}
@@ -216,6 +220,12 @@ def notes(rows: Sequence[Row]) -> list[str]:
 def share(interval: Interval | Score) -> Cell:
     """A share as percent, and its interval: ("98.61 %", "96.8–99.4")."""
     return f"{100 * interval.value:.2f} %", f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
+
+
+def _accuracy(row: Row) -> Cell:
+    if row.score is None:
+        return (NOT_SCORED if row.latency else MISSING), ""
+    return _named(row.score.metric, row.score)
 
 
 def _named(metric: str, value: Interval | Score) -> Cell:

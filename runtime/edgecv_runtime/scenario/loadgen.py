@@ -10,10 +10,13 @@ import queue
 import tempfile
 import threading
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from edgecv_runtime.errors import ComputationError, Unavailable
 from edgecv_runtime.scenario.messages import Block
@@ -21,6 +24,7 @@ from edgecv_runtime.scenario.plan import LOADGEN, RULES_S, Plan
 
 Call = Callable[[Sequence[int]], object]  # computes the inputs of these numbers, as one call
 
+TOLD_EVERY_S, TOLD_CALLS = 10.0, 1000  # at most: telling takes the interpreter from what is measured
 SAMPLES_A_QUERY = 8  # of multi-stream, by its rules
 RULES_SAMPLES = 24_576  # of offline, by its rules
 _KEPT = (
@@ -47,13 +51,20 @@ def module() -> Any:
 
 
 def play(
-    act: str, call: Call, inputs: int, plan: Plan, seconds: float, call_s: float, streams: int
+    act: str,
+    call: Call,
+    inputs: int,
+    plan: Plan,
+    seconds: float,
+    call_s: float,
+    streams: int,
+    tell: Callable[[Block], object] = lambda _: None,
 ) -> tuple[Block, int, dict[str, Any]]:
     """Play a scenario -> every call's times as LoadGen took them, the frames computed, and what it logged.
 
     inputs: how many there are to choose from. call_s: what a call takes, about. streams: calls that compute at once,
     of "offline" and "server". Latency is from the moment at which a request was due. Of "offline", whose requests are
-    all due at once, it is each call's own.
+    all due at once, it is each call's own. tell: is given calls' own times meanwhile, for who interrupts it.
     """
     lg = module()
     settings = _settings(lg, act, plan, seconds, call_s, streams)
@@ -64,7 +75,8 @@ def play(
         log = lg.LogSettings()
         log.log_output = output
         log.enable_trace = act != "offline"
-        under_test = _UnderTest(lg, call, plan.calls, streams if act in ("offline", "server") else 0)
+        own_threads = streams if act in ("offline", "server") else 0
+        under_test = _UnderTest(lg, call, plan.calls, own_threads, tell, min(TOLD_EVERY_S, seconds / 5))
         library = lg.ConstructQSL(inputs, inputs, lambda _: None, lambda _: None)
         system = lg.ConstructSUT(under_test.issue, lambda: None)
         try:
@@ -76,7 +88,7 @@ def play(
         if under_test.failed is not None:
             raise under_test.failed
         found = _logged(Path(folder) / "mlperf_log_detail.txt")
-        block = under_test.own_times() if act == "offline" else _traced(Path(folder) / "mlperf_log_trace.json")
+        block = under_test.told() if act == "offline" else _traced(Path(folder) / "mlperf_log_trace.json")
     return block, under_test.frames, found
 
 
@@ -112,17 +124,24 @@ def _settings(lg: Any, act: str, plan: Plan, seconds: float, call_s: float, stre
 class _UnderTest:
     """What LoadGen asks: it computes in the asking thread, or, with streams, in threads of its own."""
 
-    def __init__(self, lg: Any, call: Call, calls: int, streams: int) -> None:
+    def __init__(
+        self, lg: Any, call: Call, calls: int, streams: int, tell: Callable[[Block], object], every_s: float
+    ) -> None:
         self.failed: BaseException | None = None
         self.frames = 0
         self._lg, self._call, self._calls = lg, call, calls
-        self._times: list[tuple[float, float]] = []
+        self._tell, self._every_s = tell, every_s
+        self._begun = 0.0  # when the first was asked
+        self._times = array("d")  # begin, end of each call in turn; small, as the process's memory is measured
+        self._over = threading.Event()
         self._waiting: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(streams)]
-        for thread in self._threads:
+        self._teller = threading.Thread(target=self._tell_meanwhile, daemon=True)
+        for thread in (*self._threads, self._teller):
             thread.start()
 
     def issue(self, queries: list[Any]) -> None:
+        self._begun = self._begun or time.perf_counter()
         self.frames += len(queries)
         for start in range(0, len(queries), self._calls):
             some = queries[start : start + self._calls]
@@ -134,13 +153,24 @@ class _UnderTest:
     def close(self) -> None:
         for _ in self._threads:
             self._waiting.put(None)
-        for thread in self._threads:
+        self._over.set()
+        for thread in (*self._threads, self._teller):
             thread.join()
 
-    def own_times(self) -> Block:
-        first = min((start for start, _ in self._times), default=0.0)
-        ordered = sorted(self._times)
-        return Block([start - first for start, _ in ordered], [1e3 * (end - start) for start, end in ordered])
+    def told(self) -> Block:
+        """The calls' own times."""
+        return self._block(self._times)
+
+    def _tell_meanwhile(self) -> None:
+        told = 0
+        while not self._over.wait(self._every_s):
+            while new := self._times[told : told + 2 * TOLD_CALLS]:
+                self._tell(msgspec.structs.replace(self._block(new), so_far=True))
+                told += len(new)
+
+    def _block(self, times: array[float]) -> Block:
+        calls = sorted(zip(times[::2], times[1::2], strict=True))
+        return Block([start - self._begun for start, _ in calls], [1e3 * (end - start) for start, end in calls])
 
     def _work(self) -> None:
         while (some := self._waiting.get()) is not None:
@@ -155,8 +185,7 @@ class _UnderTest:
                 self.failed = exc
         else:
             time.sleep(1e-3)  # so that what is left is over soon, and is not a flood
-        if self._threads:
-            self._times.append((start, time.perf_counter()))
+        self._times.extend((start, time.perf_counter()))
         self._lg.QuerySamplesComplete([self._lg.QuerySampleResponse(query.id, 0, 0) for query in queries])
 
 

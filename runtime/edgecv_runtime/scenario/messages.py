@@ -40,11 +40,17 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Block(msgspec.Struct, frozen=True, tag="block"):
-    """Some calls: when each began, in seconds since the act began, its milliseconds, and those of its stages."""
+    """Some calls: when each began, in seconds since the act began, its milliseconds, and those of its stages.
+
+    dropped: frames that came meanwhile in vain. so_far: calls' own times of a run that LoadGen has not ended; what it
+    tells in the end takes their place.
+    """
 
     at_s: list[float]
     ms: list[float]
     parts: dict[str, list[float]] = {}
+    dropped: int = 0
+    so_far: bool = False
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):

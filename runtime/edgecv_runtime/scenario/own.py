@@ -37,8 +37,8 @@ def paced(
     fps: float,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[tuple[Block, int]]:
-    """A frame every 1 / fps seconds -> blocks, and how many frames came in vain meanwhile.
+) -> Iterator[Block]:
+    """A frame every 1 / fps seconds.
 
     Of the frames that came while the last was computed the newest is taken, as of a camera; the others are dropped.
     Times are of the call alone, after the gap.
@@ -63,7 +63,7 @@ def paced(
             due += 1
         if due == end:  # the gap after the last frame belongs to it
             sleep(max(0.0, begin + end / fps - clock()))
-        yield Block(at_s, ms), dropped
+        yield Block(at_s, ms, dropped=dropped)
 
 
 def staged(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from edgecv_runtime.bench.table import NOT_SCORED
 from edgecv_runtime.scenario import plots, report
 from edgecv_runtime.scenario.report import Report, Run, Trust
 
@@ -52,7 +53,8 @@ def _beside(reports: Sequence[Report], title: str) -> str:
 
 def _report(found: Report, title: str) -> str:
     cut = "<p class='no'>Interrupted: what was not measured any more is missing.</p>" if found.partial else ""
-    front = plots.front(found.runs) or f"<p class='muted'>Accuracy against latency: {report.NOT_MEASURED}.</p>"
+    cut += "".join(f"<p class='no'>Not measured: {escape(why)}</p>" for why in found.failed)
+    front = plots.front(found.runs) or f"<p class='muted'>Accuracy against latency: {NOT_SCORED}.</p>"
     return (
         f"<h1>{escape(title)}</h1><p class='muted'>{escape(report.where(found)[0])}</p>{cut}"
         f"{_table(report.COLUMNS, [report.cells(run) for run in found.runs])}"

@@ -60,25 +60,26 @@ def _play(play: Play, stage: _Stage, job: Job, call_s: float) -> None:
     found: dict[str, Any] = {}
     if play.act in LOADGEN:
         streams = stage.model.streams
-        block, frames, found = loadgen.play(play.act, stage.call, stage.inputs, job.plan, play.seconds, call_s, streams)
+        block, frames, found = loadgen.play(
+            play.act, stage.call, stage.inputs, job.plan, play.seconds, call_s, streams, _say
+        )
         _say(block)
         begin, end = loadgen.moments(found)
     else:
-        for block, lost in _acts(play, stage, job):
+        for block in _acts(play, stage, job):
             frames += len(block.ms)
-            dropped += lost
+            dropped += block.dropped
             _say(block)
         end = time.time()
     _say(Done(begin, end, frames, rss_mb(), peak_rss_mb(), dropped, found))
 
 
-def _acts(play: Play, stage: _Stage, job: Job) -> Iterator[tuple[Block, int]]:
+def _acts(play: Play, stage: _Stage, job: Job) -> Iterator[Block]:
     if play.act == "paced":
-        yield from own.paced(stage.one, play.seconds, job.plan.fps)
-    elif play.act == "frames":
-        yield from ((block, 0) for block in own.staged(stage.stages, play.seconds))
-    else:
-        yield from ((block, 0) for block in own.flat_out(stage.one, play.seconds))
+        return own.paced(stage.one, play.seconds, job.plan.fps)
+    if play.act == "frames":
+        return own.staged(stage.stages, play.seconds)
+    return own.flat_out(stage.one, play.seconds)
 
 
 class _Stage:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from edgecv_runtime import jsontext, records
-from edgecv_runtime.bench.table import MISSING, number, signed
+from edgecv_runtime.bench.table import MISSING, NOT_SCORED, number, signed
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.evidence import Score
 from edgecv_runtime.machine import Machine
@@ -21,7 +21,6 @@ from edgecv_runtime.scenario.quantiles import Percentile, percentile
 from edgecv_runtime.scenario.watch import Settings, Surroundings
 
 SCHEMA = 1
-NOT_MEASURED = "accuracy not measured"
 # OpenVINO 2026.4 compiles its reductions (global average pooling, say) for what the processor has.
 _BUT = " at most, but for OpenVINO's reductions, which nothing limits"
 
@@ -103,7 +102,11 @@ class Run(Record, frozen=True):
 
 
 class Report(Record, frozen=True):
-    """What was asked, of what, where, and what came of it; made: the moment, ISO 8601 in UTC."""
+    """What was asked, of what, where, and what came of it.
+
+    made: the moment, ISO 8601 in UTC. failed: what could not be run, and why. partial: it was interrupted, and what was
+    not played then is missing.
+    """
 
     schema: int
     made: str
@@ -113,6 +116,7 @@ class Report(Record, frozen=True):
     settings: Settings
     runs: list[Run]
     partial: bool = False
+    failed: list[str] = []
 
 
 def times(took_ms: list[float], frames: int, duration_s: float) -> Times:
@@ -162,7 +166,7 @@ def as_csv(report: Report) -> str:
     writer.writerow(["label", "variant", "backend", "hint", "at_s", "ms"])
     for run in report.runs:
         writer.writerows(
-            [run.label, run.variant, run.backend, run.hint, f"{at:.6f}", f"{ms:.6f}"]
+            [_named(run), run.variant, run.backend, run.hint, f"{at:.6f}", f"{ms:.6f}"]
             for at, ms in zip(run.at_s, run.took_ms, strict=True)
         )
     return out.getvalue()
@@ -175,7 +179,7 @@ def cells(run: Run) -> list[str]:
     """A run's row of the table."""
     total = sum(run.layers.values())
     return [
-        run.label + (" (interrupted)" if run.partial else ""),
+        _named(run),
         run.target,
         f"{run.executed}, {run.layers.get(run.executed, 0)} of {total} layers" if total else run.executed,
         *map(said, (run.times.p50, run.times.p90, run.times.p99)),
@@ -184,6 +188,10 @@ def cells(run: Run) -> list[str]:
         accuracy(run.score),
         "unavailable" if run.energy.per_frame_mj is None else f"{number(run.energy.per_frame_mj)} mJ a frame",
     ]
+
+
+def _named(run: Run) -> str:
+    return run.label + (" (interrupted)" if run.partial else "")
 
 
 BESIDE = ("report", "machine", "made", *COLUMNS)
@@ -201,7 +209,7 @@ def beside(reports: Sequence[Report]) -> list[list[str]]:
 def accuracy(score: Score | None) -> str:
     """The metric with n and its interval, and what is lost of float32's on the same frames; or that there is none."""
     if score is None:
-        return NOT_MEASURED
+        return NOT_SCORED
     low, high = signed(-score.drop_high, 1), signed(-score.drop_low, 1)
     value = f"{score.metric} {score.value:.2%} ({score.low:.1%} to {score.high:.1%}, n {score.count})"
     return f"{value}, {signed(-score.drop, 2)} points of float32's {score.reference:.2%} ({low} to {high})"
@@ -252,12 +260,20 @@ def where(report: Report) -> list[str]:
     memory = "no limit" if settings.memory_limit_mb is None else f"{settings.memory_limit_mb:.0f} MB"
     return [
         f"{machine.key}; {' '.join(machine.isa)}; {machine.os}, Python {machine.python}, edgecv {report.edgecv}",
-        f"instruction sets: {settings.isa}" + ("" if settings.isa == "native" else _BUT),
+        f"instruction sets: {_instruction_sets(report)}",
         f"cores used: {', '.join(map(str, settings.affinity)) or 'not known'}",
         f"the container's quota of CPU time: {quota}; of memory: {memory}",
         f"governor: {settings.governor or 'not shown here'}; power mode: {settings.power_mode or 'not shown here'}",
         f"made {report.made}" + (", interrupted: what was not measured any more is missing" if report.partial else ""),
+        *(f"not measured: {why}" for why in report.failed),
     ]
+
+
+def _instruction_sets(report: Report) -> str:
+    if report.settings.isa != "native":
+        return report.settings.isa + _BUT
+    limit = report.machine.isa_limit
+    return f"oneDNN's, and by it OpenVINO's, are limited to {limit} by the environment" if limit else "native"
 
 
 def _mark(trust: Trust) -> str:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -48,32 +48,27 @@ def bench(
 
     isa: what this process is limited to (`limits.limited`), for the report. pictures: image files for "frames".
     scores: of the very files, by variant, backend and precision hint. An interrupt ends it: what was measured is
-    in the report, which says that it is partial. Raises ComputationError when not one target could be timed.
+    in the report, which says that it is partial. Raises ComputationError when not one
+    target could be timed; what some of several could not run is in the report.
     """
-    for target in targets:
-        limits.check_backend(target.backend, isa)
-        if target.is_remote:
-            raise BadInput(f"{target.key}: a scenario watches the machine that computes: run it there")
-    if plan.scenario in LOADGEN:
-        loadgen.module()
+    check(targets, plan, isa)
     settings = watch.settings(isa)
     runs: list[Run] = []
     failed: list[str] = []
     partial = False
-    for target in targets:
-        progress(f"{plan.scenario}: {target.key}")
-        try:
+    try:
+        for target in targets:
+            progress(f"{plan.scenario}: {target.key}")
+            score = scores.get((target.variant, target.backend, target.hint))
             found = _cold(bundle, target, plan) if plan.scenario == "cold" else _played(bundle, target, plan, pictures)
-            runs += [
-                _judged(each, settings, scores.get((target.variant, target.backend, target.hint))) for each in found
-            ]
-        except ComputationError as exc:
-            failed.append(str(exc))
-            progress(f"warning: {exc}")
-        except _Interrupted as exc:
-            runs += [_judged(each, settings, None) for each in exc.runs]
-            partial = True
-            break
+            try:
+                for run in found:
+                    runs.append(_judged(run, settings, score))
+            except ComputationError as exc:
+                failed.append(str(exc))
+                progress(f"warning: {exc}")
+    except KeyboardInterrupt:
+        partial = True
     if not runs and not partial:
         raise ComputationError(f"{bundle.path}: nothing could be timed: {failed[0] if failed else 'no target'}")
     return Report(
@@ -85,41 +80,52 @@ def bench(
         settings=settings,
         runs=runs,
         partial=partial,
+        failed=failed,
     )
 
 
-class _Interrupted(Exception):
-    """Ctrl-C came; `runs` is what there was then."""
+def check(targets: Sequence[Target], plan: Plan, isa: str = limits.NATIVE) -> None:
+    """Before minutes go into it: raises BadInput for what a target cannot play, Unavailable without LoadGen."""
+    for target in targets:
+        limits.check_backend(target.backend, isa)
+        if target.is_remote:
+            raise BadInput(f"{target.key}: a scenario watches the machine that computes: run it there")
+    if plan.scenario in LOADGEN:
+        loadgen.module()
 
-    def __init__(self, runs: list[Run]) -> None:
-        super().__init__()
-        self.runs = runs
 
-
-def _played(bundle: Bundle, target: Target, plan: Plan, pictures: Sequence[Path]) -> list[Run]:
-    runs: list[Run] = []
-    blocks: list[Block] = []
-    act: Act | None = None
+def _played(bundle: Bundle, target: Target, plan: Plan, pictures: Sequence[Path]) -> Iterator[Run]:
+    """A run of each act; when Ctrl-C comes, one of what was told until then, before it is raised again."""
     with _Player(bundle, target, plan, pictures) as player:
-        ready = None
-        try:
-            ready = player.ready()
-            for act in plan.acts:
-                blocks = []
-                begin = time.time()
-                with watch.Watcher([player.pid], target.backend in GPU_BACKENDS) as watcher:
+        ready = player.ready()
+        for act in plan.acts:
+            blocks: list[Block] = []
+            interrupt: KeyboardInterrupt | None = None
+            watcher = watch.Watcher([player.pid], target.backend in GPU_BACKENDS)
+            begin = time.time()
+            with watcher:
+                try:
                     done = player.play(act, plan.seconds, blocks.append)
+                except KeyboardInterrupt as exc:
+                    interrupt = exc
+                    done = _until_now(begin, blocks, plan.calls, player.pid)
+                else:
+                    blocks = [each for each in blocks if not each.so_far]
+            if blocks or interrupt is None:
                 around = watcher.around(done.begin, done.end)
                 energy = watcher.energy(done.begin, done.end, done.frames)
-                runs.append(_run(target, plan, act, ready, blocks, done, around, energy))
-        except KeyboardInterrupt:
-            if ready is not None and act is not None and blocks and len(runs) < len(plan.acts):
-                frames = sum(len(each.ms) for each in blocks)
-                cut = Done(begin, time.time(), frames, 0.0, 0.0)
-                run = _run(target, plan, act, ready, blocks, cut, None, Energy(unavailable="interrupted"))
-                runs.append(msgspec.structs.replace(run, partial=True))
-            raise _Interrupted(runs) from None
-    return runs
+                run = _run(target, plan, act, ready, blocks, done, around, energy)
+                yield msgspec.structs.replace(run, partial=interrupt is not None)
+            if interrupt is not None:
+                raise interrupt
+
+
+def _until_now(begin: float, blocks: Sequence[Block], calls: int, pid: int) -> Done:
+    """The end of an act that is interrupted: that of the last call that was told; calls: frames of each."""
+    frames = calls * sum(len(each.ms) for each in blocks)
+    took_s = blocks[-1].at_s[-1] + blocks[-1].ms[-1] / 1e3 if blocks else 0.0
+    dropped = sum(each.dropped for each in blocks)
+    return Done(begin, begin + took_s, frames, machine.rss_mb(pid), machine.peak_rss_mb(pid), dropped)
 
 
 def _run(
@@ -129,7 +135,7 @@ def _run(
     ready: Ready,
     blocks: list[Block],
     done: Done,
-    around: watch.Surroundings | None,
+    around: watch.Surroundings,
     energy: Energy,
 ) -> Run:
     at_s = [at for block in blocks for at in block.at_s]
@@ -174,21 +180,20 @@ def _stages(parts: Mapping[str, list[float]]) -> list[Stage]:
     return [Stage(name, float(np.median(ms)), sum(ms) / whole) for name, ms in parts.items() if ms]
 
 
-def _cold(bundle: Bundle, target: Target, plan: Plan) -> list[Run]:
+def _cold(bundle: Bundle, target: Target, plan: Plan) -> Iterator[Run]:
     """Starts with an empty cache and with a kept one, in turn: a run of each kind."""
     found: dict[str, list[cold.Start]] = {cold.EMPTY: [], cold.KEPT: []}
     moments: dict[str, list[float]] = {cold.EMPTY: [], cold.KEPT: []}
     begin = time.time()
-    cut = False
+    interrupt: KeyboardInterrupt | None = None
     with watch.Watcher() as watcher:
         try:
             for kind, start in cold.starts(bundle.root, target, plan.threads, plan.starts):
                 moments[kind].append(time.time() - begin - start.ends_s[-1])
                 found[kind].append(start)
-        except KeyboardInterrupt:
-            cut = True
+        except KeyboardInterrupt as exc:
+            interrupt = exc
     around = watcher.around(begin, time.time())
-    runs = []
     for kind, every in found.items():
         if not every:
             continue
@@ -200,12 +205,10 @@ def _cold(bundle: Bundle, target: Target, plan: Plan) -> list[Run]:
         done = Done(begin, begin + sum(took) / 1e3, len(took), *memory)
         whole = Energy(unavailable="of starts it is not measured: processes come and go")
         run = _run(target, plan, "flat out", ready, [Block(moments[kind], took)], done, around, whole)
-        runs.append(
-            msgspec.structs.replace(run, label=kind, act="cold", stages=_stages(parts), unstaged=0.0, partial=cut)
-        )
-    if cut:
-        raise _Interrupted(runs)
-    return runs
+        cut = interrupt is not None
+        yield msgspec.structs.replace(run, label=kind, act="cold", stages=_stages(parts), unstaged=0.0, partial=cut)
+    if interrupt is not None:
+        raise interrupt
 
 
 def _judged(run: Run, settings: watch.Settings, score: Score | None) -> Run:
@@ -235,7 +238,8 @@ def _judged(run: Run, settings: watch.Settings, score: Score | None) -> Run:
     scored = report.accuracy(score)
     answers.append(report.Trust("accuracy of this very file", score is not None, scored))
     if run.partial:
-        answers.append(report.Trust("came to its end", False, "it was interrupted"))
+        own = "; LoadGen did not end it: times are the calls' own, without what waited" if run.act in LOADGEN else ""
+        answers.append(report.Trust("came to its end", False, f"it was interrupted{own}"))
     return msgspec.structs.replace(run, score=score, trust=answers)
 
 
