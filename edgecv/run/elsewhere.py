@@ -32,7 +32,7 @@ def read(path: Path) -> Evidence:
 def merge(opened: Bundle, entries: Sequence[Entry]) -> Merged:
     """Put entries into a bundle that are of its files; of the same thing a later one replaces an earlier one.
 
-    What this machine measured before its libraries changed does not replace what it measured since. Raises BadInput
+    What a machine measured before its libraries changed does not replace what it measured since. Raises BadInput
     where nothing is of the bundle's files, and Unavailable where the bundle cannot be written.
     """
     before, this, now = opened.evidence(), machine.this(), backends.available()
@@ -46,6 +46,8 @@ def merge(opened: Bundle, entries: Sequence[Entry]) -> Merged:
             left_out.append(f"{name}: of another file than this bundle's")
         elif entry.machine.key == this.key and own is not None and _is_older(entry, own, now):
             left_out.append(f"{name}: {offers.stale(entry, this, now).partition(';')[0]}, and the bundle has newer")
+        elif own is not None and _is_earlier(entry, own):
+            left_out.append(f"{name}: measured with other versions before what the bundle has")
         else:
             taken.append(entry)
     if left_out and not taken:
@@ -54,6 +56,12 @@ def merge(opened: Bundle, entries: Sequence[Entry]) -> Merged:
     if taken:
         keep(opened, evidence)
     return Merged(evidence, len(taken), tuple(left_out))
+
+
+def _is_earlier(entry: Entry, own: Entry) -> bool:
+    """Whether it was timed before, with something else; sessions begin with their moment."""
+    times = [each.latency.session if each.latency else "" for each in (entry, own)]
+    return all(times) and times[0] < times[1] and entry.circumstances != own.circumstances
 
 
 def _is_older(entry: Entry, own: Entry, now: offers.Versions) -> bool:

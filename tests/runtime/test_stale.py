@@ -115,6 +115,15 @@ def test_driver_and_power_mode_are_read_as_boards_write_them(tmp_path):
     assert (machine.driver(tmp_path), machine.power(tmp_path)) == ("", "")
 
 
+def bundle_entries(path):
+    with Bundle(path) as opened:
+        return opened.evidence().entries
+
+
+def timed_at(entry, session):
+    return msgspec.structs.replace(entry, latency=msgspec.structs.replace(entry.latency, session=session))
+
+
 def test_what_other_machines_measured_is_merged(finished_copy, tmp_path):
     from edgecv.run import elsewhere
 
@@ -133,6 +142,21 @@ def test_what_other_machines_measured_is_merged(finished_copy, tmp_path):
         assert all(each in opened.evidence().entries for each in before.entries)
         with pytest.raises(BadInput, match="nothing of it was taken.*another file"):
             elsewhere.merge(opened, [foreign])
+    # of another machine nobody knows what there is now; but which of two measurements is the later one is known
+    now = {each.key: each for each in bundle_entries(finished_copy) if each.machine.key == jetson.key}
+    key, entry = next((key, each) for key, each in now.items() if each.latency)
+    early = changed(timed_at(entry, "2020-01-01T00:00:00Z aaa"), "version")
+    late = changed(timed_at(entry, "2090-01-01T00:00:00Z bbb"), "version")
+
+    def merged(*entries):
+        with Bundle(finished_copy) as opened:
+            return elsewhere.merge(opened, entries).taken
+
+    assert merged(timed_at(entry, "2030-01-01T00:00:00Z ccc")) == 1
+    with pytest.raises(BadInput, match="with other versions before what the bundle has"):
+        merged(early)
+    assert merged(late, late) == 2  # the same twice changes nothing more
+    assert {each.key: each for each in bundle_entries(finished_copy)}[key] == late
     (tmp_path / "x.json").write_text('{"entries": [{"variant": 3}]}')
     for name, said in (("x.json", "entries"), ("none.json", "cannot be read")):
         with pytest.raises(BadInput, match=said):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from edgecv.cli.app import app
 from edgecv_runtime import Bundle, machine
+from edgecv_runtime.bench import table
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.evidence import Score
 from edgecv_runtime.scenario import page, quantiles, report, session, trust, watch
@@ -114,6 +115,23 @@ def test_every_call_is_in_the_csv(found):
     rows = list(csv.DictReader(io.StringIO(report.as_csv(found))))
     assert len(rows) == sum(run.times.calls for run in found.runs)
     assert [float(row["ms"]) for row in rows[:5]] == pytest.approx(found.runs[0].took_ms[:5], abs=1e-6)
+
+
+def test_markdown_page_and_csv_say_the_figures_of_the_json(found):
+    document = json.loads(report.as_json(found))
+    flat = html_page.flat(html_page.Page(page.html(found)))
+    calls = list(csv.DictReader(io.StringIO(report.as_csv(found))))
+    for run, told in zip(found.runs, document["runs"], strict=True):
+        for cell in report.cells(run):
+            assert f"| {cell} |" in report.markdown(found)
+            assert cell in flat
+        own = [float(each["ms"]) for each in calls if each["backend"] == told["backend"]]
+        for share in ("p50", "p90", "p99"):
+            assert np.percentile(own, float(share[1:])) == pytest.approx(told["times"][share]["ms"], abs=2e-6)
+            assert table.number(told["times"][share]["ms"]) in flat
+        assert max(own) == pytest.approx(told["times"]["max_ms"], abs=2e-6)
+        parts = sum(stage["share"] for stage in told["stages"]) * (1 - told["unstaged"]) * told["times"]["duration_s"]
+        assert parts == pytest.approx(sum(own) / 1e3, rel=0.02)  # the waterfall is of the wall clock
 
 
 def test_the_page_is_whole_and_says_all(found):

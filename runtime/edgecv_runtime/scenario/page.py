@@ -77,7 +77,7 @@ def _run(run: Run) -> str:
 def _trust(answers: Sequence[Trust]) -> str:
     doubts = sum(each.ok is False for each in answers)
     unknown = sum(each.ok is None for each in answers)
-    verdict = f"{doubts} reasons to doubt it" if doubts else "no reason to doubt it was found"
+    verdict = f"{doubts} reason{'s' * (doubts > 1)} to doubt it" if doubts else "no reason to doubt it was found"
     verdict += f", {unknown} that nobody could look for" if unknown else ""
     words = {True: ("yes", "yes"), False: ("no", "NO"), None: ("unknown", "not known")}
     items = "".join(
