@@ -7,6 +7,7 @@ Writes benchmarks/frame_to_label/results.md. What each interpolation costs in ac
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Callable
@@ -132,6 +133,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--serve"]:
         serve(*sys.argv[2:])
         return
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     frame = study.frame_1080p()
     calls = {name: (lambda make=make: make(frame)) for name, make in PREPROCESSING.items()}
     alone = study.rounds_ms(calls, 7, 0.2)

@@ -7,6 +7,7 @@ so.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -49,6 +50,7 @@ Row = tuple[str, str, str]  # what, which, and what came of it
 
 def main() -> int:
     """Measure, or say what is missing."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     missing = without()
     if missing:
         for line in missing:

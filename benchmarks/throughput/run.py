@@ -8,6 +8,7 @@ Writes benchmarks/throughput/results.md.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Iterator
@@ -84,6 +85,7 @@ def main() -> None:
         bundle, *given = sys.argv[2:]
         edgecv(bundle, *given) if given else benchmark_app(bundle)
         return
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     figures: dict[str, dict[str, list[float]]] = {}
     for name in MODELS:
         with study.exported(name) as bundle:

@@ -86,6 +86,12 @@ def _rounds(path: Path, asked: Asked) -> None:
         files.check_place(asked.evidence)
     seconds, rounds = _length(asked)
     with Bundle(path) as opened:
+
+        def partly(entries: list[Entry]) -> None:
+            evidence.show(opened, Evidence(tuple(entries)), asked.json, asked.markdown, judged=opened.evidence())
+            whole = next(each.latency.rounds for each in entries if each.latency)
+            say(f"partial: {whole} of {rounds} rounds, and kept nowhere")
+
         entries = (
             there.measure(opened, asked, seconds, rounds)
             if asked.on is not None
@@ -97,6 +103,7 @@ def _rounds(path: Path, asked: Asked) -> None:
                 batch=asked.batch,
                 threads=asked.threads,
                 progress=say,
+                partly=partly,
             )
         )
         if looks:

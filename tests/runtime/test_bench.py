@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -6,7 +7,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from edgecv.cli.app import app
+from edgecv.cli.output import Terminated
 from edgecv_runtime import Bundle
 from edgecv_runtime.bench import latency, process
 from edgecv_runtime.bench.compare import Contender, compare
@@ -58,6 +62,29 @@ def test_a_machine_that_changes_its_speed_meanwhile_is_warned_of(exported, monke
         assert (ratio.value, ratio.pairs, ratio.verdict) == (1.0, 12, "as fast")
         assert ratio.high - 1 == pytest.approx(1.96 * PROCESS_LUCK, rel=0.05)  # each ran in one process
         assert first.beside(msgspec.structs.replace(other, session="another")) is None
+
+
+@pytest.mark.parametrize(("at", "rounds"), [(0, 0), (2, 2)])
+def test_an_interrupt_shows_the_rounds_that_were_whole_and_keeps_nothing(exported, monkeypatch, at, rounds):
+    """SIGTERM comes in the middle of a round: one target has a block more than the other."""
+    real, before = process.Worker.measure, (exported / "bundle.json").read_bytes()
+
+    def measure(worker, seconds):
+        real(worker, seconds)
+        if len(worker.blocks) == at * 2 * process.PAIRS + 1:
+            raise Terminated
+
+    monkeypatch.setattr(process.Worker, "measure", measure)
+    given = ["--backend", "onnxruntime", "--seconds", "0.02", "--rounds", "5", "--json"]
+    done = CliRunner().invoke(app, ["bench", str(exported), *given])
+    assert done.exit_code == 143, done.output
+    assert done.stderr.rstrip().endswith("edgecv: terminated")
+    assert (exported / "bundle.json").read_bytes() == before
+    assert ("partial: 2 of 5 rounds, and kept nowhere" in done.stderr) == bool(rounds)
+    found = [row["latency"] for row in json.loads(done.stdout)] if rounds else []
+    assert {(each["rounds"], len(each["block_ms"])) for each in found} == (
+        {(2, 4 * process.PAIRS)} if rounds else set()
+    )
 
 
 @pytest.mark.parametrize("given", [{"seconds": 0}, {"rounds": 0}, {"batch": 0}])

@@ -33,12 +33,14 @@ def bench(
     batch: int = 1,
     threads: int = 0,
     progress: Callable[[str], None] = lambda _: None,
+    partly: Callable[[list[Entry]], object] = lambda _: None,
 ) -> list[Entry]:
     """Time every variant on every backend of this machine, or on the one that is named or injected.
 
     seconds: of one round of one target; rounds: each of blocks in mirrored order, so that drift of the machine's speed
     falls on all alike, and times of the same moment make ratios. threads: 0 leaves the number to the backend.
     The entries hold latency only; the evidence of the same files keeps their agreement and accuracy.
+    partly: is given those of the rounds that were whole when Ctrl-C comes, before it is raised.
     """
     if seconds <= 0 or rounds < 1 or batch < 1 or threads < 0:
         raise BadInput(
@@ -61,13 +63,23 @@ def bench(
         if not running:
             raise ComputationError(f"{bundle.path}: nothing could be timed: {failed[0].failed}")
         workers = [worker for _, worker in running.values()]
-        for number in range(rounds):
-            progress(f"round {number + 1} of {rounds}")
-            turn = workers if number % 2 == 0 else workers[::-1]
-            with watch.over(workers):
-                measure_round(turn, seconds)
-                for worker in turn:
-                    worker.measure_frames(seconds / 2)
+        whole = 0
+        interrupt: KeyboardInterrupt | None = None
+        try:
+            for number in range(rounds):
+                progress(f"round {number + 1} of {rounds}")
+                turn = workers if number % 2 == 0 else workers[::-1]
+                with watch.over(workers):
+                    measure_round(turn, seconds)
+                    for worker in turn:
+                        worker.measure_frames(seconds / 2)
+                whole = number + 1
+        except KeyboardInterrupt as exc:
+            if not whole:
+                raise
+            interrupt = exc
+            for worker in workers:
+                worker.keep(whole)
     apart = float(np.median([_apart(worker) for worker in workers]))
     if apart > STEADY:
         progress(
@@ -77,7 +89,11 @@ def bench(
     for line in watch.found().said:
         progress(f"warning: {line}")
     session = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ} {secrets.token_hex(3)}"
-    return [_entry(target, worker, batch, rounds, session) for target, worker in running.values()] + failed
+    entries = [_entry(target, worker, batch, whole, session) for target, worker in running.values()] + failed
+    if interrupt is not None:
+        partly(entries)
+        raise interrupt
+    return entries
 
 
 def job(bundle: Bundle, target: Target, batch: int = 1) -> Job:

@@ -65,6 +65,10 @@ class Worker:
         """Time calls from a frame to its result."""
         self.frames.append(self._timed(Ask(seconds, of_frames=True)))
 
+    def keep(self, rounds: int) -> None:
+        """Forget what was measured beyond so many whole rounds."""
+        self.blocks, self.frames = self.blocks[: 2 * PAIRS * rounds], self.frames[:rounds]
+
     def _timed(self, ask: Ask) -> Round:
         self._tell(ask)
         return self._hear(Round)
