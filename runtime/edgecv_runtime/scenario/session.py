@@ -99,18 +99,18 @@ def _played(bundle: Bundle, target: Target, plan: Plan, pictures: Sequence[Path]
     with _Player(bundle, target, plan, pictures) as player:
         ready = player.ready()
         for act in plan.acts:
-            blocks: list[Block] = []
+            told: list[Block] = []
+            done: Done | None = None
             interrupt: KeyboardInterrupt | None = None
             watcher = watch.Watcher([player.pid], target.backend in GPU_BACKENDS)
             begin = time.time()
             with watcher:
                 try:
-                    done = player.play(act, plan.seconds, blocks.append)
+                    done = player.play(act, plan.seconds, told.append)
                 except KeyboardInterrupt as exc:
                     interrupt = exc
-                    done = _until_now(begin, blocks, plan.calls, player.pid)
-                else:
-                    blocks = [each for each in blocks if not each.so_far]
+            blocks = [each for each in told if not each.so_far] or told
+            done = done or _until_now(begin, blocks, plan.calls, player.pid)
             if blocks or interrupt is None:
                 around = watcher.around(done.begin, done.end)
                 energy = watcher.energy(done.begin, done.end, done.frames)
