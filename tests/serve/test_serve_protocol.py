@@ -221,6 +221,7 @@ WRONG = {
     "top k": ({**tensor(), "outputs": [{"name": "y", "parameters": {"classification": 2}}]}, {}, "is not served"),
     "a sequence": ({**tensor(), "parameters": {"sequence_id": 4}}, {}, "has no sequences"),
     "no flag": ({**tensor(), "parameters": {"binary_data_output": "yes"}}, {}, "expected true or false, got yes"),
+    "ages": ({**tensor(), "parameters": {"timeout": 10**400}}, {}, "expected microseconds, got 1000"),
     "no time": ({**tensor(), "parameters": {"timeout": -1}}, {}, "expected microseconds, got -1"),
     "truncated": (*with_binary(FOUR[:-1]), "are 16 bytes, got 15"),
     "claims more": (*with_binary(FOUR, 17), "is 17, and 16 bytes follow the JSON"),

@@ -368,6 +368,11 @@ def test_a_token_is_sent_and_shown_nowhere(monkeypatch):
         ("http://localhost:8000", "is no address of a model; expected kserve:http://HOST:8000/v2/models/NAME"),
         ("grpc://localhost:8001/v2/models/a", "is no address of a model"),
         ("http://localhost:99999/v2/models/a", "is no address of a model"),
+        ("http://localhost:0/v2/models/a", "is no address of a model"),
+        ("http://[::1/v2/models/a", "is no address of a model"),
+        ("http://me:secret\u2100@localhost/v2/models/a", "'http://...@localhost/v2/models/a' is no address of a model"),
+        ("http://me:s/secret@localhost/v2/models/a", "'http://...@localhost/v2/models/a' is no address of a model"),
+        ("http://me:s@secret@localhost/v2/models/a", "a name or password is not sent"),
         ("http://localhost/v2/models/a?x=1", "is no address of a model"),
         ("http://localhost/v2/models/a b", "is no address of a model"),
         (

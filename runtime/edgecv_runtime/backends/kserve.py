@@ -31,6 +31,7 @@ from edgecv_runtime.onnxfile import OnnxHeader
 EXAMPLE = "kserve:http://HOST:8000/v2/models/NAME"
 _VARIABLES = (wire.TOKEN, "EDGECV_KSERVE_CA", "EDGECV_KSERVE_CERT", "EDGECV_KSERVE_KEY")
 _PATH = re.compile(r"(?P<prefix>(?:/[^/]+)*?)/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/?")
+_SCHEMES = {"http": 80, "https": 443}
 _ROWS, _BYTES = 16, 16 << 20  # of a request at most
 _STREAMS = 4  # requests at once, where as many were wanted as keep it busy
 
@@ -73,15 +74,14 @@ class KServe:
         file with the certificates that the server's is checked by; cert, key: what is shown to it. timeout_s: of one
         answer; retry_s: after which a request is not tried again. Raises BadInput.
         """
-        parts = urlsplit(url)
-        found = _PATH.fullmatch(parts.path)
+        is_plain = url.isascii() and url.isprintable() and " " not in url
         try:
-            port = parts.port or (443 if parts.scheme == "https" else 80)
+            parts = urlsplit(url if is_plain else "")
+            port = _SCHEMES.get(parts.scheme, 0) if parts.port is None else parts.port
         except ValueError:
-            found, port = None, 0
-        host = parts.hostname or ""
-        is_plain = url.isascii() and url.isprintable() and " " not in url and not (parts.query or parts.fragment)
-        if found is None or parts.scheme not in ("http", "https") or not host or not is_plain:
+            parts, port = urlsplit(""), 0
+        found, host = _PATH.fullmatch(parts.path), parts.hostname or ""
+        if found is None or not host or not port or parts.query or parts.fragment or parts.scheme not in _SCHEMES:
             raise BadInput(f"'{_hidden(url)}' is no address of a model; expected {EXAMPLE}[/versions/V][#VARIANT]")
         if "@" in parts.netloc:
             raise BadInput(f"'{_hidden(url)}': a name or password is not sent; a token is, {wire.TOKEN}")
@@ -269,5 +269,5 @@ def _made(url: str, settings: Settings) -> KServe:
 
 
 def _hidden(url: str) -> str:
-    """An address without the password that may stand in it."""
-    return re.sub(r"//[^/@]*@", "//...@", url)
+    """An address without the password that may stand in it, with a slash or an @ in it, too."""
+    return re.sub(r"//.*@", "//...@", url, flags=re.S)

@@ -333,7 +333,7 @@ def _wish(wish: OutputWish, binary: bool, outputs: Sequence[str]) -> tuple[str, 
 def _timeout_s(micros: Any) -> float | None:
     if micros in (None, 0):
         return None
-    if type(micros) is not int or micros < 0:
+    if type(micros) is not int or not 0 <= micros < 2**63:
         raise BadInput(f"parameters.timeout: expected microseconds, got {str(micros)[:40]}")
     return micros / 1e6
 
