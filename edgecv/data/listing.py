@@ -16,7 +16,7 @@ from edgecv.data.tree import File, Tree, by_name, readable, skipped_note
 from edgecv.data.zips import list_zip
 from edgecv_runtime.errors import DatasetError, ImageError
 from edgecv_runtime.images import head
-from edgecv_runtime.listing import walk
+from edgecv_runtime.listing import is_folder, walk
 
 
 def list_tree(path: str | Path, exclude: Sequence[str] = (), encoding: str | None = None) -> Tree:
@@ -50,9 +50,9 @@ def _list_folder(path: Path) -> Tree:
             name = _below(root, entry.path)
             if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root):
                 outside.append(name)
-            elif entry.is_symlink() and entry.is_dir():
+            elif entry.is_symlink() and is_folder(entry):
                 unfollowed.append(name)
-            elif entry.is_dir():
+            elif is_folder(entry):
                 folders.append(name)
             elif (version := _version(entry)) is None:
                 special.append(name)

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgecv_runtime import boxes, formats
 from edgecv_runtime.errors import ImageError
-from edgecv_runtime.listing import kinds, walk
+from edgecv_runtime.listing import is_file, is_folder, kinds, walk
 from edgecv_runtime.preprocess import Image, import_cv2
 
 MAX_PIXELS = 50_000_000
@@ -122,7 +122,7 @@ def look(root: str | Path) -> Found:
             path = Path(entry.path)
             if entry.is_dir(follow_symlinks=False):
                 continue
-            if entry.is_dir() or (path.exists() and not entry.is_file()):
+            if is_folder(entry) or (path.exists() and not is_file(entry)):
                 special.append(path)
             else:
                 (images if formats.is_image(entry.name, partial(head, path)) else others).append(path)

@@ -292,11 +292,13 @@ def test_inputs_are_a_pattern_a_list_a_picture_or_a_url(shelf, tmp_path, monkeyp
     twice = tmp_path / "b" / "b"  # which two "**" find in two ways
     twice.mkdir(parents=True)
     (twice / "x.png").write_bytes(png(1))
+    (twice / "loop").symlink_to("..")
     assert paths(f"{tmp_path}/**/b/**/x.png") == [str(twice / "x.png")]
+    assert paths(f"{twice}/loop/*/x.png") == [str(twice / "loop" / "b" / "x.png")]  # as it was typed
     assert paths(f"{shelf}/*") == sorted(name for name in names if "/b/" not in name)
     assert paths(names[3]) == [names[3]]
     listed = [names[4], f"{shelf}/nowhere.png", names[4], f"zip://b/x.png::file://{tmp_path}/a.zip"]
-    (tmp_path / "list.txt").write_bytes("\r\n".join([*listed, ""]).encode())
+    (tmp_path / "list.txt").write_bytes("\r\n".join([*listed, ""]).encode("utf-8-sig"))
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as made:
         for name in ("b/x.png", "a.png", "b/.x.png", "notes.txt"):
             made.writestr(name, png(1))
@@ -327,9 +329,10 @@ def test_what_is_no_picture_is_counted_and_a_list_of_names_takes_no_memory(tmp_p
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").symlink_to("nowhere")
     (tmp_path / "photos" / "b").symlink_to("..")
+    (tmp_path / "photos" / "c.png").symlink_to("c.png")
     found = inputs.Inputs(str(tmp_path / "photos"))
     assert list(found) == []
-    assert found.left_out() == "2 pipes, sockets, devices, links to folders or to nothing"
+    assert found.left_out() == "3 pipes, sockets, devices, links to folders or to nothing"
     names = tmp_path / "names.txt"
     names.write_text("".join(f"nowhere/{'x' * 100}/{number}.png\n" for number in range(20_000)))
     tracemalloc.start()

@@ -32,6 +32,8 @@ def spoil(path, kind):
         path.write_bytes(b"<html>404</html>")
     elif kind == "link to nothing":
         path.symlink_to(path.parent / "gone.png")
+    elif kind == "link to itself":
+        path.symlink_to(path)
 
 
 # What is refused
@@ -92,7 +94,7 @@ def test_a_class_that_cannot_be_divided_is_named(photos):
         folder(root)
 
 
-@pytest.mark.parametrize("kind", ["empty", "truncated", "text", "link to nothing"])
+@pytest.mark.parametrize("kind", ["empty", "truncated", "text", "link to nothing", "link to itself"])
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_unreadable_files_are_refused_unless_allowed(photos, kind, suffix):
     root = photos({"cat": 5, "dog": 5}, suffix=suffix)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -78,7 +79,7 @@ class Inputs:
             for entry in listing.walk(folder, skipped):
                 if entry.is_dir(follow_symlinks=False):
                     continue
-                if not entry.is_file():
+                if not listing.is_file(entry):
                     self._special += 1
                 elif self._is_image(entry.name, partial(images.head, Path(entry.path))):
                     yield Input(entry.path, _stamp(entry.path))
@@ -87,8 +88,8 @@ class Inputs:
         self._skipped = len(skipped)
 
     def _of_pattern(self) -> Iterator[Input]:
-        # as it was typed, absolute or not; two "**" of a pattern find a path in several ways
-        for name in sorted(set(glob.iglob(self.asked, recursive=True))):  # noqa: PTH207
+        names = glob.iglob(self.asked, recursive=True)  # noqa: PTH207 - as it was typed, absolute or not
+        for name in sorted(_once_each(names)):
             path = Path(name)
             if path.is_file() and self._is_image(path.name, partial(images.head, path)):
                 yield Input(name, _stamp(name))
@@ -97,6 +98,8 @@ class Inputs:
         """A path or URL a line; what is not there is a row with an error, as any picture that cannot be read."""
         with file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)  # as Windows begins text
                 if len(line) > _LINE or b"\0" in line:
                     raise BadInput(f"{file}: line {number} is no path: expected a list of pictures, one a line")
                 name = os.fsdecode(line.rstrip(b"\r\n"))
@@ -126,6 +129,17 @@ class Inputs:
             return True
         self._others[listing.suffix(name) or "no suffix"] += 1
         return False
+
+
+def _once_each(names: Iterable[str]) -> Iterable[str]:
+    """Of several ways to a picture the shortest: "**" finds some twice, and enters links to folders, in loops, too."""
+    real: Callable[[str], str] = lru_cache(maxsize=None)(os.path.realpath)
+    found: dict[tuple[str, str], str] = {}
+    for name in names:
+        folder, _, own = name.rpartition("/")
+        key = real(folder or ("/" if name[:1] == "/" else ".")), own
+        found[key] = min(name, found.get(key, name), key=lambda each: (each.count("/"), each))
+    return found.values()
 
 
 def _stamp(name: str) -> str:
