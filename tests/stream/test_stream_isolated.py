@@ -371,14 +371,24 @@ def test_colours_that_cannot_be_converted_are_told_in_one_line(tmp_path, isolate
     assert "\n" not in str(caught.value)
 
 
-def test_colours_of_a_reserved_number_are_those_of_none(tmp_path, monkeypatch):
+def test_colours_of_a_reserved_number_are_those_of_none(monkeypatch):
     images = []
     for number in (2, 3):  # unspecified, reserved
-        with open_source(made(tmp_path / f"{number}.mp4", colorspace=number)) as source:
-            shots = list(source.shots())
-        assert [is_direct(shot.picture, monkeypatch) for shot in shots] == [True] * 4
-        images.append([shot.image for shot in shots])
+        frame = av.VideoFrame.from_ndarray(colours(1, (80, 96))[0], format="bgr24").reformat(format="yuv420p")
+        frame.colorspace = number
+        picture = Decoded(frame, 96, "camera")
+        assert is_direct(picture, monkeypatch)
+        images.append(picture.image())
     np.testing.assert_array_equal(*images)
+
+
+@pytest.mark.parametrize("curve", [0, 3, 9])
+def test_curves_that_are_not_converted_are_not_refused(curve):
+    """Reserved ones and the logarithmic, as PyAV 17 did."""
+    frame = av.VideoFrame.from_ndarray(colours(1, (80, 96))[0], format="bgr24").reformat(format="yuv420p")
+    expected = frame.to_ndarray(format="bgr24")
+    frame.color_trc = frame.color_primaries = curve
+    np.testing.assert_array_equal(Decoded(frame, 96, "camera").image(), expected)
 
 
 def test_an_image_that_could_not_be_written_is_none():

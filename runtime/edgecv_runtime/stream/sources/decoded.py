@@ -57,6 +57,8 @@ class Decoded:
         """As (H, W, 3) uint8 BGR, upright; raises SourceUnavailable for colours that FFmpeg cannot convert."""
         _keep_freed_memory()
         frame = self._frame
+        if _av_version() == 17:  # it refuses curves and primaries that it does not convert either (PyAV#2208)
+            frame.color_trc = frame.color_primaries = _UNSPECIFIED
         try:
             image = frame.to_ndarray(format=BGR, width=self._width, **_one_thread())
         except import_av().FFmpegError as exc:
@@ -94,7 +96,12 @@ def _keep_freed_memory() -> None:
 def _one_thread() -> dict[str, int]:
     # PyAV 17 gives swscale threads of its own, which cost more than they win (bikes.mp4: 1,500 against 2,500
     # frames/s on an idle machine, 280 against 1,700 on a busy one); before, it had one and no option.
-    return {"threads": 1} if int(import_av().__version__.partition(".")[0]) >= 17 else {}
+    return {"threads": 1} if _av_version() >= 17 else {}
+
+
+@cache
+def _av_version() -> int:
+    return int(import_av().__version__.partition(".")[0])
 
 
 def _display_matrix(frame: Any) -> bytes | None:
