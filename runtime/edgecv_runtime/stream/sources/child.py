@@ -83,7 +83,8 @@ class Child:
 
     def _hand_over(self, shot: Shot, *, wait: bool) -> None:
         captured_ns = time.monotonic_ns() if shot.captured_ns is None else shot.captured_ns
-        self._skipped.update(shot.skipped)
+        if shot.skipped:
+            self._skipped.update(shot.skipped)
         size = ring.size_of(shot.picture)
         slots, slot = self._reserve(size, wait=wait)
         if slot is None:
@@ -93,6 +94,7 @@ class Child:
         self._reserved = None
         left_out = self._left_out()
         self._send(ring.Picture(slot, size, shot.pts_s, captured_ns, shot.path, shot.damaged, left_out))
+        self._reserve(size, wait=False)  # for the next one, which then has not to wait for it
 
     def _room(self, size: tuple[int, int]) -> Image:
         """Where a source may make its next image: in a slot, while one is free."""
@@ -122,6 +124,8 @@ class Child:
 
     def _left_out(self) -> dict[str, int]:
         """The frames that were left out since this was asked last, by reason."""
+        if not self._skipped:
+            return {}
         skipped, self._skipped = dict(self._skipped), Counter()
         return skipped
 

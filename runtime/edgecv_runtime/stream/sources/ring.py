@@ -11,8 +11,8 @@ import mmap
 import os
 import socket
 import struct
+import sys
 import tempfile
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +110,7 @@ class Inbox:
     def receive(self) -> list[Message] | None:
         """What one read of the socket completes; None when the peer is gone. Raises ValueError for no messages."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._peer, 1 << 16, 4)
+            data, descriptors, _, _ = socket.recv_fds(self._peer, _PAGE, 4)
         except (ConnectionError, OSError):
             return None
         self.descriptors += descriptors
@@ -184,9 +184,20 @@ class Slots:
         height, width = size
         if not (0 <= slot < SLOTS and height > 0 and width > 0 and self.fit(size)):
             raise ValueError(f"an image of {width}x{height} in slot {slot} of {self.slot_bytes} bytes")
-        owner = (ctypes.c_uint8 * nbytes(size)).from_buffer(self._memory, slot * self.slot_bytes)
-        weakref.finalize(owner, gone).atexit = False
-        return np.frombuffer(memoryview(owner), np.uint8).reshape(height, width, 3)
+        return np.asarray(_Lent(self._memory, slot * self.slot_bytes, size, gone))
+
+
+class _Lent:
+    """The memory of an image, which is given back with the last array that shows a part of it."""
+
+    def __init__(self, memory: mmap.mmap, at: int, size: tuple[int, int], gone: Callable[[], Any]) -> None:
+        first = ctypes.addressof(ctypes.c_uint8.from_buffer(memory, at))
+        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (*size, 3), "data": (first, False)}
+        self._memory, self._gone = memory, gone
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self._gone()
 
 
 def nbytes(size: tuple[int, int]) -> int:
