@@ -9,8 +9,6 @@ import importlib
 import sys
 from pathlib import Path
 
-KEPT = ("results.json", "results.md")  # of each study, besides its pictures
-
 
 def recorded() -> list[str]:
     """The studies that have a results.json."""

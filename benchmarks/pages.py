@@ -150,7 +150,7 @@ class _Numbers(string.Formatter):
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if format_spec.startswith(MINUS):
-            return super().format_field(value, format_spec[1:]).replace("-", MINUS, 1)
+            return str(super().format_field(value, format_spec[1:])).replace("-", MINUS, 1)
         return str(super().format_field(value, format_spec))
 
 

@@ -43,14 +43,15 @@ class Picture(Protocol):
         """The SVG; name: of its ids."""
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """A row of a page's table: its cells by column, and the heading above the table."""
 
     cells: dict[str, pages.Cell]
     heading: str
     table: int
 
-    def __getitem__(self, name: str) -> str:  # type: ignore[override]
+    def __getitem__(self, name: str) -> str:
         """A cell's text, without marks of Markdown."""
         return plain_text(self.cells.get(name, ""))
 
@@ -66,9 +67,9 @@ class Row(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """What stands in a row: a number with its interval and its text, or a text alone."""
+    """What stands in a row: a number with its interval and its text; a text alone is a bar of no length."""
 
-    value: float | None
+    value: float
     low: float | None
     high: float | None
     text: str
@@ -168,7 +169,7 @@ class Rows:
         value, text = pages.number(cell, self.part), plain_text(cell)
         low, high = (cell.low, cell.high) if isinstance(cell, pages.Figure) and not self.part else (None, None)
         if value is None or (self.log and not self.linear_to and value <= 0):
-            return Mark(None, None, None, text) if self.bars and text not in ("", "–") else None
+            return Mark(0, None, None, text) if self.bars and text not in ("", "–") else None
         if self.share_of is not None:
             whole = pages.number(row.cells[self.share_of]) if self.share_of else pages.number(cell, 1)
             value = 100 * value / (whole or 1)
@@ -178,12 +179,11 @@ class Rows:
         start, height = 0.0, 0.76 / side
         for index, mark in marks:
             y = place if self.stacked else place + (index - (side - 1) / 2) * height
-            if mark.value is not None:
-                axis.barh(y, mark.value, height * 0.92, start if self.stacked else 0, color=COLOURS[index])
+            axis.barh(y, mark.value, height * 0.92, start, color=COLOURS[index])
             if self.stacked:
-                start += mark.value or 0
+                start += mark.value
             else:
-                axis.annotate(mark.text, (mark.value or 0, y), (3, 0), textcoords="offset points", va="center",
+                axis.annotate(mark.text, (mark.value, y), (3, 0), textcoords="offset points", va="center",
                               fontsize=6.5, color=DARK)  # fmt: skip
 
     def _dots(self, axis: Axes, place: int, marks: list[tuple[int, Mark]], side: int) -> None:
