@@ -201,6 +201,26 @@ def test_bars_are_as_long_as_their_numbers():
     assert sorted(length / max(lengths) for length in lengths) == pytest.approx([0.25, 0.5, 1], abs=1e-4)
 
 
+def test_a_study_without_raw_figures_records_its_page_word_for_word(tmp_path):
+    picture = general.Rows("s", {"s, all": ""}, group=general.heading)
+    made = study.Study(tmp_path / "run.py", "Of ways", picture=picture, name="results-here")
+    made.record(TABLE.splitlines(), "Measured once.")
+    assert (tmp_path / "results-here.md").read_text() == made.text() == f"# Of ways\n\nMeasured once.\n\n{TABLE}\n"
+    assert {path.name for path in tmp_path.iterdir()} == {f"results-here.{end}" for end in ("json", "md", "svg")}
+    assert made.figures() is None
+
+
+def test_a_study_with_raw_figures_keeps_them_and_says_where_they_are_from(tmp_path):
+    made = study.Study(tmp_path / "run.py", "Of runs", lambda found: [f"{sum(found)} ms"], kind=list[float])
+    assert made.figures() is None
+    made.record([1.5, 2.25])
+    assert made.figures() == [1.5, 2.25]
+    title, _, where, _, line = (tmp_path / "results.md").read_text().splitlines()
+    assert (title, line) == ("# Of runs", "3.75 ms")
+    assert where.startswith("Measured 2")
+    assert "page" not in msgspec.json.decode((tmp_path / "results.json").read_bytes())
+
+
 def test_two_rows_of_one_name_are_refused():
     with pytest.raises(ValueError, match=r"two rows are \('', 'quick'\), '': they would be one mark"):
         general.Rows("s", {"s, all": ""}).draw(pages.read([TABLE]), "small")
