@@ -6,6 +6,7 @@ what is recorded. Each takes minutes, on a quiet machine.
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -32,10 +33,13 @@ QUOTA = Path("/sys/fs/cgroup/cpu/edgecv-study")
 
 def main() -> int:
     """Run a part, or be the worker that is slower."""
-    if sys.argv[1] == "--slow-worker":
+    if sys.argv[1:] == ["--slow-worker"]:
         return slow_worker()
-    part = sys.argv[1]
-    wanted = int(sys.argv[2]) if len(sys.argv) > 2 else RUNS[part]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=sorted(RUNS))
+    parser.add_argument("runs", type=int, nargs="?")
+    options = parser.parse_args()
+    part, wanted = options.part, options.runs or RUNS[options.part]
     record: dict[str, list[dict[str, Any]]] = STUDY.figures() or {}
     with Bundle(TINY) as bundle:
         for _ in range(wanted):
