@@ -9,7 +9,7 @@ its answer; clients run in this process, on the same cores as the servers. CPU i
 request, which tells more than the wall clock where others use the machine, too. Rounds are interleaved; the page has
 medians of the rounds, and ratios of pairs that were measured one after the other.
 
-Figures of bundles that are not named are kept, so that one can be measured after the other.
+Figures of bundles and numbers of clients that are not named are kept, so that one can be measured after the other.
 --mlserver: a folder for an environment with MLServer, which pins older libraries; it is made where it is not there.
 """
 
@@ -351,9 +351,18 @@ def main() -> None:
     parser.add_argument("--mlserver", metavar="FOLDER", type=Path)
     options = parser.parse_args()
     places = zip(options.places[::2], options.places[1::2], strict=True)
-    found = [measured(*place, options) for place in places]
-    new = {each.bundle for each in found}
-    STUDY.record([each for each in STUDY.figures() or [] if each.bundle not in new] + found)
+    record = {each.bundle: each for each in STUDY.figures() or []}
+    for place in places:
+        new = measured(*place, options)
+        old = record.get(new.bundle)
+        if old is not None and old.picture == new.picture:
+            new = msgspec.structs.replace(new, rounds=dict(sorted({**old.rounds, **new.rounds}.items(), key=_clients)))
+        record[new.bundle] = new
+    STUDY.record(list(record.values()))
+
+
+def _clients(each: tuple[str, object]) -> int:
+    return int(each[0])
 
 
 if __name__ == "__main__":
