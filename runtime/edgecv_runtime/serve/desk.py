@@ -29,7 +29,7 @@ T = TypeVar("T")
 W = TypeVar("W", covariant=True)
 PLATFORM = "edgecv_onnx"
 _TRIES = 3  # of a request whose model is exchanged meanwhile
-_QUICK_S, _SMALL = 0.005, 1 << 18  # a request's time and bytes for which no thread is changed
+_QUICK_S, _SMALL = 0.025, 1 << 18  # a request's time and bytes for which no thread is changed
 _HERE = ("onnxruntime", "openvino")  # backends of this machine's CPU: what waits for a device or a network may hang
 _SLOW_S, _HANGS_S = 10.0, 30.0  # a call that takes so long is not ready for others; does not come back
 logger = logging.getLogger("edgecv")
