@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from edgecv_runtime import spawned
 from edgecv_runtime.errors import BadInput, Unavailable
 
 _CLONE = Path(__file__).resolve().parents[2]
+_PIP = "import runpy; runpy.run_module('pip', run_name='__main__')"
 
 
 def own(folder: Path) -> Path:
@@ -75,7 +76,7 @@ def _only(folder: Path) -> Path:
 
 
 def _pip(*words: str, what: str) -> None:
-    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input", *words]
+    command = [*spawned.command(_PIP), "--quiet", "--disable-pip-version-check", "--no-input", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import get_type_hints
 
 import cv2
@@ -182,6 +183,24 @@ def test_verify_on_labelled_folders_scores_them(finished_copy, digits, tmp_path)
     assert {score["frames"] for score in shown} == {"images of data"}
     document = json.loads((finished_copy / "evidence.json").read_text())
     assert {entry["score"]["count"] for entry in document["entries"] if entry["hint"] == "float32"} == {200}  # no worse
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--rounds", 2, "--seconds", 0.05, "--backend", "onnxruntime"),
+        ("--scenario", "sustained", "--seconds", 0.5, "--backend", "onnxruntime"),
+        ("--scenario", "cold", "--backend", "onnxruntime"),
+        ("--python", sys.executable, "--rounds", 4, "--seconds", 0.05),
+    ],
+)
+def test_bench_imports_no_module_of_the_present_folder(bundle_copy, tmp_path, words):
+    """Nor do the processes that it starts."""
+    for name in ("queue.py", "json.py"):
+        (tmp_path / name).write_text("raise SystemExit('a module of the present folder')\n")
+    command = [Path(sys.executable).with_name("edgecv"), "bench", bundle_copy, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, "present folder" in done.stderr + done.stdout) == (0, False), done.stderr
 
 
 def test_quantize_on_a_folder_of_images(bundle_copy, digits, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -11,11 +10,13 @@ from typing import TypeVar
 
 import msgspec
 
+from edgecv_runtime import spawned
 from edgecv_runtime.backends import Executed
 from edgecv_runtime.bench.worker import Ask, Job, Ready, Round
 from edgecv_runtime.errors import ComputationError
 
 T = TypeVar("T")
+_CODE = "from edgecv_runtime.bench.worker import main; sys.exit(main())"
 PAIRS = 4  # of mirrored blocks in a round: short ones, so that a phase of the machine is the same for both
 
 
@@ -32,11 +33,11 @@ class Worker:
         self.blocks: list[Round] = []
         self.frames: list[Round] = []
         self._process = subprocess.Popen(
-            command or [sys.executable, "-m", "edgecv_runtime.bench.worker"],
+            command or spawned.command(_CODE),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment,
+            env=environment if command or environment is not None else spawned.environment(),
         )
 
     @property

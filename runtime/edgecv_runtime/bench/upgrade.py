@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 import edgecv_runtime
-from edgecv_runtime import geometry, offers
+from edgecv_runtime import geometry, offers, spawned
 from edgecv_runtime.bench.compare import Contender, compare
 from edgecv_runtime.bench.latency import job
 from edgecv_runtime.bundle import Bundle
@@ -152,4 +152,4 @@ def _ratio(
 def _command(python: Path, module: str) -> tuple[str, ...]:
     folder = edgecv_runtime.__file__
     assert folder is not None
-    return (str(python), "-c", _OURS, str(Path(folder).parent), module)
+    return (*spawned.command(_OURS, python), str(Path(folder).parent), module)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgecv_runtime import spawned
 from edgecv_runtime.backends import Executed
 from edgecv_runtime.errors import ComputationError
 from edgecv_runtime.records import Record
@@ -54,7 +55,7 @@ def starts(root: Path, target: Target, threads: int, count: int) -> Iterator[tup
 
 def _start(root: Path, target: Target, threads: int, cache: str) -> Start:
     given = [str(root), target.variant, target.asked, target.hint, str(threads)]
-    command = [sys.executable, "-c", _BEGIN, *given]
+    command = [*spawned.command(_BEGIN), *given]
     asked = time.monotonic()
     done = subprocess.run(
         [*command, repr(asked)], env={**os.environ, "EDGECV_CACHE": cache}, capture_output=True, check=False

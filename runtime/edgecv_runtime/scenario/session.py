@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +16,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from edgecv_runtime import backends, machine
+from edgecv_runtime import backends, machine, spawned
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BadInput, ComputationError
 from edgecv_runtime.evidence import Key, Score
@@ -250,11 +248,11 @@ class _Player:
         self._target = target
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would fill up
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgecv_runtime.scenario.player"],
+            spawned.command("from edgecv_runtime.scenario.player import main; sys.exit(main())"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,
-            env={**os.environ, "TZ": "UTC"},  # LoadGen logs local time
+            env={**spawned.environment(), "TZ": "UTC"},  # LoadGen logs local time
             start_new_session=True,  # Ctrl-C is for us: what was measured is kept
         )
         self.pid = self._process.pid

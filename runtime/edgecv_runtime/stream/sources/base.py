@@ -98,7 +98,7 @@ class Source(ABC):
         self.alive_ns = 0
         self.awake_ns = 0
         self.again: Callable[[], Source] | None = None
-        self.room: Callable[[tuple[int, int]], Image] = _room
+        self.room: Callable[[tuple[int, int]], Image] = new_room
         self._damaged = 0
         self._shot_iterator: Shots | None = None
         self._using = threading.Lock()  # held while the capture is opened, read or released
@@ -259,7 +259,8 @@ class Source(ABC):
                 self._using.release()
 
 
-def _room(size: tuple[int, int]) -> Image:
+def new_room(size: tuple[int, int]) -> Image:
+    """Memory of its own for an image of (height, width)."""
     import numpy as np
 
     return np.empty((*size, 3), np.uint8)

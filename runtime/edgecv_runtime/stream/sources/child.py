@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from edgecv_runtime.stream.ending import End, kind_of
 from edgecv_runtime.stream.redact import redact, remember
 from edgecv_runtime.stream.sources import ring
-from edgecv_runtime.stream.sources.base import Shot, Source
+from edgecv_runtime.stream.sources.base import Shot, Source, new_room
 
 if TYPE_CHECKING:
     from edgecv_runtime.preprocess import Image
@@ -99,11 +99,7 @@ class Child:
     def _room(self, size: tuple[int, int]) -> Image:
         """Where a source may make its next image: in a slot, while one is free."""
         slots, slot = self._reserve(size, wait=False)
-        if slot is not None:
-            return slots.array(slot, size)
-        import numpy as np
-
-        return np.empty((*size, 3), np.uint8)
+        return new_room(size) if slot is None else slots.array(slot, size)
 
     def _reserve(self, size: tuple[int, int], *, wait: bool) -> tuple[ring.Slots, int | None]:
         """The slot for the next image, and the memory that it is in; None where none is free."""
