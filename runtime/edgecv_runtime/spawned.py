@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 
-def command(code: str, python: str | Path = sys.executable) -> list[str]:
-    """The command that runs code, without the present folder before all others: it may hold a `queue.py`."""
-    return [str(python), "-c", f"import sys; sys.path[0] or sys.path.pop(0); {code}"]
+def command(code: str, python: str | Path = "") -> list[str]:
+    """The command that runs code, without the present folder before all others: it may hold a `queue.py`.
+
+    python: another than this one.
+    """
+    return [str(python) or sys.executable, "-c", f"import sys; sys.path[0] or sys.path.pop(0); {code}"]
 
 
 def environment() -> dict[str, str]:

@@ -94,7 +94,7 @@ def test_impossible_settings_are_refused(exported, given):
 
 
 def test_a_worker_that_dies_is_an_error_with_its_last_words(exported, monkeypatch):
-    monkeypatch.setattr(process.sys, "executable", "/bin/false")
+    monkeypatch.setattr("sys.executable", "/bin/false")
     with Bundle(exported) as opened, pytest.raises(ComputationError, match="benchmark process ended"):
         latency.bench(opened, seconds=0.02, rounds=1)
 

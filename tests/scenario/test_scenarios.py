@@ -442,7 +442,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(e
 
 
 def test_a_target_that_cannot_run_is_an_error_with_its_last_words(exported, monkeypatch):
-    monkeypatch.setattr(session.sys, "executable", "/bin/false")
+    monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(ComputationError, match="nothing could be timed: .*the benchmark process ended"):
         played(exported, scenario="paced")
 
