@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from importlib.metadata import files
 from pathlib import Path
@@ -142,6 +143,15 @@ def refused_port():
     """A port of the loopback where nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
+
+
+def until(condition, seconds=8.0):
+    """What `condition` gives, as soon as it gives something."""
+    end_s = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end_s, "it did not come"
+        time.sleep(0.02)
+    return found
 
 
 def run_python(code, *arguments, **options):

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from stream_lab import brightness
+from stream_lab import brightness, until
 
 from edgecv_runtime.errors import BadInput
 from edgecv_runtime.stream import CallbackSink, FakeCamera, Settings, Stream, run
@@ -113,13 +113,6 @@ def test_errors_show_no_password(tmp_path):
         assert "c4nary" not in str(caught.value)
     with pytest.raises(BadInput, match="missing: credentials cannot be read"):
         Setup(read(written(tmp_path, "credentials: missing\ncameras: [{url: 'rtsp://h/x'}]")), tmp_path)
-
-
-def until(condition, seconds=8.0):
-    end_s = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end_s, "it did not come"
-        time.sleep(0.02)
 
 
 def test_a_reload_touches_only_what_changed(tmp_path, caplog):

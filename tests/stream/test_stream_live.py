@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import psutil
 import pytest
-from stream_lab import Brightness, brightness
+from stream_lab import Brightness, brightness, until
 
 from edgecv_runtime import web
 from edgecv_runtime.addresses import parse_address
@@ -76,14 +76,6 @@ def streaming(cameras, **options):
         finally:
             stop.set()
             running.join()
-
-
-def until(condition, seconds=8.0):
-    end_s = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end_s, "it did not come"
-        time.sleep(0.05)
-    return found
 
 
 def test_the_page_of_a_running_stream():

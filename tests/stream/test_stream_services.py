@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from paho.mqtt import client as mqtt
-from stream_lab import Brightness, brightness, refused_port, tcp_server
+from stream_lab import Brightness, brightness, refused_port, tcp_server, until
 
 from edgecv_runtime.errors import BadInput, Closed
 from edgecv_runtime.machine import peak_rss_mb
@@ -86,14 +86,6 @@ def broker(tmp_path):
     found.start()
     yield found
     found.stop()
-
-
-def until(condition, seconds=8.0):
-    end_s = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end_s, "it did not come"
-        time.sleep(0.02)
-    return found
 
 
 def test_mqtt_results_states_and_goodbye(broker):

@@ -60,6 +60,7 @@ class Stream:
         self._delivering = False  # a result is between the model and the sinks
         self._turn = 0
         self._first_failure: str | None = None
+        self._stop = threading.Event()
         self._ending = False
         self._hung = False
         self._broken: BaseException | None = None
@@ -148,8 +149,8 @@ class Stream:
     def run(
         self, stop: threading.Event | None = None, on_progress: Callable[[StreamReport], object] | None = None
     ) -> StreamReport:
-        """Run until all sources have ended, or `stop` is set; to be called once."""
-        stop = stop or threading.Event()
+        """Run until all sources have ended, or `stop` is set: from then on no frame is inferred. To be called once."""
+        self._stop = stop or self._stop
         self._start_s = told_s = time.monotonic()
         try:
             self._start_sinks()
@@ -158,15 +159,15 @@ class Stream:
                 for each in self._served:
                     each.camera.start()
             self._thread.start()
-            while not self._over(stop):
+            while not self._over():
                 self._awake.wait(_POLL_S)
                 self._awake.clear()
                 self._look_after()
                 if on_progress is not None and time.monotonic() - told_s >= _PROGRESS_S:
                     told_s = time.monotonic()
                     on_progress(self.report())
-            if not stop.is_set():
-                self._finish_sinks(stop)
+            if not self._stop.is_set():
+                self._finish_sinks()
         finally:
             self._close()
         if self._broken is not None:
@@ -214,8 +215,8 @@ class Stream:
         for sink in sinks:
             sink.start([each.name for each in self._served])
 
-    def _over(self, stop: threading.Event) -> bool:
-        if stop.is_set() or self._hung or self._broken is not None:
+    def _over(self) -> bool:
+        if self._stop.is_set() or self._hung or self._broken is not None:
             return True
         if any(delivery.stop_asked for delivery in self._deliveries):
             return True
@@ -243,7 +244,7 @@ class Stream:
     def _infer(self) -> None:
         """The model's thread."""
         try:
-            while not self._ending:
+            while not (self._ending or self._stop.is_set()):
                 batch = self._gather()
                 if batch:
                     self._settle(self._engine.infer([frame for _, frame in batch]), [served for served, _ in batch])
@@ -296,14 +297,14 @@ class Stream:
         if all(each.camera.ended for each in served):
             self._awake.set()
 
-    def _finish_sinks(self, stop: threading.Event) -> None:
+    def _finish_sinks(self) -> None:
         """Let the sinks take what waits; without end, as long as nobody stops the run."""
         if self._hung:
             return
         for delivery in self._deliveries:
             delivery.finish()
         for delivery in self._deliveries:
-            while not delivery.join(_POLL_S) and not stop.is_set():
+            while not delivery.join(_POLL_S) and not self._stop.is_set():
                 pass
 
     def _close(self) -> None:

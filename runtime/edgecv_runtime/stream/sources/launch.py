@@ -15,7 +15,7 @@ import shlex
 import shutil
 import struct
 import subprocess
-import tempfile
+import threading
 import time
 from fractions import Fraction
 from typing import IO, NamedTuple
@@ -50,7 +50,7 @@ _CSI = {  # by the element that must be there: JetPack's, and that of libcamera 
 _SINK = re.compile(r"\s*!\s*appsink\b[^!]*$")  # for an OpenCV with GStreamer; here the pipe takes its place
 _POLL_S = 0.1  # how soon a waiting read sees that it is interrupted
 _LONGEST_NAME = 60
-_MOST_SAID = 100_000  # bytes
+_MOST_SAID = 100_000  # bytes; some elements report with every frame
 
 
 class _Caps(NamedTuple):
@@ -63,6 +63,26 @@ class _Caps(NamedTuple):
     def stride(self) -> int:
         """Bytes of a row: they begin at multiples of four."""
         return (3 * self.size[1] + 3) // 4 * 4
+
+
+class _Said:
+    """The end of what a program says, read by a thread of its own, so that nothing that it says ever blocks it."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self.text = b""
+        self._pipe = pipe
+        self._thread = threading.Thread(target=self._read, name="edgecv-said", daemon=True)
+        self._thread.start()
+
+    def whole(self) -> str:
+        """All of it, once the program has ended; programs that it has left with its pipe are not waited for."""
+        self._thread.join(1.0)
+        return self.text.decode(errors="replace")
+
+    def _read(self) -> None:
+        with self._pipe:
+            while news := os.read(self._pipe.fileno(), _MOST_SAID):
+                self.text = (self.text + news)[-_MOST_SAID:]
 
 
 class LaunchSource(Source):
@@ -85,26 +105,23 @@ class LaunchSource(Source):
         self._pipe = -1
         self._caps: _Caps | None = None  # of the next frame
         self._end_s = 0.0  # until when it must be here
-        self._said: IO[bytes] | None = None  # a file, which never blocks the child
-        self._heard, self._last_said = 0, b""
+        self._said: _Said | None = None
         self._came_ns: int | None = None  # when the header of the next frame came; None where the pipeline has ended
 
     def _open(self) -> Facts:
-        import fcntl  # not everywhere, nor is GStreamer
-
         copied = _FROM_NVMM if "NVMM" not in self._pipeline and has_element("nvvidconv") else ""
         self._pipe, theirs = os.pipe()
         try:
             words = shlex.split(f"{self._pipeline} ! {copied}{_CONVERT} ! fdsink fd={theirs}")
-            self._said = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # closed in _release
-            fcntl.fcntl(self._said, fcntl.F_SETFL, fcntl.fcntl(self._said, fcntl.F_GETFL) | os.O_APPEND)
             self._child = subprocess.Popen(
                 [LAUNCH, "-e", *words],
                 stdin=subprocess.DEVNULL,
-                stdout=self._said,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=(theirs,),
             )
+            assert self._child.stdout is not None
+            self._said = _Said(self._child.stdout)
         except FileNotFoundError as exc:
             raise Unavailable(
                 f"{self.name}: needs {LAUNCH} (apt install gstreamer1.0-tools gstreamer1.0-plugins-bad)"
@@ -138,7 +155,6 @@ class LaunchSource(Source):
             if stride != 3 * width:
                 image.reshape(height, -1)[:] = rows[:, : 3 * width]
             yield Shot(image, captured_ns=self._came_ns)
-            self._listen()
             self._came_ns = self._next_frame()
         if self._interrupted.is_set():
             return End("stopped")
@@ -154,9 +170,6 @@ class LaunchSource(Source):
             self._child.kill()
             self._child.wait()
             self._child = None
-        if self._said is not None:
-            self._said.close()
-            self._said = None
 
     def _next_frame(self) -> int | None:
         """Read up to the bytes of the next frame, and its caps where they come before it; when its header came.
@@ -202,18 +215,6 @@ class LaunchSource(Source):
                 return True
         return False
 
-    def _listen(self) -> None:
-        """Keep the end of what gst-launch has said; the file is emptied: some elements report with every frame."""
-        assert self._said is not None
-        descriptor = self._said.fileno()
-        end = os.fstat(descriptor).st_size
-        news = os.pread(descriptor, _MOST_SAID, max(self._heard, end - _MOST_SAID))
-        self._last_said = (self._last_said + news)[-_MOST_SAID:]
-        self._heard = end
-        if end >= _MOST_SAID:
-            self._said.truncate(0)
-            self._heard = 0
-
     def _exit_code(self) -> int:
         assert self._child is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -222,9 +223,11 @@ class LaunchSource(Source):
 
     def _failed(self, kind: str, words: str) -> EdgecvError:
         """With what gst-launch said, where it said something."""
+        assert self._child is not None
+        assert self._said is not None
         self._exit_code()
-        self._listen()
-        said = self._last_said.decode(errors="replace")
+        self._child.kill()  # where it still runs
+        said = self._said.whole()
         found = re.search(r"(?:ERROR|erroneous pipeline)[^:]*: (?P<text>[^\n]+)", said)
         text = redact(found["text"])[:200] if found else ""
         if 'no element "gdppay"' in said:
