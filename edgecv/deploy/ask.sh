@@ -1,4 +1,4 @@
-# What a device is, a line "name=value" each; POSIX sh, read alone. $folder: where deployments lie; $root: "" but in tests.
+# What a device is, a line "name=value" each; POSIX sh, read alone. $folder: where deployments lie, absolute; $root: "" but in tests.
 say() { printf '%s=%s\n' "$1" "$(printf '%s' "$2" | tr -d '\0' | tr '\n' ' ')"; }
 first() { [ -r "$1" ] && head -n 1 "$1"; }
 say arch "$(uname -m)"
@@ -39,8 +39,6 @@ EOF
     ) && { printf '%s\n' "$said"; break; }
     [ -z "$said" ] || printf '%s\n' "$said"
 done
-case $folder in /*) ;; "~/"*) folder=$HOME/${folder#??} ;; *) folder=$HOME/$folder ;; esac
-case $folder in *[!/]*) while [ "$folder" != "${folder%/}" ]; do folder=${folder%/}; done ;; esac
 say folder "$folder"
 there=$folder
 while [ ! -d "$there" ]; do there=$(dirname "$there"); done

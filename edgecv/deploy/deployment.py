@@ -7,9 +7,9 @@ On the device, below one folder:
     releases/ID       links to one of each, how to start it (`restart`) and how to tell that it answers (`probe`)
     current           the one link that says what runs
 
-Everything is made beside what runs and renamed when it is whole; then `current` is exchanged, by one rename. So
-whatever interrupts this, the connection, a full disk, the power, the old release runs on; what is half made is made
-anew next time.
+One deployment goes on at a time (`alone.py`). Everything is made beside what runs and renamed when it is whole; then
+`current` is exchanged, by one rename. So whatever interrupts this, the connection, a full disk, the power, the old
+release runs on; what is half made is made anew next time.
 Measured: 2026-11, against OpenSSH 9.2 on Debian 12 (tests/deploy).
 """
 
@@ -30,6 +30,7 @@ from typing import NamedTuple
 import msgspec
 
 from edgecv.deploy import device, fits, running, service, wheels
+from edgecv.deploy.alone import Alone
 from edgecv.deploy.device import Facts, Plan
 from edgecv.deploy.service import Service
 from edgecv.deploy.ssh import Host
@@ -103,6 +104,7 @@ class Deployment:
     bundle: Bundle
     asked: Asked
     work: Path
+    alone: Alone = field(init=False)
     facts: Facts = field(init=False)
     plan: Plan = field(init=False)
     wheel: Path = field(init=False)
@@ -114,7 +116,8 @@ class Deployment:
     made: set[str] = field(default_factory=set)  # folders there that this deployment made
 
     def run(self, script: str, what: str, data: Path | None = None) -> str:
-        """Run a script in the folder of deployments."""
+        """Run a script in the folder of deployments, which is this deployment's alone."""
+        self.alone.check()
         script = f"set -e\nmkdir -p {shlex.quote(self.facts.folder)}\ncd {shlex.quote(self.facts.folder)}\n{script}"
         if data is None:
             return self.host.run(script, what=what)
@@ -326,6 +329,8 @@ def deploy(
     with ExitStack() as closing:
         work = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="edgecv-deploy-")))
         job = Deployment(host, bundle, asked, work)
+        if not dry_run:
+            job.alone = closing.enter_context(Alone(host, asked.folder))
         begun: list[Step] = []
         for number, step in enumerate(steps):
             if dry_run and number >= LOOKING:

@@ -85,11 +85,15 @@ class Plan(Record, frozen=True):
 
 def ask(host: Host, folder: str = FOLDER, root: str = "") -> Facts:
     """Ask a device what it is; nothing is changed there."""
-    script = (files("edgecv.deploy") / "ask.sh").read_text(encoding="utf-8")
-    return read(
-        host.run(f"folder={shlex.quote(folder)} root={shlex.quote(root)}\n{script}", what="asking what it is"),
-        host.name,
-    )
+    script = below(folder, "ask.sh", root=root)
+    return read(host.run(script, what="asking what it is"), host.name)
+
+
+def below(folder: str, name: str, **variables: str) -> str:
+    """A script of this package for a folder of deployments as it was given, relative to the home folder."""
+    given = " ".join(f"{key}={shlex.quote(value)}" for key, value in {"folder": folder, **variables}.items())
+    texts = ((files("edgecv.deploy") / each).read_text(encoding="utf-8") for each in ("folder.sh", name))
+    return "\n".join([given, *texts])
 
 
 def read(answer: str, where: str) -> Facts:

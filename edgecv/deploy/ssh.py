@@ -64,19 +64,29 @@ class Host:
         data: what it reads on its standard input. what: it does, for the message.
         Raises Unavailable where the device cannot be reached, ComputationError where the script fails.
         """
+        line = self.open(script, data or subprocess.DEVNULL)
+        printed, said = line.communicate()
+        self.check(line.returncode, said, what or "a script")
+        return printed.decode(errors="replace")
+
+    def open(self, script: str, data: IO[bytes] | int, *, own_session: bool = False) -> subprocess.Popen[bytes]:
+        """Begin a script there; own_session: Ctrl-C here does not end it. Raises Unavailable where there is no ssh."""
+        pipe = subprocess.PIPE
         try:
-            done = subprocess.run(
-                self.command(script), stdin=data or subprocess.DEVNULL, capture_output=True, check=False
+            return subprocess.Popen(
+                self.command(script), bufsize=0, stdin=data, stdout=pipe, stderr=pipe, start_new_session=own_session
             )
         except FileNotFoundError as exc:
             raise Unavailable("ssh is not installed here: apt-get install openssh-client") from exc
-        said = done.stderr.decode(errors="replace")
-        if done.returncode == _SSH_FAILED or done.returncode < 0:
+
+    def check(self, code: int, error_output: bytes, what: str) -> None:
+        """Raise what an ended script means: Unavailable or ComputationError."""
+        said = error_output.decode(errors="replace")
+        if code == _SSH_FAILED or code < 0:
             raise Unavailable(f"{self.name}: {self._why(said)}")
-        if done.returncode:
-            lines = [line for line in said.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-            raise ComputationError(f"{self.name}: {what or 'a script'} failed: {_telling(lines)}")
-        return done.stdout.decode(errors="replace")
+        if code:
+            lines = [line for line in said.splitlines() if line.strip()] or [f"exit code {code}"]
+            raise ComputationError(f"{self.name}: {what} failed: {_telling(lines)}")
 
     def command(self, script: str) -> list[str]:
         """The command that runs a script there."""

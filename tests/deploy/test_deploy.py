@@ -25,7 +25,7 @@ from ssh_lab import Server, free_port
 from typer.testing import CliRunner
 
 from edgecv.cli.app import app
-from edgecv.deploy import deployment, device, wheels
+from edgecv.deploy import alone, deployment, device, wheels
 from edgecv.deploy import running as present
 from edgecv.deploy.deployment import STEPS, Asked, deploy
 from edgecv.deploy.device import Facts
@@ -178,25 +178,28 @@ def test_bench_on_a_device_measures_there_and_switches_nothing(lab, tmp_path):
     assert "name one: --on" in done.output
 
 
+def connections():
+    return [child for child in psutil.Process().children() if child.name() == "ssh"]
+
+
 @contextmanager
 def ssh_killed_at(name, seconds=0.15):
     """A callback of `deploy` that kills the first ssh that runs in a step, shortly after it began."""
 
-    def kill():
+    def kill(others):
         end = time.monotonic() + 30
         while time.monotonic() < end:
-            for child in psutil.Process().children():
-                if child.name() == "ssh":
-                    time.sleep(seconds)
-                    child.kill()
-                    return
+            for child in set(connections()) - others:
+                time.sleep(seconds)
+                child.kill()
+                return
             time.sleep(0.005)
 
     threads = []
 
     def tell(said):
         if said.endswith(f": {name}"):
-            threads.append(threading.Thread(target=kill))
+            threads.append(threading.Thread(target=kill, args=(set(connections()),)))
             threads[0].start()
 
     yield tell
@@ -212,6 +215,75 @@ def test_an_ssh_that_dies_leaves_what_ran(name, lab):
         deploy(lab.host, new, msgspec.structs.replace(asked(lab), wheel=wheel), tell=tell)
     assert there(lab) == before
     assert answers(lab)
+
+
+def at(name, act):
+    """A callback of `deploy` that acts as a step begins."""
+    return lambda said: act() if said.endswith(f": {name}") else None
+
+
+def test_a_second_deployment_is_refused_while_one_goes_on(lab, tmp_path):
+    """It would remove what the first has made, as it goes back, or even what that has switched to."""
+    refused = []
+
+    def second():
+        before = there(lab)
+        refused.append(CliRunner().invoke(app, ["--quiet", "deploy", str(lab.old), lab.server.name, *lab.options]))
+        assert there(lab) == before
+        looked = ["--quiet", "deploy", str(lab.old), lab.server.name, *lab.options, "--dry-run"]
+        refused.append(CliRunner().invoke(app, looked))  # changes nothing, so it may
+
+    place = renamed(lab.new, tmp_path, "first-of-two")
+    go(lab, place, at("prove", second))
+    assert [done.exit_code for done in refused] == [3, 0]
+    assert refused[0].stderr == (
+        f"edgecv: {lab.server.name}: another deployment is going on there; try again when it has ended\n"
+    )
+    with Bundle(place) as bundle:
+        assert (lab.folder / "current" / "bundle").resolve().name == deployment.content_id(bundle)
+    go(lab, lab.old)  # the lock went with the first
+
+
+def renamed(bundle, folder, name):
+    with Bundle(bundle) as opened:
+        manifest = msgspec.structs.replace(opened.manifest, name=name)
+        bundles.write(folder / name, manifest, opened.content())
+    return folder / name
+
+
+def test_who_falls_silent_keeps_nobody_away_and_removes_nothing_of_others(lab, tmp_path, monkeypatch):
+    """A link that is cut, or a lid that is closed: the second begins, and what it uses stays when the first is back."""
+    before = running(lab)
+    place, fell = renamed(lab.new, tmp_path, "falls-silent"), []
+
+    def is_busy():
+        try:
+            alone.Alone(lab.host, str(lab.folder)).__exit__(None, None, None)
+        except Unavailable:
+            return True
+        return False
+
+    def silent():
+        fell.append(True)
+        (keeper,) = connections()
+        keeper.suspend()
+        end = time.monotonic() + 60
+        while is_busy():
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        keeper.resume()
+        keeper.wait(20)
+        monkeypatch.undo()
+        go(lab, place)
+
+    monkeypatch.setattr(alone, "SILENT_S", 5)
+    monkeypatch.setattr(alone, "BEAT_S", 0.1)
+    with pytest.raises(Unavailable, match="connection broke that kept other deployments away; .*lies beside it"):
+        go(lab, place, at("prove", silent))
+    assert fell
+    assert running(lab) != before
+    assert answers(lab)
+    go(lab, lab.old)
 
 
 def _another(lab):
@@ -257,6 +329,11 @@ def test_a_bundle_that_cannot_run_there_is_refused_before_anything_is_copied(lab
         r"edgecv: .*: nothing of the bundle can run there: .*needs \d+ MiB, the device has .*\n", done.stderr
     )
     assert there(lab) == before
+    first = lab.disk / "first"  # nothing was deployed there
+    options = [str(first) if word == str(lab.folder) else word for word in lab.options]
+    done = CliRunner().invoke(app, ["--quiet", "deploy", str(place), lab.server.name, *options])
+    assert done.exit_code == 3
+    assert not first.exists()
 
 
 def test_a_device_that_is_gone_keeps_what_ran_and_ends_a_switch_alone(lab):
@@ -485,7 +562,7 @@ def test_a_clock_in_1970_does_without_an_index():
 def test_a_folder_is_one_however_it_is_written_and_a_disk_without_figures_is_no_error(folder, found, tmp_path):
     (tmp_path / "df").write_text("#!/bin/sh\necho Filesystem\necho 'fuse 0 0 0 - /x'\n")
     (tmp_path / "df").chmod(0o755)
-    script = f"folder={shlex.quote(folder)} root=\n" + (package_files("edgecv.deploy") / "ask.sh").read_text()
+    script = device.below(folder, "ask.sh", root="")
     where = {**os.environ, "HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, env=where)
     facts = device.read(done.stdout, "lab")
@@ -506,8 +583,7 @@ def test_a_jetson_is_told_by_its_own_files_and_keeps_its_own_libraries(tmp_path)
     (tmp_path / "usr" / "local" / "cuda").mkdir(parents=True)
     cuda = {"cuda": {"name": "CUDA SDK", "version": "12.6.11"}, "cuda_cudart": {"version": "12.6.68"}}
     (tmp_path / "usr" / "local" / "cuda" / "version.json").write_text(json.dumps(cuda, indent=3))
-    script = (package_files("edgecv.deploy") / "ask.sh").read_text()
-    script = f"folder=there root={shlex.quote(str(tmp_path))}\n{script}"
+    script = device.below("there", "ask.sh", root=str(tmp_path))
     done = subprocess.run(
         ["sh", "-c", script], capture_output=True, text=True, check=True, env={**os.environ, "HOME": "/tmp"}
     )
