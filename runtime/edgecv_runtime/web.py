@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import os
-import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ from edgecv_runtime.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
     from starlette.responses import Response
+
+    from edgecv_runtime.webconnection import Bounds
 
 TOKEN_VARIABLE = "EDGECV_TOKEN"  # the name of a variable
 COOKIE = "edgecv_token"
@@ -54,22 +55,24 @@ def read_token(path: Path | None, environment: Mapping[str, str] = os.environ) -
 class Background:
     """An app that uvicorn serves in a thread of its own; `url` is where."""
 
-    def __init__(self, app: Any, host: str, port: int, *, name: str, extra: str, **settings: Any) -> None:
+    def __init__(
+        self, app: Any, host: str, port: int, *, name: str, extra: str, bounds: Bounds | None = None, **settings: Any
+    ) -> None:
         """Bind the address; the app is served from `start` on.
 
-        name: of the thread, "edgecv-page" say. extra: that brings uvicorn. settings: of uvicorn, besides ours.
-        Raises BadInput for an address that is taken, Unavailable without uvicorn.
+        name: of the thread, "edgecv-page" say. extra: that brings uvicorn. bounds: of what clients may hold.
+        settings: of uvicorn, besides ours. Raises BadInput for an address that is taken, Unavailable without uvicorn.
         """
         try:
-            import uvicorn
+            from edgecv_runtime.webconnection import Bounds, listen, server
         except ImportError as exc:
             raise Unavailable(f"{name} needs starlette and uvicorn", extra=extra) from exc
-        self._socket = _bind(host, port)
+        bounds = bounds or Bounds()
+        self._socket = listen(host, port, bounds)
         self.port: int = self._socket.getsockname()[1]
         scheme = "https" if settings.get("ssl_certfile") else "http"
         self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}/"
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none", **settings)
-        self._server = uvicorn.Server(config)
+        self._server = server(app, bounds, **settings)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name=name, daemon=True)
 
     @property
@@ -159,17 +162,3 @@ def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] | None
 
     document = jsontext.encode(value)
     return Response(document, status_code=status, media_type="application/json", headers=headers)
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        # asyncio sets TCP_NODELAY where the protocol is named alone; without it each answer takes 40 ms longer, for its
-        # headers and its body are two writes
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(128)
-    except OSError as exc:
-        raise BadInput(f"{host}:{port}: cannot listen there: {exc.strerror}") from exc
-    return listener

@@ -22,6 +22,7 @@ from edgecv_runtime import images
 from edgecv_runtime.errors import BadInput, ComputationError, Unavailable
 from edgecv_runtime.model import Model
 from edgecv_runtime.serve import Always, Offer, Server, desk, threads
+from edgecv_runtime.serve import app as serve_app
 from edgecv_runtime.serve.app import App, Body
 from edgecv_runtime.serve.line import Line, Rows
 from edgecv_runtime.stream import Latest
@@ -423,6 +424,31 @@ def test_an_answer_that_nobody_takes_is_given_up():
         assert ask(server, "/v2/health/ready")[0] == 200
 
 
+@pytest.mark.parametrize("way", ["close", "again"])
+def test_nor_is_the_end_of_one(way, monkeypatch):
+    """Its last piece waits in the server, and the answer to another request would wait for that."""
+    monkeypatch.setattr(serve_app, "_PIECE", 1 << 30)
+    puppet = Puppet()
+    puppet.outputs = ()
+    puppet.run = lambda feeds: {"y": np.zeros((1, 2_000_000), np.float32)}
+    body = json.dumps({**numbers(1), "parameters": {"binary_data_output": True}}).encode()
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n" % (INFER.encode(), len(body))
+    last = b"Connection: close\r\n" if way == "close" else b""
+
+    def is_open():
+        with contextlib.suppress(ConnectionError):
+            return ask(server, "/v2/health/live")[0] == 200
+
+    with serving(puppet, send_s=1.0, connections=4) as server, contextlib.ExitStack() as open_:
+        for _ in range(4):
+            client = open_.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.connect(("127.0.0.1", server.port))
+            client.sendall((head + last + b"\r\n" + body) * (1 if way == "close" else 2))
+        until(lambda: not is_open())
+        until(is_open)
+
+
 def test_a_call_that_hangs_is_no_ready_server(monkeypatch):
     puppet = Puppet()
     with serving(puppet) as server:
@@ -543,7 +569,8 @@ def test_what_is_not_installed_is_told_with_its_cure(monkeypatch):
     for module in ("starlette.applications", "uvicorn.protocols.http.h11_impl", "prometheus_client"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
-            for name in [name for name in sys.modules if name.startswith("edgecv_runtime.serve.")]:
+            fresh = ("edgecv_runtime.serve.", "edgecv_runtime.webconnection")
+            for name in [name for name in sys.modules if name.startswith(fresh)]:
                 patch.delitem(sys.modules, name)
             from edgecv_runtime.serve.server import Server as Fresh
 

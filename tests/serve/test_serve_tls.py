@@ -11,13 +11,14 @@ import ssl
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc as triton
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from serve_lab import BUNDLE, Puppet, picture, serving
+from serve_lab import BUNDLE, Puppet, picture, serving, until
 from tritonclient.utils import InferenceServerException
 from typer.testing import CliRunner
 
@@ -101,6 +102,21 @@ def doubled(client, **headers):
     x = triton.InferInput("x", [1, 4], "FP32")
     x.set_data_from_numpy(np.ones((1, 4), np.float32))
     return client.infer("puppet.network", [x], client_timeout=5, headers=headers or None).as_numpy("y").tolist()
+
+
+def test_handshakes_that_never_end_cost_the_others_nothing(pki):
+    """Each holds a descriptor, of which a process has some hundreds."""
+    with serving(Puppet(), tls=tls_of(pki), connections=8, head_s=1.0) as server, contextlib.ExitStack() as open_:
+        process = psutil.Process()
+        before = process.num_fds()
+        silent = [open_.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(200)]
+        until(lambda: process.num_fds() - before >= 200 + 8)
+        assert process.num_fds() - before < 200 + 100
+        for client in silent:
+            client.settimeout(5)
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(100) == b""
+        assert ready(server, pki) == 200
 
 
 def test_both_protocols_speak_tls_and_the_token_stays(pki):

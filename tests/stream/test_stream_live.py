@@ -35,6 +35,7 @@ from edgecv_runtime.stream.live.systemd import Notifier, unit
 from edgecv_runtime.stream.report import Percentiles, SourceReport, StreamReport
 from edgecv_runtime.stream.sources.fake import Frames, Freeze
 from edgecv_runtime.web import read_token
+from edgecv_runtime.webconnection import Bounds
 
 TOKEN = "c4nary-0123456789"
 
@@ -377,6 +378,44 @@ def test_systemd_is_told(tmp_path):
     silent.look(report(source()), Health(), 0.0)
 
 
+def test_who_holds_connections_to_the_page_takes_nothing_from_the_stream():
+    """Cameras that come back need descriptors, of which a process has some hundreds; and viewers may have gone."""
+    process, bounds = psutil.Process(), Bounds(connections=30, head_s=1.0, send_s=1.0)
+    noise = np.random.default_rng(0).integers(0, 256, (2, 480, 640, 3), np.uint8)  # whose JPEG is large
+    camera = FakeCamera([Frames(3, image=image) for image in noise] * 1000, fps=30)
+    with streaming([camera], bounds=bounds) as page, contextlib.ExitStack() as open_:
+
+        def connected(sent):
+            client = open_.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.connect(("127.0.0.1", page.port))
+            client.sendall(sent)
+            return client
+
+        until(lambda: get(page.url + "picture/0")[0] == 200)
+        before = process.num_fds()
+        silent = [connected(b"") for _ in range(200)]
+        until(lambda: process.num_fds() - before >= 200 + 30)
+        assert process.num_fds() - before < 200 + 110
+        for client in silent:  # are ended, and told so
+            client.settimeout(5)
+            with contextlib.suppress(ConnectionError):
+                while client.recv(4096):
+                    pass
+        for _ in range(16):
+            connected(b"GET /video/0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert until(lambda: get_head(page.url + "video/0") == 503)
+        assert until(lambda: get_head(page.url + "video/0") == 200, 60)  # they have taken nothing for a second
+
+
+def get_head(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status
+    except urllib.error.HTTPError as exc:
+        return exc.code
+
+
 def test_what_is_not_installed_is_told_with_its_cure(monkeypatch):
     for module, make, cure in (
         ("uvicorn", lambda: LivePage(Board(), "127.0.0.1", 0), "page"),
@@ -386,6 +425,7 @@ def test_what_is_not_installed_is_told_with_its_cure(monkeypatch):
     ):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
+            patch.delitem(sys.modules, "edgecv_runtime.webconnection", raising=False)
             with pytest.raises(Unavailable, match=rf"need.*pip install .*\[{cure}\]"):
                 make()
 

@@ -101,24 +101,9 @@ class App:
                 answer = _said(exc, served.line if name else None)
             took_s = time.monotonic() - began_s
             try:
-                await self._send(answer, scope, send)
+                await _send(answer, send)
             finally:  # also where the end of the server cuts it off
                 desk.metrics.answered(name, version, answer.status_code, took_s)
-
-    async def _send(self, answer: Response, scope: Any, send: Any) -> None:
-        """Piece by piece, and give a client up that takes none of them for a while."""
-        await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
-        for at in range(0, max(1, len(answer.body)), _PIECE):
-            piece = answer.body[at : at + _PIECE]
-            more = at + _PIECE < len(answer.body)
-            sending = send({"type": "http.response.body", "body": piece, "more_body": more})
-            try:
-                await (
-                    asyncio.wait_for(sending, self._desk.limits.send_s) if at else sending
-                )  # the first waits for none
-            except asyncio.TimeoutError:
-                scope["state"]["abort"]()
-                return
 
     def _find(self, request: Request) -> Served:
         return self._desk.find(request.path_params["name"], request.path_params.get("version"))
@@ -170,6 +155,14 @@ class App:
         return Response(
             await asyncio.to_thread(self._desk.metrics.text), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
+
+
+async def _send(answer: Response, send: Any) -> None:
+    """Piece by piece, so that a client that takes none of them is noticed."""
+    await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
+    for at in range(0, max(1, len(answer.body)), _PIECE):
+        more = at + _PIECE < len(answer.body)
+        await send({"type": "http.response.body", "body": answer.body[at : at + _PIECE], "more_body": more})
 
 
 def _only(values: list[str]) -> str | None:

@@ -68,8 +68,8 @@ class Server:
         _check_names(offers)
         try:
             from edgecv_runtime.serve.app import UNGUARDED, App
-            from edgecv_runtime.serve.connection import protocol
             from edgecv_runtime.serve.desk import Desk, Served
+            from edgecv_runtime.webconnection import Bounds
         except ImportError as exc:
             raise Unavailable("a server needs starlette and uvicorn", extra="serve") from exc
         self._limits = limits = limits or Limits()
@@ -109,7 +109,7 @@ class Server:
                 port,
                 name="edgecv-serve",
                 extra="serve",
-                http=protocol(limits.head_s, limits.connections),
+                bounds=Bounds(limits.connections, limits.head_s, limits.send_s),
                 timeout_graceful_shutdown=int(_CLOSE_S),
                 proxy_headers=False,  # nothing here depends on who asks through whom
                 **({} if tls is None else tls.for_uvicorn()),

@@ -17,6 +17,8 @@ from edgecv_runtime.web import COOKIE, Background, Guarded, check_guarded, json_
 if TYPE_CHECKING:
     from typing import Self
 
+    from edgecv_runtime.webconnection import Bounds
+
 _OPEN = ("/livez",)  # says one word, and nothing of cameras
 _MOST_VIEWERS = 16  # of moving pictures at a time
 _FRAME_S = 0.1  # between two pictures of one viewer
@@ -37,12 +39,19 @@ class LivePage:
     """
 
     def __init__(
-        self, board: Board, host: str, port: int, *, token: str | None = None, stream: Measured | None = None
+        self,
+        board: Board,
+        host: str,
+        port: int,
+        *,
+        token: str | None = None,
+        stream: Measured | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
         """Bind the address; raises BadInput for one of other machines without a token, and where it is taken.
 
-        stream: what the metrics measure, a `Stream` say. Raises Unavailable without starlette, uvicorn and
-        prometheus-client.
+        stream: what the metrics measure, a `Stream` say. bounds: of what clients may hold.
+        Raises Unavailable without starlette, uvicorn and prometheus-client.
         """
         check_guarded(host, port, token, "see the cameras", "--page-token")
         try:
@@ -56,7 +65,7 @@ class LivePage:
         self._metrics = Metrics(board, stream).text
         self._viewers = 0
         self._served = Background(
-            self._app(), host, port, name="edgecv-page", extra="page", timeout_graceful_shutdown=1
+            self._app(), host, port, name="edgecv-page", extra="page", bounds=bounds, timeout_graceful_shutdown=1
         )
         self.port, self.url = self._served.port, self._served.url
 
