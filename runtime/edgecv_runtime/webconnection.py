@@ -175,11 +175,11 @@ def _protocol(bounds: Bounds) -> type[H11Protocol]:
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            if self._head is None and self.conn.their_state is h11.IDLE:  # the first of the next request
-                self._head = self.loop.call_later(head_s, self._late)
             super().data_received(data)
             if self.conn.their_state is not h11.IDLE:
                 self._came()
+            elif self._head is None and self.conn.trailing_data[0]:  # the first of the next request
+                self._head = self.loop.call_later(head_s, self._late)
             if self.conn.their_state is not h11.SEND_BODY:
                 self._ended()
 

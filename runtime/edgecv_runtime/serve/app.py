@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from edgecv_runtime.serve.line import Line
 from edgecv_runtime.serve.models import Outputs
 from edgecv_runtime.web import json_answer
 
+_INFER = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 UNGUARDED = ("/v2/health/live", "/v2/health/ready")  # a word each, and nothing of what is served
 _PIECE = 1 << 18  # bytes
 
@@ -71,8 +73,16 @@ class App:
             *(Route(f"{path}/ready", self._model_ready) for path in (one, exact)),
             Route("/metrics", self._text_of_metrics),
         ]
-        self.asgi = Starlette(routes=routes, exception_handlers={HTTPException: _plainly, EdgecvError: _refused})
-        self.asgi.router.redirect_slashes = False  # to where the client's own Host header says
+        self._routed = Starlette(routes=routes, exception_handlers={HTTPException: _plainly, EdgecvError: _refused})
+        self._routed.router.redirect_slashes = False  # to where the client's own Host header says
+
+    async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
+        """The app; what is to be computed goes past the router, which costs what a small network does."""
+        found = _INFER.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if found is None:
+            await self._routed(scope, receive, send)
+        else:
+            await self.infer({**scope, "path_params": found.groupdict()}, receive, send)
 
     async def infer(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a posted request; what it sends and what it gets count as memory until it has taken it."""

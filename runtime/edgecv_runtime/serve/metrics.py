@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 from edgecv_runtime import __version__
 from edgecv_runtime.errors import Unavailable
@@ -37,6 +38,7 @@ class Metrics:
         self._rows = Histogram(
             "edgecv_serve_inference_rows", "Rows of a call of a model.", of_model, buckets=_ROWS, registry=registry
         )
+        self._count, self._time = cache(self._requests.labels), cache(self._seconds.labels)
         self._inside = Gauge("edgecv_serve_inside", "Requests that wait or are computed.", of_model, registry=registry)
         self._held = Gauge("edgecv_serve_body_bytes", "Bytes of bodies that are held.", registry=registry)
 
@@ -50,9 +52,9 @@ class Metrics:
 
     def answered(self, name: str, version: str, status: int, seconds: float) -> None:
         """A request was answered, or refused."""
-        self._requests.labels(name, version, status).inc()
+        self._count(name, version, status).inc()
         if status == 200:
-            self._seconds.labels(name, version).observe(seconds)
+            self._time(name, version).observe(seconds)
 
     def ran(self, name: str, version: str) -> Callable[[int, float], None]:
         """What is told of each call of a model: rows and seconds."""

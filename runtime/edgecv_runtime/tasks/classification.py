@@ -298,9 +298,10 @@ class ClassificationTask:
                 raise BadInput(f"the model gave {output.shape} for {count} frames, not a row of classes for each")
         rows = np.asarray(output, np.float32).reshape(count, -1)
         self._check_count(rows.shape[1])
-        broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        if broken.size:
-            raise InvalidOutput(f"{broken.size} of {count} outputs hold NaN or infinite values; run 'edgecv verify'")
+        finite = np.isfinite(rows)
+        if not finite.all():
+            broken = count - finite.all(axis=1).sum()
+            raise InvalidOutput(f"{broken} of {count} outputs hold NaN or infinite values; run 'edgecv verify'")
         return rows
 
     def _spread(self, scores: Scores | None, classes: int) -> tuple[float, ...]:
