@@ -65,7 +65,12 @@ class Host:
         Raises Unavailable where the device cannot be reached, ComputationError where the script fails.
         """
         line = self.open(script, data or subprocess.DEVNULL)
-        printed, said = line.communicate()
+        try:
+            printed, said = line.communicate()
+        except BaseException:  # Ctrl-C, say: what is undone next must not go on there
+            line.kill()
+            line.wait()
+            raise
         self.check(line.returncode, said, what or "a script")
         return printed.decode(errors="replace")
 

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -284,6 +285,18 @@ def test_who_falls_silent_keeps_nobody_away_and_removes_nothing_of_others(lab, t
     assert running(lab) != before
     assert answers(lab)
     go(lab, lab.old)
+
+
+def test_what_is_interrupted_here_does_not_go_on_there(tmp_path, monkeypatch):
+    (tmp_path / "ssh").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    interrupting = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    interrupting.start()
+    before = set(psutil.Process().children())
+    with pytest.raises(KeyboardInterrupt):
+        Host("pi@camera").run("true")
+    assert set(psutil.Process().children()) <= before
 
 
 def _another(lab):
