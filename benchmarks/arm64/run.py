@@ -3,8 +3,8 @@
     sudo .venv/bin/python benchmarks/arm64/run.py runs/digits/bundle FOLDER runs/imagenet-lite0/bundle FOLDER
 
 BUNDLE FOLDER: a classifier, and pictures for it or a video; of these as many as --frames says, for all bundles or for
-each: ImageNet's networks take seconds for each on an emulated board. Seconds are those of an
-emulator: they tell what is worth its while there, not how fast a board is.
+each: a network of ImageNet's size takes seconds for each on an emulated board. Seconds are those of an emulator: they
+tell what is worth its while there, not how fast a board is.
 """
 
 from __future__ import annotations

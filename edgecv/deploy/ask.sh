@@ -1,4 +1,5 @@
-# What a device is, a line "name=value" each; POSIX sh, read alone. $folder: where deployments lie, absolute; $root: "" but in tests.
+# What a device is, a line "name=value" each; POSIX sh.
+# $folder: where deployments lie, absolute (`folder.sh`); $root: "" but in tests.
 say() { printf '%s=%s\n' "$1" "$(printf '%s' "$2" | tr -d '\0' | tr '\n' ' ')"; }
 first() { [ -r "$1" ] && head -n 1 "$1"; }
 say arch "$(uname -m)"
