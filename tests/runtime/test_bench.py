@@ -11,12 +11,14 @@ from typer.testing import CliRunner
 
 from edgecv.cli.app import app
 from edgecv.cli.output import Terminated
-from edgecv_runtime import Bundle
+from edgecv_runtime import Bundle, spawned
 from edgecv_runtime.bench import latency, process
 from edgecv_runtime.bench.compare import Contender, compare
 from edgecv_runtime.bench.quiet import Watch
 from edgecv_runtime.errors import BadInput, ComputationError
 from edgecv_runtime.paired import PROCESS_LUCK
+from edgecv_runtime.scenario import session
+from edgecv_runtime.scenario.plan import Plan
 from edgecv_runtime.target import targets
 
 
@@ -135,6 +137,34 @@ def test_contenders_are_compared_with_the_first(exported):
     for given in ({"rounds": 3}, {"seconds": 0}):
         with pytest.raises(BadInput, match="4 rounds or more"):
             compare([Contender("a", job), Contender("b", job)], **given)
+
+
+# What libraries print, when they are asked to (ONEDNN_VERBOSE) or have something to warn of: more than a pipe holds.
+TALKING = """
+import os
+from edgecv_runtime.model import Model
+computed = Model.run
+def run(self, feeds):
+    os.write(1, b"dnnl_verbose " * 1000)
+    os.write(2, b"a warning " * 10_000)
+    return computed(self, feeds)
+Model.run = run
+"""
+
+
+def test_what_libraries_print_is_no_answer_and_stops_nothing(exported):
+    with Bundle(exported) as opened, process.Worker("a", (sys.executable, "-c", TALKING + SLOWER)) as talking:
+        talking.load(latency.job(opened, targets(opened)[0]))
+        talking.measure(0.02)
+        assert len(talking.blocks[0].ms)
+
+
+def test_a_scenario_is_not_stopped_by_it_either(exported, monkeypatch):
+    real = spawned.command
+    monkeypatch.setattr(spawned, "command", lambda code, *rest: real(f"exec({TALKING!r}); {code}", *rest))
+    with Bundle(exported) as opened:
+        (run,) = session.bench(opened, targets(opened)[:1], Plan("sustained", seconds=0.1, warm_up_s=0.02)).runs
+    assert run.times.calls
 
 
 def burn(seconds):

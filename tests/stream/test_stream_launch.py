@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from stream_lab import BIKES, until
 
+from edgecv_runtime import lastwords
 from edgecv_runtime.errors import BadInput, SourceUnavailable, Unavailable
 from edgecv_runtime.stream import open_source
 from edgecv_runtime.stream.sources import launch
@@ -62,7 +63,7 @@ def test_a_live_pipeline_keeps_its_rate_and_its_frames_are_young():
 
 def test_a_talkative_pipeline_fills_no_disk_and_is_never_blocked(monkeypatch):
     """Nor is memory filled, while nobody reads its frames: what it says goes through a pipe that is always emptied."""
-    monkeypatch.setattr(launch, "_MOST_SAID", 20_000)
+    monkeypatch.setattr(lastwords, "_MOST", 20_000)
     monkeypatch.setenv("GST_DEBUG", "basetransform:5")
     with open_source(
         "gst:videotestsrc num-buffers=1000 ! identity sleep-time=1000 ! video/x-raw,width=64,height=64"

@@ -14,6 +14,7 @@ from edgecv_runtime import spawned
 from edgecv_runtime.backends import Executed
 from edgecv_runtime.bench.worker import Ask, Job, Ready, Round
 from edgecv_runtime.errors import ComputationError
+from edgecv_runtime.lastwords import LastWords
 
 T = TypeVar("T")
 _CODE = "from edgecv_runtime.bench.worker import main; sys.exit(main())"
@@ -39,6 +40,7 @@ class Worker:
             stderr=subprocess.PIPE,
             env=environment if command or environment is not None else spawned.environment(),
         )
+        self._words = LastWords(self._process.stderr)
 
     @property
     def pid(self) -> int:
@@ -82,12 +84,10 @@ class Worker:
 
     def _hear(self, kind: type[T]) -> T:
         assert self._process.stdout is not None
-        assert self._process.stderr is not None
         answer = self._process.stdout.readline()
         if not answer:
-            lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
             self._process.wait()
-            raise ComputationError(f"{self.key}: the benchmark process ended: {lines[-1] if lines else 'no message'}")
+            raise ComputationError(f"{self.key}: the benchmark process ended: {self._words.last() or 'no message'}")
         return msgspec.json.decode(answer, type=kind)
 
     def __enter__(self) -> Worker:
@@ -96,7 +96,7 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+        for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with suppress(BrokenPipeError):  # what was still to be sent to a process that has ended
                     pipe.close()

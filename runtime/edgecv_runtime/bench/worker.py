@@ -6,6 +6,7 @@ A process of its own gives each target its own thread pools and its own peak mem
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from edgecv_runtime import spawned
 from edgecv_runtime.backends import Executed
 from edgecv_runtime.machine import peak_rss_mb
 from edgecv_runtime.records import Record
@@ -61,6 +63,7 @@ class Round(Record, frozen=True):
 
 def main() -> int:
     """Serve one job until stdin closes."""
+    _answers()
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
     if job.threads and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job.threads])
@@ -94,9 +97,12 @@ def main() -> int:
     return 0
 
 
+_answers = functools.cache(spawned.answers)
+
+
 def _say(answer: Record) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
-    sys.stdout.buffer.flush()
+    _answers().write(msgspec.json.encode(answer) + b"\n")
+    _answers().flush()
 
 
 if __name__ == "__main__":

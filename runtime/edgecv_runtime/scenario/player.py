@@ -6,18 +6,18 @@ A process of its own gives each target its own thread pools, limits and peak mem
 from __future__ import annotations
 
 import functools
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecv_runtime import spawned
 from edgecv_runtime.backends import Executed
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.machine import peak_rss_mb, rss_mb
@@ -34,7 +34,7 @@ FRAME_SIZE = (1080, 1920)
 
 def main() -> int:
     """Serve one job until stdin closes."""
-    _keep_stdout()
+    _answers()
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
     from edgecv_runtime.loading import of_target
     from edgecv_runtime.target import targets
@@ -158,15 +158,7 @@ def _warmed(call: Callable[[int], object], seconds: float) -> tuple[int, float]:
     return len(times), statistics.median(times[len(times) // 2 :])
 
 
-@functools.cache
-def _answers() -> BinaryIO:
-    return os.fdopen(os.dup(1), "wb")
-
-
-def _keep_stdout() -> None:
-    """What libraries print goes to stderr: stdout is for answers."""
-    _answers()
-    os.dup2(2, 1)
+_answers = functools.cache(spawned.answers)
 
 
 def _say(said: Ready | Block | Done) -> None:

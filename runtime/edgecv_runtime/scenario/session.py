@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from edgecv_runtime import backends, machine, spawned
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BadInput, ComputationError
 from edgecv_runtime.evidence import Key, Score
+from edgecv_runtime.lastwords import LastWords
 from edgecv_runtime.scenario import cold, limits, loadgen, report, trust, watch
 from edgecv_runtime.scenario.energy import Energy
 from edgecv_runtime.scenario.messages import Block, Done, Job, Play, Ready, Said
@@ -246,15 +246,15 @@ class _Player:
 
     def __init__(self, bundle: Bundle, target: Target, plan: Plan, pictures: Sequence[Path]) -> None:
         self._target = target
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would fill up
         self._process = subprocess.Popen(
             spawned.command("from edgecv_runtime.scenario.player import main; sys.exit(main())"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._words,
+            stderr=subprocess.PIPE,
             env={**spawned.environment(), "TZ": "UTC"},  # LoadGen logs local time
             start_new_session=True,  # Ctrl-C is for us: what was measured is kept
         )
+        self._words = LastWords(self._process.stderr)
         self.pid = self._process.pid
         paths = tuple(str(path.resolve()) for path in pictures)
         self._tell(Job(str(bundle.root), target.variant, target.asked, target.hint, plan, paths))
@@ -289,9 +289,7 @@ class _Player:
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()
-            self._words.seek(0)
-            words = self._words.read().decode(errors="replace").strip().splitlines()
-            last = words[-1] if words else f"without a word, exit status {self._process.returncode}"
+            last = self._words.last() or f"without a word, exit status {self._process.returncode}"
             raise ComputationError(f"{self._target.key}: the benchmark process ended: {last}")
         said: Said = msgspec.json.decode(line, type=Said)
         return said
@@ -304,7 +302,7 @@ class _Player:
     ) -> None:
         if kind is not None:
             self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout, self._words):
+        for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with suppress(BrokenPipeError):
                     pipe.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import pickle
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import IO
 
+from edgecv_runtime import spawned
 from edgecv_runtime.backends.tensorrt.build import Plan, build_here
 from edgecv_runtime.errors import ComputationError, EdgecvError
 
@@ -64,8 +64,7 @@ def build_engine(
 def main() -> None:
     """What the child runs: log records, then an error or the engine, go back through the standard output."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it at once; the parent gets the interrupt too
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever else prints
+    answers = spawned.answers()
 
     class Answers(QueueHandler):
         def enqueue(self, record: logging.LogRecord) -> None:

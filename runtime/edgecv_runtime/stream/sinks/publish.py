@@ -22,6 +22,7 @@ import numpy as np
 from edgecv_runtime import spawned
 from edgecv_runtime.addresses import peer
 from edgecv_runtime.errors import BadInput, Closed
+from edgecv_runtime.lastwords import LastWords
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.stream.redact import redact, shown, split
 from edgecv_runtime.stream.sinks.base import Output, Sink
@@ -99,6 +100,7 @@ class _Child:
             env=spawned.environment(),
             start_new_session=True,  # a Ctrl-C is for this process, which finishes what waits
         )
+        self._words = LastWords(self._process.stderr)
         assert self._process.stdin is not None
         self._fd = self._process.stdin.fileno()
         os.set_blocking(self._fd, False)
@@ -121,7 +123,6 @@ class _Child:
     def end(self) -> str:
         """End the process, by force where it does not go; returns what it said last."""
         assert self._process.stdin is not None
-        assert self._process.stderr is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         try:
@@ -129,9 +130,7 @@ class _Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        with self._process.stderr as stderr:
-            said = stderr.read().decode(errors="replace").strip().splitlines()
-        return said[-1] if said else ""
+        return self._words.last()
 
 
 def _publish(stdin: BinaryIO) -> None:

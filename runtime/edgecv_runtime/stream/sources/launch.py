@@ -15,14 +15,14 @@ import shlex
 import shutil
 import struct
 import subprocess
-import threading
 import time
 from fractions import Fraction
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from edgecv_runtime.errors import BadInput, EdgecvError, SourceUnavailable, Unavailable
+from edgecv_runtime.lastwords import LastWords
 from edgecv_runtime.stream.ending import End
 from edgecv_runtime.stream.redact import redact, secrets_of, shown
 from edgecv_runtime.stream.sources.base import DEFAULT_TIMEOUT_S, Facts, Shot, Shots, Source
@@ -50,7 +50,6 @@ _CSI = {  # by the element that must be there: JetPack's, and that of libcamera 
 _SINK = re.compile(r"\s*!\s*appsink\b[^!]*$")  # for an OpenCV with GStreamer; here the pipe takes its place
 _POLL_S = 0.1  # how soon a waiting read sees that it is interrupted
 _LONGEST_NAME = 60
-_MOST_SAID = 100_000  # bytes; some elements report with every frame
 
 
 class _Caps(NamedTuple):
@@ -63,26 +62,6 @@ class _Caps(NamedTuple):
     def stride(self) -> int:
         """Bytes of a row: they begin at multiples of four."""
         return (3 * self.size[1] + 3) // 4 * 4
-
-
-class _Said:
-    """The end of what a program says, read by a thread of its own, so that nothing that it says ever blocks it."""
-
-    def __init__(self, pipe: IO[bytes]) -> None:
-        self.text = b""
-        self._pipe = pipe
-        self._thread = threading.Thread(target=self._read, name="edgecv-said", daemon=True)
-        self._thread.start()
-
-    def whole(self) -> str:
-        """All of it, once the program has ended; programs that it has left with its pipe are not waited for."""
-        self._thread.join(1.0)
-        return self.text.decode(errors="replace")
-
-    def _read(self) -> None:
-        with self._pipe:
-            while news := os.read(self._pipe.fileno(), _MOST_SAID):
-                self.text = (self.text + news)[-_MOST_SAID:]
 
 
 class LaunchSource(Source):
@@ -105,7 +84,7 @@ class LaunchSource(Source):
         self._pipe = -1
         self._caps: _Caps | None = None  # of the next frame
         self._end_s = 0.0  # until when it must be here
-        self._said: _Said | None = None
+        self._said: LastWords | None = None
         self._came_ns: int | None = None  # when the header of the next frame came; None where the pipeline has ended
 
     def _open(self) -> Facts:
@@ -120,8 +99,7 @@ class LaunchSource(Source):
                 stderr=subprocess.STDOUT,
                 pass_fds=(theirs,),
             )
-            assert self._child.stdout is not None
-            self._said = _Said(self._child.stdout)
+            self._said = LastWords(self._child.stdout)
         except FileNotFoundError as exc:
             raise Unavailable(
                 f"{self.name}: needs {LAUNCH} (apt install gstreamer1.0-tools gstreamer1.0-plugins-bad)"
