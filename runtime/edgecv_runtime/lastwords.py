@@ -7,6 +7,7 @@ import threading
 from typing import IO
 
 _MOST = 100_000  # bytes; some libraries report with every call
+_LONGEST = 400  # characters of a line
 
 
 class LastWords:
@@ -29,8 +30,8 @@ class LastWords:
         return self.text.decode(errors="replace")
 
     def last(self) -> str:
-        """The last line with something in it, once the process has ended; "" without one."""
-        return next((line.strip() for line in reversed(self.whole().splitlines()) if line.strip()), "")
+        """The last line with something in it, once the process has ended, cut where it is long; "" without one."""
+        return next((line.strip() for line in reversed(self.whole().splitlines()) if line.strip()), "")[:_LONGEST]
 
     def _read(self) -> None:
         with self._pipe:
