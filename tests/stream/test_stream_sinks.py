@@ -308,6 +308,25 @@ def test_sinks_after_close(tmp_path):
             sink.write(output(np.zeros((8, 8, 3), np.uint8)))
 
 
+def test_looking_whether_a_file_can_be_written_makes_none(tmp_path):
+    """Another process that found it, and wrote into it, would lose that when it is removed again."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    before = folder.stat().st_mtime_ns
+    (tmp_path / "link.jsonl").symlink_to(folder / "b.jsonl")
+    for path in (folder / "a.jsonl", tmp_path / "link.jsonl"):
+        JsonLinesSink(path).close()
+    assert folder.stat().st_mtime_ns == before
+    (tmp_path / "nowhere.jsonl").symlink_to(folder / "none" / "c.jsonl")
+    for name, why in (("nowhere.jsonl", "No such file"), ("a" * 300 + ".jsonl", "File name too long")):
+        with pytest.raises(BadInput, match=rf"cannot be written: {why}"):
+            JsonLinesSink(tmp_path / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "access", lambda *_: False)
+        with pytest.raises(BadInput, match="cannot be written: Permission denied"):
+            JsonLinesSink(folder / "a.jsonl")
+
+
 def test_the_table_of_sinks(tmp_path):
     (tmp_path / "folder.jsonl").mkdir()
     assert isinstance(open_sink(tmp_path / "a.mp4"), VideoSink)

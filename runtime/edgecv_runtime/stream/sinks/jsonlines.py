@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import stat
@@ -178,9 +179,16 @@ def _ends_with_a_line(fd: int, size: int) -> bool:
 
 
 def _check_writable(path: Path) -> None:
-    """Raise the OSError of opening a file to write it, and leave all as it was."""
-    missing = not path.exists()
-    if missing or path.is_file() or path.is_dir():  # a pipe that is opened twice would end for its reader
-        os.close(os.open(path, _APPEND, 0o666))
-    if missing:
-        path.resolve().unlink()  # behind a link, too
+    """Raise the OSError of opening a file to write it; nothing is made for that, which another process might find."""
+    try:
+        kind = path.stat().st_mode
+    except FileNotFoundError:
+        folder = path.resolve().parent  # of what a link points to
+        folder.stat()
+        if not os.access(folder, os.W_OK | os.X_OK):
+            is_fixed = hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_RDONLY
+            number = errno.EROFS if is_fixed else errno.EACCES
+            raise OSError(number, os.strerror(number)) from None
+        return
+    if stat.S_ISREG(kind) or stat.S_ISDIR(kind):  # a pipe that is opened twice would end for its reader
+        os.close(os.open(path, _APPEND & ~os.O_CREAT))
