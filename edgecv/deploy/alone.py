@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from edgecv.deploy import device
 from edgecv.deploy.ssh import Host
 from edgecv_runtime.errors import Unavailable
+from edgecv_runtime.lastwords import LastWords
 
 if TYPE_CHECKING:
     from typing import Self
@@ -30,17 +31,20 @@ class Alone:
         self._name = host.name
         script = device.below(folder, "alone.sh", silent_s=str(SILENT_S))
         self._line = host.open(script, subprocess.PIPE, own_session=True)
+        self._words = LastWords(self._line.stderr)
         self._ended = threading.Event()
         self._beats = threading.Thread(target=self._beat, name="edgecv-alone", daemon=True)
-        assert self._line.stdout is not None
-        said = next((line for line in self._line.stdout if line.strip() in (b"held", b"busy")), b"").strip()
         self._beats.start()
-        if said == b"held":
-            return
-        self._ended.set()
-        _, error_output = self._line.communicate()
-        host.check(self._line.returncode, error_output, "keeping other deployments away")
-        raise Unavailable(f"{self._name}: another deployment is going on there; try again when it has ended")
+        try:
+            assert self._line.stdout is not None
+            said = next((line.strip() for line in self._line.stdout if line.strip() in (b"held", b"busy")), b"")
+        except BaseException:  # Ctrl-C
+            self._end()
+            raise
+        if said != b"held":
+            self._end()
+            host.check(self._line.returncode, self._words.whole().encode(), "keeping other deployments away")
+            raise Unavailable(f"{self._name}: another deployment is going on there; try again when it has ended")
 
     def check(self) -> None:
         """Raise Unavailable where others are no longer kept away."""
@@ -53,13 +57,19 @@ class Alone:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._ended.set()
         self._beats.join()
+        for pipe in (self._line.stdin, self._line.stdout):
+            if pipe is not None:
+                pipe.close()
         try:
-            self._line.communicate(timeout=_END_S)
+            self._line.wait(_END_S)
         except subprocess.TimeoutExpired:
             self._line.kill()
-            self._line.communicate()
+            self._line.wait()
 
     def _beat(self) -> None:
         assert self._line.stdin is not None

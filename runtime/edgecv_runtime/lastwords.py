@@ -6,8 +6,8 @@ import os
 import threading
 from typing import IO
 
+LONGEST = 400  # characters of a line that people are shown, cut when its passwords are hidden
 _MOST = 100_000  # bytes; some libraries report with every call
-_LONGEST = 400  # characters of a line
 
 
 class LastWords:
@@ -25,13 +25,17 @@ class LastWords:
         self._thread.start()
 
     def whole(self) -> str:
-        """All of it, once the process has ended; programs that it has left with its pipe are not waited for."""
+        """All of it, once the process has ended; programs that it has left with its pipe are not waited for.
+
+        Of more than is kept it is the last whole lines: a part of an address may hold a part of its password.
+        """
         self._thread.join(1.0)
-        return self.text.decode(errors="replace")
+        kept = self.text
+        return (kept.partition(b"\n")[2] if len(kept) == _MOST else kept).decode(errors="replace")
 
     def last(self) -> str:
-        """The last line with something in it, once the process has ended, cut where it is long; "" without one."""
-        return next((line.strip() for line in reversed(self.whole().splitlines()) if line.strip()), "")[:_LONGEST]
+        """The last line with something in it, once the process has ended; "" without one."""
+        return next((line.strip() for line in reversed(self.whole().splitlines()) if line.strip()), "")
 
     def _read(self) -> None:
         with self._pipe:

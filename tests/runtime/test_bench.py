@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 from edgecv.cli.app import app
 from edgecv.cli.output import Terminated
 from edgecv_runtime import Bundle, spawned
-from edgecv_runtime.bench import latency, process
+from edgecv_runtime.bench import latency, process, upgrade
 from edgecv_runtime.bench.compare import Contender, compare
 from edgecv_runtime.bench.quiet import Watch
 from edgecv_runtime.errors import BadInput, ComputationError
+from edgecv_runtime.lastwords import LastWords
 from edgecv_runtime.paired import PROCESS_LUCK
 from edgecv_runtime.scenario import session
 from edgecv_runtime.scenario.plan import Plan
@@ -159,12 +160,38 @@ def test_what_libraries_print_is_no_answer_and_stops_nothing(exported):
         assert len(talking.blocks[0].ms)
 
 
-def test_a_scenario_is_not_stopped_by_it_either(exported, monkeypatch):
-    real = spawned.command
-    monkeypatch.setattr(spawned, "command", lambda code, *rest: real(f"exec({TALKING!r}); {code}", *rest))
+@pytest.fixture
+def talking(monkeypatch):
+    """Processes of ours print while they compute, and as they end: what C keeps until then comes last."""
+    real, code_of_all = spawned.command, TALKING + 'import atexit\natexit.register(os.write, 1, b"late words\\n")\n'
+    monkeypatch.setattr(spawned, "command", lambda code, *rest: real(f"exec({code_of_all!r}, {{}}); {code}", *rest))
+
+
+@pytest.mark.usefixtures("talking")
+@pytest.mark.parametrize("scenario", ["sustained", "cold"])
+def test_a_scenario_is_not_stopped_by_it_either(exported, scenario):
     with Bundle(exported) as opened:
-        (run,) = session.bench(opened, targets(opened)[:1], Plan("sustained", seconds=0.1, warm_up_s=0.02)).runs
+        plan = Plan(scenario, seconds=0.1, warm_up_s=0.02, starts=1)
+        (run, *_) = session.bench(opened, targets(opened)[:1], plan).runs
     assert run.times.calls
+
+
+@pytest.mark.usefixtures("talking")
+def test_nor_are_the_answers_of_another_python(exported):
+    with Bundle(exported) as opened:
+        entries, outputs = upgrade._answers(opened, Path(sys.executable))
+    assert entries
+    assert outputs
+
+
+def test_of_last_words_no_part_of_a_line_is_kept():
+    """Of an address that is cut the password would be shown, for nothing tells that it is one."""
+    code = "import sys; sys.stderr.write('rtsp://edge:' + 'c4nary-7' * 20_000 + '@h ends\\nlast')"
+    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    words = LastWords(child.stderr)
+    child.wait()
+    assert words.whole() == "last"
+    assert words.last() == "last"
 
 
 def burn(seconds):

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgecv_runtime import verify
+from edgecv_runtime import spawned, verify
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.evidence import Entry, Evidence
 
@@ -29,9 +29,10 @@ def answers(path: str) -> tuple[list[Entry], dict[str, Any]]:
 
 def main() -> int:
     """Answer once."""
-    entries, outputs = answers(sys.argv[1])
-    np.savez(sys.argv[2], **outputs)
-    sys.stdout.buffer.write(msgspec.json.encode(Evidence(tuple(entries))))
+    with spawned.answers() as out:
+        entries, outputs = answers(sys.argv[1])
+        np.savez(sys.argv[2], **outputs)
+        out.write(msgspec.json.encode(Evidence(tuple(entries))))
     return 0
 
 

@@ -14,7 +14,7 @@ from edgecv_runtime import spawned
 from edgecv_runtime.backends import Executed
 from edgecv_runtime.bench.worker import Ask, Job, Ready, Round
 from edgecv_runtime.errors import ComputationError
-from edgecv_runtime.lastwords import LastWords
+from edgecv_runtime.lastwords import LONGEST, LastWords
 
 T = TypeVar("T")
 _CODE = "from edgecv_runtime.bench.worker import main; sys.exit(main())"
@@ -87,7 +87,8 @@ class Worker:
         answer = self._process.stdout.readline()
         if not answer:
             self._process.wait()
-            raise ComputationError(f"{self.key}: the benchmark process ended: {self._words.last() or 'no message'}")
+            last = self._words.last()[:LONGEST] or "no message"
+            raise ComputationError(f"{self.key}: the benchmark process ended: {last}")
         return msgspec.json.decode(answer, type=kind)
 
     def __enter__(self) -> Worker:

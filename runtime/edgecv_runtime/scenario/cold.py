@@ -63,12 +63,13 @@ def _start(root: Path, target: Target, threads: int, cache: str) -> Start:
     if done.returncode:
         words = done.stderr.decode(errors="replace").strip().splitlines()
         raise ComputationError(f"{target.key}: a start failed: {words[-1] if words else 'no message'}")
-    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Start)
+    return msgspec.json.decode(done.stdout, type=Start)
 
 
 def main(began: float) -> None:
     """Be the process that starts: bundle, variant, backend, hint, threads, moment -> a Start on stdout."""
     root, variant, backend, hint, threads, asked = sys.argv[1:]
+    answers = spawned.answers()
     from edgecv_runtime import backends
     from edgecv_runtime.bundle import Bundle
     from edgecv_runtime.loading import of_target
@@ -91,4 +92,5 @@ def main(began: float) -> None:
         memory = rss_mb(), peak_rss_mb()
         executed = Executed(model.info.precision, model.info.layers)
         said = Start([end - float(asked) for end in ends], executed, *memory)
-        sys.stdout.buffer.write(msgspec.json.encode(said) + b"\n")
+        answers.write(msgspec.json.encode(said))
+        answers.flush()

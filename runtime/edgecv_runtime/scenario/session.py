@@ -19,7 +19,7 @@ from edgecv_runtime import backends, machine, spawned
 from edgecv_runtime.bundle import Bundle
 from edgecv_runtime.errors import BadInput, ComputationError
 from edgecv_runtime.evidence import Key, Score
-from edgecv_runtime.lastwords import LastWords
+from edgecv_runtime.lastwords import LONGEST, LastWords
 from edgecv_runtime.scenario import cold, limits, loadgen, report, trust, watch
 from edgecv_runtime.scenario.energy import Energy
 from edgecv_runtime.scenario.messages import Block, Done, Job, Play, Ready, Said
@@ -289,7 +289,7 @@ class _Player:
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()
-            last = self._words.last() or f"without a word, exit status {self._process.returncode}"
+            last = self._words.last()[:LONGEST] or f"without a word, exit status {self._process.returncode}"
             raise ComputationError(f"{self._target.key}: the benchmark process ended: {last}")
         said: Said = msgspec.json.decode(line, type=Said)
         return said

@@ -63,7 +63,7 @@ class App:
         self._desk = desk
         one = "/v2/models/{name}"
         exact = f"{one}/versions/{{version}}"
-        routes = [
+        routes = [  # those to infer for other methods alone: see `asgi`
             *(Route(f"{path}/infer", _Endpoint(self.infer), methods=["POST"]) for path in (one, exact)),
             Route("/v2", self._server),
             Route("/v2/health/live", self._live),

@@ -22,7 +22,7 @@ import numpy as np
 from edgecv_runtime import spawned
 from edgecv_runtime.addresses import peer
 from edgecv_runtime.errors import BadInput, Closed
-from edgecv_runtime.lastwords import LastWords
+from edgecv_runtime.lastwords import LONGEST, LastWords
 from edgecv_runtime.preprocess import Image
 from edgecv_runtime.stream.redact import redact, shown, split
 from edgecv_runtime.stream.sinks.base import Output, Sink
@@ -74,7 +74,7 @@ class PublishSink(Sink):
         except OSError as exc:
             said = self._child.end()
             self._child = None
-            raise ConnectionError(redact(said or f"nothing was taken: {exc}")) from exc
+            raise ConnectionError(redact(said or f"nothing was taken: {exc}")[:LONGEST]) from exc
 
     def close(self) -> None:
         """End the stream."""
